@@ -1,0 +1,113 @@
+//! An event's id: one clock a partition, so that ids of all its channels compare.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// `<ms>-<seq>`, with `seq = epoch · 2^16 + counter`.
+///
+/// `ms` is Unix time in milliseconds as Redis saw it (never going back), `counter` tells events of one
+/// millisecond apart, and `epoch` names one unbroken life of the data: an id of another epoch proves
+/// nothing about what came between. Order is by `(ms, seq)`, the order of a Redis stream's entry ids.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EventId {
+    /// Milliseconds since the Unix epoch.
+    pub ms: u64,
+    /// `epoch · 2^16 + counter`.
+    pub seq: u64,
+}
+
+/// The text is not `<ms>-<seq>` in decimal, or is out of range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an event id is <milliseconds>-<sequence> in decimal, at most 15 and 14 digits")]
+pub struct EventIdError;
+
+impl EventId {
+    /// Below every event; `0-0` itself is never an event's id.
+    pub const ZERO: EventId = EventId { ms: 0, seq: 0 };
+
+    /// Builds an id from its three parts; `epoch` has 28 bits.
+    pub fn new(ms: u64, epoch: u32, counter: u16) -> Self {
+        EventId { ms, seq: (u64::from(epoch) << 16) | u64::from(counter) }
+    }
+
+    /// The unbroken life of the data that this id belongs to.
+    pub fn epoch(self) -> u64 {
+        self.seq >> 16
+    }
+
+    /// The id that a clock standing at `self` gives next, at time `now_ms`: the time if it moved on,
+    /// else the next counter, else the next millisecond. The epoch stays.
+    pub fn next(self, now_ms: u64) -> EventId {
+        let first = self.epoch() << 16;
+        if now_ms > self.ms {
+            EventId { ms: now_ms, seq: first }
+        } else if self.seq < first | 0xFFFF {
+            EventId { ms: self.ms, seq: self.seq + 1 }
+        } else {
+            EventId { ms: self.ms + 1, seq: first }
+        }
+    }
+}
+
+impl FromStr for EventId {
+    type Err = EventIdError;
+
+    fn from_str(text: &str) -> Result<Self, EventIdError> {
+        let (ms, seq) = text.split_once('-').ok_or(EventIdError)?;
+        let number = |digits: &str, longest: usize| {
+            let decimal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            if decimal && digits.len() <= longest { digits.parse().ok() } else { None }
+        };
+        let ms = number(ms, 15).ok_or(EventIdError)?;
+        let seq = number(seq, 14).ok_or(EventIdError)?;
+        Ok(EventId { ms, seq })
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_the_plain_form_is_an_id() {
+        for text in ["", "1", "-", "1-", "-1", "+1-1", "1-1-1", "1-+1", " 1-1", "1234567890123456-1"] {
+            assert_eq!(text.parse::<EventId>(), Err(EventIdError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_clock_follows_time_then_counts() {
+        let start = EventId::new(1000, 7, 0);
+        assert_eq!(start.next(1001), EventId::new(1001, 7, 0));
+        assert_eq!(start.next(900), EventId::new(1000, 7, 1));
+        assert_eq!(EventId::new(1000, 7, 0xFFFF).next(1000), EventId::new(1001, 7, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_back(ms in 0u64..1_000_000_000_000_000, seq in 0u64..100_000_000_000_000) {
+            let id = EventId { ms, seq };
+            prop_assert_eq!(id.to_string().parse::<EventId>().unwrap(), id);
+        }
+
+        #[test]
+        fn next_is_above_and_keeps_the_epoch(ms in 1u64..1 << 40, epoch in 0u32..1 << 28, c: u16, now in 0u64..1 << 41) {
+            let id = EventId::new(ms, epoch, c);
+            prop_assert!(id.next(now) > id);
+            prop_assert_eq!(id.next(now).epoch(), id.epoch());
+        }
+    }
+}

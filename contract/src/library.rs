@@ -1,0 +1,65 @@
+//! The Redis function library `sse`, and the same text for EVALSHA.
+
+/// The version inside `sse.lua`; a gateway replaces only older ones.
+pub const LIBRARY_VERSION: u32 = 1;
+/// The version of names, ids and frames. Gateways of another version refuse to start on this Redis.
+pub const CONTRACT_VERSION: u32 = 1;
+
+const SOURCE: &str = include_str!("../lua/sse.lua");
+
+/// A function of the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    /// Publishes one event.
+    Publish,
+    /// Checks the epoch, raises the clock and returns it.
+    Tick,
+    /// Reads histories and the clock in one step.
+    Read,
+    /// Begins an epoch by hand.
+    Fence,
+    /// Writes the limits.
+    Settings,
+}
+
+impl Function {
+    /// Every function, in the order of the library.
+    pub const ALL: [Function; 5] =
+        [Function::Publish, Function::Tick, Function::Read, Function::Fence, Function::Settings];
+
+    /// The name that `FCALL` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Function::Publish => "sse_publish",
+            Function::Tick => "sse_tick",
+            Function::Read => "sse_read",
+            Function::Fence => "sse_fence",
+            Function::Settings => "sse_settings",
+        }
+    }
+}
+
+/// The text for `FUNCTION LOAD`.
+pub fn library_source() -> &'static str {
+    SOURCE
+}
+
+/// The text for `EVAL` where the server refuses `FUNCTION`: the library without its first line, and a
+/// call of one function.
+pub fn eval_script(function: Function) -> String {
+    let (_, body) = SOURCE.split_once('\n').expect("the library has a first line");
+    format!("{body}return {}(KEYS, ARGV)\n", function.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_this_version_and_these_functions() {
+        assert!(SOURCE.contains(&format!("local LIBRARY_VERSION = {LIBRARY_VERSION}\n")));
+        for function in Function::ALL {
+            assert!(SOURCE.contains(&format!("local function {}(", function.name())));
+        }
+    }
+}
