@@ -279,8 +279,8 @@ end
 -- bytes a range may take, bytes all may take, then one position a range ('0-0' for the oldest kept).
 -- Answers clock, time, max_len, ttl, and for each range
 --   { last id or '', oldest id or '', entries-added, length, more, entries }
--- where entries are id, data, event type or '', … in order, and more is 1 when the range was cut.
--- A range past the second budget is answered with more = 1 and no entries.
+-- where entries are id, data, event type or '', … in order, and more is 1 when the range was cut. A range
+-- with events has at least one, whatever the budgets, so that a reader always gets on.
 local function sse_read(keys, args)
   local infos, lasts = {}, {}
   for i = 2, #keys do
@@ -301,13 +301,13 @@ local function sse_read(keys, args)
     if not from then return fail('SSEINVALID', 'range ' .. (i - 1) .. ': not a position: ' .. tostring(after)) end
     local entries, more, bytes = {}, 0, 0
     if info and above(info.last, from) then
-      local count = 16
+      local count = left > 0 and 16 or 1
       while true do
-        if left <= 0 or bytes >= range_bytes then more = 1 break end
+        if bytes > 0 and (left <= 0 or bytes >= range_bytes) then more = 1 break end
         local chunk = redis.call('XRANGE', keys[i], '(' .. after, '+', 'COUNT', count)
         local cut = false
         for _, entry in ipairs(chunk) do
-          if bytes >= range_bytes or left <= 0 then cut = true break end
+          if bytes > 0 and (left <= 0 or bytes >= range_bytes) then cut = true break end
           local data, event = '', ''
           for f = 1, #entry[2], 2 do
             if entry[2][f] == 'data' then data = entry[2][f + 1]
@@ -354,11 +354,13 @@ local function sse_version()
   return LIBRARY_VERSION
 end
 
+-- A full Redis refuses publications, and only those: ticks and reads write a few bytes at most, and whoever
+-- is connected must be able to go on.
 if redis.register_function then
   redis.register_function('sse_publish', sse_publish)
-  redis.register_function('sse_tick', sse_tick)
-  redis.register_function('sse_read', sse_read)
-  redis.register_function('sse_fence', sse_fence)
-  redis.register_function('sse_settings', sse_settings)
+  redis.register_function { function_name = 'sse_tick', callback = sse_tick, flags = { 'allow-oom' } }
+  redis.register_function { function_name = 'sse_read', callback = sse_read, flags = { 'allow-oom' } }
+  redis.register_function { function_name = 'sse_fence', callback = sse_fence, flags = { 'allow-oom' } }
+  redis.register_function { function_name = 'sse_settings', callback = sse_settings, flags = { 'allow-oom' } }
   redis.register_function { function_name = 'sse_version', callback = sse_version, flags = { 'no-writes' } }
 end

@@ -94,7 +94,8 @@ mod tests {
         assert_eq!("".parse::<Channel>(), Err(ChannelError::Empty));
         assert_eq!("x".repeat(201).parse::<Channel>(), Err(ChannelError::TooLong(201)));
         assert_eq!(":a".parse::<Channel>(), Err(ChannelError::LeadingColon));
-        for (name, culprit) in [("a b", ' '), ("a{b}", '{'), ("ü", 'ü'), ("a\0", '\0'), ("a*", '*')] {
+        for (name, culprit) in [("a b", ' '), ("a{b}", '{'), ("ü", 'ü'), ("a\0", '\0'), ("a*", '*')]
+        {
             assert_eq!(name.parse::<Channel>(), Err(ChannelError::Character(culprit)));
         }
     }

@@ -83,7 +83,9 @@ mod tests {
 
     #[test]
     fn only_the_plain_form_is_an_id() {
-        for text in ["", "1", "-", "1-", "-1", "+1-1", "1-1-1", "1-+1", " 1-1", "1234567890123456-1"] {
+        for text in
+            ["", "1", "-", "1-", "-1", "+1-1", "1-1-1", "1-+1", " 1-1", "1234567890123456-1"]
+        {
             assert_eq!(text.parse::<EventId>(), Err(EventIdError), "{text:?}");
         }
     }

@@ -45,10 +45,11 @@ pub fn library_source() -> &'static str {
 }
 
 /// The text for `EVAL` where the server refuses `FUNCTION`: the library without its first line, and a
-/// call of one function.
+/// call of one function. The flags are those the library registers the function with.
 pub fn eval_script(function: Function) -> String {
     let (_, body) = SOURCE.split_once('\n').expect("the library has a first line");
-    format!("{body}return {}(KEYS, ARGV)\n", function.name())
+    let head = if function == Function::Publish { "" } else { "#!lua flags=allow-oom\n" };
+    format!("{head}{body}return {}(KEYS, ARGV)\n", function.name())
 }
 
 #[cfg(test)]

@@ -77,7 +77,13 @@ mod tests {
         assert_eq!(decode_live(b"hello"), LiveMessage::Text("hello".into()));
         assert_eq!(decode_live(b""), LiveMessage::Text("".into()));
         assert_eq!(decode_live(b"a\xff"), LiveMessage::Text("a\u{fffd}".into()));
-        for broken in [&b"\xff"[..], b"\xff\x02new", b"\xff\x01x-1\n\n", b"\xff\x011-1\na", b"\xff\x011-1\na\rid: 9\nx"] {
+        for broken in [
+            &b"\xff"[..],
+            b"\xff\x02new",
+            b"\xff\x01x-1\n\n",
+            b"\xff\x011-1\na",
+            b"\xff\x011-1\na\rid: 9\nx",
+        ] {
             assert_eq!(decode_live(broken), LiveMessage::Unknown, "{broken:?}");
         }
     }

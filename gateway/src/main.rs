@@ -1,1 +1,78 @@
-fn main(){}
+//! `sse-gateway`: reads its configuration, binds, serves, drains.
+
+mod args;
+mod operator;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+use sse_gateway::{Config, Gateway, config, logging};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A command line or configuration that is of no use (sysexits.h, EX_USAGE).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let args = Args::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        std::process::exit(if error.use_stderr() { USAGE.into() } else { 0 });
+    });
+    if matches!(args.command, Some(Command::Defaults)) {
+        print!("{}", config::DEFAULTS);
+        return ExitCode::SUCCESS;
+    }
+    let loaded = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides());
+    let config = match loaded {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error.to_string()),
+    };
+    if args.check_config {
+        println!("the configuration is valid");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = logging::init(&config.log) {
+        return fail(USAGE, &error);
+    }
+    let system = actix_rt::System::new();
+    let ended = system.block_on(async {
+        match args.command {
+            None => serve(config, args.wait_for_redis).await,
+            Some(Command::Healthcheck) => operator::healthcheck(&config).await,
+            Some(Command::Settings { apply }) => operator::settings(config, apply).await,
+            Some(Command::Fence) => operator::fence(config).await,
+            Some(Command::Defaults) => Ok(()),
+        }
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error),
+    }
+}
+
+async fn serve(config: Config, patience: std::time::Duration) -> Result<(), String> {
+    let broker = config.broker;
+    let gateway = Gateway::bind(config, patience).await.map_err(|error| error.to_string())?;
+    tracing::info!(
+        addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
+        "listening; the live console is at http://{}/", gateway.addr()
+    );
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let stop = async move {
+        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        actix_rt::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+            tracing::warn!("stopped at once by a second signal");
+            std::process::exit(1);
+        });
+    };
+    gateway.run(stop).await.map_err(|error| error.to_string())?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn fail(code: u8, error: &str) -> ExitCode {
+    eprintln!("sse-gateway: {error}");
+    ExitCode::from(code)
+}

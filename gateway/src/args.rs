@@ -1,0 +1,78 @@
+//! The command line of `sse-gateway`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// Fans events out to browsers over Server-Sent Events, from Redis or from memory.
+#[derive(Debug, Parser)]
+#[command(name = "sse-gateway", version, about)]
+pub struct Args {
+    /// A configuration file (TOML); `sse-gateway defaults` prints one with every setting
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// The public address (server.listen)
+    #[arg(long, value_name = "ADDR", global = true)]
+    pub listen: Option<String>,
+    /// The admin address (admin.listen)
+    #[arg(long, value_name = "ADDR", global = true)]
+    pub admin_listen: Option<String>,
+    /// Use Redis at this URL (broker = "redis", redis.url)
+    #[arg(long, value_name = "URL", global = true)]
+    pub redis: Option<String>,
+    /// Anybody who reaches the public address may subscribe and publish (auth.open = true)
+    #[arg(long, global = true)]
+    pub open: bool,
+    /// Any setting, such as stream.heartbeat=10s
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, global = true)]
+    pub set: Vec<(String, String)>,
+    /// At start, how long to go on trying to reach Redis
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub wait_for_redis: Duration,
+    /// Check the configuration and exit
+    #[arg(long)]
+    pub check_config: bool,
+    /// Instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print every setting with its default, as a configuration file
+    Defaults,
+    /// Ask a running gateway's admin port whether it is ready; exit 0 if so
+    Healthcheck,
+    /// Show the limits that Redis holds for all writers, beside the configured ones
+    Settings {
+        /// Write the configured ones; every cursor given out so far then meets a gap
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Begin a new epoch: after a history was deleted by hand, say
+    Fence,
+}
+
+impl Args {
+    /// The settings that flags name.
+    pub fn overrides(&self) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        let mut add = |key: &str, value: Option<&String>| {
+            pairs.extend(value.map(|value| (key.to_owned(), value.clone())));
+        };
+        add("server.listen", self.listen.as_ref());
+        add("admin.listen", self.admin_listen.as_ref());
+        add("redis.url", self.redis.as_ref());
+        add("broker", self.redis.as_ref().map(|_| "redis".to_owned()).as_ref());
+        add("auth.open", self.open.then(|| "true".to_owned()).as_ref());
+        pairs.extend(self.set.iter().cloned());
+        pairs
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

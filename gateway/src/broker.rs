@@ -1,0 +1,136 @@
+//! Where events come from and go to: one behaviour, two implementations.
+//!
+//! A hub attaches channels, asks for ticks and reads, and is answered through its inbox. Publishing,
+//! history and readiness are asked for by HTTP handlers and answered to them.
+
+use std::sync::Arc;
+
+use sse_contract::{Channel, EventId, EventType};
+
+use crate::inbox::{ChannelKey, Inbox, ReadToken};
+use crate::memory::MemoryBroker;
+use crate::redis_broker::RedisBroker;
+
+/// The broker of a gateway. Cloning shares it.
+#[derive(Debug, Clone)]
+pub enum Broker {
+    /// This process alone.
+    Memory(Arc<MemoryBroker>),
+    /// Redis, shared by all replicas.
+    Redis(Arc<RedisBroker>),
+}
+
+/// An event to publish, checked.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// Where to.
+    pub channel: Channel,
+    /// Its type, if typed.
+    pub event: Option<EventType>,
+    /// Its data, verbatim.
+    pub data: Arc<str>,
+    /// What makes a repetition of this publication answer the first one's id.
+    pub idempotency_key: Option<Arc<str>>,
+}
+
+/// Why a publication was not, or perhaps not, published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The data exceeds the limit that the broker holds.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The idempotency key was used on this channel for another payload.
+    #[error("{0}")]
+    Conflict(String),
+    /// The broker refuses this gateway the channel.
+    #[error("{0}")]
+    Denied(String),
+    /// Nothing was published, and nothing will be; it may be retried freely.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It may have been published. A repetition is exact only with an idempotency key.
+    #[error("{0}")]
+    OutcomeUnknown(String),
+    /// The broker refused it for a reason this gateway should have found first.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A wish to read history.
+#[derive(Debug, Clone)]
+pub struct ReadRequest {
+    /// The hub that asks.
+    pub worker: u16,
+    /// The connection, and which of its reads this is.
+    pub token: ReadToken,
+    /// The connection's channels, all attached.
+    pub channels: Arc<[Channel]>,
+    /// The position to read after.
+    pub after: EventId,
+}
+
+impl Broker {
+    /// Adds a worker's inbox; answers its number.
+    pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
+        match self {
+            Broker::Memory(broker) => broker.register(inbox),
+            Broker::Redis(broker) => broker.register(inbox),
+        }
+    }
+
+    /// Asks for a channel's events from now on; `Attached` answers.
+    pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        match self {
+            Broker::Memory(broker) => broker.attach(worker, channel, key),
+            Broker::Redis(broker) => broker.attach(worker, channel, key),
+        }
+    }
+
+    /// Ends an attachment.
+    pub fn detach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        match self {
+            Broker::Memory(broker) => broker.detach(worker, channel, key),
+            Broker::Redis(broker) => broker.detach(worker, channel, key),
+        }
+    }
+
+    /// Asks for a tick behind whatever was asked for before; `Tick` answers.
+    pub fn want_tick(&self, worker: u16) {
+        match self {
+            Broker::Memory(broker) => broker.tick(Some(worker)),
+            Broker::Redis(broker) => broker.want_tick(),
+        }
+    }
+
+    /// Asks for history; `Snapshot` answers, sooner or later.
+    pub fn read(&self, request: ReadRequest) {
+        match self {
+            Broker::Memory(broker) => broker.read(&request),
+            Broker::Redis(broker) => broker.read(request),
+        }
+    }
+
+    /// Publishes, in order; answers each one's id or error in the same order.
+    pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+        match self {
+            Broker::Memory(broker) => items.iter().map(|item| broker.publish(item)).collect(),
+            Broker::Redis(broker) => broker.publish(items).await,
+        }
+    }
+
+    /// Sends an event through the broker and waits for it to come back; the error says what is wrong.
+    pub async fn probe(&self) -> Result<(), String> {
+        match self {
+            Broker::Memory(_) => Ok(()),
+            Broker::Redis(broker) => broker.probe().await,
+        }
+    }
+
+    /// The word in metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Broker::Memory(_) => "memory",
+            Broker::Redis(_) => "redis",
+        }
+    }
+}

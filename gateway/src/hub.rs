@@ -1,0 +1,148 @@
+//! One worker's subscribers: takes events from the broker's inbox to the connections of this thread.
+//!
+//! Everything here belongs to one thread; nothing awaits a subscriber, and nothing is allocated for a
+//! subscriber that keeps up. Timers are one sweep for all connections.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sse_contract::Channel;
+use tokio::sync::watch;
+
+use crate::broker::Broker;
+use crate::config::StreamConfig;
+use crate::inbox::{Inbox, ToHub};
+use crate::join::Start;
+use crate::metrics::{Cells, CloseReason};
+use crate::poller::Poller;
+use crate::sink::{BodyPipe, BodySignal, BodySignals, PipeBody, Sink};
+use crate::subscribers::Subscribers;
+
+/// How often heartbeats and deadlines are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+/// How often a draining hub ends some streams.
+pub(crate) const DRAIN_STEP: Duration = Duration::from_millis(50);
+/// Broker messages handled before other work of the thread gets a turn.
+const ROUND: usize = 64;
+
+/// What a client asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// At least one, none twice.
+    pub channels: Arc<[Channel]>,
+    /// Where it begins.
+    pub start: Start,
+    /// Whether the client takes `checkpoint` events.
+    pub checkpoints: bool,
+}
+
+/// Whether streams are to end, and over how long.
+pub type DrainSignal = watch::Receiver<Option<Duration>>;
+
+/// A worker's hub.
+#[derive(Debug)]
+pub struct Hub {
+    state: RefCell<Subscribers>,
+    inbox: Arc<Inbox>,
+    poller: Poller,
+    signals: Rc<BodySignals>,
+}
+
+impl Hub {
+    /// A hub on this thread's runtime; [`Hub::run`] must be spawned beside it.
+    pub fn new(broker: Broker, config: StreamConfig, cells: Arc<Cells>) -> io::Result<Rc<Self>> {
+        let inbox = Inbox::new(config.inbox_bytes);
+        let worker = broker.register(inbox.clone());
+        Ok(Rc::new(Hub {
+            state: RefCell::new(Subscribers::new(broker, worker, config, cells)),
+            inbox,
+            poller: Poller::new()?,
+            signals: Rc::default(),
+        }))
+    }
+
+    /// A stream on a socket of its own, from the byte after the response head.
+    pub fn open_socket(&self, socket: OwnedFd, subscription: Subscription) {
+        let mut state = self.state.borrow_mut();
+        let (slot, token) = state.reserve();
+        if let Err(error) = self.poller.add(&socket, token) {
+            tracing::warn!(%error, "a socket cannot be watched; its stream is closed");
+            return;
+        }
+        state.open(slot, token, Sink::Socket(socket), subscription);
+    }
+
+    /// A stream through a response's body.
+    pub fn open_body(&self, subscription: Subscription) -> PipeBody {
+        let mut state = self.state.borrow_mut();
+        let (slot, token) = state.reserve();
+        let pipe = BodyPipe::new(self.signals.clone(), token);
+        state.open(slot, token, Sink::Body(pipe.clone()), subscription);
+        PipeBody(pipe)
+    }
+
+    /// Serves the hub's connections until it is drained and empty.
+    pub async fn run(self: Rc<Self>, mut drain: DrainSignal) {
+        let mut messages = Vec::new();
+        let mut ready = Vec::new();
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut draining = None;
+        loop {
+            tokio::select! {
+                () = self.inbox.receive(&mut messages) => self.dispatch(&mut messages).await,
+                result = self.poller.wait(&mut ready) => {
+                    if let Err(error) = result {
+                        tracing::error!(%error, "sockets can no longer be watched");
+                        return;
+                    }
+                    self.state.borrow_mut().ready(&mut ready);
+                }
+                () = self.signals.wake.notified() => self.body_signals(),
+                _ = sweep.tick() => self.state.borrow_mut().sweep(),
+                Ok(()) = drain.changed(), if draining.is_none() => {
+                    if let Some(spread) = *drain.borrow_and_update() {
+                        draining = Some(Instant::now() + spread);
+                        sweep = tokio::time::interval(DRAIN_STEP);
+                    }
+                }
+            }
+            if let Some(end) = draining
+                && self.state.borrow_mut().drain(end)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Subscribers of a channel on this worker.
+    pub fn subscribers(&self, channel: &Channel) -> usize {
+        self.state.borrow().count_of(channel)
+    }
+
+    async fn dispatch(&self, messages: &mut Vec<ToHub>) {
+        let mut handled = 0;
+        for message in messages.drain(..) {
+            self.state.borrow_mut().handle(message);
+            handled += 1;
+            if handled % ROUND == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn body_signals(&self) {
+        while let Some((token, signal)) = self.signals.pop() {
+            let mut state = self.state.borrow_mut();
+            let Some(slot) = state.find(token) else { continue };
+            match signal {
+                BodySignal::Writable => state.flush(slot),
+                BodySignal::Gone => state.close(slot, CloseReason::Gone),
+            }
+        }
+    }
+}

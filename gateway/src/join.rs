@@ -1,0 +1,381 @@
+//! How one connection gets from its position to the live events, losing nothing silently.
+//!
+//! A pure state machine: it is told what happened and answers what to send and what to ask for. It does
+//! no I/O and knows neither Redis nor sockets. One machine serves a client that reconnects, a reader
+//! that fell behind and a gateway that lost its broker; they differ only in where they start.
+//!
+//! What it promises: the events it hands out have strictly rising ids, and between the position it
+//! started from and the last one handed out none is missing, or a gap was handed out before. What it
+//! holds is bounded: live events that arrive during the join are kept up to a limit, then dropped and
+//! read from history instead.
+
+use std::collections::VecDeque;
+
+use sse_contract::{Channel, EventId};
+
+use crate::frame::{self, GapReason, SharedFrame};
+use crate::snapshot::{Range, Snapshot};
+
+/// Where a connection wants to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Live events only, from now.
+    Now,
+    /// The oldest event kept.
+    Oldest,
+    /// After this event.
+    After(EventId),
+    /// The client named something that is no event id; what it said, shortened.
+    Unknown(Box<str>),
+}
+
+/// What to do next for the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until something happens.
+    Wait,
+    /// Ask for a tick.
+    Tick,
+    /// Read history after this position, as soon as there is room for it.
+    Read(EventId),
+    /// The join is over: send live events above this position.
+    Live(EventId),
+}
+
+/// Something to send, in order.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An event.
+    Frame(SharedFrame),
+    /// A gap, and its reason for the metrics.
+    Gap(Box<[u8]>, GapReason),
+    /// The first position of a connection that was sent nothing else.
+    Checkpoint(EventId),
+}
+
+/// Bounds on what a join holds and hands out at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Live events kept while history is read.
+    pub live_events: usize,
+    /// Bytes of those.
+    pub live_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not all channels are attached: what is published now may pass us by, so nothing is read yet.
+    Attaching,
+    /// A tick is awaited: for a first position, or because a read saw a newer epoch than the live side.
+    Ticking,
+    /// A read was asked for.
+    Reading,
+}
+
+/// A connection between its position and the live events.
+#[derive(Debug)]
+pub struct Join {
+    phase: Phase,
+    start: Start,
+    /// Everything at or below was handed out, or told missing. Meaningless while `start` is not `After`.
+    position: EventId,
+    /// The last id handed out: the client's cursor once it is sent.
+    told: Option<EventId>,
+    /// A reset (or the start "from the oldest") speaks for everything up to here, in every epoch before.
+    vouched: Option<EventId>,
+    /// Per channel: up to here its incompleteness was told, or was never claimed.
+    excused: Vec<EventId>,
+    live: VecDeque<SharedFrame>,
+    live_bytes: usize,
+    overflowed: bool,
+    limits: Limits,
+}
+
+impl Join {
+    /// A join from a client's own words. It waits for its channels to be attached.
+    pub fn new(start: Start, limits: Limits) -> Self {
+        let position = if let Start::After(id) = start { id } else { EventId::ZERO };
+        Join {
+            phase: Phase::Attaching,
+            start,
+            position,
+            told: None,
+            vouched: None,
+            excused: Vec::new(),
+            live: VecDeque::new(),
+            live_bytes: 0,
+            overflowed: false,
+            limits,
+        }
+    }
+
+    /// A join of a connection that was live up to `position`.
+    pub fn resumed(position: EventId, limits: Limits) -> Self {
+        Join { told: Some(position), ..Join::new(Start::After(position), limits) }
+    }
+
+    /// Every channel is attached: from now on no event passes by unseen.
+    pub fn attached(&mut self) -> Next {
+        if self.phase != Phase::Attaching {
+            return Next::Wait;
+        }
+        match self.start {
+            Start::Now | Start::Unknown(_) => {
+                self.phase = Phase::Ticking;
+                Next::Tick
+            }
+            Start::Oldest | Start::After(_) => self.read(),
+        }
+    }
+
+    /// The live side is gone; what it brought may have holes behind it.
+    pub fn detached(&mut self) {
+        self.phase = Phase::Attaching;
+        self.drop_live();
+        self.overflowed = false;
+    }
+
+    /// Events may have passed by although the channels stay attached.
+    pub fn lagged(&mut self) {
+        self.drop_live();
+        self.overflowed = true;
+    }
+
+    /// A tick: everything at or below `clock` has been dispatched.
+    pub fn tick(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
+        if self.phase != Phase::Ticking {
+            return Next::Wait;
+        }
+        let after = match &self.start {
+            Start::After(_) | Start::Oldest => return self.read(),
+            Start::Now => None,
+            Start::Unknown(raw) => Some(raw.clone()),
+        };
+        if let Some(after) = after {
+            out.push(gap(clock, None, GapReason::UnknownId, &after, None));
+            self.told = Some(clock);
+        }
+        // What was kept meanwhile is at or below the tick: it came before "now".
+        self.drop_live();
+        self.position = clock;
+        self.go_live(clock, out)
+    }
+
+    /// A live event while joining. One without an id is live only, hence not for us: answers whether it
+    /// was taken.
+    pub fn live(&mut self, frame: &SharedFrame) -> bool {
+        if frame.id.is_none() {
+            return false;
+        }
+        if self.phase == Phase::Attaching || self.overflowed {
+            return true;
+        }
+        if self.live.len() >= self.limits.live_events
+            || self.live_bytes + frame.bytes.len() > self.limits.live_bytes
+        {
+            self.lagged();
+            return true;
+        }
+        self.live_bytes += frame.bytes.len();
+        self.live.push_back(frame.clone());
+        true
+    }
+
+    /// The answer to a read that was asked for after the channels were attached.
+    ///
+    /// `dispatched` is the last position the live side has reached; `room` is how many bytes may be handed
+    /// out (one event always may).
+    pub fn snapshot(
+        &mut self,
+        snapshot: &Snapshot,
+        channels: &[Channel],
+        dispatched: Option<EventId>,
+        room: usize,
+        out: &mut Vec<Item>,
+    ) -> Next {
+        if self.phase != Phase::Reading {
+            return Next::Wait;
+        }
+        let clock = snapshot.clock;
+        self.begin_oldest(snapshot, channels);
+        if self.position > clock {
+            self.tell_beyond(snapshot, channels, out);
+        } else if !snapshot.history {
+            self.tell_no_history(clock, out);
+        } else {
+            let mut ranges = Vec::with_capacity(channels.len());
+            for channel in channels {
+                match snapshot.covering(channel, self.position) {
+                    Some(range) => ranges.push(range),
+                    // The read was cut before this channel, or served positions behind ours.
+                    None => return self.read(),
+                }
+            }
+            self.tell_gaps(snapshot, channels, &ranges, out);
+            if !self.replay(clock, &ranges, room, out) {
+                return self.read();
+            }
+        }
+        if dispatched.is_none_or(|id| id.epoch() != clock.epoch()) {
+            // The live side has not seen this epoch begin: its events could still be of the old one.
+            self.phase = Phase::Ticking;
+            return Next::Tick;
+        }
+        if self.overflowed {
+            self.overflowed = false;
+            return self.read();
+        }
+        self.go_live(clock, out)
+    }
+
+    /// "From the oldest" claims nothing about what was gone before its first read, in any epoch.
+    fn begin_oldest(&mut self, snapshot: &Snapshot, channels: &[Channel]) {
+        let covered = |channel| snapshot.covering(channel, EventId::ZERO).is_some();
+        if self.start != Start::Oldest || (snapshot.history && !channels.iter().all(covered)) {
+            return;
+        }
+        let oldest = |channel| snapshot.covering(channel, EventId::ZERO)?.oldest;
+        self.excused = channels.iter().map(|c| oldest(c).unwrap_or(snapshot.clock)).collect();
+        self.vouched = Some(snapshot.clock);
+        self.start = Start::After(EventId::ZERO);
+    }
+
+    /// The position is above the clock: no id of this epoch, so either of another one or of none.
+    fn tell_beyond(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
+        let clock = snapshot.clock;
+        if self.epoch() == clock.epoch() {
+            let after = self.position.to_string();
+            out.push(gap(clock, None, GapReason::UnknownId, &after, None));
+            self.told = Some(clock);
+        } else {
+            let known = channels.iter().filter_map(|c| snapshot.ranges.get(c)?.first()?.oldest);
+            self.tell_reset(clock, known.min(), channels.len(), out);
+        }
+        self.position = clock;
+    }
+
+    fn tell_reset(
+        &mut self,
+        clock: EventId,
+        oldest: Option<EventId>,
+        channels: usize,
+        out: &mut Vec<Item>,
+    ) {
+        let after = self.position.to_string();
+        self.position = self.position.min(clock);
+        out.push(gap(self.position, None, GapReason::Reset, &after, oldest));
+        self.told = Some(self.position);
+        self.vouched = Some(clock);
+        self.excused = vec![clock; channels];
+    }
+
+    /// The epoch this connection's position belongs to.
+    fn epoch(&self) -> u64 {
+        self.vouched.map_or(self.position, |v| v.max(self.position)).epoch()
+    }
+
+    fn tell_no_history(&mut self, clock: EventId, out: &mut Vec<Item>) {
+        if self.position < clock && self.vouched.is_none_or(|v| v < clock) {
+            let position = self.position.min(clock);
+            out.push(gap(position, None, GapReason::NoHistory, &self.position.to_string(), None));
+        }
+        self.position = clock;
+        self.told = None;
+    }
+
+    fn tell_gaps(
+        &mut self,
+        snapshot: &Snapshot,
+        channels: &[Channel],
+        ranges: &[&Range],
+        out: &mut Vec<Item>,
+    ) {
+        let clock = snapshot.clock;
+        if self.epoch() != clock.epoch() {
+            let oldest = ranges.iter().filter_map(|r| r.oldest).min();
+            return self.tell_reset(clock, oldest, channels.len(), out);
+        }
+        for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
+            let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
+            if snapshot.complete(range, judged) {
+                continue;
+            }
+            let now = snapshot.now_ms.max(clock.ms);
+            let old = judged.ms <= now.saturating_sub(snapshot.ttl_ms);
+            let reason = if old { GapReason::Expired } else { GapReason::Trimmed };
+            let after = self.position.to_string();
+            out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
+            self.told = Some(self.position);
+            self.excused.resize(channels.len(), EventId::ZERO);
+            self.excused[n] = range.oldest.unwrap_or(clock);
+        }
+    }
+
+    /// Hands out what the ranges hold, in id order over all channels. Answers whether that reached the clock.
+    fn replay(
+        &mut self,
+        clock: EventId,
+        ranges: &[&Range],
+        room: usize,
+        out: &mut Vec<Item>,
+    ) -> bool {
+        let reached = ranges.iter().filter_map(|r| r.upto).min().unwrap_or(clock).min(clock);
+        let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
+        for range in ranges {
+            let from = range.frames.partition_point(|f| f.id.is_none_or(|id| id <= self.position));
+            let ids = range.frames[from..].iter().filter_map(|f| Some((f.id?, f)));
+            frames.extend(ids.take_while(|(id, _)| *id <= reached));
+        }
+        if ranges.len() > 1 {
+            frames.sort_unstable_by_key(|(id, _)| *id);
+        }
+        let mut bytes = 0;
+        for (id, frame) in frames {
+            if bytes > 0 && bytes + frame.bytes.len() > room {
+                return false;
+            }
+            bytes += frame.bytes.len();
+            self.position = id;
+            self.told = Some(id);
+            out.push(Item::Frame(frame.clone()));
+        }
+        self.position = reached;
+        reached == clock
+    }
+
+    fn read(&mut self) -> Next {
+        self.phase = Phase::Reading;
+        Next::Read(if self.start == Start::Oldest { EventId::ZERO } else { self.position })
+    }
+
+    fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
+        // A first position; or one of the new epoch, lest the next reconnect be told of the old one again.
+        if self.told.is_none_or(|id| id.epoch() != clock.epoch()) {
+            out.push(Item::Checkpoint(clock));
+        }
+        let mut seen = clock;
+        for frame in std::mem::take(&mut self.live) {
+            if frame.id.is_some_and(|id| id > seen) {
+                seen = frame.id.unwrap_or(seen);
+                out.push(Item::Frame(frame));
+            }
+        }
+        self.live_bytes = 0;
+        Next::Live(seen)
+    }
+
+    fn drop_live(&mut self) {
+        self.live = VecDeque::new();
+        self.live_bytes = 0;
+    }
+}
+
+fn gap(
+    position: EventId,
+    channel: Option<&Channel>,
+    reason: GapReason,
+    after: &str,
+    oldest: Option<EventId>,
+) -> Item {
+    Item::Gap(frame::gap(position, channel, reason, after, oldest), reason)
+}

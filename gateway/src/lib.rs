@@ -1,0 +1,50 @@
+//! A Redis-backed, horizontally scaled Server-Sent-Events fan-out gateway.
+//!
+//! The modules stand in the order in which data flows: from configuration and broker to a worker's hub
+//! and its connections, then the HTTP around them. ARCHITECTURE.md tells the same as a story.
+
+pub mod config;
+pub mod logging;
+pub mod metrics;
+
+// Pure: no I/O, no Redis, no actix.
+pub mod frame;
+pub mod interest;
+pub mod join;
+pub mod outbox;
+pub mod resp;
+pub mod snapshot;
+
+// The broker: where events come from and go to.
+pub mod broker;
+pub mod connector;
+pub mod history;
+pub mod ingest;
+pub mod library;
+pub mod memory;
+pub mod publisher;
+pub mod redis_broker;
+
+// A worker's hub and its connections.
+pub mod channels;
+pub mod connection;
+pub mod fanout;
+pub mod hub;
+pub mod inbox;
+pub mod poller;
+pub mod sink;
+pub mod subscribers;
+pub mod takeover;
+
+// HTTP.
+pub mod admin;
+pub mod item;
+pub mod listener;
+pub mod problem;
+pub mod publish_api;
+pub mod request;
+pub mod server;
+pub mod subscribe;
+
+pub use config::Config;
+pub use server::{Gateway, StartError};

@@ -1,0 +1,111 @@
+//! Calls the function library in Redis, and puts it there.
+//!
+//! Functions vanish when Redis restarts without persistence, so whoever connects makes sure of them. Where
+//! the server refuses `FUNCTION`, the same text runs by `EVALSHA`.
+
+use std::sync::{Mutex, PoisonError};
+
+use redis::Cmd;
+use sse_contract::{Function, LIBRARY_VERSION, eval_script, library_source};
+
+/// How functions are called on this Redis. Shared by all connections to it.
+#[derive(Debug, Default)]
+pub struct Library {
+    /// The digests by which `EVALSHA` knows the functions, in the order of [`Function::ALL`]; none while
+    /// `FCALL` works.
+    scripts: Mutex<Option<Vec<String>>>,
+}
+
+/// What an answer tells about the library, as far as any connection's type of answer can say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+    /// An error of the server.
+    Error(String),
+}
+
+/// Whether a server's error says that the library is not there (it did nothing).
+pub fn is_missing(error: &str) -> bool {
+    error.contains("Function not found") || error.contains("NOSCRIPT")
+}
+
+impl Library {
+    /// A call of a function; keys and arguments are to be added with [`Cmd::arg`].
+    pub fn call(&self, function: Function, keys: usize) -> Cmd {
+        let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cmd = match scripts.as_ref() {
+            None => {
+                let mut cmd = redis::cmd("FCALL");
+                cmd.arg(function.name());
+                cmd
+            }
+            Some(digests) => {
+                let mut cmd = redis::cmd("EVALSHA");
+                cmd.arg(&digests[function as usize]);
+                cmd
+            }
+        };
+        cmd.arg(keys);
+        cmd
+    }
+
+    /// Makes sure that the library is there in this version or a newer one. `call` sends one command and
+    /// answers; its own error (a broken connection) ends this.
+    pub async fn ensure<E: From<String>>(
+        &self,
+        mut call: impl AsyncFnMut(Cmd) -> Result<Answer, E>,
+    ) -> Result<(), E> {
+        let mut version = redis::cmd("FCALL");
+        version.arg("sse_version").arg(0);
+        let refused = match call(version.clone()).await? {
+            Answer::Integer(found) if found >= i64::from(LIBRARY_VERSION) => {
+                self.set_scripts(None);
+                return Ok(());
+            }
+            Answer::Integer(_) | Answer::Text(_) => None,
+            Answer::Error(error) if is_missing(&error) => None,
+            Answer::Error(error) => Some(error),
+        };
+        if refused.is_none() {
+            let mut load = redis::cmd("FUNCTION");
+            load.arg("LOAD").arg("REPLACE").arg(library_source());
+            match call(load).await? {
+                Answer::Error(error) => tracing::warn!(
+                    %error,
+                    "FUNCTION LOAD is refused; EVALSHA serves this gateway, but no FCALL serves others"
+                ),
+                _ => {
+                    tracing::info!(
+                        library.version = LIBRARY_VERSION,
+                        "the function library is loaded"
+                    );
+                    self.set_scripts(None);
+                    return Ok(());
+                }
+            }
+        }
+        let mut digests = Vec::new();
+        for function in Function::ALL {
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(eval_script(function));
+            match call(load).await? {
+                Answer::Text(digest) => digests.push(digest),
+                other => {
+                    return Err(E::from(format!(
+                        "Redis refuses both FUNCTION and SCRIPT LOAD to this user: {other:?}"
+                    )));
+                }
+            }
+        }
+        tracing::debug!("functions are called by EVALSHA");
+        self.set_scripts(Some(digests));
+        Ok(())
+    }
+
+    fn set_scripts(&self, scripts: Option<Vec<String>>) {
+        *self.scripts.lock().unwrap_or_else(PoisonError::into_inner) = scripts;
+    }
+}

@@ -1,0 +1,43 @@
+//! Listening sockets. Their options are inherited by every accepted connection, at no cost for each.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::config::Config;
+
+/// Bytes the kernel takes for a connection beyond what the network has accepted. A reader that stalls then
+/// costs little memory, and what waits for it waits where it is shared.
+const NOT_SENT_LOWAT: u32 = 32 * 1024;
+/// Idle time after which the kernel asks whether a silent client is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The public port's listener.
+pub fn public(config: &Config) -> io::Result<TcpListener> {
+    let socket = bound(config.server.listen)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.set_tcp_user_timeout(Some(config.stream.progress_deadline))?;
+    socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
+    listening(socket, config.server.backlog)
+}
+
+/// A listener without options of its own.
+pub fn plain(addr: SocketAddr) -> io::Result<TcpListener> {
+    listening(bound(addr)?, 128)
+}
+
+fn bound(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+fn listening(socket: Socket, backlog: i32) -> io::Result<TcpListener> {
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,292 @@
+//! The embedded broker: the same promises as Redis, within one process.
+//!
+//! One clock, drawn a new epoch at every start, so that a cursor of an earlier process is told `reset`.
+//! One lock orders publishing, ticks, attachments and reads, as Redis' single thread does; it is held
+//! for a few appends and never over a wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use smallvec::SmallVec;
+use sse_contract::{Channel, EventId};
+
+use crate::broker::{Publication, PublishError, ReadRequest};
+use crate::frame::{Frame, SharedFrame};
+use crate::inbox::{ChannelKey, Inbox, ToHub};
+use crate::metrics::Metrics;
+use crate::snapshot::{Range, Snapshot};
+
+/// How long a history outlives its youngest event beyond the ttl, as in the Redis contract.
+const EXPIRY_SLACK: Duration = Duration::from_secs(60);
+
+/// What the embedded broker keeps at most.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryLimits {
+    /// Events a channel; 0 switches history off.
+    pub max_len: usize,
+    /// How long an event is kept at least.
+    pub ttl: Duration,
+    /// Bytes of all histories together.
+    pub bytes: usize,
+    /// Bytes of one event's data.
+    pub event_bytes: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+    /// Bytes of events in one answer to a read.
+    pub page_bytes: usize,
+}
+
+/// The embedded broker.
+#[derive(Debug)]
+pub struct MemoryBroker {
+    state: Mutex<State>,
+    limits: MemoryLimits,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct State {
+    clock: EventId,
+    workers: Vec<Arc<Inbox>>,
+    channels: HashMap<Channel, Entry>,
+    /// All events kept, oldest first, to find what to drop when the bytes run out. What was dropped from
+    /// its channel for another reason is skipped.
+    order: VecDeque<(EventId, Channel)>,
+    bytes: usize,
+    idempotency: HashMap<(Channel, Arc<str>), Published>,
+    /// Idempotency keys in the order of their expiry.
+    expiring: VecDeque<(u64, Channel, Arc<str>)>,
+}
+
+#[derive(Debug)]
+struct Published {
+    id: EventId,
+    event: String,
+    data: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    events: VecDeque<SharedFrame>,
+    last: Option<EventId>,
+    trimmed: bool,
+    attached: SmallVec<[(u16, ChannelKey); 2]>,
+}
+
+impl MemoryBroker {
+    /// An empty broker in a new epoch.
+    pub fn new(limits: MemoryLimits, metrics: Metrics) -> Self {
+        metrics.connected.with_label_values(&["memory"]).set(1);
+        MemoryBroker {
+            state: Mutex::new(State {
+                clock: EventId::new(unix_ms(), fastrand::u32(1..1 << 28), 0),
+                workers: Vec::new(),
+                channels: HashMap::new(),
+                order: VecDeque::new(),
+                bytes: 0,
+                idempotency: HashMap::new(),
+                expiring: VecDeque::new(),
+            }),
+            limits,
+            metrics,
+        }
+    }
+
+    /// Adds a worker.
+    pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
+        let mut state = self.lock();
+        state.workers.push(inbox);
+        (state.workers.len() - 1) as u16
+    }
+
+    /// Attaches a channel at once.
+    pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        let mut state = self.lock();
+        state.channels.entry(channel.clone()).or_default().attached.push((worker, key));
+        state.send(worker, ToHub::Attached(key));
+    }
+
+    /// Ends an attachment.
+    pub fn detach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        let mut state = self.lock();
+        let Some(entry) = state.channels.get_mut(channel) else { return };
+        entry.attached.retain(|attached| *attached != (worker, key));
+        if entry.attached.is_empty() && entry.last.is_none() {
+            state.channels.remove(channel);
+        }
+    }
+
+    /// Raises the clock to the time and tells one worker or all; forgets what is too old.
+    pub fn tick(&self, worker: Option<u16>) {
+        let now = unix_ms();
+        let mut state = self.lock();
+        if now > state.clock.ms {
+            state.clock = EventId { ms: now, seq: state.clock.epoch() << 16 };
+        }
+        let clock = state.clock;
+        match worker {
+            Some(worker) => state.send(worker, ToHub::Tick(clock)),
+            None => {
+                for inbox in &state.workers {
+                    inbox.send([ToHub::Tick(clock)]);
+                }
+                state.expire(now, self.limits.ttl + EXPIRY_SLACK);
+            }
+        }
+    }
+
+    /// Publishes one event to everybody attached.
+    pub fn publish(&self, item: &Publication) -> Result<EventId, PublishError> {
+        if item.data.len() > self.limits.event_bytes {
+            let (size, limit) = (item.data.len(), self.limits.event_bytes);
+            return Err(PublishError::TooLarge(format!("data: {size} bytes, at most {limit}")));
+        }
+        let event = item.event.as_ref().map_or("", |event| event.as_str());
+        let now = unix_ms();
+        let mut state = self.lock();
+        let key = item.idempotency_key.as_ref().map(|key| (item.channel.clone(), key.clone()));
+        if let Some(known) = key.as_ref().and_then(|key| state.idempotency.get(key)) {
+            if known.event == event && known.data == item.data {
+                return Ok(known.id);
+            }
+            return Err(PublishError::Conflict(format!(
+                "idempotency_key: was used here for another payload, published as {}",
+                known.id
+            )));
+        }
+        let id = state.clock.next(now);
+        state.clock = id;
+        if let Some((channel, key)) = key {
+            let until = now + self.limits.idempotency_ttl.as_millis() as u64;
+            state.expiring.push_back((until, channel.clone(), key.clone()));
+            let published = Published { id, event: event.to_owned(), data: item.data.clone() };
+            state.idempotency.insert((channel, key), published);
+        }
+        state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
+        self.metrics.broker.with_label_values(&["received"]).inc();
+        Ok(id)
+    }
+
+    /// Answers a read at once.
+    pub fn read(&self, request: &ReadRequest) {
+        let now = unix_ms();
+        let mut state = self.lock();
+        if now > state.clock.ms {
+            state.clock = EventId { ms: now, seq: state.clock.epoch() << 16 };
+        }
+        let ranges = request.channels.iter().map(|channel| {
+            let range = state.range(channel, request.after, self.limits.page_bytes);
+            (channel.clone(), vec![range])
+        });
+        let snapshot = Snapshot {
+            clock: state.clock,
+            now_ms: now,
+            history: self.limits.max_len > 0,
+            ttl_ms: self.limits.ttl.as_millis() as u64,
+            ranges: ranges.collect(),
+        };
+        self.metrics.broker.with_label_values(&["read"]).inc();
+        state.send(request.worker, ToHub::Snapshot(Arc::new(snapshot), vec![request.token]));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn send(&self, worker: u16, message: ToHub) {
+        self.workers[usize::from(worker)].send([message]);
+    }
+
+    fn append(
+        &mut self,
+        channel: &Channel,
+        frame: SharedFrame,
+        id: EventId,
+        limits: &MemoryLimits,
+    ) {
+        let kept = limits.max_len > 0;
+        if !kept && !self.channels.contains_key(channel) {
+            return;
+        }
+        let entry = self.channels.entry(channel.clone()).or_default();
+        for (worker, key) in &entry.attached {
+            self.workers[usize::from(*worker)].send([ToHub::Event(*key, frame.clone())]);
+        }
+        if !kept {
+            return;
+        }
+        self.bytes += frame.bytes.len();
+        entry.last = Some(id);
+        entry.events.push_back(frame);
+        self.order.push_back((id, channel.clone()));
+        while entry.events.len() > limits.max_len {
+            self.bytes -= entry.events.pop_front().map_or(0, |frame| frame.bytes.len());
+            entry.trimmed = true;
+        }
+        while self.bytes > limits.bytes {
+            let Some((id, channel)) = self.order.pop_front() else { break };
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            if entry.events.front().is_some_and(|frame| frame.id == Some(id)) {
+                self.bytes -= entry.events.pop_front().map_or(0, |frame| frame.bytes.len());
+                entry.trimmed = true;
+            }
+        }
+        // Entries whose events their channel dropped itself would otherwise pile up here.
+        while self.order.front().is_some_and(|(id, channel)| {
+            let first = self.channels.get(channel).and_then(|entry| entry.events.front());
+            first.is_none_or(|frame| frame.id > Some(*id))
+        }) {
+            self.order.pop_front();
+        }
+    }
+
+    fn range(&self, channel: &Channel, after: EventId, page_bytes: usize) -> Range {
+        let none = Entry::default();
+        let entry = self.channels.get(channel).unwrap_or(&none);
+        let from = entry.events.partition_point(|frame| frame.id <= Some(after));
+        let (mut frames, mut bytes, mut upto) = (Vec::new(), 0, None);
+        for frame in entry.events.range(from..) {
+            if bytes >= page_bytes {
+                upto = frames.last().and_then(|frame: &SharedFrame| frame.id);
+                break;
+            }
+            bytes += frame.bytes.len();
+            frames.push(frame.clone());
+        }
+        Range {
+            after,
+            upto,
+            last: entry.last,
+            oldest: entry.events.front().and_then(|frame| frame.id),
+            untrimmed: !entry.trimmed,
+            frames: frames.into(),
+        }
+    }
+
+    fn expire(&mut self, now: u64, keep: Duration) {
+        let horizon = now.saturating_sub(keep.as_millis() as u64);
+        let bytes = &mut self.bytes;
+        self.channels.retain(|_, entry| {
+            if entry.last.is_some_and(|last| last.ms < horizon) {
+                *bytes -= entry.events.iter().map(|frame| frame.bytes.len()).sum::<usize>();
+                let attached = std::mem::take(&mut entry.attached);
+                *entry = Entry { attached, ..Entry::default() };
+            }
+            entry.last.is_some() || !entry.attached.is_empty()
+        });
+        while self.expiring.front().is_some_and(|(until, ..)| *until <= now) {
+            if let Some((_, channel, key)) = self.expiring.pop_front() {
+                self.idempotency.remove(&(channel, key));
+            }
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as u64
+}

@@ -1,0 +1,91 @@
+//! What an operator asks of a running gateway or of its Redis, from the command line.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use sse_contract::Function;
+use sse_gateway::Config;
+use sse_gateway::metrics::Metrics;
+use sse_gateway::redis_broker::{HistoryLimits, RedisBroker};
+use sse_gateway::server::redis_settings;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Asks the admin port of a gateway with this configuration whether it is ready.
+pub async fn healthcheck(config: &Config) -> Result<(), String> {
+    let mut addr = config.admin.listen;
+    if addr.ip().is_unspecified() {
+        let loopback: IpAddr = match addr {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        addr.set_ip(loopback);
+    }
+    let ask = async {
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(10), ask).await;
+    let answer = answer.map_err(|_| format!("{addr} does not answer"))?;
+    let answer = answer.map_err(|error| format!("{addr}: {error}"))?;
+    let mut lines = answer.lines();
+    let status = lines.next().unwrap_or_default();
+    if status.split(' ').nth(1) == Some("200") {
+        return Ok(());
+    }
+    Err(format!("not ready: {status} {}", lines.next_back().unwrap_or_default()))
+}
+
+/// Shows the limits in Redis, or writes the configured ones.
+pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
+    let redis = connected(&config).await?;
+    let (configured, found) = redis.limits();
+    if apply {
+        let args = [
+            configured.max_len,
+            configured.ttl.as_millis() as u64,
+            configured.max_data,
+            configured.idempotency_ttl.as_millis() as u64,
+        ];
+        let clock = redis
+            .administer(Function::Settings, &args.map(|n| n.to_string()))
+            .await
+            .map_err(|error| error.to_string())?;
+        println!("written; a new epoch began at {clock}");
+    }
+    print_limits("configured", configured);
+    if let Some(found) = found.filter(|_| !apply) {
+        print_limits("in Redis", found);
+    }
+    Ok(())
+}
+
+/// Begins a new epoch.
+pub async fn fence(config: Config) -> Result<(), String> {
+    let redis = connected(&config).await?;
+    let clock = redis.administer(Function::Fence, &[]).await.map_err(|error| error.to_string())?;
+    println!("a new epoch began at {clock}");
+    Ok(())
+}
+
+async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, String> {
+    let redis = RedisBroker::start(redis_settings(config), Metrics::default())
+        .map_err(|error| error.to_string())?;
+    let online = redis.online(Duration::ZERO).await;
+    online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;
+    Ok(redis)
+}
+
+fn print_limits(title: &str, limits: HistoryLimits) {
+    println!(
+        "{title}: history.max_len {}, history.ttl {}, publish.max_event_bytes {}, \
+         publish.idempotency_ttl {}",
+        limits.max_len,
+        humantime::format_duration(limits.ttl),
+        limits.max_data,
+        humantime::format_duration(limits.idempotency_ttl),
+    );
+}

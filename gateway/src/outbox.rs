@@ -1,0 +1,119 @@
+//! What a connection still has to write: bounded, in order, shared where it can be.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::frame::SharedFrame;
+
+/// A block of the stream, whole.
+#[derive(Debug)]
+pub enum Block {
+    /// An event, shared with every other connection that is sent it.
+    Shared(SharedFrame),
+    /// A gap, a checkpoint: this connection's own.
+    Own(Box<[u8]>),
+}
+
+impl Block {
+    /// The bytes to write.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Block::Shared(frame) => &frame.bytes,
+            Block::Own(bytes) => bytes,
+        }
+    }
+}
+
+/// Blocks that the socket has not accepted yet. It exists only while there are any.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    blocks: VecDeque<Block>,
+    /// How much of the first block the socket has accepted.
+    written: usize,
+    bytes: usize,
+}
+
+/// How many blocks one write takes: enough to fill a socket's buffer with small events.
+const GATHER: usize = 64;
+
+impl Outbox {
+    /// Appends a block, of which `written` bytes are already accepted (only ever for the first).
+    pub fn push(&mut self, block: Block, written: usize) {
+        debug_assert!(written == 0 || self.blocks.is_empty());
+        self.bytes += block.bytes().len() - written;
+        self.written += written;
+        self.blocks.push_back(block);
+    }
+
+    /// Bytes not yet accepted.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Blocks not yet accepted whole.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether everything was accepted.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// What to write next, from the first unaccepted byte on.
+    pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
+        let first = self.written;
+        self.blocks
+            .iter()
+            .take(GATHER)
+            .enumerate()
+            .map(move |(n, block)| IoSlice::new(&block.bytes()[if n == 0 { first } else { 0 }..]))
+    }
+
+    /// The socket accepted this many bytes. Answers how many events were finished by that.
+    pub fn advance(&mut self, mut accepted: usize) -> u64 {
+        self.bytes -= accepted;
+        let mut events = 0;
+        while let Some(block) = self.blocks.front() {
+            let rest = block.bytes().len() - self.written;
+            if accepted < rest {
+                self.written += accepted;
+                return events;
+            }
+            accepted -= rest;
+            events += u64::from(matches!(block, Block::Shared(_)));
+            self.written = 0;
+            self.blocks.pop_front();
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_byte_is_written_once_in_order(
+            blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 1..20),
+            steps in proptest::collection::vec(0usize..50, 1..200),
+        ) {
+            let mut outbox = Outbox::default();
+            for block in &blocks {
+                outbox.push(Block::Own(block.clone().into()), 0);
+            }
+            let mut written = Vec::new();
+            for step in steps.into_iter().chain(std::iter::repeat(7)) {
+                let offered: Vec<u8> = outbox.slices().flat_map(|s| s.to_vec()).collect();
+                let accepted = step.min(offered.len());
+                written.extend_from_slice(&offered[..accepted]);
+                outbox.advance(accepted);
+                if outbox.is_empty() { break }
+            }
+            prop_assert_eq!(outbox.bytes(), 0);
+            prop_assert_eq!(written, blocks.concat());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The readiness of taken-over sockets: one epoll a worker, itself watched by the worker's runtime.
+//!
+//! Registering each socket with the runtime would cost more than a kilobyte a connection; here it costs
+//! the kernel's entry alone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use tokio::io::unix::AsyncFd;
+
+/// A worker's epoll.
+#[derive(Debug)]
+pub struct Poller {
+    epoll: AsyncFd<Epoll>,
+}
+
+#[derive(Debug)]
+struct Epoll(OwnedFd);
+
+impl AsRawFd for Epoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// What happened to a socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Readiness {
+    /// The token given to [`Poller::add`].
+    pub token: u64,
+    /// The client sent something, or closed.
+    pub readable: bool,
+    /// There is room in the socket's buffer again.
+    pub writable: bool,
+    /// The connection is over.
+    pub hung_up: bool,
+}
+
+impl Poller {
+    /// An empty set. Must be called within the worker's runtime.
+    pub fn new() -> io::Result<Self> {
+        let epoll = Epoll(epoll::create(CreateFlags::CLOEXEC)?);
+        #[expect(deprecated, reason = "its replacement is unsafe; the descriptor is owned here")]
+        let epoll = AsyncFd::new(epoll)?;
+        Ok(Poller { epoll })
+    }
+
+    /// Watches a socket, edge-triggered, until it is closed.
+    pub fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll.get_ref().0, socket, EventData::new_u64(token), flags)?;
+        Ok(())
+    }
+
+    /// Waits until there is something, then fills `ready` with what there is now (at most a batch; more
+    /// comes with the next call).
+    pub async fn wait(&self, ready: &mut Vec<Readiness>) -> io::Result<()> {
+        let mut guard = self.epoll.readable().await?;
+        let mut events: [Event; 256] =
+            [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 256];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = match epoll::wait(&self.epoll.get_ref().0, &mut events[..], Some(&now)) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for event in &events[..count] {
+            let (flags, data) = (event.flags, event.data);
+            ready.push(Readiness {
+                token: data.u64(),
+                readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP),
+                writable: flags.contains(EventFlags::OUT),
+                hung_up: flags.intersects(EventFlags::ERR | EventFlags::HUP),
+            });
+        }
+        // A full batch may have left some behind: only an empty epoll may be waited for.
+        if count < events.len() {
+            guard.clear_ready();
+        }
+        Ok(())
+    }
+}

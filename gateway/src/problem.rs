@@ -1,0 +1,158 @@
+//! Every error an HTTP client can see: RFC 9457 problem details, made in one place.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+
+use crate::broker::PublishError;
+
+/// What went wrong, as `application/problem+json`.
+#[derive(Debug, Clone, Serialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<serde_json::Value>,
+}
+
+/// The types of problem; docs/http-api.md lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A channel's name.
+    InvalidChannel,
+    /// An event's type.
+    InvalidEvent,
+    /// Data that is not UTF-8.
+    InvalidData,
+    /// An idempotency key.
+    InvalidIdempotencyKey,
+    /// A JSON body.
+    InvalidJson,
+    /// Anything else in the query.
+    InvalidParameter,
+    /// Data or a body beyond its limit.
+    TooLarge,
+    /// Another content type than those taken.
+    UnsupportedMediaType,
+    /// An idempotency key used for another payload.
+    IdempotencyConflict,
+    /// Nothing was sent.
+    RedisUnavailable,
+    /// It may have been published.
+    PublishOutcomeUnknown,
+    /// Redis refuses the channel.
+    PublishDenied,
+    /// The gateway stops, or waits for Redis.
+    Unavailable,
+    /// No such resource.
+    NotFound,
+    /// Not with this method.
+    MethodNotAllowed,
+    /// A fault of the gateway.
+    Internal,
+}
+
+impl Kind {
+    fn parts(self) -> (&'static str, &'static str, u16) {
+        match self {
+            Kind::InvalidChannel => ("invalid-channel", "Invalid channel name", 400),
+            Kind::InvalidEvent => ("invalid-event", "Invalid event type", 400),
+            Kind::InvalidData => ("invalid-data", "Invalid data", 400),
+            Kind::InvalidIdempotencyKey => {
+                ("invalid-idempotency-key", "Invalid idempotency key", 400)
+            }
+            Kind::InvalidJson => ("invalid-json", "Invalid JSON", 400),
+            Kind::InvalidParameter => ("invalid-parameter", "Invalid parameter", 400),
+            Kind::TooLarge => ("too-large", "Too large", 413),
+            Kind::UnsupportedMediaType => ("unsupported-media-type", "Unsupported media type", 415),
+            Kind::IdempotencyConflict => ("idempotency-conflict", "Idempotency key reused", 422),
+            Kind::RedisUnavailable => ("redis-unavailable", "Redis is unavailable", 503),
+            Kind::PublishOutcomeUnknown => {
+                ("publish-outcome-unknown", "The outcome of the publish is unknown", 503)
+            }
+            Kind::PublishDenied => ("publish-denied", "Publishing is denied", 403),
+            Kind::Unavailable => ("unavailable", "The gateway is not available", 503),
+            Kind::NotFound => ("not-found", "Not found", 404),
+            Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed", 405),
+            Kind::Internal => ("internal", "Internal error", 500),
+        }
+    }
+}
+
+impl Problem {
+    /// A problem with its own words.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let (name, title, status) = kind.parts();
+        Problem {
+            kind: format!("urn:sse-gateway:{name}"),
+            title,
+            status,
+            detail: detail.into(),
+            field: None,
+            results: None,
+        }
+    }
+
+    /// Names the input at fault.
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Puts the items' results beside it.
+    pub fn results(mut self, results: serde_json::Value) -> Self {
+        self.results = Some(results);
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Whether two problems are of one type.
+    pub fn same_kind(&self, other: &Problem) -> bool {
+        self.kind == other.kind
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status());
+        if self.status == 503 {
+            // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
+            response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("2")));
+        }
+        response
+            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            .content_type("application/problem+json")
+            .body(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PublishError::TooLarge(_) => Problem::new(Kind::TooLarge, detail).field("data"),
+            PublishError::Conflict(_) => {
+                Problem::new(Kind::IdempotencyConflict, detail).field("idempotency_key")
+            }
+            PublishError::Denied(_) => Problem::new(Kind::PublishDenied, detail),
+            PublishError::Unavailable(_) => Problem::new(Kind::RedisUnavailable, detail),
+            PublishError::OutcomeUnknown(_) => Problem::new(Kind::PublishOutcomeUnknown, detail),
+            PublishError::Refused(_) => Problem::new(Kind::Internal, detail),
+        }
+    }
+}

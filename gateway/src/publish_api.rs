@@ -1,0 +1,247 @@
+//! `POST /channels/{channel}` and `POST /publish`: reads what is to be published, and answers each item.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web_lab::respond::NdJson;
+use bytes::BytesMut;
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::broker::Publication;
+use crate::item::{self, Entry};
+use crate::problem::{Kind, Problem};
+use crate::request;
+use crate::server::App;
+
+/// Lines of one NDJSON request; their results are kept until the end.
+const MAX_LINES: u64 = 1_000_000;
+/// Publications sent to the broker together.
+const BATCH: usize = 512;
+
+/// One event, its data the body as it is.
+pub async fn one(
+    request: HttpRequest,
+    body: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
+    let channel = request::path_channel(&request)?;
+    let mut event = None;
+    for (name, value) in request::query_pairs(request.query_string())? {
+        if name == "event" {
+            event = request::event_type(&value)?;
+        }
+    }
+    let key = request.headers().get("Idempotency-Key");
+    let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
+    // One byte more than allowed is enough to know.
+    let limit = app.config.publish.max_event_bytes as usize;
+    let body = whole_body(body, limit, "data").await?;
+    let data = std::str::from_utf8(&body).map_err(|error| {
+        let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
+        Problem::new(Kind::InvalidData, detail).field("data")
+    })?;
+    let publication = Publication { channel, event, data: data.into(), idempotency_key };
+    let mut results = app.broker.publish(&[publication]).await;
+    let id = results.pop().unwrap_or_else(|| unreachable!("one item has one result"))?;
+    Ok(HttpResponse::Ok().json(json!({ "id": id.to_string() })))
+}
+
+/// An item, an array of items, or a stream of them.
+pub async fn many(
+    request: HttpRequest,
+    body: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match kind.to_ascii_lowercase().as_str() {
+        "application/json" => {
+            let body = whole_body(body, app.config.publish.max_body_bytes, "body").await?;
+            let items = item::read_body(&body)?;
+            let mut results = Results::new("item");
+            for entries in items.chunks(BATCH) {
+                results.publish(&app, entries).await;
+            }
+            Ok(results.into_response())
+        }
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
+            Ok(lines(body, &app).await?.into_ndjson_response())
+        }
+        other => {
+            let detail = format!("publish application/json or application/x-ndjson, not {other:?}");
+            Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Type"))
+        }
+    }
+}
+
+async fn whole_body(
+    body: web::Payload,
+    limit: usize,
+    field: &'static str,
+) -> Result<bytes::Bytes, Problem> {
+    match body.to_bytes_limited(limit).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            Err(Problem::new(Kind::InvalidData, format!("the body broke off: {error}")))
+        }
+        Err(_) => {
+            let detail = format!("the {field} has more than {limit} bytes");
+            Err(Problem::new(Kind::TooLarge, detail).field(field))
+        }
+    }
+}
+
+/// Publishes while the body arrives. A line that cannot be read is answered for itself.
+async fn lines(mut body: web::Payload, app: &App) -> Result<Results, Problem> {
+    let limit = app.config.publish.max_body_bytes;
+    let mut results = Results::new("line");
+    let mut buffer = BytesMut::new();
+    let mut number = 0;
+    // The rest of a line that was too long is passed over, so that the next one is understood.
+    let mut skipping = false;
+    loop {
+        let chunk = body.next().await;
+        let ended = match chunk {
+            Some(Ok(chunk)) => {
+                buffer.extend_from_slice(&chunk);
+                false
+            }
+            Some(Err(error)) => {
+                number += 1;
+                let detail = format!("the body broke off: {error}");
+                results.fail(number, Problem::new(Kind::InvalidData, detail));
+                return Ok(results);
+            }
+            None => true,
+        };
+        let mut entries = Vec::new();
+        loop {
+            let end = memchr::memchr(b'\n', &buffer);
+            let Some(length) = end.or((ended && !buffer.is_empty()).then_some(buffer.len())) else {
+                break;
+            };
+            let line = buffer.split_to(length);
+            if end.is_some() {
+                bytes::Buf::advance(&mut buffer, 1);
+            }
+            number += 1;
+            if std::mem::take(&mut skipping) || line.trim_ascii().is_empty() {
+                continue;
+            }
+            if line.len() > limit {
+                entries.push(Entry::failed(number, too_long(limit)));
+            } else {
+                item::read_item(number, &line, &mut entries);
+            }
+        }
+        if buffer.len() > limit && !skipping {
+            entries.push(Entry::failed(number + 1, too_long(limit)));
+            skipping = true;
+        }
+        if skipping {
+            buffer.clear();
+        }
+        for entries in entries.chunks(BATCH) {
+            results.publish(app, entries).await;
+        }
+        if number > MAX_LINES && !ended {
+            let detail = format!(
+                "one request publishes at most {MAX_LINES} lines; \
+                                  from this one on nothing was published"
+            );
+            results.fail(number + 1, Problem::new(Kind::TooLarge, detail));
+            return Ok(results);
+        }
+        if ended {
+            return Ok(results);
+        }
+    }
+}
+
+fn too_long(limit: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the line has more than {limit} bytes"))
+}
+
+/// The answers, in order.
+struct Results {
+    label: &'static str,
+    values: Vec<Value>,
+    published: usize,
+    problems: Vec<Problem>,
+}
+
+impl Results {
+    fn new(label: &'static str) -> Self {
+        Results { label, values: Vec::new(), published: 0, problems: Vec::new() }
+    }
+
+    async fn publish(&mut self, app: &App, entries: &[Entry]) {
+        let publications: Vec<Publication> =
+            entries.iter().filter_map(|entry| entry.publication.as_ref().ok().cloned()).collect();
+        let mut outcomes = app.broker.publish(&publications).await.into_iter();
+        for entry in entries {
+            let outcome = match &entry.publication {
+                Ok(_) => match outcomes.next() {
+                    Some(outcome) => outcome.map_err(Problem::from),
+                    None => Err(Problem::new(Kind::Internal, "the broker did not answer")),
+                },
+                Err(problem) => Err(problem.clone()),
+            };
+            let mut value = json!({ self.label: entry.number });
+            if let Some(channel) = &entry.channel {
+                value["channel"] = channel.as_str().into();
+            }
+            match outcome {
+                Ok(id) => {
+                    self.published += 1;
+                    value["id"] = id.to_string().into();
+                }
+                Err(problem) => {
+                    value["error"] = json!(problem);
+                    self.note(problem);
+                }
+            }
+            self.values.push(value);
+        }
+    }
+
+    fn fail(&mut self, number: u64, problem: Problem) {
+        self.values.push(json!({ self.label: number, "error": problem }));
+        self.note(problem);
+    }
+
+    /// One problem of each kind is enough to choose the status.
+    fn note(&mut self, problem: Problem) {
+        if !self.problems.iter().any(|known| known.same_kind(&problem)) {
+            self.problems.push(problem);
+        }
+    }
+
+    fn status(&self) -> actix_web::http::StatusCode {
+        match (self.published, &self.problems[..]) {
+            (_, []) => actix_web::http::StatusCode::OK,
+            (0, [only]) => only.status(),
+            _ => actix_web::http::StatusCode::MULTI_STATUS,
+        }
+    }
+
+    fn into_response(self) -> HttpResponse {
+        let status = self.status();
+        match (self.published, &self.problems[..]) {
+            (0, [only]) => {
+                let problem = only.clone().results(self.values.into());
+                actix_web::ResponseError::error_response(&problem)
+            }
+            _ => HttpResponse::build(status).json(json!({ "results": self.values })),
+        }
+    }
+
+    fn into_ndjson_response(self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status());
+        if self.status() == 503 {
+            response.insert_header(("Retry-After", "2"));
+        }
+        let lines = NdJson::new_infallible(stream::iter(self.values));
+        response.content_type(NdJson::mime()).body(lines.into_body_stream())
+    }
+}

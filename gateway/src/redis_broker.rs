@@ -1,0 +1,393 @@
+//! Redis as the broker: what its parts share, and the front that hubs and handlers talk to.
+//!
+//! Three connections of different kinds: the ingest's own (live events and ticks), the history reader's
+//! and the publishers' from one pool. None is waited for by another.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use backon::BackoffBuilder;
+use deadpool_redis::{Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, IntoConnectionInfo, RedisError};
+use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::broker::{Publication, PublishError, ReadRequest};
+use crate::connector::SessionError;
+use crate::history::{self, Ask};
+use crate::inbox::{ChannelKey, Inbox};
+use crate::ingest::{Command, Ingest, Status};
+use crate::library::{Answer, Library};
+use crate::metrics::Metrics;
+use crate::publisher;
+use crate::resp::Value;
+
+/// The limits that Redis holds for all writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryLimits {
+    /// Events a history keeps.
+    pub max_len: u64,
+    /// How long an event is kept at least.
+    pub ttl: Duration,
+    /// Bytes of one event's data.
+    pub max_data: u64,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+}
+
+/// What the broker needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://`, `rediss://` or `redis+unix://`, with user and password.
+    pub url: String,
+    /// What every name in Redis begins with.
+    pub prefix: String,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may take before its connection counts as broken.
+    pub answer_timeout: Duration,
+    /// The longest wait between attempts to connect.
+    pub reconnect_max: Duration,
+    /// Time between ticks.
+    pub tick: Duration,
+    /// How long a channel stays subscribed after its last subscriber left.
+    pub linger: Duration,
+    /// The operator's word that acknowledged writes survive a restart of Redis.
+    pub durable: bool,
+    /// Connections for publishing and reading.
+    pub pool_size: usize,
+    /// Bytes of events in one range of a read.
+    pub page_bytes: usize,
+    /// The limits this gateway would set.
+    pub limits: HistoryLimits,
+}
+
+/// What the parts of the Redis broker share.
+#[derive(Debug)]
+pub struct RedisShared {
+    pub(crate) config: RedisSettings,
+    pub(crate) keys: Keys,
+    pub(crate) info: ConnectionInfo,
+    /// The address without credentials, for logs.
+    pub(crate) addr: String,
+    pub(crate) library: Library,
+    pub(crate) pool: Pool,
+    pub(crate) metrics: Metrics,
+    pub(crate) probe_channel: String,
+    /// The highest position this gateway has seen: a new epoch begins above it.
+    seen: Mutex<Option<EventId>>,
+    /// The limits as Redis holds them, once known.
+    found: Mutex<Option<HistoryLimits>>,
+}
+
+/// The broker's front.
+#[derive(Debug)]
+pub struct RedisBroker {
+    shared: Arc<RedisShared>,
+    commands: mpsc::UnboundedSender<Command>,
+    asks: mpsc::UnboundedSender<Ask>,
+    status: watch::Receiver<Status>,
+    workers: Mutex<u16>,
+}
+
+/// The address of Redis in the configuration is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("redis.url: {0}")]
+pub struct BadRedisUrl(String);
+
+impl RedisBroker {
+    /// Starts the broker's threads; they connect, and go on trying.
+    pub fn start(config: RedisSettings, metrics: Metrics) -> Result<Arc<Self>, BadRedisUrl> {
+        let info = config
+            .url
+            .as_str()
+            .into_connection_info()
+            .map_err(|error| BadRedisUrl(error.to_string()))?;
+        if info.redis_settings().db() != 0 {
+            let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
+                        use redis.prefix to keep several gateways apart on one Redis";
+            return Err(BadRedisUrl(text.to_owned()));
+        }
+        // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let pool = pool(&config, &info).map_err(|error| BadRedisUrl(error.to_string()))?;
+        let shared = Arc::new(RedisShared {
+            keys: Keys::new(config.prefix.clone(), 1),
+            addr: info.addr().to_string(),
+            // No channel's name begins with a colon, so this one is nobody's.
+            probe_channel: format!("{}::probe:{:016x}", config.prefix, fastrand::u64(..)),
+            info,
+            library: Library::default(),
+            pool,
+            metrics,
+            seen: Mutex::default(),
+            found: Mutex::default(),
+            config,
+        });
+        let (commands, commands_rx) = mpsc::unbounded_channel();
+        let (asks, asks_rx) = mpsc::unbounded_channel();
+        let (status_tx, status) = watch::channel(Status::Connecting);
+        let ingest = shared.clone();
+        on_thread("sse-ingest", move || Ingest::new(ingest, commands_rx, status_tx).run());
+        let reader = shared.clone();
+        on_thread("sse-history", move || history::run(reader, asks_rx));
+        Ok(Arc::new(RedisBroker { shared, commands, asks, status, workers: Mutex::new(0) }))
+    }
+
+    /// Waits until live events are received, or says why that does not come about within `patience`.
+    pub async fn online(&self, patience: Duration) -> Result<(), String> {
+        let mut status = self.status.clone();
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let last = match &*status.borrow_and_update() {
+                Status::Online => return Ok(()),
+                Status::Mismatch(text) => return Err(text.clone()),
+                Status::Offline(text) if patience.is_zero() => return Err(text.clone()),
+                Status::Offline(text) => text.clone(),
+                Status::Connecting => "no answer yet".to_owned(),
+            };
+            let bound = deadline.max(tokio::time::Instant::now());
+            let first = self.shared.config.connect_timeout * 2;
+            let bound = if patience.is_zero() { bound + first } else { bound };
+            if tokio::time::timeout_at(bound, status.changed()).await.is_err() {
+                return Err(last);
+            }
+        }
+    }
+
+    /// The address without credentials.
+    pub fn addr(&self) -> &str {
+        &self.shared.addr
+    }
+
+    /// Adds a worker.
+    pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell(Command::Register(inbox.clone()));
+        self.ask(Ask::Register(inbox));
+        *workers += 1;
+        *workers - 1
+    }
+
+    /// Attaches a channel once Redis has confirmed it.
+    pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        self.tell(Command::Attach(worker, channel.clone(), key));
+    }
+
+    /// Ends an attachment.
+    pub fn detach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        self.tell(Command::Detach(worker, channel.clone(), key));
+    }
+
+    /// Asks for a tick.
+    pub fn want_tick(&self) {
+        self.tell(Command::Tick);
+    }
+
+    /// Asks for history.
+    pub fn read(&self, request: ReadRequest) {
+        self.ask(Ask::Read(request));
+    }
+
+    /// Publishes in order.
+    pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+        publisher::publish(&self.shared, items).await
+    }
+
+    /// Sends an event through Redis and waits for it to come back through the ingest.
+    pub async fn probe(&self) -> Result<(), String> {
+        let text = format!("{:032x}", fastrand::u128(..));
+        let (arrived, arrival) = oneshot::channel();
+        self.tell(Command::Probe(text.clone(), arrived));
+        let publish = redis::cmd("PUBLISH").arg(&self.shared.probe_channel).arg(&text).to_owned();
+        let work = async {
+            self.shared.command(&publish).await.map_err(|error| error.to_string())?;
+            arrival.await.map_err(|_| "the ingest is gone".to_owned())
+        };
+        let timeout = self.shared.config.answer_timeout;
+        let late = || Err(format!("a probe event did not come back within {timeout:?}"));
+        tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| late())
+    }
+
+    /// Runs one function that only an operator calls; answers the clock.
+    pub async fn administer(
+        &self,
+        function: Function,
+        args: &[String],
+    ) -> Result<String, RedisError> {
+        let mut cmd = self.shared.library.call(function, 1);
+        cmd.arg(self.shared.keys.state(0)).arg(args);
+        self.shared.command(&cmd).await.and_then(|value| Ok(redis::from_redis_value(value)?))
+    }
+
+    /// The limits this gateway is configured for, and those Redis holds.
+    pub fn limits(&self) -> (HistoryLimits, Option<HistoryLimits>) {
+        let found = self.shared.found.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.shared.config.limits, *found)
+    }
+
+    fn tell(&self, command: Command) {
+        // The ingest ends only after everybody who could ask; a late word to it means nothing.
+        let _ = self.commands.send(command);
+    }
+
+    fn ask(&self, ask: Ask) {
+        let _ = self.asks.send(ask);
+    }
+}
+
+impl RedisShared {
+    /// Notes a position that was dispatched.
+    pub(crate) fn saw(&self, id: EventId) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = (*seen).max(Some(id));
+    }
+
+    /// The eight arguments that tell the library who calls.
+    pub(crate) fn add_gateway_args(&self, cmd: &mut Cmd) {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = &self.config.limits;
+        cmd.arg(seen.map_or(String::new(), |id| id.to_string()))
+            .arg(i32::from(self.config.durable))
+            .arg(limits.max_len)
+            .arg(limits.ttl.as_millis() as u64)
+            .arg(limits.max_data)
+            .arg(limits.idempotency_ttl.as_millis() as u64)
+            .arg(self.keys.partitions())
+            .arg(CONTRACT_VERSION);
+    }
+
+    /// The tick's command.
+    pub(crate) fn tick_call(&self) -> Cmd {
+        let mut cmd = self.library.call(Function::Tick, 1);
+        cmd.arg(self.keys.state(0));
+        self.add_gateway_args(&mut cmd);
+        cmd
+    }
+
+    /// The tick's answer: the clock. Notes the limits that Redis holds.
+    pub(crate) fn read_tick(&self, value: &Value<'_>) -> Result<EventId, SessionError> {
+        if let Value::Error(error) = value {
+            let text = String::from_utf8_lossy(error).into_owned();
+            return Err(match text.strip_prefix("SSEMISMATCH ") {
+                Some(mismatch) => SessionError::Mismatch(mismatch.to_owned()),
+                None => SessionError::Refused(text),
+            });
+        }
+        let odd = || SessionError::Refused(format!("sse_tick answered {value:?}"));
+        let [clock, _, numbers @ ..] = value.elements() else { return Err(odd()) };
+        let clock = clock.text().and_then(|text| text.parse().ok()).ok_or_else(odd)?;
+        let numbers: Vec<u64> =
+            numbers.iter().filter_map(|n| u64::try_from(n.integer()?).ok()).collect();
+        let [max_len, ttl, max_data, idempotency_ttl] = numbers[..] else { return Err(odd()) };
+        self.note_limits(HistoryLimits {
+            max_len,
+            ttl: Duration::from_millis(ttl),
+            max_data,
+            idempotency_ttl: Duration::from_millis(idempotency_ttl),
+        });
+        Ok(clock)
+    }
+
+    fn note_limits(&self, now: HistoryLimits) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if *found != Some(now) && now != self.config.limits {
+            tracing::warn!(
+                found = ?now,
+                configured = ?self.config.limits,
+                "Redis holds other limits than this configuration, and holds for all; \
+                 `sse-gateway settings --apply` writes these"
+            );
+        }
+        *found = Some(now);
+    }
+
+    /// Sends one command on a connection of the pool; puts the library back if it is missing.
+    pub(crate) async fn command(&self, cmd: &Cmd) -> Result<redis::Value, RedisError> {
+        let mut connection = self.pool.get().await.map_err(pool_error)?;
+        match cmd.query_async(&mut connection).await {
+            Err(error) if crate::library::is_missing(&error.to_string()) => {
+                self.ensure_library(&mut connection).await?;
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes sure of the library on a connection of the pool.
+    pub(crate) async fn ensure_library(
+        &self,
+        connection: &mut deadpool_redis::Connection,
+    ) -> Result<(), RedisError> {
+        let ensured = self
+            .library
+            .ensure::<EnsureError>(async |cmd| {
+                match cmd.query_async::<redis::Value>(connection).await {
+                    Ok(redis::Value::Int(n)) => Ok(Answer::Integer(n)),
+                    Ok(value) => {
+                        Ok(Answer::Text(redis::from_redis_value(value).unwrap_or_default()))
+                    }
+                    Err(error) if error.is_io_error() => Err(EnsureError(error)),
+                    Err(error) => Ok(Answer::Error(error.to_string())),
+                }
+            })
+            .await;
+        ensured.map_err(|EnsureError(error)| error)
+    }
+}
+
+struct EnsureError(RedisError);
+
+impl From<String> for EnsureError {
+    fn from(text: String) -> Self {
+        EnsureError(RedisError::from((redis::ErrorKind::Client, "no library", text)))
+    }
+}
+
+fn pool(config: &RedisSettings, info: &ConnectionInfo) -> Result<Pool, RedisError> {
+    let timeouts = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(config.connect_timeout))
+        .set_response_timeout(Some(config.answer_timeout));
+    let manager = Manager::new_with_config(info.clone(), timeouts)?;
+    let mut pool = PoolConfig::new(config.pool_size);
+    pool.timeouts = Timeouts {
+        wait: Some(config.answer_timeout),
+        create: Some(config.connect_timeout),
+        recycle: Some(config.answer_timeout),
+    };
+    let pool = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build();
+    Ok(pool.expect("a runtime is named, which is all that can be missing"))
+}
+
+/// What the pool could not do, as an error of Redis: nothing was sent.
+pub(crate) fn pool_error(error: PoolError) -> RedisError {
+    match error {
+        PoolError::Backend(error) => error,
+        other => RedisError::from((redis::ErrorKind::Io, "no connection", other.to_string())),
+    }
+}
+
+/// The waits between attempts to reach Redis: growing, jittered, without end.
+pub(crate) fn delays(longest: Duration) -> impl Iterator<Item = Duration> {
+    backon::ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Runs a future on a thread of its own, until it ends by itself.
+fn on_thread<F: Future<Output = ()>>(name: &str, work: impl FnOnce() -> F + Send + 'static) {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(work()),
+            Err(error) => tracing::error!(%error, "a thread has no runtime"),
+        }
+    };
+    if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
+        tracing::error!(%error, thread = name, "a thread cannot be started");
+    }
+}

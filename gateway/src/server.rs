@@ -1,0 +1,362 @@
+//! A gateway from its configuration to its end: binds, serves, drains.
+//!
+//! Nothing here is global: two gateways can live in one process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_cors::Cors;
+use actix_http::{HttpService, Protocol};
+use actix_server::ServerBuilder;
+use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::middleware::Condition;
+use actix_web::{HttpResponse, http::header, web};
+use actix_web_lab::extract::LocalData;
+use actix_web_lab::middleware::CatchPanic;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::broker::Broker;
+use crate::config::{BrokerKind, Config};
+use crate::hub::Hub;
+use crate::memory::{MemoryBroker, MemoryLimits};
+use crate::metrics::Metrics;
+use crate::problem::{Kind, Problem};
+use crate::redis_broker::{HistoryLimits, RedisBroker, RedisSettings};
+use crate::subscribe::{self, HubHandle};
+use crate::takeover::Takeable;
+use crate::{admin, listener, publish_api};
+
+/// What every handler of a gateway shares.
+#[derive(Debug)]
+pub struct App {
+    /// The configuration.
+    pub config: Config,
+    /// The broker.
+    pub broker: Broker,
+    /// The metrics.
+    pub metrics: Metrics,
+    draining: AtomicBool,
+}
+
+impl App {
+    /// Whether the gateway is stopping.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request for a stream that was refused.
+    pub fn reject(&self, reason: &'static str) {
+        self.metrics.rejected.with_label_values(&[reason]).inc();
+    }
+}
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr} ({key}): {error}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// The setting that names it.
+        key: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A setting that only shows when it is used.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// Redis cannot be used.
+    #[error("Redis at {addr}: {error}")]
+    Redis {
+        /// The address, without credentials.
+        addr: String,
+        /// Why.
+        error: String,
+    },
+}
+
+/// A gateway that is bound and does not serve yet.
+#[derive(Debug)]
+pub struct Gateway {
+    public: TcpListener,
+    admin: TcpListener,
+    addr: SocketAddr,
+    admin_addr: SocketAddr,
+    app: Arc<App>,
+}
+
+impl Gateway {
+    /// Binds both ports and connects to the broker; waits for Redis for `patience` at most.
+    pub async fn bind(config: Config, patience: Duration) -> Result<Self, StartError> {
+        let public = listener::public(&config)
+            .map_err(|error| listen_error(config.server.listen, "server.listen", error))?;
+        let admin = listener::plain(config.admin.listen)
+            .map_err(|error| listen_error(config.admin.listen, "admin.listen", error))?;
+        let addr = |listener: &TcpListener, key| {
+            listener.local_addr().map_err(|error| listen_error(config.server.listen, key, error))
+        };
+        let (addr, admin_addr) = (addr(&public, "server.listen")?, addr(&admin, "admin.listen")?);
+        let metrics = Metrics::default();
+        let broker = broker(&config, metrics.clone(), patience).await?;
+        let app = App { config, broker, metrics, draining: AtomicBool::new(false) };
+        Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app) })
+    }
+
+    /// The public address, with the port that was bound.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The admin address, with the port that was bound.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The metrics, for whoever embeds a gateway.
+    pub fn metrics(&self) -> Metrics {
+        self.app.metrics.clone()
+    }
+
+    /// Serves until `stop` is done, then drains: not ready, no new streams, all streams ended over the
+    /// configured spread. Returns by the configured deadline.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+        let app = self.app;
+        let drain_config = app.config.drain.clone();
+        let drain = Arc::new(watch::Sender::new(None));
+        let admin = admin::server(self.admin, app.clone())?;
+        let public = public_server(self.public, self.addr, &app, drain.clone())?;
+        let (admin_handle, public_handle) = (admin.handle(), public.handle());
+        let (admin, public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
+        let ticks = actix_rt::spawn(memory_ticks(app.clone()));
+        stop.await;
+        app.draining.store(true, Ordering::Relaxed);
+        let streams = app.metrics.sum(|cells| cells.subscribers.get());
+        tracing::info!(streams, spread = ?drain_config.spread, "draining");
+        drain.send_replace(Some(drain_config.spread));
+        let ended = async {
+            // Each hub holds a receiver until its last stream has ended.
+            drain.closed().await;
+            public_handle.stop(true).await;
+        };
+        if tokio::time::timeout(drain_config.deadline, ended).await.is_err() {
+            tracing::warn!(deadline = ?drain_config.deadline, "the drain's deadline passed");
+            public_handle.stop(false).await;
+        }
+        ticks.abort();
+        admin_handle.stop(false).await;
+        for server in [admin, public] {
+            if let Ok(Err(error)) = server.await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn listen_error(addr: SocketAddr, key: &'static str, error: std::io::Error) -> StartError {
+    StartError::Listen { addr, key, error }
+}
+
+async fn broker(
+    config: &Config,
+    metrics: Metrics,
+    patience: Duration,
+) -> Result<Broker, StartError> {
+    let broker = match config.broker {
+        BrokerKind::Memory => {
+            let limits = MemoryLimits {
+                max_len: config.history.max_len as usize,
+                ttl: config.history.ttl,
+                bytes: config.history.memory_bytes,
+                event_bytes: config.publish.max_event_bytes as usize,
+                idempotency_ttl: config.publish.idempotency_ttl,
+                page_bytes: config.history.page_bytes,
+            };
+            Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics)))
+        }
+        BrokerKind::Redis => {
+            let redis = RedisBroker::start(redis_settings(config), metrics)
+                .map_err(|error| StartError::Config(error.to_string()))?;
+            redis
+                .online(patience)
+                .await
+                .map_err(|error| StartError::Redis { addr: redis.addr().to_owned(), error })?;
+            Broker::Redis(redis)
+        }
+    };
+    Ok(broker)
+}
+
+/// The part of the configuration that the Redis broker needs.
+pub fn redis_settings(config: &Config) -> RedisSettings {
+    let redis = config.redis.clone();
+    RedisSettings {
+        url: redis.url,
+        prefix: redis.prefix,
+        connect_timeout: redis.connect_timeout,
+        answer_timeout: redis.answer_timeout,
+        reconnect_max: redis.reconnect_max,
+        tick: redis.tick,
+        linger: redis.linger,
+        durable: redis.durable,
+        pool_size: redis.pool_size,
+        page_bytes: config.history.page_bytes,
+        limits: HistoryLimits {
+            max_len: config.history.max_len.into(),
+            ttl: config.history.ttl,
+            max_data: config.publish.max_event_bytes.into(),
+            idempotency_ttl: config.publish.idempotency_ttl,
+        },
+    }
+}
+
+fn public_server(
+    listener: TcpListener,
+    addr: SocketAddr,
+    app: &Arc<App>,
+    drain: Arc<watch::Sender<Option<Duration>>>,
+) -> std::io::Result<actix_server::Server> {
+    let config = &app.config;
+    let workers = match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let builder = ServerBuilder::new()
+        .workers(workers)
+        .max_concurrent_connections(config.server.max_connections)
+        .disable_signals()
+        .shutdown_timeout(config.drain.deadline.as_secs());
+    let stopping = builder.graceful_shutdown_signal();
+    let app = app.clone();
+    let builder = builder.listen("public", listener, move || {
+        // A worker's hub lives on the worker's thread, which is where this runs.
+        let cells = app.metrics.worker();
+        let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
+            .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
+        actix_rt::spawn(hub.clone().run(drain.subscribe()));
+        let stopping = stopping.clone();
+        let http = HttpService::build()
+            // Otherwise an idle kept-alive connection would hold the stop until it times out.
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            // A client that closed its side of a stream is gone.
+            .h1_allow_half_closed(false)
+            .client_request_timeout(Duration::from_secs(10))
+            .on_connect_ext(|io: &Takeable, data| {
+                data.insert(io.order());
+            })
+            .local_addr(addr)
+            .finish(map_config(routes(app.clone(), hub), |()| AppConfig::default()));
+        fn_service(|stream: TcpStream| async {
+            let peer = stream.peer_addr().ok();
+            Ok::<_, actix_http::error::DispatchError>((
+                Takeable::new(stream),
+                Protocol::Http1,
+                peer,
+            ))
+        })
+        .and_then(http)
+    })?;
+    Ok(builder.run())
+}
+
+fn routes(
+    app: Arc<App>,
+    hub: Rc<Hub>,
+) -> actix_web::App<
+    impl actix_service::ServiceFactory<
+        actix_web::dev::ServiceRequest,
+        Config = (),
+        Response = actix_web::dev::ServiceResponse<impl actix_web::body::MessageBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    let origins = app.config.cors.origins.clone();
+    actix_web::App::new()
+        .app_data(web::Data::from(app.clone()))
+        .app_data(LocalData::new(HubHandle(hub)))
+        .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+        .wrap(CatchPanic::default())
+        .service(
+            web::resource("/events")
+                .get(subscribe::get)
+                .route(web::head().to(subscribe::head_only))
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/channels/{channel}")
+                .post(publish_api::one)
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/publish")
+                .post(publish_api::many)
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(web::resource("/").get(console))
+        .default_service(web::to(not_found))
+}
+
+fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allowed_methods(["GET", "HEAD", "POST"])
+        .allowed_headers([
+            header::ACCEPT,
+            header::AUTHORIZATION,
+            header::CACHE_CONTROL,
+            header::CONTENT_TYPE,
+            header::HeaderName::from_static("idempotency-key"),
+            header::HeaderName::from_static("last-event-id"),
+        ])
+        .max_age(600);
+    if origins.iter().any(|origin| origin == "*") {
+        // Any origin, and therefore never with credentials.
+        return cors.allow_any_origin().send_wildcard();
+    }
+    origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
+}
+
+/// The live console: one page without anything from elsewhere.
+async fn console() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header((
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(include_str!("console.html"))
+}
+
+async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail =
+        format!("{} is not here; a slash in a channel's name is written %2F", request.path());
+    Err(Problem::new(Kind::NotFound, detail))
+}
+
+async fn method_not_allowed(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail = format!("{} does not take {}", request.path(), request.method());
+    Err(Problem::new(Kind::MethodNotAllowed, detail))
+}
+
+/// Redis' clock is raised by each gateway's tick; the embedded one by this.
+async fn memory_ticks(app: Arc<App>) {
+    let Broker::Memory(broker) = &app.broker else { return };
+    let mut interval = tokio::time::interval(app.config.redis.tick);
+    loop {
+        interval.tick().await;
+        broker.tick(None);
+    }
+}

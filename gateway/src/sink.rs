@@ -1,0 +1,223 @@
+//! Where a connection's bytes go: a socket of our own, or the body of a response that actix writes.
+//!
+//! Both take what fits now and say how much that was; neither waits. So one connection works alike on
+//! either, and the choice is made once, when the stream begins.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::{Bytes, BytesMut};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::sync::Notify;
+
+/// A connection's way out.
+#[derive(Debug)]
+pub enum Sink {
+    /// The socket was taken over: the hub owns it and closes it by dropping it.
+    Socket(OwnedFd),
+    /// actix keeps the socket and reads from this pipe.
+    Body(Rc<BodyPipe>),
+}
+
+/// What reading from a client's side told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientSide {
+    /// Still there.
+    Open,
+    /// It closed, or the connection broke.
+    Gone,
+}
+
+impl Sink {
+    /// Writes what fits now. `Ok(0)` means that nothing does until the sink is writable again.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Socket(fd) => {
+                accepted(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
+            }
+            Sink::Body(pipe) => pipe.write(bytes),
+        }
+    }
+
+    /// Writes what fits now of several pieces in a row.
+    pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Sink::Socket(fd) => accepted(rustix::io::writev(fd, slices)),
+            Sink::Body(pipe) => {
+                let mut sum = 0;
+                for slice in slices {
+                    let n = pipe.write(slice)?;
+                    sum += n;
+                    if n < slice.len() {
+                        break;
+                    }
+                }
+                Ok(sum)
+            }
+        }
+    }
+
+    /// Reads and throws away what the client sent: nothing more is expected of it, but only reading tells
+    /// whether it is still there.
+    pub fn drain(&self) -> ClientSide {
+        let Sink::Socket(fd) = self else { return ClientSide::Open };
+        let mut scrap = [0; 1024];
+        loop {
+            match rustix::net::recv(fd, &mut scrap, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return ClientSide::Gone,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return ClientSide::Open,
+                Err(_) => return ClientSide::Gone,
+            }
+        }
+    }
+
+    /// Ends the stream without waiting for a client that reads nothing: its bytes are thrown away.
+    pub fn abort(&self) {
+        if let Sink::Socket(fd) = self {
+            // Refused only for a socket that is dead already.
+            let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let Sink::Body(pipe) = self {
+            pipe.end();
+        }
+    }
+}
+
+fn accepted(result: rustix::io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Ok(n) => Ok(n),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A bounded buffer between the hub and a response's body, both of one worker.
+#[derive(Debug)]
+pub struct BodyPipe {
+    inner: RefCell<Pipe>,
+    signals: Rc<BodySignals>,
+    token: u64,
+}
+
+#[derive(Debug, Default)]
+struct Pipe {
+    buffer: BytesMut,
+    /// A write did not fit: the hub wants to hear of room.
+    full: bool,
+    ended: bool,
+    gone: bool,
+    reader: Option<Waker>,
+}
+
+/// What bodies tell the hub of their worker, between its rounds.
+#[derive(Debug, Default)]
+pub struct BodySignals {
+    queue: RefCell<VecDeque<(u64, BodySignal)>>,
+    pub(crate) wake: Notify,
+}
+
+/// One thing a body tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodySignal {
+    /// There is room again.
+    Writable,
+    /// The response was dropped: the client is gone.
+    Gone,
+}
+
+impl BodySignals {
+    /// The next signal and the token of the connection it is for.
+    pub fn pop(&self) -> Option<(u64, BodySignal)> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    fn push(&self, token: u64, signal: BodySignal) {
+        self.queue.borrow_mut().push_back((token, signal));
+        self.wake.notify_one();
+    }
+}
+
+/// Bytes a pipe holds: about what a socket's buffer would.
+const PIPE_BYTES: usize = 16 * 1024;
+
+impl BodyPipe {
+    /// A pipe that reports to `signals` under `token`.
+    pub fn new(signals: Rc<BodySignals>, token: u64) -> Rc<Self> {
+        Rc::new(BodyPipe { inner: RefCell::default(), signals, token })
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut pipe = self.inner.borrow_mut();
+        if pipe.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(PIPE_BYTES - pipe.buffer.len());
+        pipe.buffer.extend_from_slice(&bytes[..n]);
+        pipe.full |= n < bytes.len();
+        if let Some(reader) = pipe.reader.take() {
+            reader.wake();
+        }
+        Ok(n)
+    }
+
+    fn end(&self) {
+        let mut pipe = self.inner.borrow_mut();
+        pipe.ended = true;
+        if let Some(reader) = pipe.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// The response's end of a pipe.
+#[derive(Debug)]
+pub struct PipeBody(pub Rc<BodyPipe>);
+
+impl MessageBody for PipeBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let pipe = &self.0;
+        let mut inner = pipe.inner.borrow_mut();
+        if !inner.buffer.is_empty() {
+            let bytes = std::mem::take(&mut inner.buffer).freeze();
+            if std::mem::take(&mut inner.full) {
+                pipe.signals.push(pipe.token, BodySignal::Writable);
+            }
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        if inner.ended {
+            return Poll::Ready(None);
+        }
+        inner.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for PipeBody {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().gone = true;
+        self.0.signals.push(self.0.token, BodySignal::Gone);
+    }
+}

@@ -1,0 +1,59 @@
+//! What a history read answers: parts of channels' histories and the clock, of one moment.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sse_contract::{Channel, EventId};
+
+use crate::frame::SharedFrame;
+
+/// One atomic read, shared by every connection that waited for it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The partition's clock S at the read: nothing at or below it can still be published.
+    pub clock: EventId,
+    /// The broker's time in Unix milliseconds.
+    pub now_ms: u64,
+    /// Whether history is kept at all.
+    pub history: bool,
+    /// How long an event is kept at least, in milliseconds.
+    pub ttl_ms: u64,
+    /// What was read, by channel. A channel may have been read from several positions.
+    pub ranges: HashMap<Channel, Vec<Range>>,
+}
+
+/// A part of one channel's history, and the facts by which its completeness is judged.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// Events above this position were read.
+    pub after: EventId,
+    /// The last position read when the range was cut; none when it reaches the snapshot's clock.
+    pub upto: Option<EventId>,
+    /// The youngest event ever added, if the stream exists.
+    pub last: Option<EventId>,
+    /// The oldest event kept, if any.
+    pub oldest: Option<EventId>,
+    /// Whether nothing was ever removed from the stream since it came to be (or it does not exist).
+    pub untrimmed: bool,
+    /// The events, in id order.
+    pub frames: Arc<[SharedFrame]>,
+}
+
+impl Snapshot {
+    /// The range of a channel that continues at `position`, if one was read.
+    pub fn covering(&self, channel: &Channel, position: EventId) -> Option<&Range> {
+        let ranges = self.ranges.get(channel)?;
+        let covers = |r: &&Range| r.after <= position && r.upto.is_none_or(|upto| upto > position);
+        // The furthest one, so that nobody walks through what others had to read.
+        ranges.iter().filter(covers).max_by_key(|r| (r.upto.is_none(), r.upto))
+    }
+
+    /// Whether every event of the range's channel in (`position`, clock] is still in its stream: the
+    /// rules of ARCHITECTURE.md, "Complete or told".
+    pub fn complete(&self, range: &Range, position: EventId) -> bool {
+        let young = position.ms > self.now_ms.max(self.clock.ms).saturating_sub(self.ttl_ms);
+        range.last.is_some_and(|last| last <= position)
+            || range.oldest.is_some_and(|oldest| oldest <= position)
+            || (range.untrimmed && young)
+    }
+}

@@ -1,0 +1,70 @@
+//! `GET /events`: checks the request, builds the head, and hands the connection to the hub.
+
+use actix_web::http::Version;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
+use actix_web_lab::extract::LocalData;
+use std::rc::Rc;
+
+use crate::frame;
+use crate::hub::Hub;
+use crate::problem::{Kind, Problem};
+use crate::request;
+use crate::server::App;
+use crate::takeover::TakeoverOrder;
+
+/// Opens a stream.
+pub async fn get(
+    request: HttpRequest,
+    app: web::Data<App>,
+    hub: LocalData<HubHandle>,
+) -> Result<HttpResponse, Problem> {
+    let subscription = request::subscription(&request, app.config.stream.max_channels)
+        .inspect_err(|_| app.reject("invalid"))?;
+    if app.draining() {
+        return Ok(come_back(&request, &app, "draining"));
+    }
+    let hub = hub.0.clone();
+    let order = request.conn_data::<TakeoverOrder>().filter(|_| {
+        app.config.stream.takeover
+            && matches!(request.version(), Version::HTTP_10 | Version::HTTP_11)
+    });
+    let mut response = match order {
+        Some(order) => head().force_close().body(order.clone().body(hub, subscription)),
+        None => head().body(hub.open_body(subscription)),
+    };
+    // The hub writes the stream's bytes as they are, so the end of the connection ends the body.
+    response.head_mut().no_chunking(order.is_some());
+    Ok(response)
+}
+
+/// Answers as `GET` would, without a stream.
+pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    request::subscription(&request, app.config.stream.max_channels)?;
+    Ok(head().finish())
+}
+
+/// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
+/// it is answered a stream that ends at once and says when to come back.
+fn come_back(request: &HttpRequest, app: &App, reason: &'static str) -> HttpResponse {
+    app.reject(reason);
+    if !request::names_event_stream(request) {
+        return Problem::new(Kind::Unavailable, format!("the gateway is {reason}"))
+            .error_response();
+    }
+    head().body(frame::closing(app.config.stream.jittered_retry()).into_vec())
+}
+
+fn head() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")))
+        // Nothing on the way may keep or change it.
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")))
+        .insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
+/// A worker's hub, as its handlers hold it.
+#[derive(Debug)]
+pub struct HubHandle(pub Rc<Hub>);

@@ -1,0 +1,239 @@
+//! The connections of one worker: opening, closing, heartbeats, deadlines, drain.
+//!
+//! It belongs to one thread and does no waiting. `fanout.rs` holds the other half: what the broker's
+//! messages do to the connections here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use slab::Slab;
+use sse_contract::{Channel, EventId};
+
+use crate::broker::Broker;
+use crate::channels::Channels;
+use crate::config::StreamConfig;
+use crate::connection::{Connection, Deciseconds, Delivery, Joining, Membership};
+use crate::frame;
+use crate::hub::Subscription;
+use crate::join::{Item, Join, Limits};
+use crate::metrics::{Cells, CloseReason};
+use crate::poller::Readiness;
+use crate::sink::{ClientSide, Sink};
+
+/// The connections of one worker, and the channels they listen to.
+#[derive(Debug)]
+pub struct Subscribers {
+    pub(crate) connections: Slab<Connection>,
+    pub(crate) channels: Channels,
+    /// The last position the broker dispatched here; none while it is away. Every event at or below it,
+    /// of the channels attached here, was handled.
+    pub(crate) clock: Option<EventId>,
+    /// Connections that wait for a tick.
+    pub(crate) ticking: Vec<u64>,
+    pub(crate) broker: Broker,
+    pub(crate) worker: u16,
+    pub(crate) config: StreamConfig,
+    pub(crate) cells: Arc<Cells>,
+    began: Instant,
+    generation: u32,
+    /// Reused between calls: what a join handed out.
+    pub(crate) items: Vec<Item>,
+    /// Reused between calls: connections to treat after a fan-out.
+    pub(crate) outcomes: Vec<(u32, Delivery)>,
+}
+
+impl Subscribers {
+    /// None yet.
+    pub fn new(broker: Broker, worker: u16, config: StreamConfig, cells: Arc<Cells>) -> Self {
+        Subscribers {
+            connections: Slab::new(),
+            channels: Channels::default(),
+            clock: None,
+            ticking: Vec::new(),
+            broker,
+            worker,
+            config,
+            cells,
+            began: Instant::now(),
+            generation: 0,
+            items: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// Subscribers of a channel.
+    pub fn count_of(&self, channel: &Channel) -> usize {
+        self.channels.count(channel)
+    }
+
+    pub(crate) fn now(&self) -> Deciseconds {
+        (self.began.elapsed().as_millis() / 100) as Deciseconds
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { live_events: self.config.queue_events, live_bytes: self.config.queue_bytes }
+    }
+
+    pub(crate) fn token(slot: usize, generation: u32) -> u64 {
+        (u64::from(generation) << 32) | slot as u64
+    }
+
+    pub(crate) fn find(&self, token: u64) -> Option<usize> {
+        let slot = (token & u64::from(u32::MAX)) as usize;
+        let connection = self.connections.get(slot)?;
+        (u64::from(connection.generation) == token >> 32).then_some(slot)
+    }
+
+    pub(crate) fn reserve(&mut self) -> (usize, u64) {
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.connections.vacant_key();
+        (slot, Self::token(slot, self.generation))
+    }
+
+    pub(crate) fn open(&mut self, slot: usize, token: u64, sink: Sink, subscription: Subscription) {
+        let now = self.now();
+        let joining = Joining {
+            join: Join::new(subscription.start, self.limits()),
+            channels: subscription.channels.clone(),
+            unattached: 0,
+            held: None,
+            read_number: 0,
+        };
+        let generation = (token >> 32) as u32;
+        let connection = Connection::new(sink, joining, subscription.checkpoints, generation, now);
+        let inserted = self.connections.insert(connection);
+        debug_assert_eq!(inserted, slot);
+        let mut unattached = 0;
+        for channel in subscription.channels.iter() {
+            let joined = self.channels.join(channel, slot as u32);
+            let membership = Membership { channel: joined.key.slot, place: joined.place };
+            self.connections[slot].memberships.push(membership);
+            unattached += usize::from(!joined.attached);
+            if joined.first {
+                self.broker.attach(self.worker, channel, joined.key);
+            }
+        }
+        self.cells.opened.add(1);
+        self.cells.joining.add(1);
+        self.count();
+        tracing::debug!(channels = subscription.channels.len(), "a stream is open");
+        let retry = frame::opening(self.config.jittered_retry());
+        if self.connections[slot].send_own(retry, now).is_err() {
+            return self.close(slot, CloseReason::Failed);
+        }
+        if let Some(joining) = &mut self.connections[slot].joining {
+            joining.unattached = unattached;
+        }
+        if unattached == 0 {
+            self.attached(slot);
+        }
+    }
+
+    pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
+        let connection = self.connections.remove(slot);
+        for membership in &connection.memberships {
+            let left = self.channels.leave(membership.channel, membership.place);
+            if let Some(moved) = left.moved {
+                let memberships = &mut self.connections[moved as usize].memberships;
+                if let Some(m) = memberships.iter_mut().find(|m| m.channel == membership.channel) {
+                    m.place = membership.place;
+                }
+            }
+            if let Some((channel, key)) = left.last {
+                self.broker.detach(self.worker, &channel, key);
+            }
+        }
+        if reason == CloseReason::Stalled {
+            connection.sink.abort();
+        }
+        self.cells.closed[reason as usize].add(1);
+        self.cells.joining.sub(u64::from(connection.joining.is_some()));
+        self.count();
+        tracing::debug!(close.reason = reason.as_str(), "a stream is closed");
+    }
+
+    fn count(&self) {
+        self.cells.subscribers.set(self.connections.len() as u64);
+        self.cells.channels.set(self.channels.len() as u64);
+    }
+
+    /// What the poller saw.
+    pub(crate) fn ready(&mut self, ready: &mut Vec<Readiness>) {
+        for readiness in ready.drain(..) {
+            let Some(slot) = self.find(readiness.token) else { continue };
+            let gone = readiness.hung_up
+                || (readiness.readable && self.connections[slot].sink.drain() == ClientSide::Gone);
+            if gone {
+                self.close(slot, CloseReason::Gone);
+            } else if readiness.writable {
+                self.flush(slot);
+            }
+        }
+    }
+
+    /// Writes what waits for a connection, and goes on with what waited for that.
+    pub(crate) fn flush(&mut self, slot: usize) {
+        let now = self.now();
+        let connection = &mut self.connections[slot];
+        match connection.flush(now) {
+            Ok(events) => self.cells.delivered.add(events),
+            Err(_) => return self.close(slot, CloseReason::Failed),
+        }
+        self.read_if_room(slot);
+    }
+
+    /// Heartbeats and deadlines, for all connections at once.
+    pub(crate) fn sweep(&mut self) {
+        let now = self.now();
+        let heartbeat = deciseconds(self.config.heartbeat);
+        let deadline = deciseconds(self.config.progress_deadline);
+        let mut ended = Vec::new();
+        for (slot, connection) in &mut self.connections {
+            if connection.pending() {
+                if now - connection.progress > deadline {
+                    ended.push((slot, CloseReason::Stalled));
+                }
+                continue;
+            }
+            // Each connection has a heartbeat of its own length, so that many opened at once drift apart.
+            let jitter = connection.generation.wrapping_mul(0x9E37_79B9) >> 16;
+            let due = heartbeat - heartbeat * (jitter % 64) / 256;
+            if now - connection.last_write < due {
+                continue;
+            }
+            let position = self.clock.map(|clock| clock.max(connection.seen));
+            let sent = match position {
+                Some(id) if connection.joining.is_none() && connection.checkpoints => {
+                    connection.heartbeat(&frame::checkpoint(id), now)
+                }
+                _ => connection.heartbeat(frame::COMMENT, now),
+            };
+            if sent.is_err() {
+                ended.push((slot, CloseReason::Failed));
+            }
+        }
+        for (slot, reason) in ended {
+            self.close(slot, reason);
+        }
+    }
+
+    /// Ends as many streams as are due for all to have ended at `end`. Answers whether all have.
+    pub(crate) fn drain(&mut self, end: Instant) -> bool {
+        let left = end.saturating_duration_since(Instant::now()).as_millis();
+        let steps = 1 + left / crate::hub::DRAIN_STEP.as_millis();
+        let due = self.connections.len().div_ceil(steps as usize);
+        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
+        let now = self.now();
+        for slot in slots {
+            let retry = frame::closing(self.config.jittered_retry());
+            // A client that does not take its last words resumes from its cursor all the same.
+            let _ = self.connections[slot].send_own(retry, now);
+            self.close(slot, CloseReason::Drain);
+        }
+        self.connections.is_empty()
+    }
+}
+
+fn deciseconds(duration: std::time::Duration) -> Deciseconds {
+    (duration.as_millis() / 100).try_into().unwrap_or(Deciseconds::MAX)
+}
