@@ -11,6 +11,8 @@ use std::time::Duration;
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 
+use crate::redis_broker::connection_info;
+
 /// The defaults, documented: also the reference for every key.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
 
@@ -212,6 +214,9 @@ impl Config {
         }
         if self.redis.prefix.is_empty() || self.redis.prefix.contains(['{', '}']) {
             return Err(ConfigError("redis.prefix: must not be empty or hold a brace".to_owned()));
+        }
+        if self.broker == BrokerKind::Redis {
+            connection_info(&self.redis.url).map_err(|error| ConfigError(error.to_string()))?;
         }
         if !self.server.listen.ip().is_loopback() && !self.auth.open {
             return Err(ConfigError(format!(

@@ -81,7 +81,9 @@ async fn tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> 
     stream.set_nodelay(true)?;
     // A connection that mostly receives has no other way to notice that its peer is gone for good; the
     // tick finds one that hangs.
-    let keepalive = socket2::TcpKeepalive::new().with_time(timeout).with_interval(timeout);
+    // Whole seconds, one at least, are all that the kernel takes.
+    let time = timeout.max(Duration::from_secs(1));
+    let keepalive = socket2::TcpKeepalive::new().with_time(time).with_interval(time);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
 }

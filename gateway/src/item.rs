@@ -97,7 +97,9 @@ fn read_parts(item: &Item<'_>) -> Result<Parts, Problem> {
 fn data(raw: &str) -> Result<Arc<str>, Problem> {
     if raw.starts_with('"') {
         let text: String = serde_json::from_str(raw).map_err(|error| {
-            Problem::new(Kind::InvalidJson, format!("data: {error}")).field("data")
+            // The JSON itself was read before, so nothing else can be wrong with it.
+            let detail = format!("data: a lone surrogate is not Unicode text: {error}");
+            Problem::new(Kind::InvalidJson, detail).field("data")
         })?;
         return Ok(text.into());
     }

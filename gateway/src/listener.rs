@@ -19,7 +19,8 @@ pub fn public(config: &Config) -> io::Result<TcpListener> {
     let socket = bound(config.server.listen)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-    socket.set_tcp_user_timeout(Some(config.stream.progress_deadline))?;
+    // Later than our own deadline, which ends a stream with a reason.
+    socket.set_tcp_user_timeout(Some(config.stream.progress_deadline + KEEPALIVE))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
     listening(socket, config.server.backlog)
 }

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use backon::BackoffBuilder;
-use futures_util::future::join_all;
 use redis::{Cmd, RedisError};
 use sse_contract::{EventId, Function};
 
@@ -78,7 +77,7 @@ async fn attempt<'a>(
             return items.map(|_| Err(error.clone())).collect();
         }
     };
-    let mut results = send(shared, &connection, items.clone()).await;
+    let mut results = send(shared, &mut connection, items.clone()).await;
     if results.iter().any(|result| matches!(result, Err(error) if is_missing(&error.to_string()))) {
         // The library was missing from some item on, so those did nothing, whatever their keys.
         if let Err(error) = shared.ensure_library(&mut connection).await {
@@ -87,7 +86,7 @@ async fn attempt<'a>(
         let missing = |result: &Result<EventId, RedisError>| matches!(result, Err(error) if is_missing(&error.to_string()));
         let again: Vec<&Publication> =
             items.zip(&results).filter(|(_, r)| missing(r)).map(|(item, _)| item).collect();
-        let mut repeated = send(shared, &connection, again.into_iter()).await.into_iter();
+        let mut repeated = send(shared, &mut connection, again.into_iter()).await.into_iter();
         for result in results.iter_mut().filter(|result| missing(result)) {
             if let Some(new) = repeated.next() {
                 *result = new;
@@ -101,26 +100,28 @@ async fn attempt<'a>(
     results.into_iter().map(|result| result.map_err(|error| classify(&error))).collect()
 }
 
+/// One pipeline, so that Redis runs the publications in their order.
 async fn send<'a>(
     shared: &RedisShared,
-    connection: &deadpool_redis::Connection,
+    connection: &mut deadpool_redis::Connection,
     items: impl Iterator<Item = &'a Publication>,
 ) -> Vec<Result<EventId, RedisError>> {
-    let one = |cmd: Cmd| {
-        // The connection is shared by its clones, which send in the order in which they are polled first.
-        let mut connection = (**connection).clone();
-        async move {
-            let id: String = cmd.query_async(&mut connection).await?;
-            id.parse().map_err(|_| {
-                RedisError::from((
-                    redis::ErrorKind::UnexpectedReturnType,
-                    "sse_publish answered",
-                    id,
-                ))
-            })
-        }
+    let mut pipeline = redis::pipe();
+    for item in items {
+        pipeline.add_command(call(shared, item));
+    }
+    let count = pipeline.len();
+    let answers: Result<Vec<Result<String, RedisError>>, RedisError> =
+        pipeline.ignore_errors().query_async(connection).await;
+    let parsed = |id: String| {
+        id.parse().map_err(|_| {
+            RedisError::from((redis::ErrorKind::UnexpectedReturnType, "sse_publish answered", id))
+        })
     };
-    join_all(items.map(|item| one(call(shared, item)))).await
+    match answers {
+        Ok(answers) => answers.into_iter().map(|answer| answer.and_then(parsed)).collect(),
+        Err(error) => vec![Err(error); count],
+    }
 }
 
 fn call(shared: &RedisShared, item: &Publication) -> Cmd {

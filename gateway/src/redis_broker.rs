@@ -96,19 +96,21 @@ pub struct RedisBroker {
 #[error("redis.url: {0}")]
 pub struct BadRedisUrl(String);
 
+/// Reads the address of Redis; refuses what could not serve.
+pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
+    let info = url.into_connection_info().map_err(|error| BadRedisUrl(error.to_string()))?;
+    if info.redis_settings().db() != 0 {
+        let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
+                    use redis.prefix to keep several gateways apart on one Redis";
+        return Err(BadRedisUrl(text.to_owned()));
+    }
+    Ok(info)
+}
+
 impl RedisBroker {
     /// Starts the broker's threads; they connect, and go on trying.
     pub fn start(config: RedisSettings, metrics: Metrics) -> Result<Arc<Self>, BadRedisUrl> {
-        let info = config
-            .url
-            .as_str()
-            .into_connection_info()
-            .map_err(|error| BadRedisUrl(error.to_string()))?;
-        if info.redis_settings().db() != 0 {
-            let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
-                        use redis.prefix to keep several gateways apart on one Redis";
-            return Err(BadRedisUrl(text.to_owned()));
-        }
+        let info = connection_info(&config.url)?;
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let pool = pool(&config, &info).map_err(|error| BadRedisUrl(error.to_string()))?;

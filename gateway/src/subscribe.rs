@@ -52,7 +52,8 @@ fn come_back(request: &HttpRequest, app: &App, reason: &'static str) -> HttpResp
         return Problem::new(Kind::Unavailable, format!("the gateway is {reason}"))
             .error_response();
     }
-    head().body(frame::closing(app.config.stream.jittered_retry()).into_vec())
+    // Sooner than usual: it is this replica that cannot, and another may.
+    head().body(frame::closing(app.config.stream.jittered_retry() / 4).into_vec())
 }
 
 fn head() -> HttpResponseBuilder {

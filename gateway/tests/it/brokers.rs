@@ -1,0 +1,172 @@
+//! What only Redis can do to a gateway: other publishers, other versions, faults.
+
+use crate::support::{Redis, Subscriber, TestGateway, eventually};
+
+#[test]
+fn any_redis_client_publishes() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    let id = redis.fcall("demo", "by FCALL");
+    assert_eq!((subscriber.event().id, id.contains('-')), (id.clone(), true));
+    redis.command(&["PUBLISH", "sse:demo", "raw\ndata: x"]);
+    let raw = subscriber.event();
+    assert_eq!((raw.id.as_str(), raw.data.as_str()), ("", "raw\ndata: x"));
+    redis.command_bytes(&[b"PUBLISH", b"sse:demo", b"\xc3\x28"]);
+    assert_eq!(subscriber.event().data, "\u{fffd}(");
+    let typed = ["FCALL", "sse_publish", "2", "sse:state", "sse:history:demo", "x", "tick"];
+    redis.command(&typed);
+    assert_eq!(subscriber.event().event, "tick");
+    let resumed = [("Last-Event-ID", id.as_str())];
+    let mut second = Subscriber::open(gateway.addr, "channel=demo", &resumed);
+    assert_eq!(second.next().event, "tick", "what was published raw is live only");
+}
+
+#[test]
+fn a_bad_fcall_is_refused_by_name() {
+    let redis = Redis::start();
+    let _gateway = TestGateway::redis(&redis, &[("publish.max_event_bytes", "1000")]);
+    let publish = |history: &str, data: &str, event: &str| {
+        redis.command(&["FCALL", "sse_publish", "2", "sse:state", history, data, event])
+    };
+    let large = "x".repeat(1001);
+    for (answer, word) in [
+        (publish("sse:history:a b", "x", ""), "channel"),
+        (publish("sse:history:", "x", ""), "channel"),
+        (publish("other:history:a", "x", ""), "keys"),
+        (publish("sse:history:a", "x", "a\nb"), "event"),
+        (publish("sse:history:a", "x", "gap"), "reserved"),
+        (publish("sse:history:a", &large, ""), "data: 1001 bytes, at most 1000"),
+    ] {
+        assert!(answer.starts_with("SSEINVALID ") && answer.contains(word), "{answer}");
+    }
+    assert_eq!(redis.command(&["KEYS", "sse:history:*"]), "", "nothing was written");
+}
+
+#[test]
+fn the_library_is_replaced_only_by_a_newer_one() {
+    let redis = Redis::start();
+    let library = |version: u32| {
+        format!(
+            "#!lua name=sse\nredis.register_function{{function_name='sse_version', \
+             callback=function() return {version} end, flags={{'no-writes'}}}}"
+        )
+    };
+    redis.command(&["FUNCTION", "LOAD", &library(0)]);
+    drop(TestGateway::redis(&redis, &[]));
+    assert_eq!(redis.command(&["FCALL", "sse_version", "0"]), "1");
+    redis.command(&["FUNCTION", "LOAD", "REPLACE", &library(99)]);
+    // A library that claims to be newer stays, though this one cannot serve.
+    assert!(TestGateway::try_start(&[("broker", "redis"), ("redis.url", &redis.url())]).is_err());
+    assert_eq!(redis.command(&["FCALL", "sse_version", "0"]), "99");
+}
+
+#[test]
+fn where_functions_are_refused_scripts_serve() {
+    let redis = Redis::start();
+    let rules = "on >secret ~sse:* &sse:* +@all -function -fcall -config";
+    let mut setuser = vec!["ACL", "SETUSER", "gateway"];
+    setuser.extend(rules.split(' '));
+    assert_eq!(redis.command(&setuser), "OK");
+    let url = format!("redis://gateway:secret@{}", redis.addr);
+    let gateway = TestGateway::redis(&redis, &[("redis.url", &url)]);
+    let mut subscriber = gateway.live("channel=demo");
+    let id = gateway.publish("demo", "hello");
+    assert_eq!(subscriber.event().id, id);
+    redis.command(&["SCRIPT", "FLUSH"]);
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let next = loop {
+        let answer = gateway.post("/channels/demo", &[], b"again");
+        if answer.status == 200 {
+            break answer.json()["id"].as_str().unwrap().to_owned();
+        }
+    };
+    assert_eq!(subscriber.event().id, next);
+    let resumed = [("Last-Event-ID", id.as_str())];
+    assert_eq!(Subscriber::open(gateway.addr, "channel=demo", &resumed).next().id, next);
+}
+
+#[test]
+fn a_user_who_may_not_publish_writes_nothing() {
+    let redis = Redis::start();
+    let _gateway = TestGateway::redis(&redis, &[]);
+    let rules = [
+        "ACL",
+        "SETUSER",
+        "guest",
+        "on",
+        "nopass",
+        "~sse:*",
+        "+@all",
+        "resetchannels",
+        "&sse:allowed",
+    ];
+    assert_eq!(redis.command(&rules), "OK");
+    let url = format!("redis://guest:x@{}", redis.addr);
+    let settings = [("broker", "redis"), ("redis.url", url.as_str())];
+    let guest = TestGateway::try_start(&settings);
+    // It cannot even subscribe; a publisher of its own shows the rule in the script.
+    drop(guest);
+    let denied = redis.command_as(
+        "guest",
+        &["FCALL", "sse_publish", "2", "sse:state", "sse:history:denied", "x"],
+    );
+    assert!(denied.starts_with("SSEDENIED"), "{denied}");
+    assert_eq!(redis.command(&["EXISTS", "sse:history:denied"]), "0");
+    let allowed = redis.command_as(
+        "guest",
+        &["FCALL", "sse_publish", "2", "sse:state", "sse:history:allowed", "x"],
+    );
+    assert!(allowed.contains('-'), "{allowed}");
+}
+
+#[test]
+fn an_interrupted_subscription_loses_nothing() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    for n in 0..300 {
+        if n % 50 == 25 {
+            redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        }
+        redis.fcall("demo", &n.to_string());
+    }
+    for n in 0..300 {
+        let block = subscriber.event();
+        assert_eq!((block.event.as_str(), block.data.as_str()), ("", n.to_string().as_str()));
+    }
+}
+
+#[test]
+fn a_redis_that_hangs_is_found_and_its_return_repaired() {
+    let redis = Redis::start();
+    let settings = [("redis.answer_timeout", "500ms"), ("redis.connect_timeout", "500ms")];
+    let gateway = TestGateway::redis(&redis, &settings);
+    let mut subscriber = gateway.live("channel=demo");
+    let id = redis.fcall("demo", "before");
+    assert_eq!(subscriber.event().id, id);
+    redis.signal("STOP");
+    eventually("the hanging connection is found", || gateway.sum(|c| c.joining.get()) == 1);
+    redis.signal("CONT");
+    let id = redis.fcall("demo", "after");
+    assert_eq!(subscriber.event().id, id);
+}
+
+#[test]
+fn another_contract_is_refused_at_start() {
+    let redis = Redis::start();
+    drop(TestGateway::redis(&redis, &[]));
+    redis.command(&["HSET", "sse:state", "partitions", "16"]);
+    let settings = [("broker", "redis"), ("redis.url", &redis.url())];
+    let error = TestGateway::try_start(&settings).err().unwrap();
+    assert!(error.contains("16") && error.contains("partitions"), "{error}");
+}
+
+#[test]
+fn other_limits_in_redis_hold_for_all() {
+    let redis = Redis::start();
+    drop(TestGateway::redis(&redis, &[("publish.max_event_bytes", "10")]));
+    let gateway = TestGateway::redis(&redis, &[("publish.max_event_bytes", "1000")]);
+    let answer = gateway.post("/channels/a", &[], b"more than ten bytes");
+    assert_eq!((answer.status, answer.json()["field"].as_str()), (413, Some("data")));
+}

@@ -1,0 +1,170 @@
+//! Publishing over HTTP: every item is answered, and nothing is half-applied without saying so.
+
+use crate::streams::NDJSON;
+use crate::support::{Redis, TestGateway, eventually};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn on_both(story: impl Fn(&TestGateway)) {
+    story(&TestGateway::memory(&[
+        ("publish.max_event_bytes", "1000"),
+        ("publish.max_body_bytes", "5000"),
+    ]));
+    let redis = Redis::start();
+    let settings = [("publish.max_event_bytes", "1000"), ("publish.max_body_bytes", "5000")];
+    story(&TestGateway::redis(&redis, &settings));
+}
+
+#[test]
+fn an_array_is_answered_item_by_item() {
+    on_both(|gateway| {
+        let mut subscriber = gateway.live("channel=a&channel=b");
+        let body = r#"[{"channel":"a","data":"1"},{"channels":["a","b"],"data":{"n": 2}},
+            {"channel":"x y","data":"3"},{"channel":"b","data":"4","event":"gap"},{"channel":"b","data":"5"}]"#;
+        let answer = gateway.post("/publish", &[JSON], body.as_bytes());
+        assert_eq!(answer.status, 207);
+        let results = answer.json()["results"].as_array().unwrap().clone();
+        let outline: Vec<(u64, &str, bool)> = results
+            .iter()
+            .map(|r| {
+                (
+                    r["item"].as_u64().unwrap(),
+                    r["channel"].as_str().unwrap_or("-"),
+                    r["id"].is_string(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            outline,
+            [
+                (0, "a", true),
+                (1, "a", true),
+                (1, "b", true),
+                (2, "x y", false),
+                (3, "-", false),
+                (4, "b", true)
+            ]
+        );
+        let data: Vec<String> = (0..4).map(|_| subscriber.event().data).collect();
+        assert_eq!(data, ["1", r#"{"n":2}"#, r#"{"n":2}"#, "5"]);
+    });
+}
+
+#[test]
+fn broken_json_in_an_array_applies_nothing() {
+    on_both(|gateway| {
+        let mut subscriber = gateway.live("channel=a");
+        let answer =
+            gateway.post("/publish", &[JSON], br#"[{"channel":"a","data":"1"},{"channel":"a""#);
+        assert_eq!(
+            (answer.status, answer.json()["type"].as_str()),
+            (400, Some("urn:sse-gateway:invalid-json"))
+        );
+        let id = gateway.publish("a", "after");
+        assert_eq!(subscriber.event().id, id);
+    });
+}
+
+#[test]
+fn a_broken_line_is_named_and_the_others_are_published() {
+    on_both(|gateway| {
+        let mut subscriber = gateway.live("channel=a");
+        let long = format!("{{\"channel\":\"a\",\"data\":\"{}\"}}", "x".repeat(6000));
+        let large = format!("{{\"channel\":\"a\",\"data\":\"{}\"}}", "x".repeat(1001));
+        let mut body = b"{\"channel\":\"a\",\"data\":\"1\"}\r\n\n{\"channel\":\n".to_vec();
+        for line in [long.as_bytes(), large.as_bytes(), b"{\"channel\":\"a\",\"data\":\"\xff\"}"] {
+            body.extend_from_slice(line);
+            body.push(b'\n');
+        }
+        body.extend_from_slice(b"{\"channel\":\"a\",\"data\":\"7\"}");
+        let answer = gateway.post("/publish", &[NDJSON], &body);
+        assert_eq!(answer.status, 207, "{}", answer.body);
+        let lines: Vec<serde_json::Value> =
+            answer.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let outline: Vec<(u64, &str)> = lines
+            .iter()
+            .map(|l| (l["line"].as_u64().unwrap(), l["error"]["type"].as_str().unwrap_or("ok")))
+            .collect();
+        assert_eq!(
+            outline,
+            [
+                (1, "ok"),
+                (3, "urn:sse-gateway:invalid-json"),
+                (4, "urn:sse-gateway:too-large"),
+                (5, "urn:sse-gateway:too-large"),
+                (6, "urn:sse-gateway:invalid-json"),
+                (7, "ok")
+            ]
+        );
+        assert_eq!([subscriber.event().data, subscriber.event().data], ["1", "7"]);
+    });
+}
+
+#[test]
+fn an_idempotency_key_publishes_once() {
+    on_both(|gateway| {
+        let mut subscriber = gateway.live("channel=a");
+        let key = [("Idempotency-Key", "k-1")];
+        let post = |data: &str| gateway.post("/channels/a", &key, data.as_bytes());
+        let first = post("one");
+        let again = post("one");
+        assert_eq!((again.status, &again.body), (200, &first.body));
+        let other = post("two");
+        assert_eq!((other.status, other.json()["field"].as_str()), (422, Some("idempotency_key")));
+        let elsewhere = gateway.post("/channels/b", &key, b"two");
+        assert_eq!(elsewhere.status, 200, "keys are a channel's own");
+        gateway.publish("a", "end");
+        assert_eq!([subscriber.event().data, subscriber.event().data], ["one", "end"]);
+        let bad = gateway.post("/channels/a", &[("Idempotency-Key", "a b")], b"x");
+        assert_eq!(bad.json()["type"], "urn:sse-gateway:invalid-idempotency-key");
+    });
+}
+
+#[test]
+fn a_bad_publish_names_the_culprit() {
+    on_both(|gateway| {
+        for (path, headers, body, status, kind) in [
+            ("/channels/a%20b", &[][..], &b"x"[..], 400, "invalid-channel"),
+            ("/channels/a%FF", &[], b"x", 400, "invalid-channel"),
+            ("/channels/a?event=a%0Ab", &[], b"x", 400, "invalid-event"),
+            ("/channels/a?event=a%FF", &[], b"x", 400, "invalid-parameter"),
+            ("/channels/a?event=checkpoint", &[], b"x", 400, "invalid-event"),
+            ("/channels/a", &[], b"\xff", 400, "invalid-data"),
+            ("/channels/a", &[], &[b'x'; 1001], 413, "too-large"),
+            ("/publish", &[JSON], &[b' '; 5001], 413, "too-large"),
+            ("/publish", &[("Content-Type", "text/plain")], b"x", 415, "unsupported-media-type"),
+            ("/publish", &[JSON], br#"{"channel":"a","data":1,"evnt":"x"}"#, 400, "invalid-json"),
+            ("/publish", &[JSON], br#"{"channel":"a","data":"\ud800"}"#, 400, "invalid-json"),
+        ] {
+            let answer = gateway.post(path, headers, body);
+            assert_eq!(answer.status, status, "{path} {}", answer.body);
+            assert_eq!(answer.json()["type"], format!("urn:sse-gateway:{kind}"), "{}", answer.body);
+        }
+        let slash = gateway.post("/channels/a%2Fb", &[], b"x");
+        assert_eq!(slash.status, 200, "{}", slash.body);
+    });
+}
+
+#[test]
+fn with_redis_away_nothing_is_accepted_and_nothing_lost() {
+    let mut redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=a");
+    redis.kill();
+    let answer = gateway.post("/channels/a", &[], b"lost");
+    assert_eq!(answer.status, 503);
+    assert!(answer.head.to_ascii_lowercase().contains("retry-after: "), "{}", answer.head);
+    let kind = answer.json()["type"].as_str().unwrap().to_owned();
+    assert!(kind.ends_with("redis-unavailable") || kind.ends_with("outcome-unknown"), "{kind}");
+    let item = br#"{"channel":"a","data":"lost"}"#;
+    let many = gateway.post("/publish", &[NDJSON], item);
+    assert_eq!(many.status, 503, "{}", many.body);
+    eventually("not ready", || gateway.admin("/readyz").status == 503);
+    assert_eq!(gateway.admin("/healthz").status, 200);
+    redis.restart();
+    eventually("ready again", || gateway.admin("/readyz").status == 200);
+    let gap = subscriber.event();
+    assert_eq!(gap.event, "gap", "an empty Redis proves nothing: {gap:?}");
+    let id = gateway.publish("a", "new");
+    assert_eq!(subscriber.event().id, id);
+}

@@ -1,0 +1,363 @@
+//! `GET /events`: what a subscriber is sent, on either broker.
+
+use std::net::Shutdown;
+
+use crate::support::{Answer, Block, Redis, Subscriber, TestGateway, eventually, request};
+
+/// Runs a story on both brokers: they are one behaviour.
+fn on_both(settings: &[(&str, &str)], story: impl Fn(&TestGateway)) {
+    let memory = TestGateway::memory(settings);
+    story(&memory);
+    memory.settled();
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, settings);
+    story(&gateway);
+    gateway.settled();
+}
+
+fn event(id: &str, data: &str) -> Block {
+    Block { id: id.to_owned(), event: String::new(), data: data.to_owned() }
+}
+
+#[test]
+fn a_stream_opens_with_retry_and_a_position_and_carries_events() {
+    on_both(&[], |gateway| {
+        let mut subscriber = gateway.subscribe("channel=demo");
+        for header in [
+            "HTTP/1.1 200 OK",
+            "content-type: text/event-stream\r\n",
+            "cache-control: no-store, no-transform",
+            "x-accel-buffering: no",
+        ] {
+            assert!(subscriber.head.contains(header), "{header}: {}", subscriber.head);
+        }
+        let opening = subscriber.next();
+        assert_eq!((opening.event.as_str(), opening.data.as_str()), ("checkpoint", ""));
+        assert!(subscriber.retry.is_some_and(|ms| (3000..=4500).contains(&ms)));
+        let first = gateway.publish("demo", "hello");
+        let answer = gateway.post("/channels/demo?event=tick", &[], "a\r\nb\rc\n".as_bytes());
+        let second = answer.json()["id"].as_str().unwrap().to_owned();
+        assert_eq!(subscriber.next(), event(&first, "hello"));
+        assert_eq!(
+            subscriber.next(),
+            Block { event: "tick".into(), ..event(&second, "a\nb\nc\n") }
+        );
+        assert!(opening.id < first && first < second, "{} {first} {second}", opening.id);
+    });
+}
+
+#[test]
+fn without_checkpoints_only_events_come() {
+    on_both(&[("stream.heartbeat", "1s")], |gateway| {
+        let mut subscriber = gateway.subscribe("channel=demo&checkpoints=off");
+        subscriber.heartbeat();
+        let id = gateway.publish("demo", "hello");
+        assert_eq!(subscriber.next(), event(&id, "hello"));
+    });
+}
+
+#[test]
+fn an_idle_stream_is_told_a_younger_position() {
+    on_both(&[("stream.heartbeat", "1s"), ("redis.tick", "100ms")], |gateway| {
+        let mut subscriber = gateway.subscribe("channel=demo");
+        let first = subscriber.next();
+        let second = subscriber.next();
+        assert_eq!((first.event.as_str(), second.event.as_str()), ("checkpoint", "checkpoint"));
+        assert!(first.id < second.id, "{} {}", first.id, second.id);
+    });
+}
+
+#[test]
+fn a_reconnecting_client_has_every_event_once() {
+    on_both(&[], |gateway| {
+        let mut first = gateway.live("channel=a&channel=b");
+        let ids: Vec<String> = (0..200)
+            .map(|n| gateway.publish(if n % 3 == 0 { "a" } else { "b" }, &n.to_string()))
+            .collect();
+        for (n, id) in ids[..50].iter().enumerate() {
+            assert_eq!(first.next(), event(id, &n.to_string()));
+        }
+        drop(first);
+        let query = "channel=a&channel=b";
+        let header = [("Last-Event-ID", ids[49].as_str())];
+        let mut second = Subscriber::open(gateway.addr, query, &header);
+        for (n, id) in ids.iter().enumerate().skip(50) {
+            assert_eq!(second.next(), event(id, &n.to_string()));
+        }
+        let live = gateway.publish("a", "live");
+        assert_eq!(second.event(), event(&live, "live"));
+    });
+}
+
+#[test]
+fn a_replay_of_many_pages_is_whole_and_joins_the_live_events() {
+    let settings = [
+        ("history.page_bytes", "2000"),
+        ("stream.queue_bytes", "3000"),
+        ("history.max_len", "10000"),
+    ];
+    on_both(&settings, |gateway| {
+        let mut lines = String::new();
+        for n in 0..3000 {
+            lines += &format!("{{\"channel\":\"c{}\",\"data\":\"{n}\"}}\n", n % 7);
+        }
+        let published = gateway.post("/publish", &[NDJSON], lines.as_bytes());
+        assert_eq!(published.status, 200, "{}", published.body);
+        let query: Vec<String> = (0..7).map(|n| format!("channel=c{n}")).collect();
+        let mut subscriber = gateway.subscribe(&format!("{}&last_event_id=0", query.join("&")));
+        let mut last = String::new();
+        for n in 0..3000 {
+            if n == 1500 {
+                gateway.publish("c3", "live");
+            }
+            let block = subscriber.event();
+            assert_eq!(block.data, n.to_string());
+            assert!(last < block.id, "{last} {}", block.id);
+            last = block.id;
+        }
+        assert_eq!(subscriber.event().data, "live");
+    });
+}
+
+pub const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
+
+#[test]
+fn a_cursor_that_proves_nothing_is_told_so_once() {
+    on_both(&[], |gateway| {
+        for (cursor, reason, replayed) in [
+            ("nonsense", "unknown_id", false),
+            ("9999999999999-1", "reset", false),
+            ("1-1", "reset", true),
+        ] {
+            let channel = format!("demo-{cursor}");
+            let old = gateway.publish(&channel, "old");
+            let mut subscriber =
+                gateway.subscribe(&format!("channel={channel}&last_event_id={cursor}"));
+            let gap = subscriber.next();
+            assert_eq!(gap.event, "gap", "{gap:?}");
+            let data: serde_json::Value = serde_json::from_str(&gap.data).unwrap();
+            assert_eq!(data["reason"], reason, "{data}");
+            assert_eq!((&data["channel"], &data["after"]), (&"*".into(), &cursor.into()));
+            if replayed {
+                assert_eq!(subscriber.event(), event(&old, "old"));
+            }
+            eventually("it is live", || gateway.sum(|c| c.joining.get()) == 0);
+            let new = gateway.publish(&channel, "new");
+            assert_eq!(subscriber.event(), event(&new, "new"));
+        }
+    });
+}
+
+#[test]
+fn an_id_of_the_future_is_unknown() {
+    on_both(&[], |gateway| {
+        let id = parsed(&gateway.publish("demo", "old"));
+        let future = sse_contract::EventId { ms: id.ms + 3_600_000, ..id };
+        let mut subscriber = gateway.subscribe(&format!("channel=demo&last_event_id={future}"));
+        let gap = subscriber.next();
+        assert!(gap.data.contains("unknown_id"), "{gap:?}");
+        assert!(parsed(&gap.id) < future, "the cursor is put right");
+    });
+}
+
+#[test]
+fn what_was_trimmed_is_told_with_the_oldest_kept() {
+    on_both(&[("history.max_len", "10")], |gateway| {
+        let first = gateway.publish("demo", "0");
+        let quiet = gateway.publish("quiet", "q");
+        // Redis trims in blocks of a hundred entries.
+        for n in 1..=400 {
+            gateway.publish("demo", &n.to_string());
+        }
+        let mut subscriber =
+            gateway.subscribe(&format!("channel=demo&channel=quiet&last_event_id={first}"));
+        let gap = subscriber.next();
+        let data: serde_json::Value = serde_json::from_str(&gap.data).unwrap();
+        assert_eq!((gap.event.as_str(), gap.id.as_str()), ("gap", first.as_str()));
+        assert_eq!((&data["channel"], &data["reason"]), (&"demo".into(), &"trimmed".into()));
+        assert_eq!(subscriber.next(), event(&quiet, "q"));
+        let oldest = subscriber.next();
+        assert_eq!(data["oldest"], oldest.id.as_str());
+        let start: usize = oldest.data.parse().unwrap();
+        assert!(start > 200);
+        for n in start + 1..=400 {
+            assert_eq!(subscriber.next().data, n.to_string());
+        }
+    });
+}
+
+#[test]
+fn a_closed_tab_is_gone_without_a_publish() {
+    on_both(&[], |gateway| {
+        for takeover in [Shutdown::Write, Shutdown::Both] {
+            let subscriber = gateway.live("channel=demo");
+            assert_eq!(gateway.sum(|c| c.subscribers.get()), 1);
+            subscriber.socket().shutdown(takeover).unwrap();
+            gateway.settled();
+        }
+    });
+}
+
+#[test]
+fn the_body_fallback_behaves_the_same() {
+    on_both(&[("stream.takeover", "false"), ("stream.heartbeat", "1s")], |gateway| {
+        let mut subscriber = Chunked::open(gateway, "channel=demo");
+        assert!(subscriber.head.contains("transfer-encoding: chunked"), "{}", subscriber.head);
+        assert!(subscriber.read_until("event: checkpoint\ndata: \n\n").starts_with("retry: "));
+        let large = "x".repeat(200_000);
+        let id = gateway.publish("demo", &large);
+        assert_eq!(subscriber.read_until("\n\n"), format!("id: {id}\ndata: {large}\n\n"));
+        subscriber.read_until("event: checkpoint");
+        drop(subscriber);
+        gateway.settled();
+    });
+}
+
+/// A stream as actix sends it: in chunks.
+struct Chunked {
+    subscriber: std::io::BufReader<std::net::TcpStream>,
+    head: String,
+    text: String,
+}
+
+impl Chunked {
+    fn open(gateway: &TestGateway, query: &str) -> Self {
+        let opened = Subscriber::open(gateway.addr, query, &[]);
+        let head = opened.head.clone();
+        Chunked { subscriber: opened.into_reader(), head, text: String::new() }
+    }
+
+    fn read_until(&mut self, end: &str) -> String {
+        use std::io::{BufRead, Read};
+        loop {
+            if let Some(at) = self.text.find(end) {
+                let rest = self.text.split_off(at + end.len());
+                return std::mem::replace(&mut self.text, rest);
+            }
+            let mut size = String::new();
+            self.subscriber.read_line(&mut size).expect("a chunk");
+            let mut chunk = vec![0; usize::from_str_radix(size.trim(), 16).expect("a size") + 2];
+            self.subscriber.read_exact(&mut chunk).expect("the chunk");
+            self.text += std::str::from_utf8(&chunk[..chunk.len() - 2]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn head_answers_the_head_alone() {
+    let gateway = TestGateway::memory(&[]);
+    let answer = request(gateway.addr, "HEAD", "/events?channel=a", &[], b"");
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    assert!(answer.head.contains("text/event-stream"));
+    assert_eq!(gateway.sum(|c| c.opened.get()), 0);
+}
+
+#[test]
+fn a_bad_request_names_the_culprit() {
+    let gateway = TestGateway::memory(&[("stream.max_channels", "2")]);
+    let get = |path: &str| request(gateway.addr, "GET", path, &[], b"");
+    let named = |answer: Answer, status: u16, kind: &str, field: Option<&str>, word: &str| {
+        let json = answer.json();
+        assert_eq!(answer.status, status, "{json}");
+        assert!(answer.head.contains("application/problem+json"), "{}", answer.head);
+        assert_eq!(json["type"], format!("urn:sse-gateway:{kind}"));
+        assert_eq!(json["field"].as_str(), field, "{json}");
+        assert!(json["detail"].as_str().unwrap().contains(word), "{json}");
+    };
+    named(get("/events"), 400, "invalid-parameter", Some("channel"), "channel=demo");
+    named(get("/events?channel=a%20b"), 400, "invalid-channel", Some("channel"), "' '");
+    named(get("/events?channel=%FF"), 400, "invalid-parameter", Some("channel"), "UTF-8");
+    named(get("/events?channel=:a"), 400, "invalid-channel", Some("channel"), "colon");
+    let three = "/events?channel=1&channel=2&channel=3";
+    named(get(three), 400, "invalid-parameter", Some("channel"), "at most 2");
+    named(get("/event?channel=a"), 404, "not-found", None, "/event");
+    let post = request(gateway.addr, "POST", "/events?channel=a", &[], b"");
+    named(post, 405, "method-not-allowed", None, "POST");
+}
+
+#[test]
+fn one_stream_sees_twenty_channels_in_id_order_and_two_gateways_agree() {
+    let redis = Redis::start();
+    let settings = [("history.max_len", "5000")];
+    let [one, two] = [(); 2].map(|()| TestGateway::redis(&redis, &settings));
+    let query: Vec<String> = (0..20).map(|n| format!("channel=c{n}")).collect();
+    let query = query.join("&");
+    let readers = [one.live(&query), two.live(&query)].map(|mut subscriber| {
+        std::thread::spawn(move || {
+            let events = std::iter::repeat_with(|| subscriber.event());
+            events.take(20_000).map(|block| (block.id, block.data)).collect::<Vec<_>>()
+        })
+    });
+    std::thread::scope(|scope| {
+        for (publisher, gateway) in [&one, &two, &one, &two].into_iter().enumerate() {
+            scope.spawn(move || {
+                for batch in 0..10 {
+                    let mut lines = String::new();
+                    for n in 0..500 {
+                        let channel = (batch * 500 + n + publisher * 5) % 20;
+                        lines += &format!(
+                            "{{\"channel\":\"c{channel}\",\"data\":\"{publisher}.{batch}.{n}\"}}\n"
+                        );
+                    }
+                    assert_eq!(gateway.post("/publish", &[NDJSON], lines.as_bytes()).status, 200);
+                }
+            });
+        }
+    });
+    let [first, second] = readers.map(|reader| reader.join().unwrap());
+    assert!(first.is_sorted_by(|a, b| parsed(&a.0) < parsed(&b.0)), "ids rise");
+    assert_eq!(first, second);
+    one.settled();
+    two.settled();
+}
+
+fn parsed(id: &str) -> sse_contract::EventId {
+    id.parse().expect("an id")
+}
+
+#[test]
+fn a_thousand_streams_leave_nothing_behind() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[("redis.linger", "300ms")]);
+    let streams: Vec<Subscriber> =
+        (0..1000).map(|n| gateway.subscribe(&format!("channel=c{}", n % 250))).collect();
+    eventually("all are live", || {
+        gateway.sum(|c| c.subscribers.get()) == 1000 && gateway.sum(|c| c.joining.get()) == 0
+    });
+    let subscribed = || redis.command(&["PUBSUB", "CHANNELS", "sse:c*"]).lines().count();
+    assert_eq!(subscribed(), 250);
+    drop(streams);
+    gateway.settled();
+    eventually("Redis has no subscription left", || subscribed() == 0);
+    assert_eq!(gateway.sum(|c| c.opened.get()), gateway.sum(|c| c.closed[0].get()));
+}
+
+#[test]
+fn a_stalled_reader_is_closed_and_delays_nobody() {
+    let settings = [("stream.progress_deadline", "1s"), ("stream.queue_bytes", "20000")];
+    on_both(&settings, |gateway| {
+        let stalled = Subscriber::narrow(gateway.addr, "channel=demo");
+        let mut reading = gateway.live("channel=demo");
+        let data = "x".repeat(50_000);
+        for _ in 0..100 {
+            gateway.publish("demo", &data);
+            assert_eq!(reading.event().data.len(), data.len());
+        }
+        eventually("the stalled one is closed", || gateway.sum(|c| c.closed[2].get()) == 1);
+        drop(stalled);
+    });
+}
+
+#[test]
+fn a_stop_ends_streams_with_a_time_to_come_back() {
+    let gateway = TestGateway::memory(&[("stream.retry", "100ms"), ("drain.spread", "100ms")]);
+    let streams: Vec<Subscriber> = (0..20).map(|_| gateway.live("channel=demo")).collect();
+    let mut idle = std::net::TcpStream::connect(gateway.addr).unwrap();
+    std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    gateway.stop();
+    for stream in streams {
+        let (blocks, retry) = stream.rest();
+        assert_eq!(blocks, []);
+        assert!(retry.is_some_and(|ms| (100..=150).contains(&ms)), "{retry:?}");
+    }
+}
