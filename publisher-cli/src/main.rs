@@ -1,1 +1,44 @@
-fn main(){}
+//! The life of the process: arguments, one runtime, one job, an exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use sse_publish::address::Environment;
+use sse_publish::args::{self, Command};
+use sse_publish::exit::{self, Failure};
+use sse_publish::interrupt::Interrupt;
+use sse_publish::{publish, tail};
+
+fn main() -> ExitCode {
+    // Both HTTP and Redis use rustls without a built-in provider. Only a second installation fails.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => {
+            error.print().ok();
+            return if error.use_stderr() { exit::USAGE } else { exit::OK }.into();
+        }
+    };
+    let code = execute(command).unwrap_or_else(|failure| {
+        writeln!(std::io::stderr(), "sse-publish: {}", failure.why).ok();
+        failure.code
+    });
+    code.into()
+}
+
+fn execute(command: Command) -> Result<u8, Failure> {
+    let broken = |error: std::io::Error| Failure::new(exit::FAILED, error);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+    let interrupt = Interrupt::listen().map_err(broken)?;
+    let environment = Environment::read();
+    let done = runtime.block_on(async {
+        match command {
+            Command::Publish(arguments) => publish::run(arguments, &environment, interrupt).await,
+            Command::Tail(arguments) => tail::run(arguments, &environment, interrupt).await,
+        }
+    });
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    done
+}

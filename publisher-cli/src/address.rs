@@ -1,0 +1,173 @@
+//! Where events go to or come from: the command line, else the environment, else this machine. The
+//! environment is read here and nowhere else.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hyper::Uri;
+
+/// Where a gateway listens by default.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+/// The base of a gateway's URLs: `http` or `https`, a host, perhaps a path; never a trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    tls: bool,
+    authority: String,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+/// A gateway, or Redis itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A gateway's HTTP API.
+    Gateway(BaseUrl),
+    /// A `redis://` or `rediss://` URL. It may hold a password: it is never printed.
+    Redis(String),
+}
+
+impl BaseUrl {
+    /// Whether connections use TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// What the `Host` header says.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Where to connect, without the brackets of an IPv6 address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where to connect.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What every request's path begins with: empty, or `/` and more.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|_| format!("{text:?} is not a URL"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(format!("{text:?} is not an http:// or https:// URL")),
+        };
+        let (authority, host) =
+            (uri.authority().map_or("", |a| a.as_str()), uri.host().unwrap_or(""));
+        if host.is_empty() {
+            return Err(format!("{text:?} names no host"));
+        }
+        if authority.contains('@') {
+            return Err("a user in the URL is not sent; use --token or --header".to_owned());
+        }
+        if uri.query().is_some() {
+            return Err(format!("{text:?} has a query; give only the base, such as {DEFAULT_URL}"));
+        }
+        Ok(BaseUrl {
+            tls,
+            authority: authority.to_owned(),
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            path: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+/// What the environment may say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `SSE_URL`
+    pub url: Option<String>,
+    /// `SSE_REDIS`
+    pub redis: Option<String>,
+    /// `SSE_TOKEN`
+    pub token: Option<String>,
+}
+
+impl Environment {
+    /// Reads this process's environment. An empty variable is one that is not set.
+    pub fn read() -> Self {
+        let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Environment { url: read("SSE_URL"), redis: read("SSE_REDIS"), token: read("SSE_TOKEN") }
+    }
+
+    /// The gateway that `--url` names, else the environment, else the default.
+    pub fn gateway(&self, url: Option<&str>) -> Result<BaseUrl, String> {
+        match (url, &self.url) {
+            (Some(url), _) => url.parse().map_err(|why| format!("--url: {why}")),
+            (None, Some(url)) => url.parse().map_err(|why| format!("SSE_URL: {why}")),
+            (None, None) => DEFAULT_URL.parse(),
+        }
+    }
+
+    /// Where to publish. The command line wins over the environment; there, two answers are none.
+    pub fn address(&self, url: Option<&str>, redis: Option<&str>) -> Result<Address, String> {
+        match (url, redis) {
+            (Some(_), Some(_)) => Err("--url and --redis exclude each other".to_owned()),
+            (Some(_), None) => self.gateway(url).map(Address::Gateway),
+            (None, Some(redis)) => Ok(Address::Redis(redis.to_owned())),
+            (None, None) => match (&self.url, &self.redis) {
+                (Some(_), Some(_)) => {
+                    Err("SSE_URL and SSE_REDIS are both set; choose with --url or --redis"
+                        .to_owned())
+                }
+                (None, Some(redis)) => Ok(Address::Redis(redis.clone())),
+                (_, None) => self.gateway(None).map(Address::Gateway),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_has_a_scheme_and_a_host_and_no_trailing_slash() {
+        let base: BaseUrl = "https://example.org/sse/".parse().unwrap();
+        assert_eq!((base.host(), base.port(), base.path()), ("example.org", 443, "/sse"));
+        assert_eq!(base.to_string(), "https://example.org/sse");
+        let base: BaseUrl = "http://[::1]:81".parse().unwrap();
+        assert_eq!((base.host(), base.port(), base.path()), ("::1", 81, ""));
+        for bad in ["localhost:8080", "ftp://a", "http://", "http://u:p@a", "http://a/?b=c", "a b"]
+        {
+            assert!(bad.parse::<BaseUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let both = Environment {
+            url: Some("http://a".into()),
+            redis: Some("redis://b".into()),
+            token: None,
+        };
+        assert!(both.address(None, None).is_err());
+        let c = Address::Gateway("http://c".parse().unwrap());
+        assert_eq!(both.address(Some("http://c"), None), Ok(c));
+        let d = Address::Redis("redis://d".into());
+        assert_eq!(both.address(None, Some("redis://d")), Ok(d));
+        let none = Environment::default();
+        assert_eq!(none.address(None, None), Ok(Address::Gateway(DEFAULT_URL.parse().unwrap())));
+    }
+}

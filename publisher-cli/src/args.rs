@@ -1,0 +1,306 @@
+//! The command line: `sse-publish CHANNEL DATA` needs no subcommand, `tail` and `publish` are the two
+//! that exist, and what could be taken either way is refused rather than guessed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use sse_contract::{Channel, EventType};
+
+use crate::address::{BaseUrl, Environment};
+use crate::item::parse_channels;
+
+const AFTER_HELP: &str = "\
+Examples:
+  sse-publish demo hello                      one event; prints its id
+  sse-publish demo,orders --event tick hello  the same on two channels, typed
+  tail -f log | sse-publish demo              a line, an event; sent within 50 ms
+  sse-publish demo --file events.txt --rate 10
+  sse-publish --ndjson < items.ndjson         {\"channel\":\"a\",\"data\":{\"x\":1}} a line
+  sse-publish --redis redis://user:pass@host demo hello
+  sse-publish tail demo orders                follow channels; resumes when cut
+  sse-publish publish tail hello              a channel called \"tail\": name the subcommand
+
+Every event carries an idempotency key, so retries publish nothing twice.
+
+Environment: SSE_URL and SSE_REDIS stand in for --url and --redis, SSE_TOKEN for --token. Secrets
+belong there rather than on the command line, which other users of the machine can read.
+SSL_CERT_FILE names other root certificates.
+
+Exit codes:
+  0    everything was published (tail: --limit was reached, the server ended the stream with 204, or
+       stdout was closed)
+  1    something was not published, or nobody can say; stderr names the lines and why (tail: refused)
+  2    no connection could be made: nothing was sent
+  64   the command line is wrong
+  130  ended by Ctrl-C; a second one does not wait for the account";
+
+/// Publishes events to an sse-gateway, or straight to its Redis, and follows channels.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sse-publish",
+    version,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    override_usage = "sse-publish [OPTIONS] CHANNEL[,CHANNEL...] [DATA]\n       \
+                      sse-publish --ndjson [OPTIONS] [CHANNEL]\n       \
+                      sse-publish tail [OPTIONS] CHANNEL..."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    publish: PublishArguments,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow channels and print their events
+    Tail(TailArguments),
+    /// Publish: the default, by its name
+    Publish(PublishArguments),
+}
+
+/// Channel names, separated by commas on the command line.
+#[derive(Debug, Clone)]
+pub struct Channels(pub Vec<Channel>);
+
+/// What goes with every HTTP request.
+#[derive(Debug, Args)]
+pub struct HttpArguments {
+    /// Send `Authorization: Bearer TOKEN` [env: SSE_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Send a header with every request; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The arguments of publishing.
+#[derive(Debug, Args)]
+pub struct PublishArguments {
+    /// Where to publish: one or more channels
+    #[arg(value_name = "CHANNEL[,CHANNEL...]", value_parser = channels, required_unless_present = "ndjson")]
+    pub channels: Option<Channels>,
+    /// The event's data; without it, each line of --file or standard input is an event
+    #[arg(value_name = "DATA", allow_negative_numbers = true, conflicts_with_all = ["file", "ndjson"])]
+    pub data: Option<String>,
+    /// Read events from a file instead of standard input
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Each line is {"channel"|"channels", "data", "event"?, "idempotency_key"?}; CHANNEL is used
+    /// where an item names none
+    #[arg(long)]
+    pub ndjson: bool,
+    /// The events' type
+    #[arg(long, value_name = "TYPE")]
+    pub event: Option<EventType>,
+    /// Publish at most N lines per second, evenly
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// A line of JSON for each event, and one for the whole, on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Stop at the first line that is not a valid event or is not published
+    #[arg(long)]
+    pub strict: bool,
+    /// Keep retrying for this long without any success; 0 never retries. Stay below the time a
+    /// gateway remembers idempotency keys (10 minutes by default)
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub retry_for: Duration,
+    /// How long to wait for a connection or an answer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    pub timeout: Duration,
+    /// The gateway [env: SSE_URL] [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL", conflicts_with = "redis")]
+    pub url: Option<String>,
+    /// Publish straight to Redis: redis://… or rediss://… [env: SSE_REDIS]
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// What the gateway's keys in Redis begin with
+    #[arg(long, value_name = "PREFIX", default_value = "sse")]
+    pub prefix: String,
+    /// What goes with HTTP requests.
+    #[command(flatten)]
+    pub http: HttpArguments,
+}
+
+/// The arguments of following.
+#[derive(Debug, Args)]
+pub struct TailArguments {
+    /// What to follow
+    #[arg(value_name = "CHANNEL", required = true)]
+    pub channels: Vec<Channel>,
+    /// Begin after this event id, or with the oldest event kept; otherwise from now
+    #[arg(long, value_name = "ID|oldest")]
+    pub from: Option<String>,
+    /// End after N events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Print {"id","event","data"} a line, gaps included; the id of a raw PUBLISH is null
+    #[arg(long)]
+    pub json: bool,
+    /// Print only each event's data, as it is
+    #[arg(long, conflicts_with = "json")]
+    pub data_only: bool,
+    /// Print checkpoints, too: nothing new, but the position moved
+    #[arg(long, conflicts_with = "data_only")]
+    pub checkpoints: bool,
+    /// Reconnect when not one byte came for this long
+    #[arg(long, value_name = "TIME", default_value = "45s", value_parser = positive_duration)]
+    pub idle_timeout: Duration,
+    /// The gateway [env: SSE_URL] [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// What goes with every request.
+    #[command(flatten)]
+    pub http: HttpArguments,
+}
+
+impl TailArguments {
+    /// The gateway.
+    pub fn gateway(&self, environment: &Environment) -> Result<BaseUrl, String> {
+        environment.gateway(self.url.as_deref())
+    }
+}
+
+impl HttpArguments {
+    /// All headers, the token's included.
+    pub fn headers(
+        &self,
+        environment: &Environment,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+        let mut headers = self.headers.clone();
+        if let Some(token) = self.token.as_ref().or(environment.token.as_ref()) {
+            let value = HeaderValue::from_str(&format!("Bearer {token}"))
+                .map_err(|_| "the token cannot be sent in a header".to_owned())?;
+            headers.push((AUTHORIZATION, value));
+        }
+        Ok(headers)
+    }
+}
+
+/// Reads the command line.
+pub fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Command, clap::Error> {
+    let CommandLine { command, publish } = CommandLine::try_parse_from(arguments)?;
+    if let Some(command) = command {
+        return Ok(command);
+    }
+    // With an option before it, a subcommand's name reads as a channel. Publishing there what was
+    // meant to be followed would be a nasty surprise.
+    if let Some(name @ ("tail" | "publish")) =
+        publish.channels.as_ref().map(|channels| channels.0[0].as_str())
+    {
+        let text = format!(
+            "options go behind the subcommand: sse-publish {name} [OPTIONS] ...\n\
+             To publish on a channel called {name:?}: sse-publish publish [OPTIONS] {name} [DATA]\n"
+        );
+        return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
+    }
+    Ok(Command::Publish(publish))
+}
+
+fn channels(text: &str) -> Result<Channels, String> {
+    parse_channels(text.split(',')).map(Channels).map_err(|reason| reason.text)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "a rate is a number of events per second, above zero".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|why| format!("{why}; write 30s, 500ms or 2m"))
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time.is_zero() { Err("must be above zero".to_owned()) } else { Ok(time) }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is 'Name: value'")?;
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
+    let value =
+        HeaderValue::from_str(value.trim()).map_err(|_| "not a header's value".to_owned())?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, clap::Error> {
+        parse(std::iter::once("sse-publish").chain(line.split_whitespace()))
+    }
+
+    fn published(line: &str) -> (String, Option<String>) {
+        match read(line) {
+            Ok(Command::Publish(publish)) => {
+                (publish.channels.unwrap().0[0].to_string(), publish.data)
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        <CommandLine as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn publishing_needs_no_subcommand() {
+        assert_eq!(published("demo hello"), ("demo".into(), Some("hello".into())));
+        assert_eq!(published("demo tail"), ("demo".into(), Some("tail".into())));
+        assert_eq!(published("demo -5"), ("demo".into(), Some("-5".into())));
+        assert_eq!(published("demo -- --x"), ("demo".into(), Some("--x".into())));
+        assert_eq!(published("--rate 0.5 help"), ("help".into(), None));
+        assert_eq!(published("help me"), ("help".into(), Some("me".into())));
+        assert_eq!(published("publish tail hello"), ("tail".into(), Some("hello".into())));
+        assert!(matches!(read("--ndjson"), Ok(Command::Publish(_))));
+    }
+
+    #[test]
+    fn tail_is_a_subcommand() {
+        let Ok(Command::Tail(tail)) = read("tail demo orders --url http://a") else { panic!() };
+        assert_eq!(tail.channels.len(), 2);
+    }
+
+    #[test]
+    fn what_could_be_meant_either_way_is_refused() {
+        let error = read("--url http://a tail demo").unwrap_err();
+        assert!(error.to_string().contains("sse-publish tail"), "{error}");
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        for line in [
+            "",
+            "a{b} x",
+            "demo x --file y",
+            "demo x --ndjson",
+            "demo --rate 0",
+            "demo --rate nan",
+            "demo --event gap x",
+            "demo --url http://a --redis redis://b",
+            "tail",
+            "tail a,b",
+            "demo x --header nocolon",
+            "tail a --limit 0",
+            "demo x y",
+            "tail a --idle-timeout 0",
+        ] {
+            assert!(read(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Delivers one batch: attempt, take account, wait, attempt what is left. No event of the batch is
+//! ever without an account, wherever an attempt broke off.
+//!
+//! Order within a channel holds because the next request is made only when every event of the one
+//! before it is settled. Within a request only what has no final answer is sent again: an event that
+//! has its id would be answered the same id, so leaving it out changes nothing but the cost.
+
+use std::time::{Duration, Instant};
+
+use crate::attempt::{Answer, Attempt, Reason, Target};
+use crate::gather::{BATCH_BYTES, BATCH_EVENTS};
+use crate::item::Event;
+use crate::retry::Patience;
+
+/// What finally became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Published, with this id.
+    Published(String),
+    /// Surely not published.
+    Failed(Reason),
+    /// An attempt may have published it, and no answer ever said so.
+    Unknown(Reason),
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Waiting { why: Option<Reason>, perhaps_published: bool },
+    Settled(Outcome),
+}
+
+/// The account of one batch.
+#[derive(Debug)]
+pub struct Ledger {
+    events: Vec<Event>,
+    states: Vec<State>,
+    /// The first event that may still be waiting; all before it are settled.
+    first: usize,
+    /// Whether any attempt found a usable connection.
+    pub connected: bool,
+}
+
+/// How the delivery of a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every event was published or refused by itself.
+    Settled,
+    /// Patience ran out, or whatever is sent next would fare alike.
+    GaveUp,
+}
+
+impl Ledger {
+    /// Nothing was sent yet.
+    pub fn new(events: Vec<Event>) -> Self {
+        let states = vec![State::Waiting { why: None, perhaps_published: false }; events.len()];
+        Ledger { events, states, first: 0, connected: false }
+    }
+
+    /// Each event with its outcome. One still waiting is in
+    /// doubt if an attempt may have published it, and failed otherwise.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&Event, Outcome)> {
+        let outcome = |state: &State| match state {
+            State::Settled(outcome) => outcome.clone(),
+            State::Waiting { why, perhaps_published } => {
+                let why = why.clone().unwrap_or_else(|| Reason::new("not sent"));
+                if *perhaps_published { Outcome::Unknown(why) } else { Outcome::Failed(why) }
+            }
+        };
+        self.events.iter().zip(self.states.iter().map(outcome))
+    }
+
+    /// The attempts were broken off from outside, perhaps in the middle of one.
+    pub fn interrupt(&mut self) {
+        for state in &mut self.states {
+            if let State::Waiting { why, .. } = state {
+                why.get_or_insert_with(|| Reason::new("interrupted before an answer came"));
+            }
+        }
+    }
+
+    /// The next events to send: the first that wait, as many as one request may hold.
+    fn next_request(&self, most: usize) -> Vec<usize> {
+        let mut bytes = 0;
+        let waiting = (self.first..self.events.len())
+            .filter(|&at| matches!(self.states[at], State::Waiting { .. }));
+        waiting
+            .take(most)
+            .take_while(|&at| {
+                bytes += self.events[at].size();
+                bytes <= BATCH_BYTES || bytes == self.events[at].size()
+            })
+            .collect()
+    }
+
+    /// From here to the answer an interruption would leave these in doubt.
+    fn begin(&mut self, request: &[usize]) -> Vec<bool> {
+        let mut before = Vec::with_capacity(request.len());
+        for &at in request {
+            if let State::Waiting { perhaps_published, .. } = &mut self.states[at] {
+                before.push(std::mem::replace(perhaps_published, true));
+            }
+        }
+        before
+    }
+
+    /// Enters the answers; true if any event was settled.
+    fn record(&mut self, request: &[usize], in_doubt: Vec<bool>, answers: Vec<Answer>) -> bool {
+        let mut settled_any = false;
+        for ((&at, in_doubt), answer) in request.iter().zip(in_doubt).zip(answers) {
+            let outcome = match answer {
+                Answer::Published(id) => Outcome::Published(id),
+                // A refusal now does not undo what an earlier attempt may have done.
+                Answer::Refused(reason) if in_doubt => Outcome::Unknown(reason),
+                Answer::Refused(reason) => Outcome::Failed(reason),
+                Answer::Unknown(reason) => Outcome::Unknown(reason),
+                Answer::Again { reason, perhaps_published } => {
+                    let perhaps_published = perhaps_published || in_doubt;
+                    self.states[at] = State::Waiting { why: Some(reason), perhaps_published };
+                    continue;
+                }
+            };
+            self.states[at] = State::Settled(outcome);
+            settled_any = true;
+        }
+        while matches!(self.states.get(self.first), Some(State::Settled(_))) {
+            self.first += 1;
+        }
+        settled_any
+    }
+
+    /// What was refused along with the whole request was never looked at by itself.
+    fn put_back(&mut self, request: &[usize], in_doubt: Vec<bool>) {
+        for (&at, perhaps_published) in request.iter().zip(in_doubt) {
+            self.states[at] = State::Waiting { why: None, perhaps_published };
+        }
+    }
+
+    /// None of those left was sent: they share the fate, and the reason, of those that were.
+    fn explain_unsent(&mut self, reason: &Reason) {
+        for state in &mut self.states[self.first..] {
+            if let State::Waiting { why: why @ None, .. } = state {
+                *why = Some(reason.clone());
+            }
+        }
+    }
+}
+
+/// Publishes the events of a ledger, as far as patience goes.
+pub async fn deliver(
+    target: &mut impl Target,
+    ledger: &mut Ledger,
+    patience: Duration,
+    first_wait: Duration,
+) -> Ending {
+    let mut patience = Patience::new(patience, first_wait);
+    let mut most = BATCH_EVENTS;
+    loop {
+        let request = ledger.next_request(most);
+        if request.is_empty() {
+            return Ending::Settled;
+        }
+        let in_doubt = ledger.begin(&request);
+        let events: Vec<&Event> = request.iter().map(|&at| &ledger.events[at]).collect();
+        let Attempt { answers, retry_after, connected, too_large, stop } =
+            target.send(&events).await;
+        ledger.connected |= connected;
+        if too_large && request.len() > 1 {
+            ledger.put_back(&request, in_doubt);
+            most = request.len() / 2;
+            continue;
+        }
+        let why = answers.iter().find_map(reason);
+        if ledger.record(&request, in_doubt, answers) {
+            patience.progress();
+        }
+        if stop {
+            ledger.explain_unsent(&why.unwrap_or_else(|| Reason::new("not sent")));
+            return Ending::GaveUp;
+        }
+        let still_waiting =
+            |&at: &usize| matches!(ledger.states[at], State::Waiting { why: Some(_), .. });
+        if !request.iter().any(still_waiting) {
+            continue;
+        }
+        match patience.wait(Instant::now(), retry_after) {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => {
+                let why = why.map_or_else(String::new, |reason| format!(": {}", reason.text));
+                ledger.explain_unsent(&Reason::new(format!(
+                    "not sent, as an earlier event failed{why}"
+                )));
+                return Ending::GaveUp;
+            }
+        }
+    }
+}
+
+fn reason(answer: &Answer) -> Option<Reason> {
+    match answer {
+        Answer::Published(_) => None,
+        Answer::Refused(reason) | Answer::Unknown(reason) | Answer::Again { reason, .. } => {
+            Some(reason.clone())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Gathers events into batches: full ones while input is plenty, small ones soon after they were read
+//! while it trickles. Lines that are no item are set aside with their reason.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout_at};
+
+use crate::attempt::Reason;
+use crate::input::{Chunk, Line};
+use crate::item::{Event, ItemReader, Place};
+use crate::pace::Pace;
+
+/// Events in a batch before it is full. The answers of so many fit into the socket's buffers even if
+/// all are errors, so a gateway that answers while it reads never waits for a client that still writes.
+pub const BATCH_EVENTS: usize = 256;
+/// Bytes in a batch before it is full: below the request limits of a gateway and of common proxies.
+pub const BATCH_BYTES: usize = 512 * 1024;
+/// How long the first event of a batch waits for company.
+const LINGER: Duration = Duration::from_millis(50);
+/// The same where `--rate` asks for evenness.
+const PACED_LINGER: Duration = Duration::from_millis(5);
+
+/// What to publish next, in order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Valid events.
+    pub events: Vec<Event>,
+    /// Lines that are no event, and why.
+    pub refused: Vec<(Place, Reason)>,
+    /// Reading the input failed, here.
+    pub input_error: Option<String>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Only events.
+    pub fn of(events: Vec<Event>) -> Self {
+        Batch { events, ..Batch::default() }
+    }
+}
+
+/// Makes batches of lines.
+#[derive(Debug)]
+pub struct Gather {
+    input: mpsc::Receiver<Chunk>,
+    ready: std::vec::IntoIter<Line>,
+    /// A line whose time has not come, and that time: its batch went without it.
+    held: Option<(Line, Instant)>,
+    items: ItemReader,
+    pace: Option<Pace>,
+    strict: bool,
+    ended: bool,
+    /// The last line that went into a batch; 0 for none.
+    pub last_line: u64,
+}
+
+enum Next {
+    Line(Line),
+    /// Nothing came before the deadline.
+    Late,
+    End,
+    Failed(String),
+}
+
+impl Gather {
+    /// With `strict`, a line that is no event is the last one looked at.
+    pub fn new(
+        input: mpsc::Receiver<Chunk>,
+        items: ItemReader,
+        rate: Option<f64>,
+        strict: bool,
+    ) -> Self {
+        let ready = Vec::new().into_iter();
+        let pace = rate.map(Pace::new);
+        Gather { input, ready, held: None, items, pace, strict, ended: false, last_line: 0 }
+    }
+
+    /// Waits for the next batch; `None` at the end of the input.
+    pub async fn next(&mut self) -> Option<Batch> {
+        let linger = if self.pace.is_some() { PACED_LINGER } else { LINGER };
+        let mut batch = Batch::default();
+        let mut deadline = None;
+        while !self.ended && batch.events.len() < BATCH_EVENTS && batch.bytes < BATCH_BYTES {
+            match self.next_due(deadline).await {
+                Next::Line(line) => self.take(line, &mut batch),
+                Next::Late => break,
+                Next::End => self.ended = true,
+                Next::Failed(why) => {
+                    batch.input_error = Some(why);
+                    self.ended = true;
+                }
+            }
+            let empty = batch.events.is_empty() && batch.refused.is_empty();
+            if !empty && deadline.is_none() {
+                deadline = Some(Instant::now() + linger);
+            }
+        }
+        let empty = batch.events.is_empty() && batch.refused.is_empty();
+        (!empty || batch.input_error.is_some()).then_some(batch)
+    }
+
+    /// The next line, when it is its turn.
+    async fn next_due(&mut self, deadline: Option<Instant>) -> Next {
+        let (line, due) = match self.held.take() {
+            Some(held) => held,
+            None => match self.next_line(deadline).await {
+                Next::Line(line) => match &mut self.pace {
+                    Some(pace) => (line, pace.take(Instant::now())),
+                    None => return Next::Line(line),
+                },
+                other => return other,
+            },
+        };
+        if deadline.is_some_and(|deadline| due > deadline) {
+            self.held = Some((line, due));
+            return Next::Late;
+        }
+        sleep_until(due.into()).await;
+        Next::Line(line)
+    }
+
+    async fn next_line(&mut self, deadline: Option<Instant>) -> Next {
+        loop {
+            if let Some(line) = self.ready.next() {
+                return Next::Line(line);
+            }
+            let chunk = match deadline {
+                None => self.input.recv().await,
+                Some(deadline) => match timeout_at(deadline.into(), self.input.recv()).await {
+                    Ok(chunk) => chunk,
+                    Err(_) => return Next::Late,
+                },
+            };
+            match chunk {
+                Some(Ok(lines)) => self.ready = lines.into_iter(),
+                Some(Err(error)) => return Next::Failed(error.to_string()),
+                None => return Next::End,
+            }
+        }
+    }
+
+    fn take(&mut self, line: Line, batch: &mut Batch) {
+        let place = Place::Line(line.number);
+        self.last_line = line.number;
+        let text = line.text.map_err(|error| Reason::new(error.to_string()));
+        match text.and_then(|text| self.items.read(place, &text)) {
+            Ok(events) => {
+                batch.bytes += events.iter().map(Event::size).sum::<usize>();
+                batch.events.extend(events);
+            }
+            Err(reason) => {
+                batch.refused.push((place, reason));
+                self.ended |= self.strict;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(input: &'static str, strict: bool, rate: Option<f64>) -> Gather {
+        let channels = vec!["a".parse().unwrap()];
+        let items = ItemReader { ndjson: true, channels, event: None, run: "r".into() };
+        Gather::new(crate::input::read_lines(input.as_bytes()), items, rate, strict)
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    async fn lines(mut gather: Gather) -> (Vec<Place>, Vec<Place>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        while let Some(batch) = gather.next().await {
+            assert!(batch.events.len() <= BATCH_EVENTS);
+            good.extend(batch.events.iter().map(|event| event.place));
+            bad.extend(batch.refused.iter().map(|(place, _)| *place));
+        }
+        (good, bad)
+    }
+
+    const MIXED: &str = "{\"data\":1}\nx\n\n{\"data\":2}\n";
+
+    #[test]
+    fn a_bad_line_is_set_aside_or_with_strict_is_the_last() {
+        let (one, two, four) = (Place::Line(1), Place::Line(2), Place::Line(4));
+        assert_eq!(run(lines(gather(MIXED, false, None))), (vec![one, four], vec![two]));
+        assert_eq!(run(lines(gather(MIXED, true, None))), (vec![one], vec![two]));
+    }
+
+    #[test]
+    fn plenty_of_input_makes_full_batches() {
+        let input = Box::leak("{\"data\":1}\n".repeat(1000).into_boxed_str());
+        let (good, _) = run(lines(gather(input, false, None)));
+        assert!(good.iter().copied().eq((1..=1000).map(Place::Line)));
+    }
+
+    #[test]
+    fn a_paced_line_does_not_hold_back_those_before_it() {
+        let input = "{\"data\":1}\n{\"data\":2}\n";
+        let started = Instant::now();
+        // The second line is due in a day: the first batch must go without it.
+        let batch = run(async { gather(input, false, Some(1.0 / 86400.0)).next().await }).unwrap();
+        assert_eq!(batch.events.len(), 1);
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,203 @@
+//! The HTTP client that publishing and following share: HTTP/1.1 over one connection at a time, whose
+//! every failure is told apart by whether the request may have arrived.
+//!
+//! Why not awc: it takes an HTTP/1.1 answer with neither a length nor chunks for one without a body
+//! (actix-http 3.20, against RFC 9112 §6.3), and such is an event stream that ends with its connection.
+//! It also panics where a machine has no root certificates, even for `http://`.
+//!
+//! Redirects are not followed: a POST would become a GET, and a token would go where nobody pointed it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::address::BaseUrl;
+
+/// The longest error document that is read.
+const MAX_DOCUMENT: usize = 1 << 20;
+
+/// A client of one gateway.
+pub struct HttpClient {
+    base: BaseUrl,
+    tls: Option<TlsConnector>,
+    headers: HeaderMap,
+    connect_wait: Duration,
+    answer_wait: Duration,
+    /// The connection of the last request, if it can carry another.
+    idle: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// Why no head of an answer came.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoAnswer {
+    /// For people.
+    pub text: String,
+    /// Whether a connection was made, so that the request may have arrived.
+    pub connected: bool,
+}
+
+impl NoAnswer {
+    fn unconnected(why: impl std::fmt::Display) -> Self {
+        NoAnswer { text: format!("cannot connect: {why}"), connected: false }
+    }
+}
+
+impl HttpClient {
+    /// `connect_wait` bounds connecting, and `answer_wait` the time to the head of an answer. `headers`
+    /// go with every request.
+    pub fn new(
+        base: BaseUrl,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        connect_wait: Duration,
+        answer_wait: Duration,
+    ) -> Result<Self, String> {
+        let tls = if base.is_tls() { Some(tls()?) } else { None };
+        let host = HeaderValue::from_str(base.authority()).map_err(|_| "not a host".to_owned())?;
+        let mut all = HeaderMap::new();
+        all.insert(HOST, host);
+        let agent = concat!("sse-publish/", env!("CARGO_PKG_VERSION"));
+        all.insert(USER_AGENT, HeaderValue::from_static(agent));
+        for (name, value) in headers {
+            // The user's Host or User-Agent takes the place of ours.
+            if name == HOST || name == USER_AGENT {
+                all.insert(name, value);
+            } else {
+                all.append(name, value);
+            }
+        }
+        Ok(HttpClient { base, tls, headers: all, connect_wait, answer_wait, idle: None })
+    }
+
+    /// Makes one request and waits for the head of its answer. `path` begins with a slash.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, NoAnswer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base.path()))
+            .body(Full::new(Bytes::from(body)))
+            .map_err(NoAnswer::unconnected)?;
+        request.headers_mut().clone_from(&self.headers);
+        request.headers_mut().extend(headers.iter().cloned());
+        let mut connection = self.connection().await?;
+        let broken = |text: String| NoAnswer { text, connected: true };
+        match timeout(self.answer_wait, connection.send_request(request)).await {
+            Ok(Ok(response)) => {
+                self.idle = Some(connection);
+                Ok(response)
+            }
+            Ok(Err(error)) if error.is_incomplete_message() => {
+                Err(broken("the connection closed before an answer came".to_owned()))
+            }
+            Ok(Err(error)) => Err(broken(format!("the connection broke: {}", innermost(&error)))),
+            Err(_) => {
+                let wait = humantime::format_duration(self.answer_wait);
+                Err(broken(format!("no answer within {wait}")))
+            }
+        }
+    }
+
+    async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+        // It is ready as soon as its task has seen the end of the last answer, and closed if that was
+        // dropped unread.
+        if let Some(mut idle) = self.idle.take()
+            && let Ok(Ok(())) = timeout(self.connect_wait, idle.ready()).await
+        {
+            return Ok(idle);
+        }
+        match timeout(self.connect_wait, self.connect()).await {
+            Ok(connection) => connection,
+            Err(_) => {
+                let wait = humantime::format_duration(self.connect_wait);
+                Err(NoAnswer::unconnected(format!("nothing within {wait}")))
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+        let (host, port) = (self.base.host(), self.base.port());
+        let socket = TcpStream::connect((host, port)).await.map_err(NoAnswer::unconnected)?;
+        socket.set_nodelay(true).map_err(NoAnswer::unconnected)?;
+        let Some(tls) = &self.tls else { return handshake(socket).await };
+        let name = ServerName::try_from(host.to_owned()).map_err(NoAnswer::unconnected)?;
+        handshake(tls.connect(name, socket).await.map_err(NoAnswer::unconnected)?).await
+    }
+}
+
+async fn handshake<S>(socket: S) -> Result<SendRequest<Full<Bytes>>, NoAnswer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(socket)).await.map_err(NoAnswer::unconnected)?;
+    // It ends with the connection, which ends when the sender and the last body are dropped. What goes
+    // wrong in it reaches the request as well.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Roots are looked up only when TLS is asked for: a slim container without any can use `http://`.
+fn tls() -> Result<TlsConnector, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = rustls::RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        return Err(format!(
+            "no root certificates found{why}; SSL_CERT_FILE may name a file of them"
+        ));
+    }
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// hyper's own words name the layer, not the fault.
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
+/// The next piece of a body; `None` at its end.
+pub async fn next_chunk(body: &mut Incoming, wait: Duration) -> Result<Option<Bytes>, String> {
+    loop {
+        let frame = match timeout(wait, body.frame()).await {
+            Err(_) => return Err(format!("nothing came for {}", humantime::format_duration(wait))),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => {
+                return Err(format!("the answer broke off: {}", innermost(&error)));
+            }
+            Ok(Some(Ok(frame))) => frame,
+        };
+        // Trailers are nobody's business here.
+        if let Ok(chunk) = frame.into_data() {
+            return Ok(Some(chunk));
+        }
+    }
+}
+
+/// Reads a whole body, of which nobody should hold more than a little.
+pub async fn read_document(body: &mut Incoming, wait: Duration) -> Result<Vec<u8>, String> {
+    let mut document = Vec::new();
+    while let Some(chunk) = next_chunk(body, wait).await? {
+        document.extend_from_slice(&chunk);
+        if document.len() > MAX_DOCUMENT {
+            return Err("the answer is too long".to_owned());
+        }
+    }
+    Ok(document)
+}

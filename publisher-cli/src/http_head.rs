@@ -1,0 +1,91 @@
+//! What the head of an answer, and the problem document behind it, say. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use serde::Deserialize;
+
+use crate::attempt::Reason;
+
+/// A problem document (RFC 9457), as far as this program looks into it.
+#[derive(Debug, Default, Deserialize)]
+pub struct Problem {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Says what kind of problem it is.
+    pub title: Option<String>,
+    /// The HTTP status.
+    pub status: Option<u16>,
+    /// Says what happened here.
+    pub detail: Option<String>,
+}
+
+impl Problem {
+    /// What to tell people: the most particular text there is.
+    pub fn into_reason(self, status: StatusCode) -> Reason {
+        let text = self.detail.or(self.title).unwrap_or_else(|| format!("HTTP {status}"));
+        Reason { kind: self.kind, text }
+    }
+}
+
+/// Why an answer's status is what it is: its problem document, or where it points, or just the status.
+pub fn reason(status: StatusCode, headers: &HeaderMap, document: &[u8]) -> Reason {
+    if status.is_redirection()
+        && let Some(to) = headers.get(LOCATION).and_then(|to| to.to_str().ok())
+    {
+        return Reason::new(format!("HTTP {status}, to {to}; use that address"));
+    }
+    serde_json::from_slice::<Problem>(document).unwrap_or_default().into_reason(status)
+}
+
+/// `Retry-After`, in seconds or as a date.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+/// The media type, in lower case and without parameters; empty for none.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, want) in [
+            ("7", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(text));
+            assert_eq!(retry_after(&headers, now), want.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_the_most_particular_text() {
+        let headers = HeaderMap::new();
+        let problem = br#"{"type":"urn:x","title":"Bad","status":400,"detail":"channel: no"}"#;
+        let want = Reason { kind: Some("urn:x".into()), text: "channel: no".into() };
+        assert_eq!(reason(StatusCode::BAD_REQUEST, &headers, problem), want);
+        assert_eq!(
+            reason(StatusCode::BAD_GATEWAY, &headers, b"<html>").text,
+            "HTTP 502 Bad Gateway"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! From a line of input to events: one event is on one channel, is valid by the contract, and has an
+//! idempotency key. Pure.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sse_contract::{Channel, EventType, MAX_IDEMPOTENCY_KEY};
+
+use crate::attempt::Reason;
+
+/// Where an event came from, for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The DATA argument.
+    Argument,
+    /// A line of the input, counted from 1.
+    Line(u64),
+}
+
+/// One event on one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Where it came from.
+    pub place: Place,
+    /// The channel.
+    pub channel: Channel,
+    /// The type, if typed.
+    pub event: Option<EventType>,
+    /// The data, shared by the events of one item.
+    pub data: Arc<str>,
+    /// Makes publishing it again harmless.
+    pub key: Arc<str>,
+}
+
+impl Event {
+    /// About what it takes on the wire.
+    pub fn size(&self) -> usize {
+        self.data.len() + self.key.len() + self.channel.as_str().len() + 64
+    }
+}
+
+/// What a line of input is, and what it does not say itself.
+#[derive(Debug, Clone)]
+pub struct ItemReader {
+    /// Each line is a JSON item, as of `POST /publish`; otherwise it is data.
+    pub ndjson: bool,
+    /// The channels of an item that names none.
+    pub channels: Vec<Channel>,
+    /// The type of an item that names none.
+    pub event: Option<EventType>,
+    /// What this run's idempotency keys begin with.
+    pub run: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item<'a> {
+    channel: Option<String>,
+    channels: Option<Vec<String>>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    event: Option<String>,
+    idempotency_key: Option<String>,
+}
+
+impl ItemReader {
+    /// The events of one item; none for a blank line of NDJSON.
+    pub fn read(&self, place: Place, text: &str) -> Result<Vec<Event>, Reason> {
+        if !self.ndjson || place == Place::Argument {
+            let data = Arc::from(text);
+            return Ok(events(
+                place,
+                &self.channels,
+                self.event.as_ref(),
+                data,
+                self.own_key(place),
+            ));
+        }
+        if text.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let item: Item<'_> = serde_json::from_str(text)
+            .map_err(|error| Reason::new(format!("not an item: {error}")))?;
+        let data = Arc::from(data_text(item.data)?);
+        let event = match &item.event {
+            Some(text) => Some(text.parse().map_err(|why| Reason::new(format!("{why}")))?),
+            None => self.event.clone(),
+        };
+        let channels = match (item.channel, item.channels) {
+            (Some(_), Some(_)) => {
+                return Err(Reason::new("an item has channel or channels, not both"));
+            }
+            (Some(one), None) => parse_channels([one.as_str()])?,
+            (None, Some(many)) if many.is_empty() => return Err(Reason::new("channels is empty")),
+            (None, Some(many)) => parse_channels(many.iter().map(String::as_str))?,
+            (None, None) if self.channels.is_empty() => {
+                return Err(Reason::new(
+                    "the item names no channel and the command line none either",
+                ));
+            }
+            (None, None) => self.channels.clone(),
+        };
+        let key = match item.idempotency_key {
+            Some(key) => checked_key(key)?,
+            None => self.own_key(place),
+        };
+        Ok(events(place, &channels, event.as_ref(), data, key))
+    }
+
+    fn own_key(&self, place: Place) -> Arc<str> {
+        let number = match place {
+            Place::Argument => 1,
+            Place::Line(number) => number,
+        };
+        format!("{}-{number}", self.run).into()
+    }
+}
+
+fn events(
+    place: Place,
+    channels: &[Channel],
+    event: Option<&EventType>,
+    data: Arc<str>,
+    key: Arc<str>,
+) -> Vec<Event> {
+    let one = |channel: &Channel| Event {
+        place,
+        channel: channel.clone(),
+        event: event.cloned(),
+        data: data.clone(),
+        key: key.clone(),
+    };
+    channels.iter().map(one).collect()
+}
+
+/// Channel names in order, each once: an idempotency key publishes once on a channel, so a name given
+/// twice could only be reported twice.
+pub fn parse_channels<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Channel>, Reason> {
+    let mut channels: Vec<Channel> = Vec::new();
+    for name in names {
+        let channel =
+            name.parse().map_err(|why| Reason::new(format!("channel {name:?}: {why}")))?;
+        if !channels.contains(&channel) {
+            channels.push(channel);
+        }
+    }
+    Ok(channels)
+}
+
+fn checked_key(key: String) -> Result<Arc<str>, Reason> {
+    let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || !visible {
+        let rule = format!("idempotency_key: 1 to {MAX_IDEMPOTENCY_KEY} bytes of visible ASCII");
+        return Err(Reason::new(rule));
+    }
+    Ok(key.into())
+}
+
+/// A string is published verbatim, anything else as compact JSON, with its members in the order and
+/// its numbers in the spelling they were given in.
+fn data_text(raw: &RawValue) -> Result<String, Reason> {
+    if raw.get().starts_with('"') {
+        return serde_json::from_str(raw.get())
+            .map_err(|error| Reason::new(format!("data: {error}")));
+    }
+    Ok(compact(raw.get()))
+}
+
+/// Valid JSON without the white space between its tokens.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    let keep = |c: &char| {
+        let was_in_string = in_string;
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if in_string => escaped = true,
+            '"' => in_string = !in_string,
+            _ => {}
+        }
+        was_in_string || !matches!(c, ' ' | '\t' | '\r' | '\n')
+    };
+    json.chars().filter(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn reader(channels: &[&str]) -> ItemReader {
+        let channels = parse_channels(channels.iter().copied()).unwrap();
+        ItemReader { ndjson: true, channels, event: Some("tick".parse().unwrap()), run: "r".into() }
+    }
+
+    fn read(channels: &[&str], text: &str) -> Result<Vec<Event>, String> {
+        reader(channels).read(Place::Line(17), text).map_err(|reason| reason.text)
+    }
+
+    #[test]
+    fn an_item_overrides_the_command_line() {
+        let events = read(&["a"], r#"{"data":"x"}"#).unwrap();
+        assert_eq!((events[0].channel.as_str(), &*events[0].key), ("a", "r-17"));
+        assert_eq!(events[0].event.as_ref().unwrap().as_str(), "tick");
+        let item = r#"{"channels":["b","c","b"],"event":"t","data":"x","idempotency_key":"k"}"#;
+        let events = read(&["a"], item).unwrap();
+        let names: Vec<_> = events.iter().map(|event| event.channel.as_str()).collect();
+        assert_eq!(names, ["b", "c"]);
+        assert_eq!((events[0].event.as_ref().unwrap().as_str(), &*events[1].key), ("t", "k"));
+    }
+
+    #[test]
+    fn data_is_verbatim_or_compact() {
+        for (json, data) in [
+            (r#""a\n\u00fc""#, "a\nü"),
+            (r#"{ "b" : [1.0, 2e3 ], "a b" : "c \" d" }"#, r#"{"b":[1.0,2e3],"a b":"c \" d"}"#),
+            ("12345678901234567890123", "12345678901234567890123"),
+            ("null", "null"),
+        ] {
+            let events = read(&["a"], &format!(r#"{{"data": {json}}}"#)).unwrap();
+            assert_eq!(&*events[0].data, data);
+        }
+    }
+
+    #[test]
+    fn the_culprit_is_named() {
+        for (line, part) in [
+            (r#"{"channel":"a b","data":1}"#, "a channel name holds only"),
+            (r#"{"channel":"a","data":1,"event":"gap"}"#, "reserved"),
+            (r#"{"channel":"a","channels":["b"],"data":1}"#, "not both"),
+            (r#"{"channels":[],"data":1}"#, "empty"),
+            (r#"{"data":1}"#, "names no channel"),
+            (r#"{"channel":"a"}"#, "missing field `data`"),
+            (r#"{"channel":"a","data":1,"datta":2}"#, "unknown field `datta`"),
+            (r#"{"channel":"a","data":1,"idempotency_key":""}"#, "idempotency_key"),
+            (r#"{"channel":"a","data":1,"idempotency_key":"ü"}"#, "idempotency_key"),
+            ("hello", "not an item"),
+        ] {
+            let text = read(&[], line).unwrap_err();
+            assert!(text.contains(part), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_blank_line_is_no_item_but_empty_data() {
+        assert_eq!(read(&["a"], " \t").unwrap(), []);
+        let plain = ItemReader { ndjson: false, ..reader(&["a"]) };
+        assert_eq!(&*plain.read(Place::Line(1), "").unwrap()[0].data, "");
+    }
+
+    proptest! {
+        #[test]
+        fn compact_means_the_same(text: String, numbers: Vec<i64>) {
+            let value = serde_json::json!({ "k \" ": text, "n": numbers, "e": {} });
+            let pretty = serde_json::to_string_pretty(&value).unwrap();
+            prop_assert_eq!(compact(&pretty), value.to_string());
+        }
+    }
+}

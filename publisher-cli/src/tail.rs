@@ -1,0 +1,225 @@
+//! Follows channels as an EventSource would, and a little more patiently: a 503 is not the end.
+//!
+//! The position is what a blank line has finished, and an event is printed before the next read, so a
+//! cut connection costs neither an event nor a repeat.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderName, HeaderValue};
+use hyper::{Method, Response, StatusCode, Uri};
+
+use crate::address::Environment;
+use crate::args::TailArguments;
+use crate::event_stream::EventStream;
+use crate::exit::{self, Failure};
+use crate::http_client::{HttpClient, next_chunk, read_document};
+use crate::http_head::{self, media_type, retry_after};
+use crate::interrupt::Interrupt;
+use crate::retry::{Waits, waits};
+use crate::tail_output::{Form, Printer};
+
+/// The largest event that is held.
+const MAX_EVENT: usize = 16 << 20;
+/// What to wait before reconnecting until the server says otherwise.
+const DEFAULT_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a connection ended.
+enum End {
+    /// Come back; at least so much later.
+    Again(String, Option<Duration>),
+    /// For good.
+    Final(u8, Option<String>),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // Whoever read this has had enough: `| head` is an ordinary end.
+            io::ErrorKind::BrokenPipe => End::Final(exit::OK, None),
+            _ => End::Final(exit::FAILED, Some(format!("stdout: {error}"))),
+        }
+    }
+}
+
+/// A subscription, over all its connections.
+struct Tail<O, E> {
+    client: HttpClient,
+    /// The path and query of the first connection, and of every one until there is an id to resume after.
+    path: String,
+    last_event_id: String,
+    retry: Duration,
+    waits: Waits,
+    idle_timeout: Duration,
+    left: Option<u64>,
+    printer: Printer<O, E>,
+}
+
+/// Follows; answers the exit code, or what is wrong with the arguments.
+pub async fn run(
+    arguments: TailArguments,
+    environment: &Environment,
+    mut interrupt: Interrupt,
+) -> Result<u8, Failure> {
+    let base = arguments.gateway(environment)?;
+    let headers = arguments.http.headers(environment)?;
+    let client = HttpClient::new(base, headers, CONNECT_TIMEOUT, arguments.idle_timeout)
+        .map_err(|why| Failure::new(exit::NO_CONNECTION, why))?;
+    let form = match (arguments.json, arguments.data_only) {
+        (true, _) => Form::Json,
+        (_, true) => Form::DataOnly,
+        _ => Form::Human,
+    };
+    let mut tail = Tail {
+        client,
+        path: path(&arguments)?,
+        last_event_id: String::new(),
+        retry: DEFAULT_RETRY,
+        waits: waits(DEFAULT_RETRY, LONGEST_RETRY),
+        idle_timeout: arguments.idle_timeout,
+        left: arguments.limit,
+        printer: Printer::new(form, arguments.checkpoints, io::stdout(), io::stderr()),
+    };
+    Ok(tokio::select! {
+        code = tail.follow() => code,
+        () = interrupt.pressed() => exit::INTERRUPTED,
+    })
+}
+
+fn path(arguments: &TailArguments) -> Result<String, String> {
+    let mut query: Vec<String> = arguments
+        .channels
+        .iter()
+        .map(|channel| format!("channel={}", percent_encode(channel.as_str())))
+        .collect();
+    match arguments.from.as_deref() {
+        None => {}
+        Some("oldest") => query.push("last_event_id=0".to_owned()),
+        Some(id) => query.push(format!("last_event_id={}", percent_encode(id))),
+    }
+    let path = format!("/events?{}", query.join("&"));
+    path.parse::<Uri>().map_err(|_| "too many channels for one URL".to_owned())?;
+    Ok(path)
+}
+
+/// For a query: all but the unreserved characters.
+fn percent_encode(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+impl<O: Write, E: Write> Tail<O, E> {
+    async fn follow(&mut self) -> u8 {
+        loop {
+            let (why, at_least) = match self.connection().await {
+                End::Again(why, at_least) => (why, at_least),
+                End::Final(code, why) => {
+                    if let Some(why) = why {
+                        self.printer.say(&why);
+                    }
+                    return code;
+                }
+            };
+            let wait = self.waits.next().unwrap_or(self.retry).max(at_least.unwrap_or_default());
+            self.printer.say(&format!("{why}; reconnecting in {:.1} s", wait.as_secs_f64()));
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn connection(&mut self) -> End {
+        let mut headers = vec![
+            (ACCEPT, HeaderValue::from_static("text/event-stream")),
+            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        if !self.last_event_id.is_empty() {
+            let Ok(id) = HeaderValue::from_bytes(self.last_event_id.as_bytes()) else {
+                let why = format!("the id {:?} cannot be sent back", self.last_event_id);
+                return End::Final(exit::FAILED, Some(why));
+            };
+            headers.push((HeaderName::from_static("last-event-id"), id));
+        }
+        let mut response =
+            match self.client.send(Method::GET, &self.path, &headers, Vec::new()).await {
+                Ok(response) => response,
+                Err(no_answer) => return End::Again(no_answer.text, None),
+            };
+        if let Some(end) = self.judge(&mut response).await {
+            return end;
+        }
+        let mut stream = EventStream::new(&self.last_event_id, MAX_EVENT);
+        loop {
+            let chunk = match next_chunk(response.body_mut(), self.idle_timeout).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return End::Again("the stream ended".to_owned(), None),
+                Err(why) => return End::Again(why, None),
+            };
+            if let Err(end) = self.take(&mut stream, &chunk) {
+                return end;
+            }
+        }
+    }
+
+    /// What an answer's head says of the future, if there is no stream in it.
+    async fn judge(&self, response: &mut Response<Incoming>) -> Option<End> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            let media_type = media_type(response.headers());
+            if media_type == "text/event-stream" {
+                return None;
+            }
+            let what = if media_type.is_empty() { "nothing" } else { &media_type };
+            let why = format!("the server answers {what}, not an event stream");
+            return Some(End::Final(exit::FAILED, Some(why)));
+        }
+        if status == StatusCode::NO_CONTENT {
+            let why = "the server asks not to come back (204)".to_owned();
+            return Some(End::Final(exit::OK, Some(why)));
+        }
+        let document =
+            read_document(response.body_mut(), self.idle_timeout).await.unwrap_or_default();
+        let reason = http_head::reason(status, response.headers(), &document).text;
+        let why =
+            if reason.starts_with("HTTP") { reason } else { format!("HTTP {status}: {reason}") };
+        let passing = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
+        Some(if passing {
+            End::Again(why, retry_after(response.headers(), SystemTime::now()))
+        } else {
+            End::Final(exit::FAILED, Some(why))
+        })
+    }
+
+    /// Takes a piece of the stream: prints its events, then moves the position.
+    fn take(&mut self, stream: &mut EventStream, chunk: &[u8]) -> Result<(), End> {
+        let mut events = Vec::new();
+        let fed = stream.feed(chunk, &mut events);
+        for event in &events {
+            if self.printer.event(event)?
+                && let Some(left) = &mut self.left
+            {
+                *left -= 1;
+                if *left == 0 {
+                    return Err(End::Final(exit::OK, None));
+                }
+            }
+        }
+        let moved = self.last_event_id != stream.last_event_id();
+        stream.last_event_id().clone_into(&mut self.last_event_id);
+        let retry = stream.retry().unwrap_or(self.retry);
+        if moved || !events.is_empty() || retry != self.retry {
+            // A connection that brought something starts the waits anew; one that only says `retry:`
+            // and closes, as an overloaded gateway's, does so only when it says something new.
+            self.retry = retry;
+            self.waits = waits(retry, LONGEST_RETRY);
+        }
+        // Asking again would bring the same event again.
+        fed.map_err(|error| End::Final(exit::FAILED, Some(error.to_string())))
+    }
+}

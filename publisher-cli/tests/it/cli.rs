@@ -1,0 +1,87 @@
+//! Runs the binary, with an environment that does not leak in from outside.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+/// What a finished run left.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    /// The lines of JSON on stdout.
+    pub fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A run that goes on.
+pub struct Running {
+    pub child: Child,
+    pub input: Option<ChildStdin>,
+    pub output: Option<BufReader<ChildStdout>>,
+}
+
+pub fn start(arguments: &[&str]) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sse-publish"));
+    for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"] {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input = child.stdin.take();
+    let output = child.stdout.take().map(BufReader::new);
+    Running { child, input, output }
+}
+
+impl Running {
+    /// Gives it a line and keeps its input open.
+    pub fn write(&mut self, line: &str) {
+        let input = self.input.as_mut().unwrap();
+        writeln!(input, "{line}").unwrap();
+        input.flush().unwrap();
+    }
+
+    /// Waits for a line of its output.
+    pub fn read(&mut self) -> String {
+        let mut line = String::new();
+        self.output.as_mut().unwrap().read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+
+    /// Closes its input and waits for its end.
+    pub fn finish(mut self) -> Run {
+        drop(self.input.take());
+        let mut out = String::new();
+        if let Some(output) = &mut self.output {
+            std::io::Read::read_to_string(output, &mut out).unwrap();
+        }
+        let rest = self.child.wait_with_output().unwrap();
+        let err = String::from_utf8(rest.stderr).unwrap();
+        Run { code: rest.status.code().unwrap(), out, err }
+    }
+}
+
+/// Runs it to its end.
+pub fn run(arguments: &[&str], input: &str) -> Run {
+    let mut running = start(arguments);
+    // It may end, on purpose, without reading all.
+    running.input.as_mut().unwrap().write_all(input.as_bytes()).ok();
+    running.finish()
+}

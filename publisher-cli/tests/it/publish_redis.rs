@@ -1,0 +1,178 @@
+//! Publishing straight to Redis.
+
+use sse_contract::{LIBRARY_VERSION, LiveMessage, decode_live, library_source};
+
+use crate::cli::{run, start};
+use crate::redis_server::RedisServer;
+
+fn load(redis: &RedisServer, version: u32) {
+    let ours = format!("local LIBRARY_VERSION = {LIBRARY_VERSION}\n");
+    let text = library_source().replace(&ours, &format!("local LIBRARY_VERSION = {version}\n"));
+    redis::cmd("FUNCTION").arg("LOAD").arg(text).exec(&mut redis.connect()).unwrap();
+}
+
+#[test]
+fn an_event_is_in_the_history_and_goes_out_live() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    let mut live = connection.as_pubsub();
+    live.subscribe("sse:demo").unwrap();
+    let run = run(&["demo", "hello", "--event", "tick", "--redis", &redis.url()], "");
+    assert_eq!(run.code, 0, "{}", run.err);
+    let frame = live.get_message().unwrap();
+    let LiveMessage::Event { id, event, data } = decode_live(frame.get_payload_bytes()) else {
+        panic!("{frame:?}");
+    };
+    assert_eq!((&*event, &*data, format!("{id}\n")), ("tick", "hello", run.out));
+    assert_eq!(redis.history("sse:history:demo"), ["hello"]);
+    assert_eq!(redis.command::<u32>("FCALL sse_version 0"), LIBRARY_VERSION);
+}
+
+#[test]
+fn many_events_keep_their_order() {
+    let redis = RedisServer::start();
+    redis.command::<()>("HSET sse:state max_len 100000");
+    let input: String = (1..=3000).map(|n| format!("{n}\n")).collect();
+    let run = run(&["demo", "--redis", &redis.url()], &input);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(run.err.starts_with("published 3000 events in "), "{}", run.err);
+    assert_eq!(redis.history("sse:history:demo").join("\n") + "\n", input);
+}
+
+#[test]
+fn an_older_library_is_replaced() {
+    let redis = RedisServer::start();
+    load(&redis, 0);
+    assert_eq!(run(&["demo", "x", "--redis", &redis.url()], "").code, 0);
+    assert_eq!(redis.command::<u32>("FCALL sse_version 0"), LIBRARY_VERSION);
+}
+
+#[test]
+fn a_newer_library_stays() {
+    let redis = RedisServer::start();
+    load(&redis, 99);
+    assert_eq!(run(&["demo", "x", "--redis", &redis.url()], "").code, 0);
+    assert_eq!(redis.command::<u32>("FCALL sse_version 0"), 99);
+}
+
+#[test]
+fn a_user_who_may_not_load_functions_publishes_by_script() {
+    let redis = RedisServer::start();
+    let url = redis.url_of_user(&["-function"]);
+    let run = run(&["demo", "--redis", &url], "a\nb\n");
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(redis.history("sse:history:demo"), ["a", "b"]);
+    assert_eq!(redis.command::<Vec<redis::Value>>("FUNCTION LIST"), []);
+}
+
+#[test]
+fn a_user_who_may_not_even_call_functions_publishes_by_script() {
+    let redis = RedisServer::start();
+    let url = redis.url_of_user(&["-function", "-fcall"]);
+    assert_eq!(run(&["demo", "x", "--redis", &url], "").code, 0);
+    assert_eq!(redis.history("sse:history:demo"), ["x"]);
+}
+
+#[test]
+fn a_channel_that_is_denied_is_named() {
+    let redis = RedisServer::start();
+    load(&redis, LIBRARY_VERSION);
+    let url = redis.url_of_user(&["resetchannels", "&sse:mine"]);
+    let run = run(&["mine,theirs", "x", "--redis", &url], "");
+    assert_eq!(run.code, 1);
+    assert!(
+        run.err.contains("channel theirs: not published: this user may not PUBLISH"),
+        "{}",
+        run.err
+    );
+    assert!(run.out.starts_with("mine "), "{}", run.out);
+}
+
+#[test]
+fn partitions_are_found_and_named() {
+    let redis = RedisServer::start();
+    redis.command::<()>("HSET sse:{0}:state partitions 16 version 1");
+    assert_eq!(run(&["orders", "x", "--redis", &redis.url()], "").code, 0);
+    assert_eq!(redis.history("sse:{9}:history:orders"), ["x"]);
+}
+
+#[test]
+fn another_prefix_is_another_world() {
+    let redis = RedisServer::start();
+    assert_eq!(run(&["a", "x", "--redis", &redis.url(), "--prefix", "p"], "").code, 0);
+    assert_eq!(redis.history("p:history:a"), ["x"]);
+}
+
+#[test]
+fn another_contract_version_is_refused() {
+    let redis = RedisServer::start();
+    redis.command::<()>("HSET sse:state partitions 1 version 2");
+    let run = run(&["a", "x", "--redis", &redis.url()], "");
+    assert_eq!(run.code, 2);
+    assert!(run.err.contains("contract version 2"), "{}", run.err);
+}
+
+#[test]
+fn a_key_used_twice_is_one_event_or_a_conflict() {
+    let redis = RedisServer::start();
+    let item = |data: &str| {
+        format!("{{\"channel\":\"a\",\"data\":\"{data}\",\"idempotency_key\":\"k\"}}\n")
+    };
+    let input = item("x") + &item("x") + &item("y");
+    let run = run(&["--ndjson", "--json", "--redis", &redis.url()], &input);
+    assert_eq!(run.code, 1);
+    let lines = run.json();
+    assert_eq!(lines[0]["id"], lines[1]["id"]);
+    assert_eq!(lines[2]["error"]["type"], "SSECONFLICT");
+    assert!(run.err.contains("line 3: channel a: not published: idempotency_key"), "{}", run.err);
+    assert_eq!(redis.history("sse:history:a"), ["x"]);
+}
+
+#[test]
+fn a_library_that_vanishes_is_loaded_again() {
+    let redis = RedisServer::start();
+    let mut running = start(&["a", "--json", "--redis", &redis.url()]);
+    running.write("x");
+    assert!(running.read().contains("\"published\""));
+    redis.command::<()>("FUNCTION FLUSH");
+    running.write("y");
+    assert!(running.read().contains("\"published\""));
+    assert_eq!(running.finish().code, 0);
+    assert_eq!(redis.history("sse:history:a"), ["x", "y"]);
+}
+
+#[test]
+fn a_lost_connection_is_made_again() {
+    let redis = RedisServer::start();
+    let mut running = start(&["a", "--json", "--redis", &redis.url()]);
+    running.write("x");
+    assert!(running.read().contains("\"published\""));
+    redis.command::<i64>("CLIENT KILL TYPE normal SKIPME yes");
+    running.write("y");
+    assert!(running.read().contains("\"published\""));
+    assert_eq!(running.finish().code, 0);
+    assert_eq!(redis.history("sse:history:a"), ["x", "y"]);
+}
+
+#[test]
+fn a_server_that_dies_is_reported_by_the_line() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let mut running = start(&["a", "--json", "--redis", &url, "--retry-for", "10ms"]);
+    running.write("x");
+    assert!(running.read().contains("\"published\""));
+    drop(redis);
+    running.write("y");
+    let run = running.finish();
+    assert_eq!(run.code, 1, "{}", run.err);
+    assert!(run.err.contains("line 2: channel a: "), "{}", run.err);
+}
+
+#[test]
+fn a_wrong_password_is_no_connection_and_is_not_repeated() {
+    let redis = RedisServer::start();
+    let url = format!("redis://nobody:hunter2@127.0.0.1:{}", redis.port);
+    let run = run(&["a", "x", "--redis", &url], "");
+    assert_eq!(run.code, 2);
+    assert!(!run.err.contains("hunter2"), "{}", run.err);
+}
