@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use crate::broker::Publication;
+use crate::broker::{Publication, PublishError};
 use crate::item::{self, Entry};
 use crate::problem::{Kind, Problem};
 use crate::request;
@@ -168,22 +168,32 @@ struct Results {
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
+    /// The broker failed an item: the ones after it are not tried, lest they overtake it when the client
+    /// sends it again.
+    failed: bool,
 }
 
 impl Results {
     fn new(label: &'static str) -> Self {
-        Results { label, values: Vec::new(), published: 0, problems: Vec::new() }
+        Results { label, values: Vec::new(), published: 0, problems: Vec::new(), failed: false }
     }
 
     async fn publish(&mut self, app: &App, entries: &[Entry]) {
-        let publications: Vec<Publication> =
-            entries.iter().filter_map(|entry| entry.publication.as_ref().ok().cloned()).collect();
-        let mut outcomes = app.broker.publish(&publications).await.into_iter();
+        let valid = entries.iter().filter_map(|entry| entry.publication.as_ref().ok().cloned());
+        let publications: Vec<Publication> = valid.take_while(|_| !self.failed).collect();
+        let outcomes = app.broker.publish(&publications).await;
+        self.failed |= outcomes.iter().any(|outcome| {
+            matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
+        });
+        let mut outcomes = outcomes.into_iter();
         for entry in entries {
             let outcome = match &entry.publication {
                 Ok(_) => match outcomes.next() {
                     Some(outcome) => outcome.map_err(Problem::from),
-                    None => Err(Problem::new(Kind::Internal, "the broker did not answer")),
+                    None => Err(Problem::new(
+                        Kind::RedisUnavailable,
+                        "not tried, because an item before it failed",
+                    )),
                 },
                 Err(problem) => Err(problem.clone()),
             };

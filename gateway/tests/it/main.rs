@@ -1,7 +1,13 @@
 //! The gateway as its users meet it: real sockets, real Redis, other people's clients.
 
 mod brokers;
+mod console;
+mod event_source;
+mod nginx;
+mod parsers;
 mod program;
 mod publishing;
 mod streams;
 mod support;
+mod webdriver;
+mod wire;

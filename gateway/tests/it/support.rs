@@ -1,7 +1,8 @@
 //! What the tests stand on: a real gateway, a real Redis, and a client that reads bytes.
 //!
 //! Everything blocks with a generous bound and no test depends on how fast a machine is. Ports come from
-//! the kernel; each Redis has a loopback address of its own, so that nobody else can be given its port.
+//! the kernel; what must come back on its port has a loopback address of its own, so that nobody else can
+//! be given that port meanwhile.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -25,6 +26,27 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < end, "it never came about: {what}");
         std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// An address that nobody else uses, for what comes back on it or must be told its port beforehand.
+pub fn own_addr() -> SocketAddr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let pid = std::process::id();
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let host = Ipv4Addr::new(127, 1 + (pid >> 8) as u8 % 250, pid as u8, 1 + n as u8 % 250);
+    TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr()).unwrap()
+}
+
+/// Starts a program of Debian's `package`; one that is missing fails the test with what to install.
+#[track_caller]
+pub fn spawn(command: &mut Command, package: &str) -> Child {
+    match command.spawn() {
+        Ok(child) => child,
+        Err(error) => panic!(
+            "{:?} does not start: {error}; install {package}, or run scripts/test, which does",
+            command.get_program()
+        ),
     }
 }
 
@@ -136,8 +158,13 @@ impl TestGateway {
         self.end();
     }
 
-    fn end(&mut self) {
+    /// Begins to stop it as SIGTERM does: it drains.
+    pub fn drain(&mut self) {
         drop(self.stop.take());
+    }
+
+    fn end(&mut self) {
+        self.drain();
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
             if !std::thread::panicking() {
@@ -229,8 +256,8 @@ pub struct Block {
 }
 
 /// A client of one stream that reads its bytes itself.
-pub struct Subscriber {
-    reader: BufReader<TcpStream>,
+pub struct Subscriber<R = TcpStream> {
+    reader: BufReader<R>,
     /// The response's head.
     pub head: String,
     /// Comments read so far: heartbeats.
@@ -268,6 +295,26 @@ impl Subscriber {
         Subscriber { reader, head, comments: 0, retry: None }
     }
 
+    /// Of an answer in chunks, as proxies send it.
+    pub fn chunked(self) -> Subscriber<Chunks> {
+        assert!(self.head.to_ascii_lowercase().contains("transfer-encoding: chunked"));
+        let Subscriber { reader, head, comments, retry } = self;
+        let reader = BufReader::new(Chunks { reader, left: 0 });
+        Subscriber { reader, head, comments, retry }
+    }
+
+    /// The bytes behind the head, for who reads another framing.
+    pub fn into_reader(self) -> BufReader<TcpStream> {
+        self.reader
+    }
+
+    /// The socket, to stall or break it.
+    pub fn socket(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+}
+
+impl<R: Read> Subscriber<R> {
     /// The next block that has a field besides `retry`.
     #[track_caller]
     pub fn next(&mut self) -> Block {
@@ -339,15 +386,34 @@ impl Subscriber {
         }
         (blocks, self.retry)
     }
+}
 
-    /// The bytes behind the head, for who reads another framing.
-    pub fn into_reader(self) -> BufReader<TcpStream> {
-        self.reader
-    }
+/// The body of an answer in chunks.
+pub struct Chunks {
+    reader: BufReader<TcpStream>,
+    /// Bytes left of the current chunk, its line end included.
+    left: usize,
+}
 
-    /// The socket, to stall or break it.
-    pub fn socket(&self) -> &TcpStream {
-        self.reader.get_ref()
+impl Read for Chunks {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            let mut size = String::new();
+            self.reader.read_line(&mut size)?;
+            match usize::from_str_radix(size.trim_end(), 16).expect("a chunk's size") {
+                0 => return Ok(0),
+                size => self.left = size + 2,
+            }
+        }
+        if self.left <= 2 {
+            self.reader.read_exact(&mut [0; 2][..self.left])?;
+            self.left = 0;
+            return self.read(into);
+        }
+        let most = into.len().min(self.left - 2);
+        let n = self.reader.read(&mut into[..most])?;
+        self.left -= n;
+        Ok(n)
     }
 }
 
@@ -367,15 +433,11 @@ impl Redis {
 
     /// With further arguments.
     pub fn start_with(args: &[&str]) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let pid = std::process::id();
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let host = Ipv4Addr::new(127, 1 + (pid >> 8) as u8 % 250, pid as u8, 1 + n as u8 % 250);
-        let port = TcpListener::bind((host, 0)).and_then(|l| l.local_addr()).unwrap();
-        let dir = tempdir::Dir::new(&format!("redis-{n}"));
+        let addr = own_addr();
+        let dir = tempdir::Dir::new("redis");
         let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
-        let child = spawn_redis(port, &args, &dir);
-        Redis { addr: port, child, args, dir }
+        let child = spawn_redis(addr, &args, &dir);
+        Redis { addr, child, args, dir }
     }
 
     pub fn url(&self) -> String {
@@ -455,13 +517,13 @@ impl Drop for Redis {
 }
 
 fn spawn_redis(addr: SocketAddr, args: &[String], dir: &tempdir::Dir) -> Child {
-    let mut child = Command::new("redis-server")
+    let mut command = Command::new("redis-server");
+    command
         .args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()])
         .args(["--save", "", "--dir", dir.path().to_str().unwrap(), "--loglevel", "notice"])
         .args(args)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("redis-server is installed");
+        .stdout(Stdio::piped());
+    let mut child = spawn(&mut command, "redis-server");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let ready =
         lines.any(|line| line.is_ok_and(|line| line.contains("Ready to accept connections")));

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::spawn;
+
 /// How long a script of a test may run, in milliseconds.
 const SCRIPT_TIMEOUT_MS: u64 = 60_000;
 
@@ -43,8 +45,8 @@ impl Browser {
     /// Starts a chromedriver on a port of its own and opens a headless session.
     #[track_caller]
     pub fn open() -> Browser {
-        let driver = Driver::start();
         let profile = Profile::new();
+        let driver = Driver::start(&profile);
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "timeouts": {"script": SCRIPT_TIMEOUT_MS, "pageLoad": 30_000},
             "goog:chromeOptions": {"args": [
@@ -62,7 +64,7 @@ impl Browser {
             ]},
         }}});
         let opened = or_panic(
-            "open a session",
+            "open a session (it needs Debian's chromium; scripts/test installs it)",
             driver.command("POST", "/session", &capabilities),
         );
         let Some(id) = opened["sessionId"].as_str() else {
@@ -200,16 +202,16 @@ struct Driver {
 
 impl Driver {
     #[track_caller]
-    fn start() -> Driver {
-        let mut process = Command::new("chromedriver")
+    fn start(profile: &Profile) -> Driver {
+        let mut command = Command::new("chromedriver");
+        command
             .arg("--port=0")
+            // Both leave directories there.
+            .env("TMPDIR", &profile.0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("chromedriver is not installed or not on PATH: {error}")
-            });
+            .stderr(Stdio::null());
+        let mut process = spawn(&mut command, "chromium-driver and chromium");
         let mut stdout = BufReader::new(process.stdout.take().expect("it is piped"));
         let Some(port) = announced_port(&mut stdout) else {
             let _ = process.kill();
@@ -332,7 +334,7 @@ impl Profile {
         for _ in 0..50 {
             match fs::remove_dir_all(&self.0) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    thread::sleep(Duration::from_millis(20));
+                    thread::park_timeout(Duration::from_millis(20));
                 }
                 _ => return,
             }
