@@ -226,6 +226,7 @@ local function settle(key, g, lasts)
     return nil, fail('SSEMISMATCH', 'partitions: Redis holds ' .. s.partitions .. ', this gateway is configured for ' .. g.partitions)
   end
   local run, evicted = server_life()
+  if run == '' then return nil, fail('SSEDENIED', 'a gateway needs the right to INFO: it tells one life of the data from another') end
   local floors = {}
   local lost = not s.clock or not s.run or not s.ttl
   if s.run ~= run then

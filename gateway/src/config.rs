@@ -109,6 +109,7 @@ section!(
     StreamConfig {
         #[serde(deserialize_with = "duration")] heartbeat: Duration,
         #[serde(deserialize_with = "duration")] retry: Duration,
+        max_streams: u64,
         max_channels: usize,
         queue_events: usize,
         queue_bytes: usize,

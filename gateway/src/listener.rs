@@ -14,6 +14,9 @@ const NOT_SENT_LOWAT: u32 = 32 * 1024;
 /// Idle time after which the kernel asks whether a silent client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// Descriptors that are no streams: Redis, requests of other kinds, logs.
+const OTHER_DESCRIPTORS: u64 = 512;
+
 /// The public port's listener.
 pub fn public(config: &Config) -> io::Result<TcpListener> {
     let socket = bound(config.server.listen)?;
@@ -28,6 +31,17 @@ pub fn public(config: &Config) -> io::Result<TcpListener> {
 /// A listener without options of its own.
 pub fn plain(addr: SocketAddr) -> io::Result<TcpListener> {
     listening(bound(addr)?, 128)
+}
+
+/// Raises the process's limit of descriptors as far as it may be raised, and answers how many streams that
+/// leaves room for beside everything else.
+pub fn descriptor_room() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused only where the limit could not be read either; the old one then stands.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    now.saturating_sub(OTHER_DESCRIPTORS).max(1)
 }
 
 fn bound(addr: SocketAddr) -> io::Result<Socket> {

@@ -1,25 +1,22 @@
 //! Every error an HTTP client can see: RFC 9457 problem details, made in one place.
 
+use std::borrow::Cow;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::broker::PublishError;
 
 /// What went wrong, as `application/problem+json`.
-#[derive(Debug, Clone, Serialize, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
-    #[serde(rename = "type")]
-    kind: String,
-    title: &'static str,
-    status: u16,
+    kind: Kind,
     detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    results: Option<serde_json::Value>,
+    field: Option<Cow<'static, str>>,
+    results: Option<Box<serde_json::Value>>,
 }
 
 /// The types of problem; docs/http-api.md lists them.
@@ -89,37 +86,48 @@ impl Kind {
 impl Problem {
     /// A problem with its own words.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        let (name, title, status) = kind.parts();
-        Problem {
-            kind: format!("urn:sse-gateway:{name}"),
-            title,
-            status,
-            detail: detail.into(),
-            field: None,
-            results: None,
-        }
+        Problem { kind, detail: detail.into(), field: None, results: None }
     }
 
     /// Names the input at fault.
-    pub fn field(mut self, field: impl Into<String>) -> Self {
+    pub fn field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = Some(field.into());
         self
     }
 
     /// Puts the items' results beside it.
     pub fn results(mut self, results: serde_json::Value) -> Self {
-        self.results = Some(results);
+        self.results = Some(Box::new(results));
         self
     }
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        let (_, _, status) = self.kind.parts();
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Whether two problems are of one type.
-    pub fn same_kind(&self, other: &Problem) -> bool {
-        self.kind == other.kind
+    /// Its type.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (name, title, status) = self.kind.parts();
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", &format_args!("urn:sse-gateway:{name}"))?;
+        map.serialize_entry("title", title)?;
+        map.serialize_entry("status", &status)?;
+        map.serialize_entry("detail", &self.detail)?;
+        if let Some(field) = &self.field {
+            map.serialize_entry("field", field)?;
+        }
+        if let Some(results) = &self.results {
+            map.serialize_entry("results", results)?;
+        }
+        map.end()
     }
 }
 
@@ -130,7 +138,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
-        if self.status == 503 {
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
             response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("2")));
         }

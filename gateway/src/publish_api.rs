@@ -222,7 +222,7 @@ impl Results {
 
     /// One problem of each kind is enough to choose the status.
     fn note(&mut self, problem: Problem) {
-        if !self.problems.iter().any(|known| known.same_kind(&problem)) {
+        if !self.problems.iter().any(|known| known.kind() == problem.kind()) {
             self.problems.push(problem);
         }
     }

@@ -23,7 +23,7 @@ pub fn query_pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
         let decoded = percent_decode(spaced.as_bytes()).decode_utf8().map(Cow::into_owned);
         decoded.map_err(|_| {
             let detail = format!("the query parameter {name:?} is not UTF-8");
-            Problem::new(Kind::InvalidParameter, detail).field(name)
+            Problem::new(Kind::InvalidParameter, detail).field(name.to_owned())
         })
     };
     query
@@ -39,7 +39,7 @@ pub fn query_pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
 }
 
 /// A channel's name in a query or body.
-pub fn channel(name: &str, field: &str) -> Result<Channel, Problem> {
+pub fn channel(name: &str, field: &'static str) -> Result<Channel, Problem> {
     name.parse().map_err(|error: sse_contract::ChannelError| {
         Problem::new(Kind::InvalidChannel, error.to_string()).field(field)
     })

@@ -41,12 +41,18 @@ pub struct App {
     /// The metrics.
     pub metrics: Metrics,
     draining: AtomicBool,
+    max_streams: u64,
 }
 
 impl App {
     /// Whether the gateway is stopping.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether as many streams are open as there may be.
+    pub fn full(&self) -> bool {
+        self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
     }
 
     /// Counts a request for a stream that was refused.
@@ -104,7 +110,13 @@ impl Gateway {
         let (addr, admin_addr) = (addr(&public, "server.listen")?, addr(&admin, "admin.listen")?);
         let metrics = Metrics::default();
         let broker = broker(&config, metrics.clone(), patience).await?;
-        let app = App { config, broker, metrics, draining: AtomicBool::new(false) };
+        let room = listener::descriptor_room();
+        let max_streams = match config.stream.max_streams {
+            0 => room,
+            configured => configured,
+        };
+        let draining = AtomicBool::new(false);
+        let app = App { config, broker, metrics, draining, max_streams };
         Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app) })
     }
 

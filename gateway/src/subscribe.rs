@@ -24,6 +24,9 @@ pub async fn get(
     if app.draining() {
         return Ok(come_back(&request, &app, "draining"));
     }
+    if app.full() {
+        return Ok(come_back(&request, &app, "full"));
+    }
     let hub = hub.0.clone();
     let order = request.conn_data::<TakeoverOrder>().filter(|_| {
         app.config.stream.takeover

@@ -31,7 +31,10 @@ pub struct Takeable {
 
 /// How a handler of this connection orders its take-over.
 #[derive(Clone, Default)]
-pub struct TakeoverOrder(Rc<RefCell<Option<(Rc<Hub>, Subscription)>>>);
+pub struct TakeoverOrder(Rc<RefCell<Option<Wanted>>>);
+
+/// Who is to own the socket, and for what.
+type Wanted = (Rc<Hub>, Subscription);
 
 impl fmt::Debug for TakeoverOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,7 +73,7 @@ impl TakeoverOrder {
 /// A body that never says anything: being asked for its first byte, it orders the take-over.
 pub struct TakeoverBody {
     order: TakeoverOrder,
-    wanted: Option<(Rc<Hub>, Subscription)>,
+    wanted: Option<Wanted>,
 }
 
 impl MessageBody for TakeoverBody {

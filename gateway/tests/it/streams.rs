@@ -361,3 +361,17 @@ fn a_stop_ends_streams_with_a_time_to_come_back() {
         assert!(retry.is_some_and(|ms| (100..=150).contains(&ms)), "{retry:?}");
     }
 }
+
+#[test]
+fn a_full_gateway_asks_to_come_back() {
+    let gateway = TestGateway::memory(&[("stream.max_streams", "1")]);
+    let open = gateway.live("channel=demo");
+    let (blocks, retry) = gateway.subscribe("channel=demo").rest();
+    assert_eq!((blocks, retry.is_some()), (vec![], true), "an EventSource would come back");
+    let plain = request(gateway.addr, "GET", "/events?channel=demo", &[], b"");
+    assert_eq!(plain.status, 503);
+    assert!(plain.head.to_ascii_lowercase().contains("retry-after: "), "{}", plain.head);
+    drop(open);
+    gateway.settled();
+    drop(gateway.live("channel=demo"));
+}
