@@ -30,6 +30,11 @@ impl EventId {
         EventId { ms, seq: (u64::from(epoch) << 16) | u64::from(counter) }
     }
 
+    /// The position just below an event's id: its `seq` is never 0, because an epoch never is.
+    pub fn before(self) -> EventId {
+        EventId { ms: self.ms, seq: self.seq.saturating_sub(1) }
+    }
+
     /// The unbroken life of the data that this id belongs to.
     pub fn epoch(self) -> u64 {
         self.seq >> 16

@@ -235,7 +235,8 @@ impl Join {
             return;
         }
         let oldest = |channel| snapshot.covering(channel, EventId::ZERO)?.oldest;
-        self.excused = channels.iter().map(|c| oldest(c).unwrap_or(snapshot.clock)).collect();
+        self.excused =
+            channels.iter().map(|c| oldest(c).map_or(snapshot.clock, EventId::before)).collect();
         self.vouched = Some(snapshot.clock);
         self.start = Start::After(EventId::ZERO);
     }
@@ -307,7 +308,8 @@ impl Join {
             out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
             self.told = Some(self.position);
             self.excused.resize(channels.len(), EventId::ZERO);
-            self.excused[n] = range.oldest.unwrap_or(clock);
+            // The oldest kept is still owed: until it is handed out, it may be cut off as well.
+            self.excused[n] = range.oldest.map_or(clock, EventId::before);
         }
     }
 

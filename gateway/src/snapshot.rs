@@ -53,7 +53,8 @@ impl Snapshot {
     pub fn complete(&self, range: &Range, position: EventId) -> bool {
         let young = position.ms > self.now_ms.max(self.clock.ms).saturating_sub(self.ttl_ms);
         range.last.is_some_and(|last| last <= position)
-            || range.oldest.is_some_and(|oldest| oldest <= position)
+            // Nothing fits between a position and the id just above it, so nothing was cut there either.
+            || range.oldest.is_some_and(|oldest| oldest.before() <= position)
             || (range.untrimmed && young)
     }
 }
