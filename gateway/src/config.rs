@@ -19,6 +19,9 @@ pub const DEFAULTS: &str = include_str!("defaults.toml");
 /// Variables with our prefix that belong to the publisher.
 const NOT_OURS: [&str; 3] = ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"];
 
+/// Settings that are lists: in the environment and in flags, separated by commas.
+const LISTS: [&str; 1] = ["cors.origins"];
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,8 +162,8 @@ impl Config {
             .separator("__")
             .try_parsing(true)
             .list_separator(",")
-            .with_list_parse_key("cors.origins")
             .source(Some(env));
+        let environment = LISTS.iter().fold(environment, |e, key| e.with_list_parse_key(key));
         let mut builder =
             config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(file) = file {
@@ -169,7 +172,7 @@ impl Config {
         builder = builder.add_source(environment);
         for (key, value) in flags {
             builder = builder
-                .set_override(key, parsed(value))
+                .set_override(key, parsed(key, value))
                 .map_err(|error| ConfigError(format!("{key}: {error}")))?;
         }
         let built = builder.build().map_err(|error| ConfigError(one_line(&error)))?;
@@ -239,8 +242,12 @@ impl StreamConfig {
     }
 }
 
-/// A flag's value: a boolean or number where it reads as one.
-fn parsed(value: &str) -> config::Value {
+/// A flag's value: a list where one is wanted, a boolean or number where it reads as one.
+fn parsed(key: &str, value: &str) -> config::Value {
+    if LISTS.contains(&key) {
+        let items: Vec<&str> = value.split(',').filter(|item| !item.is_empty()).collect();
+        return items.into();
+    }
     if let Ok(boolean) = value.parse::<bool>() {
         return boolean.into();
     }

@@ -199,6 +199,8 @@ impl Ingest {
                     if read? == 0 {
                         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
                     }
+                    // A probe may come back before its command's turn came.
+                    self.hear_commands(session);
                     self.understand(input, session)?;
                 }
                 written = writer.write_buf(&mut session.out), if !session.out.is_empty() => {
@@ -211,9 +213,7 @@ impl Ingest {
                     Some(command) => {
                         self.command(command, Some(session));
                         // What was asked for together is answered together, with one tick behind it all.
-                        while let Ok(command) = self.commands.try_recv() {
-                            self.command(command, Some(session));
-                        }
+                        self.hear_commands(session);
                     }
                     None => return Ok(()),
                 },
@@ -241,6 +241,12 @@ impl Ingest {
             session.tick_wanted = false;
             session.ticking = Some(now);
             session.out.extend_from_slice(&self.shared.tick_call().get_packed_command());
+        }
+    }
+
+    fn hear_commands(&mut self, session: &mut Session) {
+        while let Ok(command) = self.commands.try_recv() {
+            self.command(command, Some(session));
         }
     }
 

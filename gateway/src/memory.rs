@@ -138,6 +138,12 @@ impl MemoryBroker {
 
     /// Publishes one event to everybody attached.
     pub fn publish(&self, item: &Publication) -> Result<EventId, PublishError> {
+        let result = self.try_publish(item);
+        self.metrics.count_publish(&result);
+        result
+    }
+
+    fn try_publish(&self, item: &Publication) -> Result<EventId, PublishError> {
         if item.data.len() > self.limits.event_bytes {
             let (size, limit) = (item.data.len(), self.limits.event_bytes);
             return Err(PublishError::TooLarge(format!("data: {size} bytes, at most {limit}")));

@@ -10,6 +10,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use crate::broker::PublishError;
 use crate::frame::GapReason;
 
 /// Why a stream ended: the label in the metrics and the log.
@@ -124,7 +125,7 @@ impl Default for Metrics {
             ),
             broker: counter(
                 "sse_broker_events_total",
-                "What the broker did: received, reconnected, read, dropped, unknown.",
+                "What the broker did, by kind: connected, received, read, read_failed, dropped, unknown_frame.",
                 "kind",
             ),
             connected: IntGaugeVec::new(
@@ -149,6 +150,19 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts what became of a publication.
+    pub fn count_publish<T>(&self, result: &Result<T, PublishError>) {
+        let label = match result {
+            Ok(_) => "ok",
+            Err(PublishError::TooLarge(_) | PublishError::Refused(_)) => "invalid",
+            Err(PublishError::Conflict(_)) => "conflict",
+            Err(PublishError::Denied(_)) => "denied",
+            Err(PublishError::Unavailable(_)) => "unavailable",
+            Err(PublishError::OutcomeUnknown(_)) => "unknown",
+        };
+        self.published.with_label_values(&[label]).inc();
+    }
+
     /// Cells for one more worker.
     pub fn worker(&self) -> Arc<Cells> {
         let cells = Arc::new(Cells::default());

@@ -6,7 +6,8 @@ use std::time::Duration;
 use sse_contract::Function;
 use sse_gateway::Config;
 use sse_gateway::metrics::Metrics;
-use sse_gateway::redis_broker::{HistoryLimits, RedisBroker};
+use sse_gateway::config::BrokerKind;
+use sse_gateway::redis_broker::RedisBroker;
 use sse_gateway::server::redis_settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -56,9 +57,9 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
         println!("written; a new epoch began at {clock}");
     }
-    print_limits("configured", configured);
+    println!("configured: {configured}");
     if let Some(found) = found.filter(|_| !apply) {
-        print_limits("in Redis", found);
+        println!("in Redis: {found}");
     }
     Ok(())
 }
@@ -72,20 +73,12 @@ pub async fn fence(config: Config) -> Result<(), String> {
 }
 
 async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, String> {
+    if config.broker == BrokerKind::Memory {
+        return Err("the broker is \"memory\"; name a Redis with --redis".to_owned());
+    }
     let redis = RedisBroker::start(redis_settings(config), Metrics::default())
         .map_err(|error| error.to_string())?;
     let online = redis.online(Duration::ZERO).await;
     online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;
     Ok(redis)
-}
-
-fn print_limits(title: &str, limits: HistoryLimits) {
-    println!(
-        "{title}: history.max_len {}, history.ttl {}, publish.max_event_bytes {}, \
-         publish.idempotency_ttl {}",
-        limits.max_len,
-        humantime::format_duration(limits.ttl),
-        limits.max_data,
-        humantime::format_duration(limits.idempotency_ttl),
-    );
 }

@@ -46,6 +46,8 @@ pub enum Kind {
     PublishOutcomeUnknown,
     /// Redis refuses the channel.
     PublishDenied,
+    /// Another site's page wants to publish, and is not among `cors.origins`.
+    ForeignOrigin,
     /// The gateway stops, or waits for Redis.
     Unavailable,
     /// No such resource.
@@ -74,6 +76,7 @@ impl Kind {
             Kind::PublishOutcomeUnknown => {
                 ("publish-outcome-unknown", "The outcome of the publish is unknown", 503)
             }
+            Kind::ForeignOrigin => ("foreign-origin", "Origin not allowed", 403),
             Kind::PublishDenied => ("publish-denied", "Publishing is denied", 403),
             Kind::Unavailable => ("unavailable", "The gateway is not available", 503),
             Kind::NotFound => ("not-found", "Not found", 404),

@@ -24,12 +24,16 @@ pub async fn one(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
+    request::check_origin(&request, &app.config.cors.origins)?;
     let channel = request::path_channel(&request)?;
     let mut event = None;
     for (name, value) in request::query_pairs(request.query_string())? {
-        if name == "event" {
-            event = request::event_type(&value)?;
+        if name != "event" {
+            // A misspelt one would otherwise publish something else than was meant.
+            let detail = format!("there is no parameter {name:?}; ?event= types the event");
+            return Err(Problem::new(Kind::InvalidParameter, detail).field(name));
         }
+        event = request::event_type(&value)?;
     }
     let key = request.headers().get("Idempotency-Key");
     let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
@@ -52,6 +56,7 @@ pub async fn many(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
+    request::check_origin(&request, &app.config.cors.origins)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match kind.to_ascii_lowercase().as_str() {
@@ -68,7 +73,9 @@ pub async fn many(
             Ok(lines(body, &app).await?.into_ndjson_response())
         }
         other => {
-            let detail = format!("publish application/json or application/x-ndjson, not {other:?}");
+            let detail = format!(
+                "the Content-Type is application/json or application/x-ndjson, not {other:?}"
+            );
             Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Type"))
         }
     }

@@ -47,15 +47,7 @@ pub async fn publish(
         }
     }
     for result in &results {
-        let label = match result {
-            Ok(_) => "ok",
-            Err(PublishError::TooLarge(_) | PublishError::Refused(_)) => "invalid",
-            Err(PublishError::Conflict(_)) => "conflict",
-            Err(PublishError::Denied(_)) => "denied",
-            Err(PublishError::Unavailable(_)) => "unavailable",
-            Err(PublishError::OutcomeUnknown(_)) => "unknown",
-        };
-        shared.metrics.published.with_label_values(&[label]).inc();
+        shared.metrics.count_publish(result);
     }
     results
 }
@@ -73,7 +65,7 @@ async fn attempt<'a>(
     let mut connection = match shared.pool.get().await {
         Ok(connection) => connection,
         Err(error) => {
-            let error = PublishError::Unavailable(pool_error(error).to_string());
+            let error = PublishError::Unavailable(format!("Redis: {}", pool_error(error)));
             return items.map(|_| Err(error.clone())).collect();
         }
     };
@@ -150,8 +142,10 @@ fn classify(error: &RedisError) -> PublishError {
         Some("SSECONFLICT") => PublishError::Conflict(detail),
         Some("SSEDENIED" | "NOPERM") => PublishError::Denied(detail),
         // Redis answered, and a script that fails before its first write has done nothing.
-        Some(_) => PublishError::Unavailable(error.to_string()),
-        None if error.is_connection_refusal() => PublishError::Unavailable(error.to_string()),
-        None => PublishError::OutcomeUnknown(error.to_string()),
+        Some(_) => PublishError::Unavailable(format!("Redis: {error}")),
+        None if error.is_connection_refusal() => {
+            PublishError::Unavailable(format!("Redis: {error}"))
+        }
+        None => PublishError::OutcomeUnknown(format!("Redis: {error}")),
     }
 }

@@ -3,6 +3,7 @@
 //! Three connections of different kinds: the ingest's own (live events and ticks), the history reader's
 //! and the publishers' from one pool. None is waited for by another.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -34,6 +35,19 @@ pub struct HistoryLimits {
     pub max_data: u64,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
+}
+
+impl fmt::Display for HistoryLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "history.max_len {}, history.ttl {}, publish.max_event_bytes {}, publish.idempotency_ttl {}",
+            self.max_len,
+            humantime::format_duration(self.ttl),
+            self.max_data,
+            humantime::format_duration(self.idempotency_ttl),
+        )
+    }
 }
 
 /// What the broker needs to know of the configuration.
@@ -98,7 +112,8 @@ pub struct BadRedisUrl(String);
 
 /// Reads the address of Redis; refuses what could not serve.
 pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
-    let info = url.into_connection_info().map_err(|error| BadRedisUrl(error.to_string()))?;
+    let odd = |error| BadRedisUrl(format!("{error}; write it as redis://user:password@host:6379"));
+    let info = url.into_connection_info().map_err(odd)?;
     if info.redis_settings().db() != 0 {
         let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
                     use redis.prefix to keep several gateways apart on one Redis";
@@ -296,8 +311,8 @@ impl RedisShared {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if *found != Some(now) && now != self.config.limits {
             tracing::warn!(
-                found = ?now,
-                configured = ?self.config.limits,
+                found = %now,
+                configured = %self.config.limits,
                 "Redis holds other limits than this configuration, and holds for all; \
                  `sse-gateway settings --apply` writes these"
             );

@@ -122,6 +122,23 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     Ok(Subscription { channels: channels.into(), start: start.unwrap_or(Start::Now), checkpoints })
 }
 
+/// Refuses a page of another site that is not among the allowed origins. CORS alone only keeps such a page
+/// from reading the answer; the event would be published.
+pub fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), Problem> {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let Some(origin) = header("Origin") else { return Ok(()) };
+    if allowed.iter().any(|entry| entry == "*" || entry == origin) {
+        return Ok(());
+    }
+    let host = origin.split_once("://").map(|(_, host)| host);
+    let own = [header("Host"), header("X-Forwarded-Host")];
+    if host.is_some() && own.contains(&host) {
+        return Ok(());
+    }
+    let detail = format!("pages of {origin} may not publish here; cors.origins lists those that may");
+    Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
+}
+
 /// Whether the client says itself that it reads event streams, as every EventSource does.
 pub fn names_event_stream(request: &HttpRequest) -> bool {
     let accepts = request.headers().get_all("Accept");

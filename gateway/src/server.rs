@@ -353,8 +353,13 @@ async fn console() -> HttpResponse {
 }
 
 async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
-    let detail =
-        format!("{} is not here; a slash in a channel's name is written %2F", request.path());
+    let detail = match request.path() {
+        path @ ("/metrics" | "/healthz" | "/readyz") => format!("{path} is on the admin port"),
+        path if path.starts_with("/channels/") => {
+            format!("{path} is not here; a slash in a channel's name is written %2F")
+        }
+        path => format!("{path} is not here"),
+    };
     Err(Problem::new(Kind::NotFound, detail))
 }
 

@@ -128,6 +128,9 @@ fn a_bad_publish_names_the_culprit() {
             ("/channels/a%FF", &[], b"x", 400, "invalid-channel"),
             ("/channels/a?event=a%0Ab", &[], b"x", 400, "invalid-event"),
             ("/channels/a?event=a%FF", &[], b"x", 400, "invalid-parameter"),
+            ("/channels/a?evnt=x", &[], b"x", 400, "invalid-parameter"),
+            ("/channels/a", &[("Origin", "http://elsewhere.example")], b"x", 403, "foreign-origin"),
+            ("/publish", &[JSON, ("Origin", "null")], b"{}", 403, "foreign-origin"),
             ("/channels/a?event=checkpoint", &[], b"x", 400, "invalid-event"),
             ("/channels/a", &[], b"\xff", 400, "invalid-data"),
             ("/channels/a", &[], &[b'x'; 1001], 413, "too-large"),
@@ -140,6 +143,8 @@ fn a_bad_publish_names_the_culprit() {
             assert_eq!(answer.status, status, "{path} {}", answer.body);
             assert_eq!(answer.json()["type"], format!("urn:sse-gateway:{kind}"), "{}", answer.body);
         }
+        let own = gateway.post("/channels/a", &[("Origin", "http://test")], b"x");
+        assert_eq!(own.status, 200, "{}", own.body);
         let slash = gateway.post("/channels/a%2Fb", &[], b"x");
         assert_eq!(slash.status, 200, "{}", slash.body);
     });
