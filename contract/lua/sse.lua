@@ -277,7 +277,8 @@ local function sse_tick(keys, args)
 end
 
 -- An atomic snapshot of histories. KEYS: state, then one history a range. ARGV: the gateway's eight,
--- bytes a range may take, bytes all may take, then one position a range ('0-0' for the oldest kept).
+-- bytes a range may take, bytes all may take, then one position a range ('0-0' for the oldest kept; with
+-- a '~' before it, only the two youngest entries above it are wanted).
 -- Answers clock, time, max_len, ttl, and for each range
 --   { last id or '', oldest id or '', entries-added, length, more, entries }
 -- where entries are id, data, event type or '', … in order, and more is 1 when the range was cut. A range
@@ -297,11 +298,27 @@ local function sse_read(keys, args)
   local out = { format_id(s.clock), s.now, s.max_len, s.ttl }
   for i = 2, #keys do
     local info = infos[keys[i]]
-    local after = args[9 + i]
+    local youngest, after = string.match(args[9 + i] or '', '^(~?)(.*)$')
     local from = parse_id(after)
-    if not from then return fail('SSEINVALID', 'range ' .. (i - 1) .. ': not a position: ' .. tostring(after)) end
+    if not from then return fail('SSEINVALID', 'range ' .. (i - 1) .. ': not a position: ' .. after) end
     local entries, more, bytes = {}, 0, 0
-    if info and above(info.last, from) then
+    local function add(entry)
+      local data, event = '', ''
+      for f = 1, #entry[2], 2 do
+        if entry[2][f] == 'data' then data = entry[2][f + 1]
+        elseif entry[2][f] == 'event' then event = entry[2][f + 1] end
+      end
+      entries[#entries + 1] = entry[1]
+      entries[#entries + 1] = data
+      entries[#entries + 1] = event
+      bytes = bytes + #data + 64
+      left = left - #data - 64
+      after = entry[1]
+    end
+    if info and youngest == '~' then
+      local two = redis.call('XREVRANGE', keys[i], '+', '(' .. after, 'COUNT', 2)
+      for n = #two, 1, -1 do add(two[n]) end
+    elseif info and above(info.last, from) then
       local count = left > 0 and 16 or 1
       while true do
         if bytes > 0 and (left <= 0 or bytes >= range_bytes) then more = 1 break end
@@ -309,17 +326,7 @@ local function sse_read(keys, args)
         local cut = false
         for _, entry in ipairs(chunk) do
           if bytes > 0 and (left <= 0 or bytes >= range_bytes) then cut = true break end
-          local data, event = '', ''
-          for f = 1, #entry[2], 2 do
-            if entry[2][f] == 'data' then data = entry[2][f + 1]
-            elseif entry[2][f] == 'event' then event = entry[2][f + 1] end
-          end
-          entries[#entries + 1] = entry[1]
-          entries[#entries + 1] = data
-          entries[#entries + 1] = event
-          bytes = bytes + #data + 64
-          left = left - #data - 64
-          after = entry[1]
+          add(entry)
         end
         if cut then more = 1 break end
         if #chunk < count then break end

@@ -30,9 +30,13 @@ impl EventId {
         EventId { ms, seq: (u64::from(epoch) << 16) | u64::from(counter) }
     }
 
-    /// The position just below an event's id: its `seq` is never 0, because an epoch never is.
+    /// The position just below an event's id, in its own epoch: no other id of the epoch is between.
     pub fn before(self) -> EventId {
-        EventId { ms: self.ms, seq: self.seq.saturating_sub(1) }
+        if self.seq & 0xFFFF == 0 {
+            EventId { ms: self.ms.saturating_sub(1), seq: self.seq | 0xFFFF }
+        } else {
+            EventId { ms: self.ms, seq: self.seq - 1 }
+        }
     }
 
     /// The unbroken life of the data that this id belongs to.
@@ -115,6 +119,7 @@ mod tests {
             let id = EventId::new(ms, epoch, c);
             prop_assert!(id.next(now) > id);
             prop_assert_eq!(id.next(now).epoch(), id.epoch());
+            prop_assert!(id.before() < id && id.before().epoch() == id.epoch());
         }
     }
 }

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use sse_contract::{Channel, EventId, EventType};
 
 use crate::inbox::{ChannelKey, Inbox, ReadToken};
 use crate::memory::MemoryBroker;
 use crate::redis_broker::RedisBroker;
+use crate::snapshot::{Extent, Snapshot};
 
 /// The broker of a gateway. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -67,6 +69,15 @@ pub struct ReadRequest {
     pub channels: Arc<[Channel]>,
     /// The position to read after.
     pub after: EventId,
+    /// For each channel, which part of its history is wanted.
+    pub extents: SmallVec<[Extent; 2]>,
+}
+
+impl ReadRequest {
+    /// The channels with their extents.
+    pub fn parts(&self) -> impl Iterator<Item = (&Channel, Extent)> {
+        self.channels.iter().zip(self.extents.iter().copied())
+    }
 }
 
 impl Broker {
@@ -107,6 +118,14 @@ impl Broker {
         match self {
             Broker::Memory(broker) => broker.read(&request),
             Broker::Redis(broker) => broker.read(request),
+        }
+    }
+
+    /// A part of one channel's history, for a handler; the error says why there is none.
+    pub async fn history(&self, channel: &Channel, after: EventId) -> Result<Snapshot, String> {
+        match self {
+            Broker::Memory(broker) => Ok(broker.history(channel, after)),
+            Broker::Redis(broker) => broker.history(channel, after).await,
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
+use sse_contract::Channel;
 
 use crate::redis_broker::connection_info;
 
@@ -20,7 +21,7 @@ pub const DEFAULTS: &str = include_str!("defaults.toml");
 const NOT_OURS: [&str; 3] = ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"];
 
 /// Settings that are lists: in the environment and in flags, separated by commas.
-const LISTS: [&str; 1] = ["cors.origins"];
+const LISTS: [&str; 2] = ["cors.origins", "stream.slow_readers"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,6 +119,7 @@ section!(
         queue_bytes: usize,
         inbox_bytes: usize,
         #[serde(deserialize_with = "duration")] progress_deadline: Duration,
+        slow_readers: Vec<SlowReaderRule>,
         takeover: bool,
     }
 );
@@ -233,7 +235,69 @@ impl Config {
     }
 }
 
+/// What becomes of a reader that is too slow for the live events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlowReader {
+    /// It reads history at its own pace, and misses nothing.
+    Replay,
+    /// It is sent the newest event of the channel, and told that others were left out.
+    Latest,
+    /// Its stream is closed.
+    Close,
+}
+
+/// `<pattern>=<policy>`: `*` in the pattern stands for any text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SlowReaderRule {
+    pattern: String,
+    policy: SlowReader,
+}
+
+impl TryFrom<String> for SlowReaderRule {
+    type Error = String;
+
+    fn try_from(rule: String) -> Result<Self, String> {
+        // A channel's name may hold an equals sign, so the last one counts.
+        let (pattern, policy) = rule.rsplit_once('=').unwrap_or((&rule, ""));
+        let policy = match policy {
+            "replay" => SlowReader::Replay,
+            "latest" => SlowReader::Latest,
+            "close" => SlowReader::Close,
+            _ => {
+                return Err(format!(
+                    "{rule:?} is not PATTERN=POLICY with a policy of replay, latest or close"
+                ));
+            }
+        };
+        Ok(SlowReaderRule { pattern: pattern.to_owned(), policy })
+    }
+}
+
+impl SlowReaderRule {
+    fn matches(&self, name: &str) -> bool {
+        let mut parts = self.pattern.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = name.strip_prefix(first) else { return false };
+        let mut parts: Vec<&str> = parts.collect();
+        let Some(last) = parts.pop() else { return rest.is_empty() };
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
 impl StreamConfig {
+    /// The policy of the first rule that matches a channel; replay if none does.
+    pub fn slow_reader(&self, channel: &Channel) -> SlowReader {
+        let rule = self.slow_readers.iter().find(|rule| rule.matches(channel.as_str()));
+        rule.map_or(SlowReader::Replay, |rule| rule.policy)
+    }
+
     /// A client's waiting time in milliseconds: the configured one and up to half of it more, so that
     /// those who were cut off together come back apart.
     pub fn jittered_retry(&self) -> u64 {
@@ -323,6 +387,24 @@ mod tests {
             let error = load(&[], &[(key, value)]).unwrap_err();
             assert!(error.contains(culprit), "{key}={value}: {error}");
         }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_holds() {
+        let rules = "tick:*=latest,a*b*c=close,x=y=close";
+        let config = load(&[], &[("stream.slow_readers", rules)]).unwrap();
+        for (channel, policy) in [
+            ("tick:eur", SlowReader::Latest),
+            ("tick", SlowReader::Replay),
+            ("abc", SlowReader::Close),
+            ("a-b-b-c", SlowReader::Close),
+            ("ac", SlowReader::Replay),
+            ("x=y", SlowReader::Close),
+        ] {
+            assert_eq!(config.stream.slow_reader(&channel.parse().unwrap()), policy, "{channel}");
+        }
+        let error = load(&[], &[("stream.slow_readers", "a=fast")]).unwrap_err();
+        assert!(error.contains("a=fast"), "{error}");
     }
 
     #[test]

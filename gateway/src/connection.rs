@@ -200,6 +200,17 @@ impl Connection {
         Ok(events)
     }
 
+    /// Drops the queued events that are not begun. Answers the position before them, if there were any with
+    /// an id, and how many had none.
+    pub fn drop_events(&mut self) -> (Option<EventId>, u64) {
+        let Some(outbox) = &mut self.outbox else { return (None, 0) };
+        let (first, raw) = outbox.drop_events();
+        if outbox.is_empty() {
+            self.outbox = None;
+        }
+        (first.map(EventId::before), raw)
+    }
+
     /// Whether something waits to be written.
     pub fn pending(&self) -> bool {
         self.outbox.is_some()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sse_contract::{Channel, EventId};
 
 use crate::broker::ReadRequest;
+use crate::config::SlowReader;
 use crate::connection::{Delivery, Joining, QueueLimits};
 use crate::frame::SharedFrame;
 use crate::inbox::{ChannelKey, ReadToken, ToHub};
@@ -22,7 +23,13 @@ impl Subscribers {
             ToHub::Attached(key) => self.attach(key),
             ToHub::Detached => self.detach(),
             ToHub::Lagged => self.lag_all(),
-            ToHub::Snapshot(snapshot, tokens) => self.snapshot(&snapshot, &tokens),
+            ToHub::Count(channel, answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.channels.count(&channel));
+            }
+            ToHub::Snapshot { snapshot, tokens, cached } => {
+                self.snapshot(&snapshot, &tokens, cached);
+            }
         }
     }
 
@@ -48,7 +55,7 @@ impl Subscribers {
                 // The event itself is read again, with all that follows: it was not queued. A raw one has
                 // no place in history; it alone is missed.
                 Delivery::Overflow if frame.id.is_none() => self.cells.missed.add(1),
-                Delivery::Overflow => self.lag(slot as usize),
+                Delivery::Overflow => self.overflow(slot as usize),
                 _ => self.close(slot as usize, CloseReason::Failed),
             }
         }
@@ -138,6 +145,40 @@ impl Subscribers {
         }
     }
 
+    /// A reader is too slow for the live events: what becomes of it is configured, by channel.
+    fn overflow(&mut self, slot: usize) {
+        let policies: Vec<SlowReader> = self.connections[slot]
+            .memberships
+            .iter()
+            .map(|m| self.config.slow_reader(self.channels.name(m.channel)))
+            .collect();
+        if policies.contains(&SlowReader::Close) {
+            return self.close(slot, CloseReason::Slow);
+        }
+        self.leave_live(slot);
+        if policies.contains(&SlowReader::Latest) {
+            let conflated: Vec<bool> = policies.iter().map(|p| *p == SlowReader::Latest).collect();
+            let all = conflated.iter().all(|conflated| *conflated);
+            self.conflate(slot, conflated, all);
+        }
+        self.attached(slot);
+    }
+
+    /// Only the newest of the marked channels is of use. If that is all of them, so is what is queued.
+    fn conflate(&mut self, slot: usize, conflated: Vec<bool>, all: bool) {
+        let limits = self.limits();
+        let connection = &mut self.connections[slot];
+        let (position, raw) = if all { connection.drop_events() } else { (None, 0) };
+        self.cells.missed.add(raw);
+        if let Some(joining) = &mut connection.joining {
+            let join = match position {
+                Some(position) => Join::resumed(position, limits),
+                None => std::mem::replace(&mut joining.join, Join::resumed(EventId::ZERO, limits)),
+            };
+            joining.join = join.conflating(conflated);
+        }
+    }
+
     /// A live connection reads history from where it stands. What is queued for it stays: it is in order,
     /// and nothing after it is.
     fn lag(&mut self, slot: usize) {
@@ -160,7 +201,7 @@ impl Subscribers {
         self.cells.joining.add(1);
     }
 
-    fn snapshot(&mut self, snapshot: &Snapshot, tokens: &[ReadToken]) {
+    fn snapshot(&mut self, snapshot: &Snapshot, tokens: &[ReadToken], cached: bool) {
         let mut items = std::mem::take(&mut self.items);
         for token in tokens {
             let Some(slot) = self.find(token.connection) else { continue };
@@ -169,8 +210,8 @@ impl Subscribers {
             if joining.read_number != token.number {
                 continue;
             }
-            let next =
-                joining.join.snapshot(snapshot, &joining.channels, self.clock, room, &mut items);
+            let Joining { join, channels, .. } = &mut **joining;
+            let next = join.snapshot(snapshot, channels, self.clock, cached, room, &mut items);
             self.act(slot, &mut items, next);
         }
         self.items = items;
@@ -222,6 +263,7 @@ impl Subscribers {
             token: ReadToken { connection: token, number: joining.read_number },
             channels: joining.channels.clone(),
             after,
+            extents: (0..joining.channels.len()).map(|n| joining.join.extent(n)).collect(),
         });
     }
 

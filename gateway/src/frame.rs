@@ -26,6 +26,20 @@ impl Frame {
         Arc::new(Frame { id: Some(id), bytes: encode(Some(id), event, data) })
     }
 
+    /// Its type and data, read back from its bytes: the data's line ends have become LF, as they do for
+    /// every subscriber.
+    pub fn parts(&self) -> (String, String) {
+        let (mut event, mut data) = (String::new(), Vec::new());
+        for line in String::from_utf8_lossy(&self.bytes).split('\n') {
+            if let Some(text) = line.strip_prefix("data: ") {
+                data.push(text.to_owned());
+            } else if let Some(text) = line.strip_prefix("event: ") {
+                text.clone_into(&mut event);
+            }
+        }
+        (event, data.join("\n"))
+    }
+
     /// Encodes a raw `PUBLISH`: data alone.
     pub fn raw(data: &str) -> SharedFrame {
         Arc::new(Frame { id: None, bytes: encode(None, "", data) })
@@ -45,16 +59,19 @@ pub enum GapReason {
     UnknownId,
     /// History is switched off.
     NoHistory,
+    /// A slow reader was sent only the newest of the channel, as configured.
+    Conflated,
 }
 
 impl GapReason {
     /// Every reason, in the order of [`GapReason::index`].
-    pub const ALL: [GapReason; 5] = [
+    pub const ALL: [GapReason; 6] = [
         GapReason::Trimmed,
         GapReason::Expired,
         GapReason::Reset,
         GapReason::UnknownId,
         GapReason::NoHistory,
+        GapReason::Conflated,
     ];
 
     /// The word on the wire and in the metrics.
@@ -65,6 +82,7 @@ impl GapReason {
             GapReason::Reset => "reset",
             GapReason::UnknownId => "unknown_id",
             GapReason::NoHistory => "no_history",
+            GapReason::Conflated => "conflated",
         }
     }
 }
@@ -180,6 +198,7 @@ mod tests {
                 }
             }
             read.pop();
+            prop_assert_eq!(frame.parts(), (event.clone(), read.clone()));
             prop_assert_eq!(id.unwrap(), ID.to_string());
             prop_assert_eq!(kind.unwrap_or_default(), event);
             prop_assert_eq!(read, data.replace("\r\n", "\n").replace('\r', "\n"));

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 use sse_contract::{Channel, EventId, Function};
@@ -15,7 +16,7 @@ use crate::broker::ReadRequest;
 use crate::frame::Frame;
 use crate::inbox::{Inbox, ReadToken, ToHub};
 use crate::redis_broker::{RedisShared, delays};
-use crate::snapshot::{Range, Snapshot};
+use crate::snapshot::{Extent, Range, Snapshot};
 
 /// Ranges in one read; one connection's channels may exceed it.
 const RANGES: usize = 256;
@@ -23,6 +24,14 @@ const RANGES: usize = 256;
 const POSITIONS: usize = 4;
 /// Pages that one read may hold together.
 const PAGES: usize = 16;
+
+/// How long a page is shared with those who come later.
+const CACHE_TIME: Duration = Duration::from_secs(1);
+/// Bytes of events in those pages.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Reads in a row without a pause, and in the long run.
+const BURST: f64 = 16.0;
+const READS_PER_SECOND: f64 = 50.0;
 
 /// What the reader is told.
 #[derive(Debug)]
@@ -40,10 +49,30 @@ struct Waiting {
     order: VecDeque<(u16, u64)>,
 }
 
+/// A range that is to be read.
+pub type Part = (Channel, EventId, Extent);
+
+/// Pages read a moment ago: whoever is as far back needs no read of its own until the last one.
+#[derive(Debug, Default)]
+struct Cache {
+    snapshots: VecDeque<(Instant, usize, Arc<Snapshot>)>,
+    bytes: usize,
+}
+
+/// Reads come in bursts, when a gateway starts or Redis returns; each serves all who wait, so it pays to
+/// let them gather.
+#[derive(Debug)]
+struct Pace {
+    allowance: f64,
+    since: Instant,
+}
+
 /// Reads for as long as anybody can ask.
 pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask>) {
     let mut workers: Vec<Arc<Inbox>> = Vec::new();
     let mut waiting = Waiting::default();
+    let mut cache = Cache::default();
+    let mut pace = Pace { allowance: BURST, since: Instant::now() };
     let longest = shared.config.reconnect_max;
     let mut delay = delays(longest);
     loop {
@@ -56,14 +85,23 @@ pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask
         while let Ok(ask) = asks.try_recv() {
             take(ask, &mut waiting, &mut workers);
         }
-        let plan = waiting.plan();
-        if plan.is_empty() {
+        for snapshot in cache.young() {
+            answer(&mut waiting, &snapshot, &workers, true);
+        }
+        if waiting.requests.is_empty() {
             continue;
         }
+        pace.turn().await;
+        while let Ok(ask) = asks.try_recv() {
+            take(ask, &mut waiting, &mut workers);
+        }
+        let plan = waiting.plan();
         match read(&shared, &plan).await {
             Ok(snapshot) => {
                 delay = delays(longest);
-                answer(&mut waiting, snapshot, &workers);
+                let snapshot = Arc::new(snapshot);
+                answer(&mut waiting, &snapshot, &workers, false);
+                cache.add(snapshot);
             }
             Err(error) => {
                 tracing::debug!(%error, "history cannot be read; trying on");
@@ -92,20 +130,20 @@ impl Waiting {
     }
 
     /// What to read next: all ranges of the oldest request, and of others as many as fit.
-    fn plan(&self) -> Vec<(Channel, EventId)> {
+    fn plan(&self) -> Vec<Part> {
         let mut ranges = Vec::new();
-        let mut planned: HashSet<(&Channel, EventId)> = HashSet::new();
+        let mut planned: HashSet<(&Channel, EventId, Extent)> = HashSet::new();
         let mut positions: HashMap<&Channel, usize> = HashMap::new();
         for key in &self.order {
             let request = &self.requests[key];
             if !ranges.is_empty() && ranges.len() + request.channels.len() > RANGES {
                 break;
             }
-            for channel in request.channels.iter() {
+            for (channel, extent) in request.parts() {
                 let count = positions.entry(channel).or_default();
-                if *count < POSITIONS && planned.insert((channel, request.after)) {
+                if *count < POSITIONS && planned.insert((channel, request.after, extent)) {
                     *count += 1;
-                    ranges.push((channel.clone(), request.after));
+                    ranges.push((channel.clone(), request.after, extent));
                 }
             }
         }
@@ -113,19 +151,18 @@ impl Waiting {
     }
 }
 
-async fn read(
-    shared: &RedisShared,
-    plan: &[(Channel, EventId)],
-) -> Result<Snapshot, redis::RedisError> {
+/// One read of these parts.
+pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, redis::RedisError> {
     let mut cmd = shared.library.call(Function::Read, plan.len() + 1);
     cmd.arg(shared.keys.state(0));
-    for (channel, _) in plan {
+    for (channel, ..) in plan {
         cmd.arg(shared.keys.history(channel));
     }
     shared.add_gateway_args(&mut cmd);
     cmd.arg(shared.config.page_bytes).arg(shared.config.page_bytes.saturating_mul(PAGES));
-    for (_, after) in plan {
-        cmd.arg(after.to_string());
+    for (_, after, extent) in plan {
+        let mark = if *extent == Extent::Newest { "~" } else { "" };
+        cmd.arg(format!("{mark}{after}"));
     }
     let value = shared.command(&cmd).await?;
     shared.metrics.broker.with_label_values(&["read"]).inc();
@@ -138,21 +175,21 @@ async fn read(
 }
 
 /// Understands the answer of `sse_read`; none if it is not of its form.
-fn snapshot(plan: &[(Channel, EventId)], value: Value) -> Option<Snapshot> {
+fn snapshot(plan: &[Part], value: Value) -> Option<Snapshot> {
     let Value::Array(answer) = value else { return None };
     let mut answer = answer.into_iter();
     let clock = text(&answer.next()?)?.parse().ok()?;
     let (now_ms, max_len, ttl_ms) =
         (number(&answer.next()?)?, number(&answer.next()?)?, number(&answer.next()?)?);
     let mut ranges: HashMap<Channel, Vec<Range>> = HashMap::with_capacity(plan.len());
-    for (channel, after) in plan {
-        let range = range(*after, answer.next()?)?;
+    for (channel, after, extent) in plan {
+        let range = range(*after, *extent, answer.next()?)?;
         ranges.entry(channel.clone()).or_default().push(range);
     }
     Some(Snapshot { clock, now_ms, history: max_len > 0, ttl_ms, ranges })
 }
 
-fn range(after: EventId, value: Value) -> Option<Range> {
+fn range(after: EventId, extent: Extent, value: Value) -> Option<Range> {
     let Value::Array(fields) = value else { return None };
     let [last, oldest, added, length, more, entries] = <[Value; 6]>::try_from(fields).ok()?;
     let Value::Array(entries) = entries else { return None };
@@ -170,27 +207,29 @@ fn range(after: EventId, value: Value) -> Option<Range> {
         upto,
         last: text(&last)?.parse().ok(),
         oldest: text(&oldest)?.parse().ok(),
+        length: number(&length)?,
         untrimmed: number(&added)? == number(&length)?,
         frames: frames.into(),
+        extent,
     })
 }
 
-/// Answers every request that the snapshot serves; the others wait for the next one.
-fn answer(waiting: &mut Waiting, snapshot: Snapshot, workers: &[Arc<Inbox>]) {
-    let snapshot = Arc::new(snapshot);
+/// Answers every request that the snapshot serves; the others wait for the next one. A cached one serves
+/// only positions below its clock, and never the last page.
+fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>], cached: bool) {
     let mut tokens: Vec<Vec<ReadToken>> = vec![Vec::new(); workers.len()];
     let requests = &mut waiting.requests;
     waiting.order.retain(|key| {
         let request = &requests[key];
         let above = request.after > snapshot.clock;
-        let read = |channel| {
-            if above {
-                snapshot.ranges.contains_key(channel)
-            } else {
-                snapshot.covering(channel, request.after).is_some()
-            }
+        let served = if above || !snapshot.history {
+            !cached && request.channels.iter().all(|c| snapshot.ranges.contains_key(c))
+        } else {
+            let covered =
+                |(channel, extent)| snapshot.covering(channel, request.after, extent).is_some();
+            !(cached && request.after == snapshot.clock) && request.parts().all(covered)
         };
-        if !request.channels.iter().all(read) {
+        if !served {
             return true;
         }
         tokens[usize::from(request.worker)].push(request.token);
@@ -199,8 +238,58 @@ fn answer(waiting: &mut Waiting, snapshot: Snapshot, workers: &[Arc<Inbox>]) {
     });
     for (inbox, tokens) in workers.iter().zip(tokens) {
         if !tokens.is_empty() {
-            inbox.send([ToHub::Snapshot(snapshot.clone(), tokens)]);
+            inbox.send([ToHub::Snapshot { snapshot: snapshot.clone(), tokens, cached }]);
         }
+    }
+}
+
+impl Cache {
+    /// Keeps a snapshot for a moment. One of another epoch makes all before it useless.
+    fn add(&mut self, snapshot: Arc<Snapshot>) {
+        let epoch = snapshot.clock.epoch();
+        if self.snapshots.back().is_some_and(|(.., last)| last.clock.epoch() != epoch) {
+            *self = Cache::default();
+        }
+        let frames = snapshot.ranges.values().flatten().flat_map(|range| range.frames.iter());
+        let bytes: usize = frames.map(|frame| frame.bytes.len()).sum();
+        if bytes == 0 {
+            return;
+        }
+        self.bytes += bytes;
+        self.snapshots.push_back((Instant::now(), bytes, snapshot));
+        while self.bytes > CACHE_BYTES {
+            self.drop_oldest();
+        }
+    }
+
+    /// What is young enough to be of use, oldest first.
+    fn young(&mut self) -> Vec<Arc<Snapshot>> {
+        while self.snapshots.front().is_some_and(|(read, ..)| read.elapsed() > CACHE_TIME) {
+            self.drop_oldest();
+        }
+        self.snapshots.iter().map(|(.., snapshot)| snapshot.clone()).collect()
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, bytes, _)) = self.snapshots.pop_front() {
+            self.bytes -= bytes;
+        }
+    }
+}
+
+impl Pace {
+    /// Waits until the next read may be sent.
+    async fn turn(&mut self) {
+        let earned = self.since.elapsed().as_secs_f64() * READS_PER_SECOND;
+        self.allowance = (self.allowance + earned).min(BURST);
+        self.since = Instant::now();
+        if self.allowance < 1.0 {
+            let wait = (1.0 - self.allowance) / READS_PER_SECOND;
+            tokio::time::sleep(Duration::from_secs_f64(wait)).await;
+            self.allowance = 1.0;
+            self.since = Instant::now();
+        }
+        self.allowance -= 1.0;
     }
 }
 

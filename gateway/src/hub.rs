@@ -119,9 +119,9 @@ impl Hub {
         }
     }
 
-    /// Subscribers of a channel on this worker.
-    pub fn subscribers(&self, channel: &Channel) -> usize {
-        self.state.borrow().count_of(channel)
+    /// What the hub is told.
+    pub fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
     }
 
     async fn dispatch(&self, messages: &mut Vec<ToHub>) {

@@ -6,8 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sse_contract::EventId;
-use tokio::sync::Notify;
+use sse_contract::{Channel, EventId};
+use tokio::sync::{Notify, mpsc};
 
 use crate::frame::SharedFrame;
 use crate::snapshot::Snapshot;
@@ -43,8 +43,17 @@ pub enum ToHub {
     Detached,
     /// Events may be missing here, though attachments stand.
     Lagged,
-    /// The answer to reads.
-    Snapshot(Arc<Snapshot>, Vec<ReadToken>),
+    /// How many connections listen to the channel, for whoever asks.
+    Count(Channel, mpsc::UnboundedSender<usize>),
+    /// The answer to reads; `cached` if it was read before they were asked for.
+    Snapshot {
+        /// What was read.
+        snapshot: Arc<Snapshot>,
+        /// Whose reads it answers.
+        tokens: Vec<ReadToken>,
+        /// It was read before these reads were asked for.
+        cached: bool,
+    },
 }
 
 /// The queue of one hub.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use sse_contract::{Channel, EventId};
 
 use crate::frame::{self, GapReason, SharedFrame};
-use crate::snapshot::{Range, Snapshot};
+use crate::snapshot::{Extent, Range, Snapshot};
 
 /// Where a connection wants to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct Join {
     live_bytes: usize,
     overflowed: bool,
     limits: Limits,
+    /// Channels of which only the newest event is sent until the connection is live; none for most.
+    conflated: Vec<bool>,
 }
 
 impl Join {
@@ -106,12 +108,27 @@ impl Join {
             live_bytes: 0,
             overflowed: false,
             limits,
+            conflated: Vec::new(),
         }
     }
 
     /// A join of a connection that was live up to `position`.
     pub fn resumed(position: EventId, limits: Limits) -> Self {
         Join { told: Some(position), ..Join::new(Start::After(position), limits) }
+    }
+
+    /// Until it is live, send only the newest event of the channels that are marked, one mark a channel.
+    pub fn conflating(self, conflated: Vec<bool>) -> Self {
+        Join { conflated, ..self }
+    }
+
+    /// Which part of its n-th channel's history it reads.
+    pub fn extent(&self, n: usize) -> Extent {
+        if self.conflated.get(n).is_some_and(|conflated| *conflated) {
+            Extent::Newest
+        } else {
+            Extent::All
+        }
     }
 
     /// Every channel is attached: from now on no event passes by unseen.
@@ -183,13 +200,15 @@ impl Join {
 
     /// The answer to a read that was asked for after the channels were attached.
     ///
-    /// `dispatched` is the last position the live side has reached; `room` is how many bytes may be handed
+    /// A `cached` one was read before that, for somebody else: it brings the connection on, but never makes
+    /// it live. `dispatched` is the last position the live side has reached; `room` is how many bytes may be handed
     /// out (one event always may).
     pub fn snapshot(
         &mut self,
         snapshot: &Snapshot,
         channels: &[Channel],
         dispatched: Option<EventId>,
+        cached: bool,
         room: usize,
         out: &mut Vec<Item>,
     ) -> Next {
@@ -204,17 +223,20 @@ impl Join {
             self.tell_no_history(clock, out);
         } else {
             let mut ranges = Vec::with_capacity(channels.len());
-            for channel in channels {
-                match snapshot.covering(channel, self.position) {
+            for (n, channel) in channels.iter().enumerate() {
+                match snapshot.covering(channel, self.position, self.extent(n)) {
                     Some(range) => ranges.push(range),
                     // The read was cut before this channel, or served positions behind ours.
                     None => return self.read(),
                 }
             }
             self.tell_gaps(snapshot, channels, &ranges, out);
-            if !self.replay(clock, &ranges, room, out) {
+            if !self.replay(clock, channels, &ranges, room, out) {
                 return self.read();
             }
+        }
+        if cached {
+            return self.read();
         }
         if dispatched.is_none_or(|id| id.epoch() != clock.epoch()) {
             // The live side has not seen this epoch begin: its events could still be of the old one.
@@ -230,11 +252,11 @@ impl Join {
 
     /// "From the oldest" claims nothing about what was gone before its first read, in any epoch.
     fn begin_oldest(&mut self, snapshot: &Snapshot, channels: &[Channel]) {
-        let covered = |channel| snapshot.covering(channel, EventId::ZERO).is_some();
+        let covered = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All).is_some();
         if self.start != Start::Oldest || (snapshot.history && !channels.iter().all(covered)) {
             return;
         }
-        let oldest = |channel| snapshot.covering(channel, EventId::ZERO)?.oldest;
+        let oldest = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All)?.oldest;
         self.excused =
             channels.iter().map(|c| oldest(c).map_or(snapshot.clock, EventId::before)).collect();
         self.vouched = Some(snapshot.clock);
@@ -298,12 +320,7 @@ impl Join {
         }
         for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
             let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
-            if snapshot.complete(range, judged) {
-                continue;
-            }
-            let now = snapshot.now_ms.max(clock.ms);
-            let old = judged.ms <= now.saturating_sub(snapshot.ttl_ms);
-            let reason = if old { GapReason::Expired } else { GapReason::Trimmed };
+            let Some(reason) = snapshot.missing(range, judged) else { continue };
             let after = self.position.to_string();
             out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
             self.told = Some(self.position);
@@ -317,13 +334,18 @@ impl Join {
     fn replay(
         &mut self,
         clock: EventId,
+        channels: &[Channel],
         ranges: &[&Range],
         room: usize,
         out: &mut Vec<Item>,
     ) -> bool {
         let reached = ranges.iter().filter_map(|r| r.upto).min().unwrap_or(clock).min(clock);
         let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
-        for range in ranges {
+        for (n, range) in ranges.iter().enumerate() {
+            if range.extent == Extent::Newest {
+                frames.extend(self.newest(&channels[n], range, reached, out));
+                continue;
+            }
             let from = range.frames.partition_point(|f| f.id.is_none_or(|id| id <= self.position));
             let ids = range.frames[from..].iter().filter_map(|f| Some((f.id?, f)));
             frames.extend(ids.take_while(|(id, _)| *id <= reached));
@@ -343,6 +365,26 @@ impl Join {
         }
         self.position = reached;
         reached == clock
+    }
+
+    /// The newest event of a conflated channel, if it is new; tells if it leaves others out.
+    fn newest<'a>(
+        &mut self,
+        channel: &Channel,
+        range: &'a Range,
+        reached: EventId,
+        out: &mut Vec<Item>,
+    ) -> Option<(EventId, &'a SharedFrame)> {
+        let newest = range.frames.last()?;
+        let id = newest.id.filter(|id| *id > self.position && *id <= reached)?;
+        let before = range.frames.len().checked_sub(2).and_then(|n| range.frames[n].id);
+        if before.is_some_and(|before| before > self.position) {
+            let after = self.position.to_string();
+            let reason = GapReason::Conflated;
+            out.push(gap(self.position, Some(channel), reason, &after, Some(id)));
+            self.told = Some(self.position);
+        }
+        Some((id, newest))
     }
 
     fn read(&mut self) -> Next {

@@ -38,6 +38,7 @@ pub mod takeover;
 
 // HTTP.
 pub mod admin;
+pub mod channel_api;
 pub mod item;
 pub mod listener;
 pub mod problem;

@@ -15,7 +15,7 @@ use crate::broker::{Publication, PublishError, ReadRequest};
 use crate::frame::{Frame, SharedFrame};
 use crate::inbox::{ChannelKey, Inbox, ToHub};
 use crate::metrics::Metrics;
-use crate::snapshot::{Range, Snapshot};
+use crate::snapshot::{Extent, Range, Snapshot};
 
 /// How long a history outlives its youngest event beyond the ttl, as in the Redis contract.
 const EXPIRY_SLACK: Duration = Duration::from_secs(60);
@@ -121,9 +121,7 @@ impl MemoryBroker {
     pub fn tick(&self, worker: Option<u16>) {
         let now = unix_ms();
         let mut state = self.lock();
-        if now > state.clock.ms {
-            state.clock = EventId { ms: now, seq: state.clock.epoch() << 16 };
-        }
+        state.raise_clock(now);
         let clock = state.clock;
         match worker {
             Some(worker) => state.send(worker, ToHub::Tick(clock)),
@@ -176,24 +174,38 @@ impl MemoryBroker {
 
     /// Answers a read at once.
     pub fn read(&self, request: &ReadRequest) {
-        let now = unix_ms();
         let mut state = self.lock();
-        if now > state.clock.ms {
-            state.clock = EventId { ms: now, seq: state.clock.epoch() << 16 };
-        }
-        let ranges = request.channels.iter().map(|channel| {
-            let range = state.range(channel, request.after, self.limits.page_bytes);
+        let snapshot = self.snapshot(&mut state, request.parts(), request.after);
+        let (snapshot, tokens) = (Arc::new(snapshot), vec![request.token]);
+        state.send(request.worker, ToHub::Snapshot { snapshot, tokens, cached: false });
+    }
+
+    /// A part of one channel's history.
+    pub fn history(&self, channel: &Channel, after: EventId) -> Snapshot {
+        self.snapshot(&mut self.lock(), std::iter::once((channel, Extent::All)), after)
+    }
+
+    fn snapshot<'a>(
+        &self,
+        state: &mut State,
+        parts: impl Iterator<Item = (&'a Channel, Extent)>,
+        after: EventId,
+    ) -> Snapshot {
+        let now = unix_ms();
+        state.raise_clock(now);
+        let ranges = parts.map(|(channel, extent)| {
+            let range = state.range(channel, after, extent, self.limits.page_bytes);
             (channel.clone(), vec![range])
         });
-        let snapshot = Snapshot {
+        let ranges = ranges.collect();
+        self.metrics.broker.with_label_values(&["read"]).inc();
+        Snapshot {
             clock: state.clock,
             now_ms: now,
             history: self.limits.max_len > 0,
             ttl_ms: self.limits.ttl.as_millis() as u64,
-            ranges: ranges.collect(),
-        };
-        self.metrics.broker.with_label_values(&["read"]).inc();
-        state.send(request.worker, ToHub::Snapshot(Arc::new(snapshot), vec![request.token]));
+            ranges,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -202,6 +214,12 @@ impl MemoryBroker {
 }
 
 impl State {
+    fn raise_clock(&mut self, now: u64) {
+        if now > self.clock.ms {
+            self.clock = EventId { ms: now, seq: self.clock.epoch() << 16 };
+        }
+    }
+
     fn send(&self, worker: u16, message: ToHub) {
         self.workers[usize::from(worker)].send([message]);
     }
@@ -249,13 +267,16 @@ impl State {
         }
     }
 
-    fn range(&self, channel: &Channel, after: EventId, page_bytes: usize) -> Range {
+    fn range(&self, channel: &Channel, after: EventId, extent: Extent, page_bytes: usize) -> Range {
         let none = Entry::default();
         let entry = self.channels.get(channel).unwrap_or(&none);
-        let from = entry.events.partition_point(|frame| frame.id <= Some(after));
+        let mut from = entry.events.partition_point(|frame| frame.id <= Some(after));
+        if extent == Extent::Newest {
+            from = from.max(entry.events.len().saturating_sub(2));
+        }
         let (mut frames, mut bytes, mut upto) = (Vec::new(), 0, None);
         for frame in entry.events.range(from..) {
-            if bytes >= page_bytes {
+            if bytes >= page_bytes && extent == Extent::All {
                 upto = frames.last().and_then(|frame: &SharedFrame| frame.id);
                 break;
             }
@@ -267,8 +288,10 @@ impl State {
             upto,
             last: entry.last,
             oldest: entry.events.front().and_then(|frame| frame.id),
+            length: entry.events.len() as u64,
             untrimmed: !entry.trimmed,
             frames: frames.into(),
+            extent,
         }
     }
 

@@ -24,11 +24,18 @@ pub enum CloseReason {
     Stalled,
     /// The gateway is stopping; the client should come back.
     Drain,
+    /// The reader was too slow, and its channels' policy is to close.
+    Slow,
 }
 
 impl CloseReason {
-    const ALL: [CloseReason; 4] =
-        [CloseReason::Gone, CloseReason::Failed, CloseReason::Stalled, CloseReason::Drain];
+    const ALL: [CloseReason; 5] = [
+        CloseReason::Gone,
+        CloseReason::Failed,
+        CloseReason::Stalled,
+        CloseReason::Drain,
+        CloseReason::Slow,
+    ];
 
     /// The word in metrics and logs.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +44,7 @@ impl CloseReason {
             CloseReason::Failed => "failed",
             CloseReason::Stalled => "stalled",
             CloseReason::Drain => "drain",
+            CloseReason::Slow => "slow",
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sse_contract::Function;
 use sse_gateway::Config;
-use sse_gateway::metrics::Metrics;
 use sse_gateway::config::BrokerKind;
+use sse_gateway::metrics::Metrics;
 use sse_gateway::redis_broker::RedisBroker;
 use sse_gateway::server::redis_settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

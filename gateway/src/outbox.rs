@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use sse_contract::EventId;
+
 use crate::frame::SharedFrame;
 
 /// A block of the stream, whole.
@@ -43,6 +45,26 @@ impl Outbox {
         self.bytes += block.bytes().len() - written;
         self.written += written;
         self.blocks.push_back(block);
+    }
+
+    /// Drops the events that are not begun. Answers the id of the first one, and how many had none.
+    pub fn drop_events(&mut self) -> (Option<EventId>, u64) {
+        let (mut first, mut raw) = (None, 0);
+        let begun = usize::from(self.written > 0);
+        let mut place = 0;
+        let bytes = &mut self.bytes;
+        self.blocks.retain(|block| {
+            place += 1;
+            let Block::Shared(frame) = block else { return true };
+            if place <= begun {
+                return true;
+            }
+            *bytes -= frame.bytes.len();
+            first = first.or(frame.id);
+            raw += u64::from(frame.id.is_none());
+            false
+        });
+        (first, raw)
     }
 
     /// Bytes not yet accepted.

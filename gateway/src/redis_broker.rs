@@ -23,6 +23,7 @@ use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
 use crate::publisher;
 use crate::resp::Value;
+use crate::snapshot::{Extent, Snapshot};
 
 /// The limits that Redis holds for all writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +206,12 @@ impl RedisBroker {
     /// Asks for history.
     pub fn read(&self, request: ReadRequest) {
         self.ask(Ask::Read(request));
+    }
+
+    /// A part of one channel's history.
+    pub async fn history(&self, channel: &Channel, after: EventId) -> Result<Snapshot, String> {
+        let part = (channel.clone(), after, Extent::All);
+        history::read(&self.shared, &[part]).await.map_err(|error| format!("Redis: {error}"))
     }
 
     /// Publishes in order.

@@ -135,7 +135,8 @@ pub fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), Pro
     if host.is_some() && own.contains(&host) {
         return Ok(());
     }
-    let detail = format!("pages of {origin} may not publish here; cors.origins lists those that may");
+    let detail =
+        format!("pages of {origin} may not publish here; cors.origins lists those that may");
     Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
 }
 

@@ -4,8 +4,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_cors::Cors;
@@ -17,19 +17,21 @@ use actix_web::middleware::Condition;
 use actix_web::{HttpResponse, http::header, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::CatchPanic;
+use sse_contract::Channel;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::broker::Broker;
 use crate::config::{BrokerKind, Config};
 use crate::hub::Hub;
+use crate::inbox::{Inbox, ToHub};
 use crate::memory::{MemoryBroker, MemoryLimits};
 use crate::metrics::Metrics;
 use crate::problem::{Kind, Problem};
 use crate::redis_broker::{HistoryLimits, RedisBroker, RedisSettings};
 use crate::subscribe::{self, HubHandle};
 use crate::takeover::Takeable;
-use crate::{admin, listener, publish_api};
+use crate::{admin, channel_api, listener, publish_api};
 
 /// What every handler of a gateway shares.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub struct App {
     pub metrics: Metrics,
     draining: AtomicBool,
     max_streams: u64,
+    hubs: Mutex<Vec<Arc<Inbox>>>,
 }
 
 impl App {
@@ -53,6 +56,22 @@ impl App {
     /// Whether as many streams are open as there may be.
     pub fn full(&self) -> bool {
         self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
+    }
+
+    /// How many of this gateway's streams listen to a channel.
+    pub async fn subscribers(&self, channel: &Channel) -> usize {
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        for hub in self.hubs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            hub.send([ToHub::Count(channel.clone(), answer.clone())]);
+        }
+        drop(answer);
+        let mut sum = 0;
+        // A hub that is drained has ended, and has no subscribers to tell of.
+        let patience = Duration::from_secs(1);
+        while let Ok(Some(count)) = tokio::time::timeout(patience, answers.recv()).await {
+            sum += count;
+        }
+        sum
     }
 
     /// Counts a request for a stream that was refused.
@@ -116,7 +135,7 @@ impl Gateway {
             configured => configured,
         };
         let draining = AtomicBool::new(false);
-        let app = App { config, broker, metrics, draining, max_streams };
+        let app = App { config, broker, metrics, draining, max_streams, hubs: Mutex::default() };
         Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app) })
     }
 
@@ -251,6 +270,7 @@ fn public_server(
         let cells = app.metrics.worker();
         let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
             .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
+        app.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(hub.inbox());
         actix_rt::spawn(hub.clone().run(drain.subscribe()));
         let stopping = stopping.clone();
         let http = HttpService::build()
@@ -306,7 +326,13 @@ fn routes(
         )
         .service(
             web::resource("/channels/{channel}")
+                .get(channel_api::info)
                 .post(publish_api::one)
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/channels/{channel}/history")
+                .get(channel_api::history)
                 .default_service(web::to(method_not_allowed)),
         )
         .service(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sse_contract::{Channel, EventId};
 
-use crate::frame::SharedFrame;
+use crate::frame::{GapReason, SharedFrame};
 
 /// One atomic read, shared by every connection that waited for it.
 #[derive(Debug)]
@@ -33,17 +33,32 @@ pub struct Range {
     pub last: Option<EventId>,
     /// The oldest event kept, if any.
     pub oldest: Option<EventId>,
+    /// Events kept.
+    pub length: u64,
     /// Whether nothing was ever removed from the stream since it came to be (or it does not exist).
     pub untrimmed: bool,
     /// The events, in id order.
     pub frames: Arc<[SharedFrame]>,
+    /// Which of the events above `after` these are.
+    pub extent: Extent,
+}
+
+/// Which part of a history is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// Everything after the position, as far as a page goes.
+    All,
+    /// The two youngest: the newest is wanted, the other tells whether it follows directly.
+    Newest,
 }
 
 impl Snapshot {
-    /// The range of a channel that continues at `position`, if one was read.
-    pub fn covering(&self, channel: &Channel, position: EventId) -> Option<&Range> {
+    /// The range of a channel that continues at `position` with this extent, if one was read.
+    pub fn covering(&self, channel: &Channel, position: EventId, extent: Extent) -> Option<&Range> {
         let ranges = self.ranges.get(channel)?;
-        let covers = |r: &&Range| r.after <= position && r.upto.is_none_or(|upto| upto > position);
+        let covers = |r: &&Range| {
+            r.extent == extent && r.after <= position && r.upto.is_none_or(|upto| upto > position)
+        };
         // The furthest one, so that nobody walks through what others had to read.
         ranges.iter().filter(covers).max_by_key(|r| (r.upto.is_none(), r.upto))
     }
@@ -56,5 +71,15 @@ impl Snapshot {
             // Nothing fits between a position and the id just above it, so nothing was cut there either.
             || range.oldest.is_some_and(|oldest| oldest.before() <= position)
             || (range.untrimmed && young)
+    }
+
+    /// Why events of the range's channel above `position`, a position of the clock's epoch, may be missing;
+    /// none when they are not.
+    pub fn missing(&self, range: &Range, position: EventId) -> Option<GapReason> {
+        if self.complete(range, position) {
+            return None;
+        }
+        let old = position.ms <= self.now_ms.max(self.clock.ms).saturating_sub(self.ttl_ms);
+        Some(if old { GapReason::Expired } else { GapReason::Trimmed })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use slab::Slab;
-use sse_contract::{Channel, EventId};
+use sse_contract::EventId;
 
 use crate::broker::Broker;
 use crate::channels::Channels;
@@ -59,11 +59,6 @@ impl Subscribers {
             items: Vec::new(),
             outcomes: Vec::new(),
         }
-    }
-
-    /// Subscribers of a channel.
-    pub fn count_of(&self, channel: &Channel) -> usize {
-        self.channels.count(channel)
     }
 
     pub(crate) fn now(&self) -> Deciseconds {

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use crate::support::{Answer, Block, Redis, Subscriber, TestGateway, eventually, request};
 
 /// Runs a story on both brokers: they are one behaviour.
-fn on_both(settings: &[(&str, &str)], story: impl Fn(&TestGateway)) {
+pub fn on_both(settings: &[(&str, &str)], story: impl Fn(&TestGateway)) {
     let memory = TestGateway::memory(settings);
     story(&memory);
     memory.settled();
@@ -374,4 +374,146 @@ fn a_full_gateway_asks_to_come_back() {
     drop(open);
     gateway.settled();
     drop(gateway.live("channel=demo"));
+}
+
+#[test]
+fn a_channel_tells_what_it_holds() {
+    on_both(&[], |gateway| {
+        let get = |path: &str| request(gateway.addr, "GET", path, &[], b"").json();
+        let empty = get("/channels/demo");
+        assert_eq!((&empty["last_id"], &empty["length"]), (&serde_json::Value::Null, &0.into()));
+        let subscriber = gateway.live("channel=demo");
+        let ids: Vec<String> = (0..5).map(|n| gateway.publish("demo", &n.to_string())).collect();
+        let info = get("/channels/demo");
+        assert_eq!(info["subscribers"], 1);
+        assert_eq!(
+            (&info["oldest_id"], &info["last_id"]),
+            (&ids[0].as_str().into(), &ids[4].as_str().into())
+        );
+        let all = get("/channels/demo/history");
+        assert_eq!(all["events"].as_array().unwrap().len(), 5);
+        assert_eq!((&all["more"], &all["gap"]), (&false.into(), &serde_json::Value::Null));
+        let page = get(&format!("/channels/demo/history?after={}&limit=2", ids[1]));
+        let data: Vec<&str> = page["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["data"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            (data, &page["more"], &page["next"]),
+            (vec!["2", "3"], &true.into(), &ids[3].as_str().into())
+        );
+        // Where it says to go on, a stream resumes without a gap.
+        let next = all["next"].as_str().unwrap();
+        let mut resumed = gateway.subscribe(&format!("channel=demo&last_event_id={next}"));
+        assert_eq!(resumed.next().event, "checkpoint");
+        assert_eq!(get("/channels/demo/history?after=1-1")["gap"]["reason"], "reset");
+        for path in [
+            "/channels/demo/history?limit=0",
+            "/channels/demo/history?after=x",
+            "/channels/demo/history?from=1",
+        ] {
+            assert_eq!(get(path)["type"], "urn:sse-gateway:invalid-parameter", "{path}");
+        }
+        drop(subscriber);
+    });
+}
+
+/// Publishes until the slow reader's queue, its socket and the inbox in between cannot hold it all.
+fn flood(gateway: &TestGateway, channel: &str, reader: &mut Subscriber) -> usize {
+    let data = "x".repeat(20_000);
+    for n in 0..300 {
+        gateway.publish(channel, &format!("{n} {data}"));
+        reader.event();
+    }
+    300
+}
+
+fn number(block: &Block) -> usize {
+    block.data.split(' ').next().unwrap().parse().expect("a number")
+}
+
+#[test]
+fn a_slow_reader_reads_history_and_misses_nothing() {
+    on_both(&[("stream.queue_bytes", "50000")], |gateway| {
+        let mut reading = gateway.live("channel=demo");
+        let mut slow = Subscriber::narrow(gateway.addr, "channel=demo");
+        assert_eq!(slow.next().event, "checkpoint");
+        let count = flood(gateway, "demo", &mut reading);
+        assert!(gateway.sum(|c| c.lags.get()) >= 1, "it lagged");
+        for n in 0..count {
+            assert_eq!(number(&slow.event()), n);
+        }
+        let id = gateway.publish("demo", "live again");
+        assert_eq!(slow.event().id, id);
+    });
+}
+
+#[test]
+fn a_slow_reader_of_a_conflated_channel_gets_the_newest_and_a_gap() {
+    let settings = [("stream.queue_bytes", "50000"), ("stream.slow_readers", "ticker*=latest")];
+    on_both(&settings, |gateway| {
+        let mut reading = gateway.live("channel=ticker");
+        let mut slow = Subscriber::narrow(gateway.addr, "channel=ticker");
+        assert_eq!(slow.next().event, "checkpoint");
+        let count = flood(gateway, "ticker", &mut reading);
+        let mut last = None;
+        let mut gaps = 0;
+        while last != Some(count - 1) {
+            let block = slow.event();
+            if block.event == "gap" {
+                gaps += 1;
+                assert!(block.data.contains("conflated"), "{block:?}");
+                continue;
+            }
+            let n = number(&block);
+            assert!(
+                last.is_none_or(|last| n == last + 1 || (n > last && gaps > 0)),
+                "{last:?} {n}"
+            );
+            last = Some(n);
+        }
+        assert!(gaps > 0, "something was left out");
+        let id = gateway.publish("ticker", "live again");
+        assert_eq!(slow.event().id, id);
+    });
+}
+
+#[test]
+fn a_slow_reader_is_closed_where_that_is_configured() {
+    let settings = [("stream.queue_bytes", "50000"), ("stream.slow_readers", "*=close")];
+    on_both(&settings, |gateway| {
+        let mut reading = gateway.live("channel=demo");
+        let slow = Subscriber::narrow(gateway.addr, "channel=demo");
+        flood(gateway, "demo", &mut reading);
+        eventually("the slow one is closed", || gateway.sum(|c| c.closed[4].get()) == 1);
+        drop(slow);
+    });
+}
+
+#[test]
+fn many_clients_far_behind_cost_few_reads() {
+    let redis = Redis::start();
+    let settings = [("history.max_len", "10000"), ("server.workers", "2")];
+    let gateway = TestGateway::redis(&redis, &settings);
+    let first = gateway.publish("demo", "first");
+    for _ in 0..5 {
+        let lines: String =
+            (0..1000).map(|n| format!("{{\"channel\":\"demo\",\"data\":\"{n}\"}}\n")).collect();
+        assert_eq!(gateway.post("/publish", &[NDJSON], lines.as_bytes()).status, 200);
+    }
+    let reads = |gateway: &TestGateway| gateway.metrics.broker.with_label_values(&["read"]).get();
+    let before = reads(&gateway);
+    let header = [("Last-Event-ID", first.as_str())];
+    let mut clients: Vec<Subscriber> =
+        (0..300).map(|_| Subscriber::open(gateway.addr, "channel=demo", &header)).collect();
+    for client in &mut clients {
+        for n in 0..5000 {
+            assert_eq!(client.event().data, (n % 1000).to_string());
+        }
+    }
+    eventually("all are live", || gateway.sum(|c| c.joining.get()) == 0);
+    let cost = reads(&gateway) - before;
+    assert!(cost < 300, "fewer reads than clients, let alone than pages: {cost}");
 }
