@@ -170,3 +170,145 @@ fn other_limits_in_redis_hold_for_all() {
     let answer = gateway.post("/channels/a", &[], b"more than ten bytes");
     assert_eq!((answer.status, answer.json()["field"].as_str()), (413, Some("data")));
 }
+
+/// The one gap that a lost history costs, and what comes after it.
+fn reset(subscriber: &mut Subscriber) -> serde_json::Value {
+    let gap = subscriber.event();
+    assert_eq!(gap.event, "gap", "{gap:?}");
+    let data: serde_json::Value = serde_json::from_str(&gap.data).unwrap();
+    assert_eq!((&data["reason"], &data["channel"]), (&"reset".into(), &"*".into()), "{data}");
+    data
+}
+
+fn id(text: &str) -> sse_contract::EventId {
+    text.parse().expect("an id")
+}
+
+#[test]
+fn a_redis_reloaded_from_an_older_dump_is_told_once_and_ids_rise() {
+    let mut redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let kept = redis.fcall("demo", "kept");
+    redis.command(&["SAVE"]);
+    let mut subscriber = gateway.live("channel=demo");
+    let lost = redis.fcall("demo", "lost");
+    assert_eq!(subscriber.event().id, lost);
+    redis.kill();
+    redis.restart();
+    let data = reset(&mut subscriber);
+    assert_eq!(data["oldest"], kept.as_str());
+    let new = loop {
+        let answer = gateway.post("/channels/demo", &[], b"new");
+        if answer.status == 200 {
+            break answer.json()["id"].as_str().unwrap().to_owned();
+        }
+    };
+    assert!(id(&new) > id(&lost), "{new} {lost}");
+    assert_eq!(subscriber.event().id, new);
+    // The cursor of the lost event proves nothing now: what exists after it is replayed.
+    let header = [("Last-Event-ID", lost.as_str())];
+    let mut resumed = Subscriber::open(gateway.addr, "channel=demo", &header);
+    reset(&mut resumed);
+    assert_eq!(resumed.event().id, new);
+}
+
+#[test]
+fn an_operators_word_lets_a_restart_pass() {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let gateway = TestGateway::redis(&redis, &[("redis.durable", "true")]);
+    let mut subscriber = gateway.live("channel=demo");
+    let first = redis.fcall("demo", "first");
+    assert_eq!(subscriber.event().id, first);
+    redis.kill();
+    redis.restart();
+    eventually("live again", || {
+        gateway.sum(|c| c.joining.get()) == 0 && gateway.sum(|c| c.lags.get()) > 0
+    });
+    let second = redis.fcall("demo", "second");
+    assert_eq!(subscriber.event().id, second, "no gap: nothing was lost");
+}
+
+#[test]
+fn an_evicted_history_ends_the_epoch() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    let first = redis.fcall("demo", &"x".repeat(1000));
+    assert_eq!(subscriber.event().id, first);
+    redis.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    // Eviction happens when something is written that needs memory.
+    let full = redis.command(&["SET", "other", "x"]);
+    assert!(full.contains("OOM"), "{full}");
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    reset(&mut subscriber);
+    let next = redis.fcall("demo", "next");
+    assert_eq!(subscriber.event().id, next);
+}
+
+#[test]
+fn a_clock_set_back_by_hand_loses_nothing_silently() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    let first = redis.fcall("demo", "first");
+    assert_eq!(subscriber.event().id, first);
+    let back = sse_contract::EventId { ms: 1000, ..id(&first) };
+    redis.command(&["HSET", "sse:state", "id", &back.to_string()]);
+    reset(&mut subscriber);
+    let second = redis.fcall("demo", "second");
+    assert!(id(&second) > id(&first));
+    assert_eq!(subscriber.event().id, second);
+}
+
+#[test]
+fn a_fence_by_hand_is_told() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    redis.command(&["DEL", "sse:history:demo"]);
+    redis.command(&["FCALL", "sse_fence", "1", "sse:state"]);
+    reset(&mut subscriber);
+}
+
+#[test]
+fn a_frame_of_another_version_is_read_from_history() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    redis.command_bytes(&[b"PUBLISH", b"sse:demo", b"\xff\x02what comes after version 1"]);
+    let next = redis.fcall("demo", "next");
+    assert_eq!(subscriber.event().id, next);
+    assert!(gateway.sum(|c| c.lags.get()) >= 1);
+}
+
+#[test]
+fn a_quiet_client_is_told_no_gap_when_a_busy_channel_was_trimmed() {
+    let redis = Redis::start();
+    let settings = [("history.max_len", "100"), ("stream.heartbeat", "1s")];
+    let gateway = TestGateway::redis(&redis, &settings);
+    let query: Vec<String> = (0..100).map(|n| format!("channel=c{n}")).collect();
+    let query = query.join("&");
+    let busy: String =
+        (0..2500).map(|n| format!("{{\"channel\":\"c0\",\"data\":\"{n}\"}}\n")).collect();
+    let quiet: Vec<String> = (1..100).map(|n| format!("channel=c{n}")).collect();
+    let mut subscriber = gateway.live(&quiet.join("&"));
+    let ndjson = [("Content-Type", "application/x-ndjson")];
+    assert_eq!(gateway.post("/publish", &ndjson, busy.as_bytes()).status, 200);
+    // The busy channel was trimmed many times over; the quiet client's next checkpoint is beyond that.
+    let last = redis.command(&["HGET", "sse:state", "id"]);
+    let cursor = loop {
+        let block = subscriber.next();
+        assert_eq!(block.event, "checkpoint");
+        if id(&block.id) > id(&last) {
+            break block.id;
+        }
+    };
+    assert!(cursor.len() <= 128);
+    drop(subscriber);
+    let header = [("Last-Event-ID", cursor.as_str())];
+    let mut resumed = Subscriber::open(gateway.addr, &query, &header);
+    assert_eq!(resumed.next().event, "checkpoint", "all hundred channels, and no gap");
+    let event = gateway.publish("c50", "x");
+    assert_eq!(resumed.event().id, event);
+}
