@@ -3,6 +3,7 @@
 mod brokers;
 mod console;
 mod event_source;
+mod join_model;
 mod nginx;
 mod parsers;
 mod program;

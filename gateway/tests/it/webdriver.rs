@@ -72,12 +72,7 @@ impl Browser {
         };
         let session = format!("/session/{id}");
         let chromium = opened["capabilities"]["goog:processID"].as_u64();
-        Browser {
-            driver,
-            session,
-            chromium,
-            profile,
-        }
+        Browser { driver, session, chromium, profile }
     }
 
     /// Loads a page and waits for its `load` event.
@@ -107,11 +102,7 @@ impl Browser {
     #[track_caller]
     pub fn click(&self, css: &str) {
         let element = self.find(css);
-        self.post(
-            &format!("click {css}"),
-            &format!("{element}/click"),
-            &json!({}),
-        );
+        self.post(&format!("click {css}"), &format!("{element}/click"), &json!({}));
     }
 
     /// Replaces what is in a field by typing, key by key.
@@ -121,11 +112,7 @@ impl Browser {
     #[track_caller]
     pub fn type_text(&self, css: &str, text: &str) {
         let element = self.find(css);
-        self.post(
-            &format!("clear {css}"),
-            &format!("{element}/clear"),
-            &json!({}),
-        );
+        self.post(&format!("clear {css}"), &format!("{element}/clear"), &json!({}));
         let typing = format!("type {text:?} into {css}");
         self.post(&typing, &format!("{element}/value"), &json!({"text": text}));
     }
@@ -136,10 +123,7 @@ impl Browser {
         let element = self.find(css);
         let path = format!("{}{element}/text", self.session);
         let text = self.driver.command("GET", &path, &Value::Null);
-        or_panic(&format!("read the text of {css}"), text)
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        or_panic(&format!("read the text of {css}"), text).as_str().unwrap_or_default().to_owned()
     }
 
     /// The path, below the session's, of the first match.
@@ -155,11 +139,7 @@ impl Browser {
 
     #[track_caller]
     fn post(&self, what: &str, path: &str, body: &Value) -> Value {
-        or_panic(
-            what,
-            self.driver
-                .command("POST", &format!("{}{path}", self.session), body),
-        )
+        or_panic(what, self.driver.command("POST", &format!("{}{path}", self.session), body))
     }
 }
 
@@ -167,16 +147,10 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // A test may be panicking already, so nothing here may panic. Ending the session ends
         // Chromium; ending only the chromedriver would leave a browser behind on the machine.
-        if self
-            .driver
-            .command("DELETE", &self.session, &Value::Null)
-            .is_err()
+        if self.driver.command("DELETE", &self.session, &Value::Null).is_err()
             && let Some(pid) = self.chromium
         {
-            let _ = Command::new("kill")
-                .arg("-KILL")
-                .arg(pid.to_string())
-                .status();
+            let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
         }
         self.driver.stop();
         self.profile.remove();
@@ -217,11 +191,7 @@ impl Driver {
             let _ = process.kill();
             panic!("chromedriver ended without a port: {:?}", process.wait());
         };
-        Driver {
-            process,
-            port,
-            _stdout: stdout,
-        }
+        Driver { process, port, _stdout: stdout }
     }
 
     /// Sends one command and gives the `value` of its answer, or what went wrong in words.
@@ -234,10 +204,7 @@ impl Driver {
             // Only the first line: a stack trace of chromedriver's own code follows.
             Some(error) => {
                 let message = value["message"].as_str().unwrap_or_default();
-                Err(format!(
-                    "{error}: {}",
-                    message.lines().next().unwrap_or_default()
-                ))
+                Err(format!("{error}: {}", message.lines().next().unwrap_or_default()))
             }
         }
     }
@@ -245,11 +212,7 @@ impl Driver {
     fn exchange(&self, method: &str, path: &str, body: &Value) -> io::Result<Value> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
         // One write: a head and a body apart would wait for each other's acknowledgement.
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\
@@ -371,10 +334,7 @@ mod tests {
     fn scripts_get_arguments_and_give_results() {
         let browser = Browser::open();
         let hostile = json!("a\r\n\0\u{feff}\u{2028}😀");
-        assert_eq!(
-            browser.execute("return arguments[0]", std::slice::from_ref(&hostile)),
-            hostile
-        );
+        assert_eq!(browser.execute("return arguments[0]", std::slice::from_ref(&hostile)), hostile);
         let later = "const done = arguments[1]; setTimeout(() => done(arguments[0] + 1), 10)";
         assert_eq!(browser.execute_async(later, &[json!(41)]), json!(42));
         assert_eq!(browser.execute("return Promise.resolve(1)", &[]), json!(1));
@@ -384,18 +344,13 @@ mod tests {
     fn a_failure_says_what_failed_and_leaves_nothing_behind() {
         let browser = Browser::open();
         let profile = browser.profile.0.clone();
-        let chromium = browser
-            .chromium
-            .expect("chromedriver told Chromium's process");
+        let chromium = browser.chromium.expect("chromedriver told Chromium's process");
         let failure = catch_unwind(AssertUnwindSafe(move || {
             browser.goto(PAGE);
             browser.click("#absent");
         }));
         let message = *failure.unwrap_err().downcast::<String>().unwrap();
-        assert!(
-            message.contains("did not find #absent: no such element"),
-            "{message}"
-        );
+        assert!(message.contains("did not find #absent: no such element"), "{message}");
         assert!(!profile.exists());
         // Empty for a process that is gone, and for one that only waits for its parent to notice.
         let command_line = fs::read(format!("/proc/{chromium}/cmdline")).unwrap_or_default();

@@ -139,11 +139,7 @@ fn forward(client: TcpStream, shared: &Arc<Mutex<State>>, pieces: Pieces) {
 }
 
 /// Writes what is read until one side ends, which ends the other.
-fn pump(
-    mut from: TcpStream,
-    to: &TcpStream,
-    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
-) {
+fn pump(mut from: TcpStream, to: &TcpStream, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         if write(&buffer[..n]).is_err() {

@@ -49,6 +49,8 @@ for await (const event of events) {
   if (event.event === 'checkpoint') continue;
   write({ id, event: event.event || 'message', data: event.data });
   left -= 1;
-  if (left <= 0) process.exit(0);
+  if (left <= 0) break;
 }
-giveUp(1, `the stream ended ${left} events early`);
+if (left > 0) giveUp(1, `the stream ended ${left} events early`);
+// A pipe that is full takes the last line only later, and exiting would cut it short.
+process.stdout.write('', () => process.exit(0));

@@ -43,8 +43,10 @@ def main(url, count, last_event_id=""):
                 body = source.response.read().decode(errors="replace")
                 sys.exit(f"status {source.response.status_code}: {body}")
             write({"open": True})
+            last = last_event_id
             for event in source.iter_sse():
-                if event.event == "checkpoint" or is_only_retry(event):
+                is_new, last = event.id != last, event.id
+                if event.event == "checkpoint" or (is_only_retry(event) and not is_new):
                     continue
                 write({"id": event.id, "event": event.event, "data": event.data})
                 left -= 1
@@ -54,7 +56,10 @@ def main(url, count, last_event_id=""):
 
 
 def is_only_retry(event):
-    """httpx-sse yields a block without data as an event; no browser dispatches one."""
+    """httpx-sse yields a block without data as an event; no browser dispatches one.
+
+    An empty event behind the stream's first `retry:` looks the same, but has an id of its own.
+    """
     return event.retry is not None and event.event == "message" and event.data == ""
 
 

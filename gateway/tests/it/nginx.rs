@@ -1,0 +1,219 @@
+//! nginx with the repository's own configuration in front of a real gateway.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+
+use crate::event_source::{EventSource, live};
+use crate::support::{
+    Answer, Redis, Subscriber, TestGateway, eventually, own_addr, request, spawn, tempdir,
+};
+use crate::webdriver::Browser;
+
+/// An `nginx` process on an address of its own.
+struct Nginx {
+    addr: SocketAddr,
+    child: Child,
+    logs: Option<(JoinHandle<String>, JoinHandle<String>)>,
+    _dir: tempdir::Dir,
+}
+
+impl Nginx {
+    /// Starts it with the files of `nginx/`, of which only the two addresses are changed.
+    #[track_caller]
+    fn before(gateway: SocketAddr) -> Self {
+        let addr = own_addr();
+        let dir = tempdir::Dir::new("nginx");
+        copied("nginx.conf", "listen 8080 ", &format!("listen {addr} "), dir.path());
+        copied("gateway.conf", "gateway:8080", &gateway.to_string(), dir.path());
+        let prefix = dir.path().join("prefix");
+        std::fs::create_dir(&prefix).unwrap();
+        let mut command = Command::new("nginx");
+        command.args(["-e", "stderr", "-p"]).arg(prefix).arg("-c");
+        command.arg(dir.path().join("nginx.conf")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Debian installs it where only an administrator's PATH leads.
+        let path = std::env::var_os("PATH").unwrap_or_default().into_string().unwrap();
+        let mut child = spawn(command.env("PATH", format!("{path}:/usr/sbin")), "nginx-light");
+        let logs = read_logs(child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let mut nginx = Nginx { addr, child, logs: Some(logs), _dir: dir };
+        eventually("nginx is healthy", || {
+            if let Some(status) = nginx.child.try_wait().unwrap() {
+                panic!("nginx ended at its start, {status}: {}", nginx.read_to_end());
+            }
+            TcpStream::connect(addr).is_ok() && nginx.get("/nginx-health", &[]).status == 200
+        });
+        nginx
+    }
+
+    fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        request(self.addr, "GET", path, headers, b"")
+    }
+
+    fn post(&self, path: &str, body: &[u8]) -> Answer {
+        request(self.addr, "POST", path, &[], body)
+    }
+
+    /// Opens a stream and waits until it is live.
+    fn live(&self, query: &str) -> Subscriber<impl Read + use<>> {
+        let mut subscriber = Subscriber::open(self.addr, query, &[]).chunked();
+        assert_eq!(subscriber.next().event, "checkpoint");
+        subscriber
+    }
+
+    /// Ends it; answers all that it logged.
+    fn stop(mut self) -> String {
+        self.terminate();
+        self.read_to_end()
+    }
+
+    /// By its own signal, because its workers would survive their master's being killed.
+    fn terminate(&mut self) {
+        let pid = self.child.id().to_string();
+        if !Command::new("kill").args(["-TERM", &pid]).status().is_ok_and(|status| status.success())
+        {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+
+    fn read_to_end(&mut self) -> String {
+        let (access, errors) = self.logs.take().expect("read once");
+        access.join().unwrap() + &errors.join().unwrap()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if self.logs.is_some() {
+            self.terminate();
+        }
+    }
+}
+
+#[track_caller]
+fn copied(name: &str, from: &str, to: &str, dir: &Path) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nginx").join(name);
+    let text = std::fs::read_to_string(file).unwrap();
+    assert_eq!(text.matches(from).count(), 1, "{name} says {from:?} once");
+    std::fs::write(dir.join(name), text.replace(from, to)).unwrap();
+}
+
+/// Somebody must go on reading, or its log would block it.
+fn read_logs(access: ChildStdout, errors: ChildStderr) -> (JoinHandle<String>, JoinHandle<String>) {
+    fn read(mut log: impl Read + Send + 'static) -> JoinHandle<String> {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).expect("a log");
+            text
+        })
+    }
+    (read(access), read(errors))
+}
+
+#[test]
+fn each_event_passes_at_once_whatever_its_size() {
+    let gateway = TestGateway::memory(&[]);
+    let nginx = Nginx::before(gateway.addr);
+    let mut subscriber = nginx.live("channel=demo");
+    for size in [1, 2, 20_000, 3, 1 << 20, 4] {
+        // Read before anything else is published that could push it out of a buffer.
+        let data = "x".repeat(size);
+        let answer = nginx.post("/channels/demo?event=tick", data.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let block = subscriber.event();
+        assert_eq!((block.event.as_str(), block.data.len()), ("tick", size));
+        assert_eq!(answer.json()["id"], block.id.as_str());
+    }
+    let large = nginx.post("/channels/demo", &vec![b'x'; (1 << 20) + 1]);
+    assert_eq!(large.status, 413, "the gateway's limit, told by the gateway");
+    assert_eq!(large.json()["type"], "urn:sse-gateway:too-large");
+    drop(subscriber);
+    gateway.settled();
+}
+
+#[test]
+fn an_escaped_slash_stays_part_of_the_name() {
+    let gateway = TestGateway::memory(&[]);
+    let nginx = Nginx::before(gateway.addr);
+    let mut subscriber = nginx.live("channel=a%2Fb");
+    let answer = nginx.post("/channels/a%2Fb", b"hello");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(subscriber.event().id, answer.json()["id"].as_str().unwrap());
+    drop(subscriber);
+    gateway.settled();
+}
+
+#[test]
+fn without_a_gateway_streams_are_to_come_back_and_publishes_fail() {
+    let gateway = TestGateway::memory(&[]);
+    let nginx = Nginx::before(gateway.addr);
+    gateway.stop();
+    for accept in [&[][..], &[("Accept", "text/event-stream")], &[("Accept", "*/*")]] {
+        let answer = nginx.get("/events?channel=demo", accept);
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        assert!(answer.head.contains("Content-Type: text/event-stream"), "{}", answer.head);
+        assert!(answer.head.contains("Cache-Control: no-store"), "{}", answer.head);
+        let retry = answer.body.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n"));
+        let ms: u32 = retry.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"));
+        assert!((2000..5000).contains(&ms), "{ms}");
+    }
+    let json = nginx.get("/events?channel=demo", &[("Accept", "application/json")]);
+    assert_eq!(json.status, 503);
+    assert!(json.head.contains("Retry-After: 3"), "{}", json.head);
+    let publish = nginx.post("/channels/demo", b"hello");
+    assert!(matches!(publish.status, 502 | 503), "{publish:?}");
+    assert!(matches!(nginx.post("/publish", b"{}").status, 502 | 503));
+}
+
+#[test]
+fn nothing_of_a_query_string_is_logged() {
+    let gateway = TestGateway::memory(&[]);
+    let nginx = Nginx::before(gateway.addr);
+    drop(nginx.live("channel=secret-channel&channel=secret-other"));
+    gateway.settled();
+    assert_eq!(nginx.post("/channels/demo?event=secret-type", b"secret-data").status, 200);
+    assert_eq!(nginx.get("/events?channel=secret%20name", &[]).status, 400);
+    gateway.stop();
+    assert_eq!(nginx.get("/events?channel=secret-too", &[]).status, 200);
+    let referrer = [("Referer", "http://x/?secret-page")];
+    assert_eq!(nginx.get("/none?secret-argument", &referrer).status, 502);
+    let logs = nginx.stop();
+    assert!(!logs.contains("secret") && !logs.contains("channel="), "{logs}");
+    let lines = logs.lines().map(|line| serde_json::from_str(line).unwrap());
+    let seen: Vec<(String, u64)> = lines
+        .map(|line: serde_json::Value| {
+            (line["path"].as_str().unwrap().to_owned(), line["status"].as_u64().unwrap())
+        })
+        .collect();
+    for expected in [("/events", 400), ("/channels/demo", 200), ("/events", 200), ("/none", 502)] {
+        assert!(seen.iter().any(|(p, s)| (p.as_str(), *s) == expected), "{expected:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_page_behind_nginx_survives_a_restart_of_its_only_gateway() {
+    let redis = Redis::start();
+    let addr = own_addr().to_string();
+    let start = || TestGateway::redis(&redis, &[("server.listen", &addr), ("stream.retry", "1s")]);
+    let gateway = start();
+    let nginx = Nginx::before(gateway.addr);
+    let browser = Browser::open();
+    let page = EventSource::open(&browser, nginx.addr, "channel=demo", &["gap"]);
+    live(&gateway, 1);
+    let before = gateway.publish("demo", "before");
+    page.wait_for(1);
+    gateway.stop();
+    // The drain's end is one; the next is that of nginx's own answer.
+    eventually("nginx has sent it away", || page.errors().len() >= 2);
+    let away = redis.fcall("demo", "while it was away");
+    let gateway = start();
+    live(&gateway, 1);
+    let after = gateway.publish("demo", "after");
+    let heard: Vec<String> = page.wait_for(3).into_iter().map(|event| event.id).collect();
+    assert_eq!(heard, [before, away, after]);
+    assert!(page.errors().iter().all(|state| *state == 0), "{:?}", page.errors());
+    page.close();
+    gateway.settled();
+}
