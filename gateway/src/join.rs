@@ -318,6 +318,9 @@ impl Join {
             let oldest = ranges.iter().filter_map(|r| r.oldest).min();
             return self.tell_reset(clock, oldest, channels.len(), out);
         }
+        // A cached page may be older than what excused a channel, and hands out events from below that: what
+        // follows them is owed again.
+        self.excused.iter_mut().for_each(|excused| *excused = clock.min(*excused));
         for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
             let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
             let Some(reason) = snapshot.missing(range, judged) else { continue };
@@ -422,4 +425,86 @@ fn gap(
     oldest: Option<EventId>,
 ) -> Item {
     Item::Gap(frame::gap(position, channel, reason, after, oldest), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::frame::Frame;
+
+    fn id(ms: u64) -> EventId {
+        EventId::new(1_000_000 + ms, 7, 0)
+    }
+
+    fn channels() -> [Channel; 2] {
+        ["a", "b"].map(|name| name.parse().expect("a channel"))
+    }
+
+    fn range(
+        after: EventId,
+        upto: Option<u64>,
+        last: u64,
+        oldest: Option<u64>,
+        ids: &[u64],
+    ) -> Range {
+        Range {
+            after,
+            upto: upto.map(id),
+            last: Some(id(last)),
+            oldest: oldest.map(id),
+            length: 0,
+            untrimmed: false,
+            frames: ids.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
+            extent: Extent::All,
+        }
+    }
+
+    fn snapshot(clock: u64, a: Range, b: Range) -> Snapshot {
+        let [first, second] = channels();
+        Snapshot {
+            clock: id(clock),
+            now_ms: 1_000_000 + clock,
+            history: true,
+            ttl_ms: 3_600_000,
+            ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
+        }
+    }
+
+    /// The chaos suite found this with seed 1013.
+    #[test]
+    fn an_excuse_does_not_outlive_an_older_page() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::new(Start::Oldest, limits);
+        join.attached();
+        let mut out = Vec::new();
+        let mut read = |join: &mut Join, snapshot: &Snapshot, cached| {
+            join.snapshot(snapshot, &channels(), Some(id(100)), cached, 1 << 20, &mut out);
+        };
+        let zero = EventId::ZERO;
+        // Read after b was trimmed to nothing: it is excused. The page of a is cut at 10.
+        let trimmed = snapshot(
+            100,
+            range(zero, Some(10), 90, Some(1), &[1, 10]),
+            range(zero, None, 50, None, &[]),
+        );
+        read(&mut join, &trimmed, false);
+        // A page from before that still has events of b, and hands them out.
+        let older = snapshot(
+            45,
+            range(id(10), None, 44, Some(1), &[11, 44]),
+            range(id(10), None, 40, Some(5), &[20, 30, 40]),
+        );
+        read(&mut join, &older, true);
+        // What followed them, b's 50, is gone.
+        let now = snapshot(
+            110,
+            range(id(45), None, 90, Some(1), &[60, 90]),
+            range(id(45), None, 50, None, &[]),
+        );
+        read(&mut join, &now, false);
+        let gaps = out.iter().filter(|item| matches!(item, Item::Gap(_, GapReason::Trimmed)));
+        assert_eq!(gaps.count(), 1, "{out:?}");
+    }
 }

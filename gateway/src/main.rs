@@ -52,21 +52,25 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config, patience: std::time::Duration) -> Result<(), String> {
     let broker = config.broker;
-    let gateway = Gateway::bind(config, patience).await.map_err(|error| error.to_string())?;
-    tracing::info!(
-        addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
-        "listening; the live console is at http://{}/", gateway.addr()
-    );
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let stop = async move {
+    let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             tracing::warn!("stopped at once by a second signal");
             std::process::exit(1);
         });
+    });
+    // Waiting for Redis can be ended as well: the first process of a container has no default action.
+    let gateway = tokio::select! {
+        gateway = Gateway::bind(config, patience) => gateway.map_err(|error| error.to_string())?,
+        () = &mut stop => return Ok(()),
     };
+    tracing::info!(
+        addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
+        "listening; the live console is at http://{}/", gateway.addr()
+    );
     gateway.run(stop).await.map_err(|error| error.to_string())?;
     tracing::info!("stopped");
     Ok(())

@@ -1,0 +1,155 @@
+//! The gateways of the run: real processes, each behind its own wire to Redis.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::proxy::Link;
+use crate::publisher::exchange;
+
+/// Settings that make time pass faster, and queues short enough to overflow.
+const SETTINGS: [&str; 14] = [
+    "server.workers=2",
+    "redis.tick=200ms",
+    "redis.answer_timeout=1s",
+    "redis.connect_timeout=1s",
+    "redis.reconnect_max=500ms",
+    "history.max_len=300",
+    "history.ttl=15s",
+    "stream.heartbeat=1s",
+    "stream.retry=100ms",
+    "stream.queue_events=64",
+    "stream.queue_bytes=32768",
+    "stream.progress_deadline=5s",
+    "drain.spread=300ms",
+    "drain.deadline=5s",
+];
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Where it serves.
+    pub addr: SocketAddr,
+    /// Its way to Redis.
+    pub link: Link,
+    program: PathBuf,
+    log: PathBuf,
+    takeover: bool,
+    // Before the namespace, so that nobody is left inside when that goes.
+    process: Option<Process>,
+    namespace: Option<Namespace>,
+}
+
+impl Gateway {
+    /// One that is not started yet. In a namespace it is reached at the namespace's address.
+    pub fn new(
+        number: usize,
+        host: IpAddr,
+        program: &Path,
+        dir: &Path,
+        link: Link,
+        namespace: Option<Namespace>,
+    ) -> Self {
+        let host = namespace.as_ref().map_or(host, |ns| ns.inside);
+        Gateway {
+            addr: SocketAddr::new(host, 8080),
+            link,
+            program: program.to_owned(),
+            log: dir.join(format!("gateway-{number}.log")),
+            // One serves its streams as ordinary response bodies: the promises are the same.
+            takeover: number != 1,
+            process: None,
+            namespace,
+        }
+    }
+
+    /// Starts the process; it waits for Redis by itself.
+    pub fn start(&mut self) -> Result<(), String> {
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(&self.program),
+            None => Command::new(&self.program),
+        };
+        // Inside a namespace the loopback is its own, so this address is free everywhere.
+        let admin =
+            if self.namespace.is_some() { Ipv4Addr::LOCALHOST.into() } else { self.addr.ip() };
+        command
+            .args(["--open", "--wait-for-redis", "120s", "--listen", &self.addr.to_string()])
+            .args(["--admin-listen", &SocketAddr::new(admin, 9090).to_string()])
+            .args(["--redis", &format!("redis://{}", self.link.addr)])
+            .args(["--set", &format!("stream.takeover={}", self.takeover)]);
+        for setting in SETTINGS {
+            command.args(["--set", setting]);
+        }
+        // The suite's own environment configures nothing.
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        self.process = Some(Process::start(&mut command, &self.log)?);
+        Ok(())
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+
+    /// Ends it as an orchestrator does. The error tells how it ended otherwise than it should.
+    pub async fn drain(&mut self) -> Result<(), String> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let served = self.answers().await;
+        process.signal(Signal::TERM);
+        match process.wait(Duration::from_secs(15)).await {
+            // One that still waits for Redis has nothing to drain.
+            Some(status) if status.success() || !served => Ok(()),
+            Some(status) => Err(format!("{} ended at SIGTERM with {status}", self.addr)),
+            None => Err(format!("{} was still there 15 s after SIGTERM", self.addr)),
+        }
+    }
+
+    /// Whether it answers requests: it accepts connections before it has reached Redis.
+    async fn answers(&self) -> bool {
+        let request = "HEAD / HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\n\r\n";
+        let answer = tokio::time::timeout(Duration::from_secs(1), exchange(self.addr, request));
+        matches!(answer.await, Ok(Ok(_)))
+    }
+
+    /// How it ended, if it did although nobody ended it.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.process.as_mut()?.ended()?;
+        self.process = None;
+        Some(format!("the gateway {} ended by itself with {status}", self.addr))
+    }
+
+    /// Waits until it answers requests.
+    pub async fn serving(&self) -> Result<(), String> {
+        let end = Instant::now() + Duration::from_secs(40);
+        while !self.answers().await {
+            if Instant::now() > end {
+                return Err(format!("the gateway at {} does not start", self.addr));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        Ok(())
+    }
+
+    /// The namespace it lives in.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
+    }
+
+    /// What its log says of panics.
+    pub fn panics(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
+    }
+}
