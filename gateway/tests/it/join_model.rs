@@ -390,7 +390,7 @@ impl World {
         for client in &self.clients {
             assert!(client.join.is_none(), "a client never became live: {:?}", client.join);
             let mine = |(_, c): &&(EventId, usize)| client.channels.contains(c);
-            let last = self.truth.iter().filter(mine).next_back().unwrap();
+            let last = self.truth.iter().rfind(mine).unwrap();
             assert!(client.settled >= last.0, "the last event did not arrive");
         }
     }
