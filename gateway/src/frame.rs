@@ -64,7 +64,7 @@ pub enum GapReason {
 }
 
 impl GapReason {
-    /// Every reason, in the order of [`GapReason::index`].
+    /// Every reason, in the order of their declaration.
     pub const ALL: [GapReason; 6] = [
         GapReason::Trimmed,
         GapReason::Expired,

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sse_contract::Channel;
 use tokio::sync::watch;
@@ -106,13 +106,13 @@ impl Hub {
                 _ = sweep.tick() => self.state.borrow_mut().sweep(),
                 Ok(()) = drain.changed(), if draining.is_none() => {
                     if let Some(spread) = *drain.borrow_and_update() {
-                        draining = Some(Instant::now() + spread);
+                        draining = Some(self.state.borrow().drain_plan(spread));
                         sweep = tokio::time::interval(DRAIN_STEP);
                     }
                 }
             }
-            if let Some(end) = draining
-                && self.state.borrow_mut().drain(end)
+            if let Some(plan) = draining
+                && self.state.borrow_mut().drain(plan)
             {
                 return;
             }

@@ -4,7 +4,7 @@
 //! messages do to the connections here.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 use sse_contract::EventId;
@@ -212,11 +212,16 @@ impl Subscribers {
         }
     }
 
-    /// Ends as many streams as are due for all to have ended at `end`. Answers whether all have.
-    pub(crate) fn drain(&mut self, end: Instant) -> bool {
-        let left = end.saturating_duration_since(Instant::now()).as_millis();
-        let steps = 1 + left / crate::hub::DRAIN_STEP.as_millis();
-        let due = self.connections.len().div_ceil(steps as usize);
+    /// A drain that begins now and is to take this long.
+    pub(crate) fn drain_plan(&self, spread: Duration) -> DrainPlan {
+        DrainPlan { began: Instant::now(), spread, streams: self.connections.len() }
+    }
+
+    /// Ends as many streams as are due by the plan. Answers whether all have ended.
+    pub(crate) fn drain(&mut self, plan: DrainPlan) -> bool {
+        let left = plan.spread.saturating_sub(plan.began.elapsed()).as_millis();
+        let keep = (plan.streams as u128 * left).div_ceil(plan.spread.as_millis().max(1));
+        let due = self.connections.len().saturating_sub(keep as usize);
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
         let now = self.now();
         for slot in slots {
@@ -229,6 +234,14 @@ impl Subscribers {
     }
 }
 
-fn deciseconds(duration: std::time::Duration) -> Deciseconds {
+/// When a drain began, how long it takes, and of how many streams.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainPlan {
+    began: Instant,
+    spread: Duration,
+    streams: usize,
+}
+
+fn deciseconds(duration: Duration) -> Deciseconds {
     (duration.as_millis() / 100).try_into().unwrap_or(Deciseconds::MAX)
 }
