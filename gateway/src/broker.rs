@@ -69,6 +69,8 @@ pub struct ReadRequest {
     pub channels: Arc<[Channel]>,
     /// The position to read after.
     pub after: EventId,
+    /// A page that was read before may serve, unless its clock is below this.
+    pub youngest: EventId,
     /// For each channel, which part of its history is wanted.
     pub extents: SmallVec<[Extent; 2]>,
 }

@@ -263,6 +263,7 @@ impl Subscribers {
             token: ReadToken { connection: token, number: joining.read_number },
             channels: joining.channels.clone(),
             after,
+            youngest: joining.join.youngest(),
             extents: (0..joining.channels.len()).map(|n| joining.join.extent(n)).collect(),
         });
     }

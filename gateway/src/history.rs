@@ -221,6 +221,9 @@ fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>
     let requests = &mut waiting.requests;
     waiting.order.retain(|key| {
         let request = &requests[key];
+        if cached && snapshot.clock < request.youngest {
+            return true;
+        }
         let above = request.after > snapshot.clock;
         let served = if above || !snapshot.history {
             !cached && request.channels.iter().all(|c| snapshot.ranges.contains_key(c))

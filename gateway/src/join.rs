@@ -89,6 +89,9 @@ pub struct Join {
     live_bytes: usize,
     overflowed: bool,
     limits: Limits,
+    /// The clock of the youngest page so far. An older one could hand out what an excuse of this one says
+    /// nothing is owed of, and what follows that would be lost.
+    youngest: EventId,
     /// Channels of which only the newest event is sent until the connection is live; none for most.
     conflated: Vec<bool>,
 }
@@ -108,6 +111,7 @@ impl Join {
             live_bytes: 0,
             overflowed: false,
             limits,
+            youngest: EventId::ZERO,
             conflated: Vec::new(),
         }
     }
@@ -120,6 +124,11 @@ impl Join {
     /// Until it is live, send only the newest event of the channels that are marked, one mark a channel.
     pub fn conflating(self, conflated: Vec<bool>) -> Self {
         Join { conflated, ..self }
+    }
+
+    /// A cached page must not be older than this clock.
+    pub fn youngest(&self) -> EventId {
+        self.youngest
     }
 
     /// Which part of its n-th channel's history it reads.
@@ -216,6 +225,10 @@ impl Join {
             return Next::Wait;
         }
         let clock = snapshot.clock;
+        if cached && clock < self.youngest {
+            return self.read();
+        }
+        self.youngest = clock;
         self.begin_oldest(snapshot, channels);
         if self.position > clock {
             self.tell_beyond(snapshot, channels, out);
@@ -318,9 +331,6 @@ impl Join {
             let oldest = ranges.iter().filter_map(|r| r.oldest).min();
             return self.tell_reset(clock, oldest, channels.len(), out);
         }
-        // A cached page may be older than what excused a channel, and hands out events from below that: what
-        // follows them is owed again.
-        self.excused.iter_mut().for_each(|excused| *excused = clock.min(*excused));
         for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
             let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
             let Some(reason) = snapshot.missing(range, judged) else { continue };
@@ -472,9 +482,9 @@ mod tests {
         }
     }
 
-    /// The chaos suite found this with seed 1013.
+    /// The chaos suite found this with seeds 1013 and 2003.
     #[test]
-    fn an_excuse_does_not_outlive_an_older_page() {
+    fn an_older_page_is_not_taken() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
         let mut join = Join::new(Start::Oldest, limits);
         join.attached();
@@ -490,21 +500,17 @@ mod tests {
             range(zero, None, 50, None, &[]),
         );
         read(&mut join, &trimmed, false);
-        // A page from before that still has events of b, and hands them out.
+        // A page from before that still has events of b. If they were handed out, what followed them and is
+        // gone would be missed by nobody.
         let older = snapshot(
             45,
             range(id(10), None, 44, Some(1), &[11, 44]),
             range(id(10), None, 40, Some(5), &[20, 30, 40]),
         );
         read(&mut join, &older, true);
-        // What followed them, b's 50, is gone.
-        let now = snapshot(
-            110,
-            range(id(45), None, 90, Some(1), &[60, 90]),
-            range(id(45), None, 50, None, &[]),
+        assert!(
+            !out.iter().any(|item| matches!(item, Item::Frame(f) if f.id > Some(id(10)))),
+            "{out:?}"
         );
-        read(&mut join, &now, false);
-        let gaps = out.iter().filter(|item| matches!(item, Item::Gap(_, GapReason::Trimmed)));
-        assert_eq!(gaps.count(), 1, "{out:?}");
     }
 }

@@ -293,7 +293,12 @@ impl World {
         let Some(after) = self.clients[n].read else { return };
         let useful = |(owner, snapshot, _): &&(usize, Arc<Snapshot>, HashSet<EventId>)| {
             let covered = |c| snapshot.covering(c, after, Extent::All).is_some();
-            *owner == n && snapshot.clock > after && self.clients[n].names.iter().all(covered)
+            let join = self.clients[n].join.as_ref();
+            let young = join.is_some_and(|join| snapshot.clock >= join.youngest());
+            *owner == n
+                && young
+                && snapshot.clock > after
+                && self.clients[n].names.iter().all(covered)
         };
         let Some((_, snapshot, gone)) = self.cache.iter().find(useful).cloned() else { return };
         let client = &mut self.clients[n];
