@@ -184,6 +184,11 @@ impl Join {
         // What was kept meanwhile is at or below the tick: it came before "now".
         self.drop_live();
         self.position = clock;
+        if std::mem::take(&mut self.overflowed) {
+            // Events behind the tick may have been dropped as well: history has them.
+            self.start = Start::After(clock);
+            return self.read();
+        }
         self.go_live(clock, out)
     }
 
@@ -480,6 +485,16 @@ mod tests {
             ttl_ms: 3_600_000,
             ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
         }
+    }
+
+    /// A worker whose inbox overflowed still hears ticks, but not the events behind them.
+    #[test]
+    fn a_lag_before_the_first_position_is_read_up() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::new(Start::Now, limits);
+        assert_eq!(join.attached(), Next::Tick);
+        join.lagged();
+        assert_eq!(join.tick(id(100), &mut Vec::new()), Next::Read(id(100)));
     }
 
     /// The chaos suite found this with seeds 1013 and 2003.

@@ -474,7 +474,13 @@ impl Client {
         match next {
             Next::Wait => {}
             Next::Tick => self.ticking = true,
-            Next::Read(after) => self.read = Some(after),
+            Next::Read(after) => {
+                // After a lag, "now" is where the reading begins.
+                if self.settled.ms == u64::MAX {
+                    self.settled = after;
+                }
+                self.read = Some(after);
+            }
             Next::Live(seen) => {
                 self.join = None;
                 self.seen = seen;
