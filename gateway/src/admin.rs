@@ -9,8 +9,8 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use actix_web::{HttpResponse, HttpServer, web};
 use serde_json::json;
 
+use crate::app::App;
 use crate::problem::{Kind, Problem};
-use crate::server::App;
 
 /// A server on the admin port; it does nothing until it is awaited.
 pub fn server(listener: TcpListener, app: Arc<App>) -> std::io::Result<Server> {

@@ -4,10 +4,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use sse_contract::{Channel, EventId};
 
+use crate::app::App;
 use crate::frame::GapReason;
 use crate::problem::{Kind, Problem};
 use crate::request;
-use crate::server::App;
 use crate::snapshot::Snapshot;
 
 /// Events of one answer, unless `limit` says otherwise.

@@ -12,7 +12,7 @@ use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 use sse_contract::Channel;
 
-use crate::redis_broker::connection_info;
+use crate::redis_settings::connection_info;
 
 /// The defaults, documented: also the reference for every key.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -119,6 +119,7 @@ section!(
         queue_bytes: usize,
         inbox_bytes: usize,
         #[serde(deserialize_with = "duration")] progress_deadline: Duration,
+        #[serde(deserialize_with = "duration")] coalesce: Duration,
         slow_readers: Vec<SlowReaderRule>,
         takeover: bool,
     }

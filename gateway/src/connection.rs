@@ -9,7 +9,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
-use crate::frame::SharedFrame;
+use crate::frame::{self, Framing, SharedFrame};
+use crate::inbox::ChannelKey;
 use crate::join::{Item, Join};
 use crate::outbox::{Block, Outbox};
 use crate::sink::Sink;
@@ -26,19 +27,35 @@ pub struct Membership {
     pub place: u32,
 }
 
-/// What becomes of a live event.
+/// Live events of one channel, in order, and their bytes in a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// The events of a run, of all channels.
+    pub run: &'a [(ChannelKey, SharedFrame)],
+    /// Which of them these are.
+    pub picks: &'a [u32],
+    /// Their bytes in a row, in chunks and plain, if they are several.
+    pub joined: [&'a [u8]; 2],
+}
+
+/// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// Written, whole.
-    Written,
-    /// Queued behind what the socket has not accepted.
-    Queued,
-    /// Not for this connection now: sent before, or kept by its join.
-    Passed,
-    /// Live only, and the connection is not live.
-    Missed,
-    /// The queue is full: the reader is too slow.
-    Overflow,
+pub struct Delivery {
+    /// Events written, whole.
+    pub written: u64,
+    /// Live-only events that this connection misses.
+    pub missed: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How the delivery of a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All of it was written, queued, kept by the join or not for this connection.
+    Taken,
+    /// The queue is full: the reader is too slow, and has everything up to this position.
+    Overflow(EventId),
     /// The socket failed.
     Broken,
 }
@@ -69,6 +86,7 @@ pub struct Connection {
     /// Tells this connection's token from that of the one before it in the hub's slab.
     pub(crate) generation: u32,
     pub(crate) checkpoints: bool,
+    pub(crate) framing: Framing,
 }
 
 /// What only a joining connection has.
@@ -84,12 +102,36 @@ pub struct Joining {
     pub(crate) read_number: u32,
 }
 
+impl<'a> Batch<'a> {
+    fn bytes(self, framing: Framing) -> &'a [u8] {
+        match (self.picks, framing) {
+            ([one], _) => self.run[*one as usize].1.bytes(framing),
+            (_, Framing::Chunked) => self.joined[0],
+            (_, Framing::Plain) => self.joined[1],
+        }
+    }
+
+    fn frames(self) -> impl Iterator<Item = &'a SharedFrame> {
+        self.picks.iter().map(move |&n| &self.run[n as usize].1)
+    }
+
+    /// Whether none of it can have been sent before: ids rise, so its first event tells.
+    fn begins_above(self, seen: EventId) -> bool {
+        self.frames().find_map(|frame| frame.id).is_none_or(|first| first > seen)
+    }
+
+    fn last_id(self) -> Option<EventId> {
+        self.picks.iter().rev().find_map(|&n| self.run[n as usize].1.id)
+    }
+}
+
 impl Connection {
     /// A connection that starts by joining.
     pub fn new(
         sink: Sink,
         joining: Joining,
         checkpoints: bool,
+        framing: Framing,
         generation: u32,
         now: Deciseconds,
     ) -> Self {
@@ -103,75 +145,136 @@ impl Connection {
             progress: now,
             generation,
             checkpoints,
+            framing,
         }
     }
 
-    /// A live event, or one that its join keeps.
+    /// Live events, to be sent or kept by the join. Without `write` they are only queued, for a
+    /// [`Connection::flush`] that follows.
     pub fn deliver(
         &mut self,
-        frame: &SharedFrame,
+        batch: Batch<'_>,
         limits: QueueLimits,
         now: Deciseconds,
+        write: bool,
     ) -> Delivery {
+        let mut delivery = Delivery { written: 0, missed: 0, end: End::Taken };
         if let Some(joining) = &mut self.joining {
-            let taken = joining.join.live(frame);
-            return if taken { Delivery::Passed } else { Delivery::Missed };
+            let missed = batch.frames().filter(|frame| !joining.join.live(frame)).count();
+            return Delivery { missed: missed as u64, ..delivery };
         }
-        if frame.id.is_some_and(|id| id <= self.seen) {
-            return Delivery::Passed;
-        }
-        let delivery = match &mut self.outbox {
-            Some(outbox) => {
-                let full = outbox.len() >= limits.blocks
-                    || outbox.bytes() + frame.bytes.len() > limits.bytes;
-                if full {
-                    return Delivery::Overflow;
+        let idle = self.outbox.is_none();
+        if write && idle && batch.begins_above(self.seen) {
+            let bytes = batch.bytes(self.framing);
+            match self.sink.write(bytes) {
+                Ok(n) if n == bytes.len() => {
+                    self.last_write = now;
+                    self.seen = batch.last_id().unwrap_or(self.seen);
+                    delivery.written = batch.picks.len() as u64;
                 }
-                outbox.push(Block::Shared(frame.clone()), 0);
-                Delivery::Queued
+                Ok(n) => self.queue_batch(batch, n, limits, now, &mut delivery),
+                Err(_) => delivery.end = End::Broken,
             }
-            None => match self.sink.write(&frame.bytes) {
-                Ok(n) if n == frame.bytes.len() => Delivery::Written,
-                Ok(n) => {
-                    self.queue(Block::Shared(frame.clone()), n, now);
-                    Delivery::Queued
-                }
-                Err(_) => return Delivery::Broken,
-            },
-        };
-        self.last_write = now;
-        self.seen = frame.id.unwrap_or(self.seen);
+        } else {
+            self.queue_batch(batch, 0, limits, now, &mut delivery);
+            if write && idle {
+                self.flush_into(&mut delivery, now);
+            }
+        }
         delivery
+    }
+
+    /// Queues what of a batch is not written yet: its first `done` bytes are.
+    fn queue_batch(
+        &mut self,
+        batch: Batch<'_>,
+        mut done: usize,
+        limits: QueueLimits,
+        now: Deciseconds,
+        delivery: &mut Delivery,
+    ) {
+        for frame in batch.frames() {
+            if frame.id.is_some_and(|id| id <= self.seen) {
+                continue;
+            }
+            if delivery.end == End::Taken && self.is_full(frame, limits) {
+                // It may be full only because nobody has tried to write it yet.
+                self.flush_into(delivery, now);
+                if delivery.end == End::Taken
+                    && let Some(id) = frame.id
+                    && self.is_full(frame, limits)
+                {
+                    delivery.end = End::Overflow(id.before());
+                }
+            }
+            if delivery.end != End::Taken || self.is_full(frame, limits) {
+                // What has an id is read again. A raw event has no place in history: it is missed.
+                delivery.missed += u64::from(frame.id.is_none());
+                continue;
+            }
+            let size = frame.bytes(self.framing).len();
+            let written = done.min(size);
+            done -= written;
+            if written == size {
+                delivery.written += 1;
+            } else {
+                self.queue(Block::Shared(frame.clone()), written, now);
+            }
+            self.last_write = now;
+            self.seen = frame.id.unwrap_or(self.seen);
+        }
+    }
+
+    fn flush_into(&mut self, delivery: &mut Delivery, now: Deciseconds) {
+        match self.flush(now) {
+            Ok(written) => delivery.written += written,
+            Err(_) => delivery.end = End::Broken,
+        }
+    }
+
+    /// Whether there is no room for an event. A single one always has room, however large it is.
+    fn is_full(&self, frame: &SharedFrame, limits: QueueLimits) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| {
+            outbox.len() >= limits.blocks || outbox.bytes() + frame.size() > limits.bytes
+        })
     }
 
     /// Queues what a join handed out; [`Connection::flush`] writes it.
     pub fn queue_items(&mut self, items: impl Iterator<Item = Item>, now: Deciseconds) {
         for item in items {
-            let block = match item {
-                Item::Frame(frame) => Block::Shared(frame),
-                Item::Gap(bytes, _) => Block::Own(bytes),
-                Item::Checkpoint(_) if !self.checkpoints => continue,
-                Item::Checkpoint(id) => Block::Own(crate::frame::checkpoint(id)),
-            };
-            self.queue(block, 0, now);
+            match item {
+                Item::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
+                Item::Gap(bytes, _) => self.queue_own(&bytes, now),
+                Item::Checkpoint(_) if !self.checkpoints => {}
+                Item::Checkpoint(id) => self.queue_own(&frame::checkpoint(id), now),
+            }
         }
     }
 
     /// Writes a block of this connection's own, behind whatever waits.
-    pub fn send_own(&mut self, bytes: Box<[u8]>, now: Deciseconds) -> io::Result<u64> {
-        self.queue(Block::Own(bytes), 0, now);
+    pub fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
+        self.queue_own(block, now);
         self.flush(now)
     }
 
-    /// Writes a heartbeat if nothing waits and all of it fits; what a later byte would prove is then
-    /// proven by what waits.
-    pub fn heartbeat(&mut self, bytes: &[u8], now: Deciseconds) -> io::Result<()> {
+    /// The stream's last words, and its end where the framing can tell it.
+    pub fn end(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
+        self.queue_own(block, now);
+        if self.framing == Framing::Chunked {
+            self.queue(Block::Own(frame::LAST_CHUNK.into()), 0, now);
+        }
+        self.flush(now)
+    }
+
+    /// Writes a heartbeat if nothing waits; what a later byte would prove is otherwise proven by what waits.
+    pub fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
         if self.outbox.is_some() {
             return Ok(());
         }
-        let n = self.sink.write(bytes)?;
+        let bytes = frame::framed(block, self.framing);
+        let n = self.sink.write(&bytes)?;
         if n > 0 && n < bytes.len() {
-            self.queue(Block::Own(bytes.into()), n, now);
+            self.queue(Block::Own(bytes), n, now);
         }
         self.last_write = now;
         Ok(())
@@ -221,10 +324,128 @@ impl Connection {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
+    fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
+        self.queue(Block::Own(frame::framed(block, self.framing)), 0, now);
+    }
+
     fn queue(&mut self, block: Block, written: usize, now: Deciseconds) {
         if self.outbox.is_none() {
             self.progress = now;
         }
-        self.outbox.get_or_insert_default().push(block, written);
+        self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).push(block, written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::Frame;
+    use crate::join::{Limits, Start};
+
+    const LIMITS: QueueLimits = QueueLimits { blocks: 6, bytes: 20_000 };
+
+    /// A live connection that has everything up to `seen`, and its client.
+    fn live(seen: EventId, framing: Framing) -> (Connection, UnixStream) {
+        let (server, client) = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&server, 1).unwrap();
+        server.set_nonblocking(true).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let limits = Limits { live_events: 1, live_bytes: 1 };
+        let join = Join::new(Start::Now, limits);
+        let joining =
+            Joining { join, channels: [].into(), unattached: 0, held: None, read_number: 0 };
+        let mut connection =
+            Connection::new(Sink::Socket(server.into()), joining, true, framing, 0, 0);
+        (connection.joining, connection.seen) = (None, seen);
+        (connection, client)
+    }
+
+    fn id(n: u64) -> EventId {
+        EventId::new(1000 + n, 1, 5)
+    }
+
+    fn run_of(frames: impl Iterator<Item = SharedFrame>) -> Vec<(ChannelKey, SharedFrame)> {
+        frames.map(|frame| (ChannelKey { slot: 0, generation: 0 }, frame)).collect()
+    }
+
+    fn deliver(
+        connection: &mut Connection,
+        run: &[(ChannelKey, SharedFrame)],
+        write: bool,
+    ) -> Delivery {
+        let picks: Vec<u32> = (0..run.len() as u32).collect();
+        let joined = [Framing::Chunked, Framing::Plain].map(|framing| {
+            run.iter().flat_map(|(_, frame)| frame.bytes(framing).to_vec()).collect::<Vec<u8>>()
+        });
+        let joined = [joined[0].as_slice(), joined[1].as_slice()];
+        connection.deliver(Batch { run, picks: &picks, joined }, LIMITS, 0, write)
+    }
+
+    fn read(client: &mut UnixStream, most: usize, into: &mut Vec<u8>) {
+        let mut buffer = vec![0; most];
+        let n = client.read(&mut buffer).unwrap_or(0);
+        into.extend_from_slice(&buffer[..n]);
+    }
+
+    proptest! {
+        /// Whatever the client takes and however events are batched: it is sent each event up to where the
+        /// delivery ended, once, and no other.
+        #[test]
+        fn what_is_sent_ends_at_the_position_that_is_answered(
+            batches in proptest::collection::vec(
+                (proptest::collection::vec(1usize..3000, 1..9), any::<bool>(), 0usize..9000), 1..20),
+            seen in 0u64..12,
+            chunked: bool,
+        ) {
+            let framing = if chunked { Framing::Chunked } else { Framing::Plain };
+            let (mut connection, mut client) = live(id(seen), framing);
+            let (mut next, mut expected, mut got, mut written, mut events) =
+                (0, Vec::new(), Vec::new(), 0, 0);
+            for (sizes, write, most) in batches {
+                let run = run_of(sizes.iter().map(|size| {
+                    next += 1;
+                    Frame::event(id(next), "", &"x".repeat(*size))
+                }));
+                let delivery = deliver(&mut connection, &run, write);
+                written += delivery.written;
+                let upto = if let End::Overflow(upto) = delivery.end { upto } else { id(next) };
+                for (_, frame) in &run {
+                    if frame.id.is_some_and(|frame| frame > id(seen) && frame <= upto) {
+                        events += 1;
+                        expected.extend_from_slice(frame.bytes(framing));
+                    }
+                }
+                if delivery.end != End::Taken {
+                    break;
+                }
+                read(&mut client, most, &mut got);
+                written += connection.flush(0).unwrap();
+            }
+            while connection.pending() {
+                read(&mut client, 1 << 16, &mut got);
+                written += connection.flush(0).unwrap();
+            }
+            read(&mut client, 1 << 20, &mut got);
+            prop_assert!(got == expected);
+            prop_assert_eq!(written, events);
+        }
+    }
+
+    #[test]
+    fn a_raw_event_that_finds_no_room_is_missed_and_nothing_else() {
+        let (mut connection, _client) = live(id(0), Framing::Chunked);
+        let raw = |n: usize| Frame::raw(&format!("{n}{}", "x".repeat(4000)));
+        let delivery = deliver(&mut connection, &run_of((0..500).map(raw)), true);
+        assert_eq!(delivery.end, End::Taken);
+        let waiting = LIMITS.bytes as u64 / 4000;
+        assert!(delivery.written + delivery.missed + waiting >= 499, "{delivery:?}");
+        let event = Frame::event(id(1), "", &"x".repeat(10_000));
+        let delivery = deliver(&mut connection, &run_of([event].into_iter()), true);
+        assert_eq!(delivery.end, End::Overflow(id(1).before()));
     }
 }

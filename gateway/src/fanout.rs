@@ -6,19 +6,35 @@ use sse_contract::{Channel, EventId};
 
 use crate::broker::ReadRequest;
 use crate::config::SlowReader;
-use crate::connection::{Delivery, Joining, QueueLimits};
-use crate::frame::SharedFrame;
+use crate::connection::{Batch, End, Joining, QueueLimits};
+use crate::frame::{Framing, SharedFrame};
 use crate::inbox::{ChannelKey, ReadToken, ToHub};
 use crate::join::{Item, Join, Next};
 use crate::metrics::CloseReason;
 use crate::snapshot::Snapshot;
 use crate::subscribers::Subscribers;
 
+/// Which of a channel's subscribers are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    All,
+    /// Those that have no other channel.
+    OfOneChannel,
+    /// Those that have.
+    OfSeveral,
+}
+
+/// Positions only rise, within one epoch. Where they do not, Redis is not the one it was: what came between is
+/// known to history alone.
+fn follows(last: EventId, next: EventId) -> bool {
+    next.epoch() == last.epoch() && next > last
+}
+
 impl Subscribers {
     /// Acts on one message of the broker.
     pub(crate) fn handle(&mut self, message: ToHub) {
         match message {
-            ToHub::Event(key, frame) => self.event(key, &frame),
+            ToHub::Event(key, frame) => self.events(&[(key, frame)]),
             ToHub::Tick(clock) => self.tick(clock),
             ToHub::Attached(key) => self.attach(key),
             ToHub::Detached => self.detach(),
@@ -33,40 +49,112 @@ impl Subscribers {
         }
     }
 
-    fn event(&mut self, key: ChannelKey, frame: &SharedFrame) {
-        if let Some(id) = frame.id {
-            self.advance(id, false);
+    /// Hands out a run of events: those of a channel, and those for a connection, in their order.
+    pub(crate) fn events(&mut self, run: &[(ChannelKey, SharedFrame)]) {
+        let (mut start, mut clock) = (0, self.clock);
+        for (n, (_, frame)) in run.iter().enumerate() {
+            let Some(id) = frame.id else { continue };
+            if clock.is_some_and(|clock| !follows(clock, id)) {
+                self.fan_out(&run[start..n]);
+                self.lag_all();
+                start = n;
+            }
+            clock = Some(id);
         }
+        self.fan_out(&run[start..]);
+    }
+
+    /// A run whose ids rise, above the last position.
+    fn fan_out(&mut self, run: &[(ChannelKey, SharedFrame)]) {
+        let mut picks = std::mem::take(&mut self.picks);
+        picks.clear();
+        picks.extend(0..run.len() as u32);
+        // A stable sort: a channel's events stay in order.
+        picks.sort_by_key(|&n| run[n as usize].0.slot);
+        let same = |a: &u32, b: &u32| run[*a as usize].0 == run[*b as usize].0;
+        let alone = picks.chunk_by(same).nth(1).is_none();
+        let mut mixed = false;
+        for group in picks.chunk_by(same) {
+            let readers = if alone { Readers::All } else { Readers::OfOneChannel };
+            mixed |= self.batch(run, group, readers);
+        }
+        if mixed {
+            // Whoever has several channels gets their events in the order of all, then one write for them.
+            for n in 0..run.len() as u32 {
+                self.batch(run, &[n], Readers::OfSeveral);
+            }
+            for token in std::mem::take(&mut self.unwritten) {
+                if let Some(slot) = self.find(token) {
+                    self.flush(slot);
+                }
+            }
+        }
+        self.picks = picks;
+        self.clock = run.iter().rev().find_map(|(_, frame)| frame.id).or(self.clock);
+    }
+
+    /// Hands events of one channel to these of its subscribers. Answers whether it has others.
+    fn batch(
+        &mut self,
+        run: &[(ChannelKey, SharedFrame)],
+        picks: &[u32],
+        readers: Readers,
+    ) -> bool {
+        let (key, _) = &run[picks[0] as usize];
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.clear();
+        let mut chunks = 0;
+        if picks.len() > 1 {
+            let mut join = |framing| {
+                let frames = picks.iter().map(|&n| &run[n as usize].1);
+                frames.for_each(|frame| joined.extend_from_slice(frame.bytes(framing)));
+                joined.len()
+            };
+            chunks = join(Framing::Chunked);
+            if self.plain > 0 {
+                join(Framing::Plain);
+            }
+        }
+        let batch = Batch { run, picks, joined: joined.split_at(chunks).into() };
         let (now, limits) = (self.now(), self.queue_limits());
-        let (mut written, mut missed) = (0, 0);
-        for &slot in self.channels.subscribers(key) {
-            match self.connections[slot as usize].deliver(frame, limits, now) {
-                Delivery::Written => written += 1,
-                Delivery::Queued | Delivery::Passed => {}
-                Delivery::Missed => missed += 1,
-                outcome => self.outcomes.push((slot, outcome)),
+        let write = readers != Readers::OfSeveral;
+        let (mut written, mut missed, mut others) = (0, 0, false);
+        for &slot in self.channels.subscribers(*key) {
+            let connection = &mut self.connections[slot as usize];
+            let several = connection.memberships.len() > 1;
+            if readers != Readers::All && several != (readers == Readers::OfSeveral) {
+                others = true;
+                continue;
+            }
+            let idle = !connection.pending();
+            let delivery = connection.deliver(batch, limits, now, write);
+            written += delivery.written;
+            missed += delivery.missed;
+            if !write && idle && connection.pending() {
+                self.unwritten.push(Self::token(slot as usize, connection.generation));
+            }
+            if delivery.end != End::Taken {
+                self.ends.push((slot, delivery.end));
             }
         }
         self.cells.delivered.add(written);
         self.cells.missed.add(missed);
-        let mut outcomes = std::mem::take(&mut self.outcomes);
-        for (slot, outcome) in outcomes.drain(..) {
-            match outcome {
-                // The event itself is read again, with all that follows: it was not queued. A raw one has
-                // no place in history; it alone is missed.
-                Delivery::Overflow if frame.id.is_none() => self.cells.missed.add(1),
-                Delivery::Overflow => self.overflow(slot as usize),
+        self.joined = joined;
+        let mut ends = std::mem::take(&mut self.ends);
+        for (slot, end) in ends.drain(..) {
+            match end {
+                End::Overflow(position) => self.overflow(slot as usize, position),
                 _ => self.close(slot as usize, CloseReason::Failed),
             }
         }
-        self.outcomes = outcomes;
-        if frame.id.is_some() {
-            self.clock = frame.id;
-        }
+        self.ends = ends;
+        others
     }
 
     fn tick(&mut self, clock: EventId) {
-        self.advance(clock, true);
+        if self.clock.is_some_and(|last| last != clock && !follows(last, clock)) {
+            self.lag_all();
+        }
         self.clock = Some(clock);
         for token in std::mem::take(&mut self.ticking) {
             let Some(slot) = self.find(token) else { continue };
@@ -76,15 +164,6 @@ impl Subscribers {
                 self.act(slot, &mut items, next);
             }
             self.items = items;
-        }
-    }
-
-    /// Positions only rise, within one epoch. Where they do not, Redis is not the one it was: what came
-    /// between is known to history alone.
-    fn advance(&mut self, to: EventId, tick: bool) {
-        let Some(clock) = self.clock else { return };
-        if to.epoch() != clock.epoch() || to < clock || (to == clock && !tick) {
-            self.lag_all();
         }
     }
 
@@ -121,7 +200,7 @@ impl Subscribers {
     fn detach(&mut self) {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.leave_live(slot);
+            self.leave_live(slot, self.clock);
             let unattached = self.connections[slot].memberships.len();
             if let Some(joining) = &mut self.connections[slot].joining {
                 joining.join.detached();
@@ -146,7 +225,8 @@ impl Subscribers {
     }
 
     /// A reader is too slow for the live events: what becomes of it is configured, by channel.
-    fn overflow(&mut self, slot: usize) {
+    /// It has everything up to `position`.
+    fn overflow(&mut self, slot: usize, position: EventId) {
         let policies: Vec<SlowReader> = self.connections[slot]
             .memberships
             .iter()
@@ -155,7 +235,7 @@ impl Subscribers {
         if policies.contains(&SlowReader::Close) {
             return self.close(slot, CloseReason::Slow);
         }
-        self.leave_live(slot);
+        self.leave_live(slot, Some(position));
         if policies.contains(&SlowReader::Latest) {
             let conflated: Vec<bool> = policies.iter().map(|p| *p == SlowReader::Latest).collect();
             let all = conflated.iter().all(|conflated| *conflated);
@@ -182,16 +262,16 @@ impl Subscribers {
     /// A live connection reads history from where it stands. What is queued for it stays: it is in order,
     /// and nothing after it is.
     fn lag(&mut self, slot: usize) {
-        self.leave_live(slot);
+        self.leave_live(slot, self.clock);
         self.attached(slot);
     }
 
-    fn leave_live(&mut self, slot: usize) {
+    fn leave_live(&mut self, slot: usize, position: Option<EventId>) {
         let connection = &mut self.connections[slot];
         if connection.joining.is_some() || cfg!(feature = "sabotage") {
             return;
         }
-        let position = self.clock.map_or(connection.seen, |clock| clock.max(connection.seen));
+        let position = position.map_or(connection.seen, |position| position.max(connection.seen));
         let names = connection.memberships.iter().map(|m| self.channels.name(m.channel).clone());
         let channels: Arc<[Channel]> = names.collect();
         let join = Join::resumed(position, self.limits());

@@ -13,8 +13,64 @@ use sse_contract::{Channel, EventId};
 pub struct Frame {
     /// The event's id; none for a raw `PUBLISH`, which is live only.
     pub id: Option<EventId>,
-    /// The bytes of its block, blank line included.
-    pub bytes: Box<[u8]>,
+    /// Its block, blank line included, as one chunk.
+    chunk: Chunk,
+}
+
+/// How a client is told where a stream's bytes end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// In chunks (RFC 9112 §7.1). Without them, HTTP clients that fill buffers of their own before they hand anything
+    /// on, such as Python's requests, would hold events back.
+    Chunked,
+    /// By the end of the connection: for HTTP/1.0, and for bodies that actix frames itself.
+    Plain,
+}
+
+/// The chunk behind which a stream in chunks ends.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Bytes with a chunk's framing around them.
+#[derive(Debug)]
+struct Chunk {
+    /// The size line is written from its end, so the content's place is the same in all.
+    bytes: Box<[u8]>,
+    start: u8,
+}
+
+impl Chunk {
+    /// Room for the size line: as many digits as a length has, and its end.
+    const HEAD: usize = 2 * size_of::<usize>() + 2;
+
+    /// A chunk of what `write` appends.
+    fn of(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(Self::HEAD + capacity + 2);
+        bytes.resize(Self::HEAD, 0);
+        write(&mut bytes);
+        let size = format!("{:x}\r\n", bytes.len() - Self::HEAD);
+        let start = Self::HEAD - size.len();
+        bytes[start..Self::HEAD].copy_from_slice(size.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+        Chunk { bytes: bytes.into_boxed_slice(), start: start as u8 }
+    }
+
+    fn framed(&self, framing: Framing) -> &[u8] {
+        match framing {
+            Framing::Chunked => &self.bytes[usize::from(self.start)..],
+            Framing::Plain => &self.bytes[Self::HEAD..self.bytes.len() - 2],
+        }
+    }
+}
+
+/// A block of a connection's own, in its framing.
+pub fn framed(block: &[u8], framing: Framing) -> Box<[u8]> {
+    match framing {
+        Framing::Plain => block.into(),
+        Framing::Chunked => {
+            let chunk = Chunk::of(block.len(), |bytes| bytes.extend_from_slice(block));
+            chunk.framed(framing).into()
+        }
+    }
 }
 
 /// A frame by reference. Cloning costs a counter, not a copy.
@@ -23,14 +79,14 @@ pub type SharedFrame = Arc<Frame>;
 impl Frame {
     /// Encodes an event. `event` is empty for an untyped one.
     pub fn event(id: EventId, event: &str, data: &str) -> SharedFrame {
-        Arc::new(Frame { id: Some(id), bytes: encode(Some(id), event, data) })
+        Arc::new(Frame { id: Some(id), chunk: block(Some(id), event, data) })
     }
 
     /// Its type and data, read back from its bytes: the data's line ends have become LF, as they do for
     /// every subscriber.
     pub fn parts(&self) -> (String, String) {
         let (mut event, mut data) = (String::new(), Vec::new());
-        for line in String::from_utf8_lossy(&self.bytes).split('\n') {
+        for line in String::from_utf8_lossy(self.bytes(Framing::Plain)).split('\n') {
             if let Some(text) = line.strip_prefix("data: ") {
                 data.push(text.to_owned());
             } else if let Some(text) = line.strip_prefix("event: ") {
@@ -42,7 +98,17 @@ impl Frame {
 
     /// Encodes a raw `PUBLISH`: data alone.
     pub fn raw(data: &str) -> SharedFrame {
-        Arc::new(Frame { id: None, bytes: encode(None, "", data) })
+        Arc::new(Frame { id: None, chunk: block(None, "", data) })
+    }
+
+    /// Its bytes on the wire.
+    pub fn bytes(&self, framing: Framing) -> &[u8] {
+        self.chunk.framed(framing)
+    }
+
+    /// About how many bytes it takes, on the wire and in memory.
+    pub fn size(&self) -> usize {
+        self.chunk.bytes.len()
     }
 }
 
@@ -103,14 +169,15 @@ pub fn gap(
     if let Some(oldest) = oldest {
         data["oldest"] = oldest.to_string().into();
     }
-    encode(Some(position), "gap", &data.to_string())
+    let data = data.to_string();
+    block(Some(position), "gap", &data).framed(Framing::Plain).into()
 }
 
 /// A `checkpoint` event: moves the client's cursor and fires no `onmessage`.
 ///
 /// An `id:`-only block would do by the standard, but Firefox and WebKit ignore it.
 pub fn checkpoint(position: EventId) -> Box<[u8]> {
-    encode(Some(position), "checkpoint", "")
+    block(Some(position), "checkpoint", "").framed(Framing::Plain).into()
 }
 
 /// The first line of a stream. There is no blank line behind it: a parser takes the field at once, and
@@ -127,8 +194,11 @@ pub fn closing(retry_ms: u64) -> Box<[u8]> {
 /// A heartbeat that says nothing: a comment, without the blank line that some clients take for a message.
 pub const COMMENT: &[u8] = b":\n";
 
-fn encode(id: Option<EventId>, event: &str, data: &str) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(data.len() + event.len() + 64);
+fn block(id: Option<EventId>, event: &str, data: &str) -> Chunk {
+    Chunk::of(data.len() + event.len() + 64, |out| write_block(out, id, event, data))
+}
+
+fn write_block(out: &mut Vec<u8>, id: Option<EventId>, event: &str, data: &str) {
     if let Some(id) = id {
         out.extend_from_slice(format!("id: {id}\n").as_bytes());
     }
@@ -151,7 +221,6 @@ fn encode(id: Option<EventId>, event: &str, data: &str) -> Box<[u8]> {
         rest = &rest[end + line_end..];
     }
     out.push(b'\n');
-    out.into_boxed_slice()
 }
 
 #[cfg(test)]
@@ -162,7 +231,7 @@ mod tests {
     const ID: EventId = EventId { ms: 5, seq: 65536 };
 
     fn text(frame: &Frame) -> &str {
-        std::str::from_utf8(&frame.bytes).unwrap()
+        std::str::from_utf8(frame.bytes(Framing::Plain)).unwrap()
     }
 
     #[test]
@@ -177,6 +246,18 @@ mod tests {
             text(&Frame::raw("id: 9\r\revent: x")),
             "data: id: 9\ndata: \ndata: event: x\n\n"
         );
+    }
+
+    #[test]
+    fn a_chunk_is_its_size_and_its_bytes() {
+        for size in [0, 1, 15, 16, 4095, 4096, 1 << 20] {
+            let frame = Frame::raw(&"x".repeat(size));
+            let plain = frame.bytes(Framing::Plain);
+            let chunk = [format!("{:x}\r\n", plain.len()).as_bytes(), plain, b"\r\n"].concat();
+            assert_eq!(frame.bytes(Framing::Chunked), chunk);
+            assert_eq!(*framed(plain, Framing::Chunked), chunk);
+            assert_eq!(*framed(plain, Framing::Plain), *plain);
+        }
     }
 
     proptest! {

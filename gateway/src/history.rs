@@ -254,7 +254,7 @@ impl Cache {
             *self = Cache::default();
         }
         let frames = snapshot.ranges.values().flatten().flat_map(|range| range.frames.iter());
-        let bytes: usize = frames.map(|frame| frame.bytes.len()).sum();
+        let bytes: usize = frames.map(|frame| frame.size()).sum();
         if bytes == 0 {
             return;
         }

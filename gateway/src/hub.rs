@@ -3,19 +3,20 @@
 //! Everything here belongs to one thread; nothing awaits a subscriber, and nothing is allocated for a
 //! subscriber that keeps up. Timers are one sweep for all connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sse_contract::Channel;
 use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
-use crate::inbox::{Inbox, ToHub};
+use crate::frame::{Framing, SharedFrame};
+use crate::inbox::{ChannelKey, Inbox, ToHub};
 use crate::join::Start;
 use crate::metrics::{Cells, CloseReason};
 use crate::poller::Poller;
@@ -26,8 +27,13 @@ use crate::subscribers::Subscribers;
 const SWEEP: Duration = Duration::from_millis(500);
 /// How often a draining hub ends some streams.
 pub(crate) const DRAIN_STEP: Duration = Duration::from_millis(50);
-/// Broker messages handled before other work of the thread gets a turn.
+/// Events handed out together, and their bytes: about what a socket takes at once.
+const RUN_EVENTS: usize = 256;
+const RUN_BYTES: usize = 64 * 1024;
+/// Other messages handled before other work of the thread gets a turn.
 const ROUND: usize = 64;
+/// The runtime's timer cannot wait for less.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a client asked for, checked.
 #[derive(Debug, Clone)]
@@ -50,6 +56,9 @@ pub struct Hub {
     inbox: Arc<Inbox>,
     poller: Poller,
     signals: Rc<BodySignals>,
+    coalesce: Duration,
+    /// When the last round ended, and how long it took.
+    last_round: Cell<(Instant, Duration)>,
 }
 
 impl Hub {
@@ -57,23 +66,26 @@ impl Hub {
     pub fn new(broker: Broker, config: StreamConfig, cells: Arc<Cells>) -> io::Result<Rc<Self>> {
         let inbox = Inbox::new(config.inbox_bytes);
         let worker = broker.register(inbox.clone());
+        let coalesce = config.coalesce;
         Ok(Rc::new(Hub {
             state: RefCell::new(Subscribers::new(broker, worker, config, cells)),
             inbox,
             poller: Poller::new()?,
             signals: Rc::default(),
+            coalesce,
+            last_round: Cell::new((Instant::now(), Duration::ZERO)),
         }))
     }
 
     /// A stream on a socket of its own, from the byte after the response head.
-    pub fn open_socket(&self, socket: OwnedFd, subscription: Subscription) {
+    pub fn open_socket(&self, socket: OwnedFd, framing: Framing, subscription: Subscription) {
         let mut state = self.state.borrow_mut();
         let (slot, token) = state.reserve();
         if let Err(error) = self.poller.add(&socket, token) {
             tracing::warn!(%error, "a socket cannot be watched; its stream is closed");
             return;
         }
-        state.open(slot, token, Sink::Socket(socket), subscription);
+        state.open(slot, token, Sink::Socket(socket), framing, subscription);
     }
 
     /// A stream through a response's body.
@@ -81,7 +93,7 @@ impl Hub {
         let mut state = self.state.borrow_mut();
         let (slot, token) = state.reserve();
         let pipe = BodyPipe::new(self.signals.clone(), token);
-        state.open(slot, token, Sink::Body(pipe.clone()), subscription);
+        state.open(slot, token, Sink::Body(pipe.clone()), Framing::Plain, subscription);
         PipeBody(pipe)
     }
 
@@ -94,7 +106,10 @@ impl Hub {
         let mut draining = None;
         loop {
             tokio::select! {
-                () = self.inbox.receive(&mut messages) => self.dispatch(&mut messages).await,
+                () = self.turn() => {
+                    self.inbox.take(&mut messages);
+                    self.dispatch(&mut messages).await;
+                }
                 result = self.poller.wait(&mut ready) => {
                     if let Err(error) = result {
                         tracing::error!(%error, "sockets can no longer be watched");
@@ -124,14 +139,50 @@ impl Hub {
         self.inbox.clone()
     }
 
+    /// Waits for messages. A hub that is idle takes them at once; one whose last round took long, hence had many to
+    /// write to, lets more gather first, because several events cost each subscriber one write.
+    async fn turn(&self) {
+        self.inbox.filled().await;
+        let (ended, took) = self.last_round.get();
+        let left = took.min(self.coalesce).saturating_sub(ended.elapsed());
+        if left >= SHORTEST_PAUSE {
+            tokio::time::sleep(left).await;
+        }
+    }
+
     async fn dispatch(&self, messages: &mut Vec<ToHub>) {
-        let mut handled = 0;
+        let began = Instant::now();
+        let (mut run, mut bytes, mut handled) = (Vec::new(), 0, 0);
         for message in messages.drain(..) {
-            self.state.borrow_mut().handle(message);
-            handled += 1;
-            if handled % ROUND == 0 {
+            let event = match message {
+                ToHub::Event(key, frame) => Some((key, frame)),
+                other => {
+                    self.hand_out(&mut run);
+                    self.state.borrow_mut().handle(other);
+                    handled += 1;
+                    None
+                }
+            };
+            bytes += event.as_ref().map_or(0, |(_, frame)| frame.size());
+            let full = run.len() >= RUN_EVENTS || (bytes > RUN_BYTES && !run.is_empty());
+            if full {
+                self.hand_out(&mut run);
+                bytes = event.as_ref().map_or(0, |(_, frame)| frame.size());
+            }
+            run.extend(event);
+            if full || handled >= ROUND {
+                handled = 0;
                 tokio::task::yield_now().await;
             }
+        }
+        self.hand_out(&mut run);
+        self.last_round.set((Instant::now(), began.elapsed()));
+    }
+
+    fn hand_out(&self, run: &mut Vec<(ChannelKey, SharedFrame)>) {
+        if !run.is_empty() {
+            self.state.borrow_mut().events(run);
+            run.clear();
         }
     }
 

@@ -4,7 +4,7 @@
 //! behind by more than the bound, its events are dropped here and it is told `Lagged` in their place: its
 //! connections then read history.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sse_contract::{Channel, EventId};
 use tokio::sync::{Notify, mpsc};
@@ -82,14 +82,14 @@ impl Inbox {
     pub fn send(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
         let mut dropped = 0;
         {
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = self.lock();
             for message in messages {
                 if let ToHub::Event(_, frame) = &message {
                     if queue.lagged {
                         dropped += 1;
                         continue;
                     }
-                    queue.bytes += frame.bytes.len() + size_of::<ToHub>();
+                    queue.bytes += frame.size() + size_of::<ToHub>();
                     if queue.bytes > self.limit {
                         dropped += 1;
                         queue.lagged = true;
@@ -104,20 +104,23 @@ impl Inbox {
         dropped
     }
 
-    /// Waits for messages and moves them all into `into`, which is empty.
-    pub async fn receive(&self, into: &mut Vec<ToHub>) {
-        loop {
-            {
-                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                if !queue.messages.is_empty() {
-                    std::mem::swap(&mut queue.messages, into);
-                    queue.bytes = 0;
-                    queue.lagged = false;
-                    return;
-                }
-            }
+    /// Waits until there are messages.
+    pub async fn filled(&self) {
+        while self.lock().messages.is_empty() {
             self.wake.notified().await;
         }
+    }
+
+    /// Moves all messages into `into`, which is empty.
+    pub fn take(&self, into: &mut Vec<ToHub>) {
+        let mut queue = self.lock();
+        std::mem::swap(&mut queue.messages, into);
+        queue.bytes = 0;
+        queue.lagged = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,8 +129,8 @@ mod tests {
     use super::*;
     use crate::frame::Frame;
 
-    #[tokio::test]
-    async fn a_full_inbox_says_lagged_where_events_are_missing() {
+    #[test]
+    fn a_full_inbox_says_lagged_where_events_are_missing() {
         let inbox = Inbox::new(400);
         let key = ChannelKey { slot: 0, generation: 0 };
         let event =
@@ -135,14 +138,14 @@ mod tests {
         assert_eq!(inbox.send([event(1), event(2), event(3), event(4)]), 2);
         inbox.send([ToHub::Tick(EventId::new(9, 1, 0)), event(5)]);
         let mut got = Vec::new();
-        inbox.receive(&mut got).await;
+        inbox.take(&mut got);
         assert!(matches!(
             got[..],
             [ToHub::Event(..), ToHub::Event(..), ToHub::Lagged, ToHub::Tick(_)]
         ));
         got.clear();
         inbox.send([event(6)]);
-        inbox.receive(&mut got).await;
+        inbox.take(&mut got);
         assert!(
             matches!(got[..], [ToHub::Event(..)]),
             "what comes after the worker caught up counts again"

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
+use sse_contract::{EventType, Item};
 
 use crate::broker::Publication;
 use crate::problem::{Kind, Problem};
@@ -18,17 +18,6 @@ pub struct Entry {
     pub channel: Option<String>,
     /// What is to be published.
     pub publication: Result<Publication, Problem>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Item<'a> {
-    channel: Option<String>,
-    channels: Option<Vec<String>>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    event: Option<String>,
-    idempotency_key: Option<String>,
 }
 
 impl Entry {
@@ -76,7 +65,7 @@ pub fn read_item(number: u64, json: &[u8], entries: &mut Vec<Entry>) {
     }
 }
 
-type Parts = (Option<sse_contract::EventType>, Arc<str>, Option<Arc<str>>);
+type Parts = (Option<EventType>, Arc<str>, Option<Arc<str>>);
 
 fn read_parts(item: &Item<'_>) -> Result<Parts, Problem> {
     match (&item.channel, &item.channels) {
@@ -90,33 +79,12 @@ fn read_parts(item: &Item<'_>) -> Result<Parts, Problem> {
     let event = item.event.as_deref().map(request::event_type).transpose()?.flatten();
     let key = item.idempotency_key.as_deref();
     let key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
-    Ok((event, data(item.data.get())?, key))
-}
-
-/// A string's own text; anything else as JSON without the white space between its tokens.
-fn data(raw: &str) -> Result<Arc<str>, Problem> {
-    if raw.starts_with('"') {
-        let text: String = serde_json::from_str(raw).map_err(|error| {
-            // The JSON itself was read before, so nothing else can be wrong with it.
-            let detail = format!("data: a lone surrogate is not Unicode text: {error}");
-            Problem::new(Kind::InvalidJson, detail).field("data")
-        })?;
-        return Ok(text.into());
-    }
-    let mut compact = String::with_capacity(raw.len());
-    let (mut quoted, mut escaped) = (false, false);
-    for c in raw.chars() {
-        if quoted || !c.is_ascii_whitespace() {
-            compact.push(c);
-        }
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = quoted,
-            '"' => quoted = !quoted,
-            _ => {}
-        }
-    }
-    Ok(compact.into())
+    let data = item.data_text().map_err(|error| {
+        // The JSON itself was read before, so nothing else can be wrong with it.
+        let detail = format!("data: a lone surrogate is not Unicode text: {error}");
+        Problem::new(Kind::InvalidJson, detail).field("data")
+    })?;
+    Ok((event, data, key))
 }
 
 fn invalid(error: &serde_json::Error) -> Problem {
@@ -131,20 +99,6 @@ mod tests {
         let mut entries = Vec::new();
         read_item(1, json.as_bytes(), &mut entries);
         entries.pop().unwrap()
-    }
-
-    #[test]
-    fn a_string_is_verbatim_and_the_rest_is_compact_json() {
-        for (raw, want) in [
-            (r#""a\nb \u20ac""#, "a\nb €"),
-            (r#"{"b" : 1.10, "a":[ 1, "x \" y" ] }"#, r#"{"b":1.10,"a":[1,"x \" y"]}"#),
-            ("12345678901234567890123", "12345678901234567890123"),
-            ("null", "null"),
-            ("\"\"", ""),
-        ] {
-            let entry = one(&format!(r#"{{"channel":"a","data":{raw}}}"#));
-            assert_eq!(&*entry.publication.unwrap().data, want);
-        }
     }
 
     #[test]

@@ -13,8 +13,11 @@ use std::collections::VecDeque;
 
 use sse_contract::{Channel, EventId};
 
-use crate::frame::{self, GapReason, SharedFrame};
-use crate::snapshot::{Extent, Range, Snapshot};
+pub use crate::account::Item;
+
+use crate::account::Account;
+use crate::frame::SharedFrame;
+use crate::snapshot::{Extent, Snapshot};
 
 /// Where a connection wants to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,17 +45,6 @@ pub enum Next {
     Live(EventId),
 }
 
-/// Something to send, in order.
-#[derive(Debug, Clone)]
-pub enum Item {
-    /// An event.
-    Frame(SharedFrame),
-    /// A gap, and its reason for the metrics.
-    Gap(Box<[u8]>, GapReason),
-    /// The first position of a connection that was sent nothing else.
-    Checkpoint(EventId),
-}
-
 /// Bounds on what a join holds and hands out at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -77,14 +69,8 @@ enum Phase {
 pub struct Join {
     phase: Phase,
     start: Start,
-    /// Everything at or below was handed out, or told missing. Meaningless while `start` is not `After`.
-    position: EventId,
-    /// The last id handed out: the client's cursor once it is sent.
-    told: Option<EventId>,
-    /// A reset (or the start "from the oldest") speaks for everything up to here, in every epoch before.
-    vouched: Option<EventId>,
-    /// Per channel: up to here its incompleteness was told, or was never claimed.
-    excused: Vec<EventId>,
+    /// What it has, and where it stands. Meaningless while `start` is not `After`.
+    account: Account,
     live: VecDeque<SharedFrame>,
     live_bytes: usize,
     overflowed: bool,
@@ -103,10 +89,7 @@ impl Join {
         Join {
             phase: Phase::Attaching,
             start,
-            position,
-            told: None,
-            vouched: None,
-            excused: Vec::new(),
+            account: Account::after(position),
             live: VecDeque::new(),
             live_bytes: 0,
             overflowed: false,
@@ -118,7 +101,7 @@ impl Join {
 
     /// A join of a connection that was live up to `position`.
     pub fn resumed(position: EventId, limits: Limits) -> Self {
-        Join { told: Some(position), ..Join::new(Start::After(position), limits) }
+        Join { account: Account::resumed(position), ..Join::new(Start::After(position), limits) }
     }
 
     /// Until it is live, send only the newest event of the channels that are marked, one mark a channel.
@@ -133,11 +116,7 @@ impl Join {
 
     /// Which part of its n-th channel's history it reads.
     pub fn extent(&self, n: usize) -> Extent {
-        if self.conflated.get(n).is_some_and(|conflated| *conflated) {
-            Extent::Newest
-        } else {
-            Extent::All
-        }
+        extent(&self.conflated, n)
     }
 
     /// Every channel is attached: from now on no event passes by unseen.
@@ -172,18 +151,14 @@ impl Join {
         if self.phase != Phase::Ticking {
             return Next::Wait;
         }
-        let after = match &self.start {
+        let unknown = match &self.start {
             Start::After(_) | Start::Oldest => return self.read(),
             Start::Now => None,
-            Start::Unknown(raw) => Some(raw.clone()),
+            Start::Unknown(raw) => Some(raw.as_ref()),
         };
-        if let Some(after) = after {
-            out.push(gap(clock, None, GapReason::UnknownId, &after, None));
-            self.told = Some(clock);
-        }
+        self.account.begin(clock, unknown, out);
         // What was kept meanwhile is at or below the tick: it came before "now".
         self.drop_live();
-        self.position = clock;
         if std::mem::take(&mut self.overflowed) {
             // Events behind the tick may have been dropped as well: history has them.
             self.start = Start::After(clock);
@@ -202,12 +177,12 @@ impl Join {
             return true;
         }
         if self.live.len() >= self.limits.live_events
-            || self.live_bytes + frame.bytes.len() > self.limits.live_bytes
+            || self.live_bytes + frame.size() > self.limits.live_bytes
         {
             self.lagged();
             return true;
         }
-        self.live_bytes += frame.bytes.len();
+        self.live_bytes += frame.size();
         self.live.push_back(frame.clone());
         true
     }
@@ -234,24 +209,13 @@ impl Join {
             return self.read();
         }
         self.youngest = clock;
-        self.begin_oldest(snapshot, channels);
-        if self.position > clock {
-            self.tell_beyond(snapshot, channels, out);
-        } else if !snapshot.history {
-            self.tell_no_history(clock, out);
-        } else {
-            let mut ranges = Vec::with_capacity(channels.len());
-            for (n, channel) in channels.iter().enumerate() {
-                match snapshot.covering(channel, self.position, self.extent(n)) {
-                    Some(range) => ranges.push(range),
-                    // The read was cut before this channel, or served positions behind ours.
-                    None => return self.read(),
-                }
-            }
-            self.tell_gaps(snapshot, channels, &ranges, out);
-            if !self.replay(clock, channels, &ranges, room, out) {
-                return self.read();
-            }
+        if self.start == Start::Oldest && self.account.begin_oldest(snapshot, channels) {
+            self.start = Start::After(EventId::ZERO);
+        }
+        let conflated = &self.conflated;
+        let extent = |n| extent(conflated, n);
+        if !self.account.take(snapshot, channels, extent, room, out) {
+            return self.read();
         }
         if cached {
             return self.read();
@@ -268,153 +232,14 @@ impl Join {
         self.go_live(clock, out)
     }
 
-    /// "From the oldest" claims nothing about what was gone before its first read, in any epoch.
-    fn begin_oldest(&mut self, snapshot: &Snapshot, channels: &[Channel]) {
-        let covered = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All).is_some();
-        if self.start != Start::Oldest || (snapshot.history && !channels.iter().all(covered)) {
-            return;
-        }
-        let oldest = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All)?.oldest;
-        self.excused =
-            channels.iter().map(|c| oldest(c).map_or(snapshot.clock, EventId::before)).collect();
-        self.vouched = Some(snapshot.clock);
-        self.start = Start::After(EventId::ZERO);
-    }
-
-    /// The position is above the clock: no id of this epoch, so either of another one or of none.
-    fn tell_beyond(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
-        let clock = snapshot.clock;
-        if self.epoch() == clock.epoch() {
-            let after = self.position.to_string();
-            out.push(gap(clock, None, GapReason::UnknownId, &after, None));
-            self.told = Some(clock);
-        } else {
-            let known = channels.iter().filter_map(|c| snapshot.ranges.get(c)?.first()?.oldest);
-            self.tell_reset(clock, known.min(), channels.len(), out);
-        }
-        self.position = clock;
-    }
-
-    fn tell_reset(
-        &mut self,
-        clock: EventId,
-        oldest: Option<EventId>,
-        channels: usize,
-        out: &mut Vec<Item>,
-    ) {
-        let after = self.position.to_string();
-        self.position = self.position.min(clock);
-        out.push(gap(self.position, None, GapReason::Reset, &after, oldest));
-        self.told = Some(self.position);
-        self.vouched = Some(clock);
-        self.excused = vec![clock; channels];
-    }
-
-    /// The epoch this connection's position belongs to.
-    fn epoch(&self) -> u64 {
-        self.vouched.map_or(self.position, |v| v.max(self.position)).epoch()
-    }
-
-    fn tell_no_history(&mut self, clock: EventId, out: &mut Vec<Item>) {
-        if self.position < clock && self.vouched.is_none_or(|v| v < clock) {
-            let position = self.position.min(clock);
-            out.push(gap(position, None, GapReason::NoHistory, &self.position.to_string(), None));
-        }
-        self.position = clock;
-        self.told = None;
-    }
-
-    fn tell_gaps(
-        &mut self,
-        snapshot: &Snapshot,
-        channels: &[Channel],
-        ranges: &[&Range],
-        out: &mut Vec<Item>,
-    ) {
-        let clock = snapshot.clock;
-        if self.epoch() != clock.epoch() {
-            let oldest = ranges.iter().filter_map(|r| r.oldest).min();
-            return self.tell_reset(clock, oldest, channels.len(), out);
-        }
-        for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
-            let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
-            let Some(reason) = snapshot.missing(range, judged) else { continue };
-            let after = self.position.to_string();
-            out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
-            self.told = Some(self.position);
-            self.excused.resize(channels.len(), EventId::ZERO);
-            // The oldest kept is still owed: until it is handed out, it may be cut off as well.
-            self.excused[n] = range.oldest.map_or(clock, EventId::before);
-        }
-    }
-
-    /// Hands out what the ranges hold, in id order over all channels. Answers whether that reached the clock.
-    fn replay(
-        &mut self,
-        clock: EventId,
-        channels: &[Channel],
-        ranges: &[&Range],
-        room: usize,
-        out: &mut Vec<Item>,
-    ) -> bool {
-        let reached = ranges.iter().filter_map(|r| r.upto).min().unwrap_or(clock).min(clock);
-        let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
-        for (n, range) in ranges.iter().enumerate() {
-            if range.extent == Extent::Newest {
-                frames.extend(self.newest(&channels[n], range, reached, out));
-                continue;
-            }
-            let from = range.frames.partition_point(|f| f.id.is_none_or(|id| id <= self.position));
-            let ids = range.frames[from..].iter().filter_map(|f| Some((f.id?, f)));
-            frames.extend(ids.take_while(|(id, _)| *id <= reached));
-        }
-        if ranges.len() > 1 {
-            frames.sort_unstable_by_key(|(id, _)| *id);
-        }
-        let mut bytes = 0;
-        for (id, frame) in frames {
-            if bytes > 0 && bytes + frame.bytes.len() > room {
-                return false;
-            }
-            bytes += frame.bytes.len();
-            self.position = id;
-            self.told = Some(id);
-            out.push(Item::Frame(frame.clone()));
-        }
-        self.position = reached;
-        reached == clock
-    }
-
-    /// The newest event of a conflated channel, if it is new; tells if it leaves others out.
-    fn newest<'a>(
-        &mut self,
-        channel: &Channel,
-        range: &'a Range,
-        reached: EventId,
-        out: &mut Vec<Item>,
-    ) -> Option<(EventId, &'a SharedFrame)> {
-        let newest = range.frames.last()?;
-        let id = newest.id.filter(|id| *id > self.position && *id <= reached)?;
-        let before = range.frames.len().checked_sub(2).and_then(|n| range.frames[n].id);
-        if before.is_some_and(|before| before > self.position) {
-            let after = self.position.to_string();
-            let reason = GapReason::Conflated;
-            out.push(gap(self.position, Some(channel), reason, &after, Some(id)));
-            self.told = Some(self.position);
-        }
-        Some((id, newest))
-    }
-
     fn read(&mut self) -> Next {
         self.phase = Phase::Reading;
-        Next::Read(if self.start == Start::Oldest { EventId::ZERO } else { self.position })
+        let after = self.account.position();
+        Next::Read(if self.start == Start::Oldest { EventId::ZERO } else { after })
     }
 
     fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
-        // A first position; or one of the new epoch, lest the next reconnect be told of the old one again.
-        if self.told.is_none_or(|id| id.epoch() != clock.epoch()) {
-            out.push(Item::Checkpoint(clock));
-        }
+        self.account.go_live(clock, out);
         let mut seen = clock;
         for frame in std::mem::take(&mut self.live) {
             if frame.id.is_some_and(|id| id > seen) {
@@ -432,14 +257,9 @@ impl Join {
     }
 }
 
-fn gap(
-    position: EventId,
-    channel: Option<&Channel>,
-    reason: GapReason,
-    after: &str,
-    oldest: Option<EventId>,
-) -> Item {
-    Item::Gap(frame::gap(position, channel, reason, after, oldest), reason)
+fn extent(conflated: &[bool], n: usize) -> Extent {
+    let conflated = conflated.get(n).is_some_and(|conflated| *conflated);
+    if conflated { Extent::Newest } else { Extent::All }
 }
 
 #[cfg(test)]
@@ -448,6 +268,7 @@ mod tests {
 
     use super::*;
     use crate::frame::Frame;
+    use crate::snapshot::Range;
 
     fn id(ms: u64) -> EventId {
         EventId::new(1_000_000 + ms, 7, 0)

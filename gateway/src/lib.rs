@@ -8,6 +8,7 @@ pub mod logging;
 pub mod metrics;
 
 // Pure: no I/O, no Redis, no actix.
+pub mod account;
 pub mod frame;
 pub mod interest;
 pub mod join;
@@ -18,12 +19,14 @@ pub mod snapshot;
 // The broker: where events come from and go to.
 pub mod broker;
 pub mod connector;
+pub mod dispatch;
 pub mod history;
 pub mod ingest;
 pub mod library;
 pub mod memory;
 pub mod publisher;
 pub mod redis_broker;
+pub mod redis_settings;
 
 // A worker's hub and its connections.
 pub mod channels;
@@ -38,12 +41,14 @@ pub mod takeover;
 
 // HTTP.
 pub mod admin;
+pub mod app;
 pub mod channel_api;
 pub mod item;
 pub mod listener;
 pub mod problem;
 pub mod publish_api;
 pub mod request;
+pub mod routes;
 pub mod server;
 pub mod subscribe;
 

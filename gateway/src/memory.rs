@@ -5,6 +5,7 @@
 //! for a few appends and never over a wait.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +28,7 @@ pub struct MemoryLimits {
     pub max_len: usize,
     /// How long an event is kept at least.
     pub ttl: Duration,
-    /// Bytes of all histories together.
+    /// Bytes of all histories together; what is known of idempotency keys takes a quarter of it at most.
     pub bytes: usize,
     /// Bytes of one event's data.
     pub event_bytes: usize,
@@ -43,6 +44,7 @@ pub struct MemoryBroker {
     state: Mutex<State>,
     limits: MemoryLimits,
     metrics: Metrics,
+    payloads: RandomState,
 }
 
 #[derive(Debug)]
@@ -57,13 +59,15 @@ struct State {
     idempotency: HashMap<(Channel, Arc<str>), Published>,
     /// Idempotency keys in the order of their expiry.
     expiring: VecDeque<(u64, Channel, Arc<str>)>,
+    /// About what those two take.
+    key_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Published {
     id: EventId,
-    event: String,
-    data: Arc<str>,
+    /// Of its type and data. Nobody outside knows how it is made, so none can be found that is alike.
+    payload: u64,
 }
 
 #[derive(Debug, Default)]
@@ -87,9 +91,11 @@ impl MemoryBroker {
                 bytes: 0,
                 idempotency: HashMap::new(),
                 expiring: VecDeque::new(),
+                key_bytes: 0,
             }),
             limits,
             metrics,
+            payloads: RandomState::new(),
         }
     }
 
@@ -150,8 +156,9 @@ impl MemoryBroker {
         let now = unix_ms();
         let mut state = self.lock();
         let key = item.idempotency_key.as_ref().map(|key| (item.channel.clone(), key.clone()));
+        let payload = key.as_ref().map_or(0, |_| self.payloads.hash_one((event, &item.data)));
         if let Some(known) = key.as_ref().and_then(|key| state.idempotency.get(key)) {
-            if known.event == event && known.data == item.data {
+            if known.payload == payload {
                 return Ok(known.id);
             }
             return Err(PublishError::Conflict(format!(
@@ -161,11 +168,9 @@ impl MemoryBroker {
         }
         let id = state.clock.next(now);
         state.clock = id;
-        if let Some((channel, key)) = key {
+        if let Some(key) = key {
             let until = now + self.limits.idempotency_ttl.as_millis() as u64;
-            state.expiring.push_back((until, channel.clone(), key.clone()));
-            let published = Published { id, event: event.to_owned(), data: item.data.clone() };
-            state.idempotency.insert((channel, key), published);
+            state.remember(key, Published { id, payload }, until, self.limits.bytes / 4);
         }
         state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
         self.metrics.broker.with_label_values(&["received"]).inc();
@@ -242,19 +247,19 @@ impl State {
         if !kept {
             return;
         }
-        self.bytes += frame.bytes.len();
+        self.bytes += kept_size(&frame);
         entry.last = Some(id);
         entry.events.push_back(frame);
         self.order.push_back((id, channel.clone()));
         while entry.events.len() > limits.max_len {
-            self.bytes -= entry.events.pop_front().map_or(0, |frame| frame.bytes.len());
+            self.bytes -= entry.events.pop_front().as_ref().map_or(0, kept_size);
             entry.trimmed = true;
         }
         while self.bytes > limits.bytes {
             let Some((id, channel)) = self.order.pop_front() else { break };
             let Some(entry) = self.channels.get_mut(&channel) else { continue };
             if entry.events.front().is_some_and(|frame| frame.id == Some(id)) {
-                self.bytes -= entry.events.pop_front().map_or(0, |frame| frame.bytes.len());
+                self.bytes -= entry.events.pop_front().as_ref().map_or(0, kept_size);
                 entry.trimmed = true;
             }
         }
@@ -265,6 +270,28 @@ impl State {
         }) {
             self.order.pop_front();
         }
+    }
+
+    /// Keeps an idempotency key, for as long as there is room for it.
+    fn remember(
+        &mut self,
+        key: (Channel, Arc<str>),
+        published: Published,
+        until: u64,
+        bytes: usize,
+    ) {
+        self.key_bytes += key_size(&key.0, &key.1);
+        self.expiring.push_back((until, key.0.clone(), key.1.clone()));
+        self.idempotency.insert(key, published);
+        while self.key_bytes > bytes && self.forget_key() {}
+    }
+
+    /// Forgets the oldest idempotency key, if there is one.
+    fn forget_key(&mut self) -> bool {
+        let Some((_, channel, key)) = self.expiring.pop_front() else { return false };
+        self.key_bytes -= key_size(&channel, &key);
+        self.idempotency.remove(&(channel, key));
+        true
     }
 
     fn range(&self, channel: &Channel, after: EventId, extent: Extent, page_bytes: usize) -> Range {
@@ -280,7 +307,7 @@ impl State {
                 upto = frames.last().and_then(|frame: &SharedFrame| frame.id);
                 break;
             }
-            bytes += frame.bytes.len();
+            bytes += frame.size();
             frames.push(frame.clone());
         }
         Range {
@@ -300,22 +327,73 @@ impl State {
         let bytes = &mut self.bytes;
         self.channels.retain(|_, entry| {
             if entry.last.is_some_and(|last| last.ms < horizon) {
-                *bytes -= entry.events.iter().map(|frame| frame.bytes.len()).sum::<usize>();
+                *bytes -= entry.events.iter().map(kept_size).sum::<usize>();
                 let attached = std::mem::take(&mut entry.attached);
                 *entry = Entry { attached, ..Entry::default() };
             }
             entry.last.is_some() || !entry.attached.is_empty()
         });
-        while self.expiring.front().is_some_and(|(until, ..)| *until <= now) {
-            if let Some((_, channel, key)) = self.expiring.pop_front() {
-                self.idempotency.remove(&(channel, key));
-            }
-        }
+        while self.expiring.front().is_some_and(|(until, ..)| *until <= now) && self.forget_key() {}
     }
+}
+
+/// About what it takes to keep an event: its bytes, and its place in its history and in the order of all.
+fn kept_size(frame: &SharedFrame) -> usize {
+    frame.size() + 128
+}
+
+/// About what it takes to know an idempotency key: its text, and its place in a map and a queue.
+fn key_size(channel: &Channel, key: &str) -> usize {
+    channel.as_str().len() + key.len() + 192
 }
 
 /// Milliseconds since the Unix epoch.
 pub fn unix_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(bytes: usize) -> MemoryBroker {
+        let limits = MemoryLimits {
+            max_len: 10,
+            ttl: Duration::from_secs(60),
+            bytes,
+            event_bytes: 1000,
+            idempotency_ttl: Duration::from_secs(60),
+            page_bytes: 1000,
+        };
+        MemoryBroker::new(limits, Metrics::default())
+    }
+
+    fn keyed(key: &str, data: &str) -> Publication {
+        Publication {
+            channel: "demo".parse().expect("a channel"),
+            event: None,
+            data: data.into(),
+            idempotency_key: Some(key.into()),
+        }
+    }
+
+    #[test]
+    fn keys_are_bounded_and_the_oldest_forgotten() {
+        let broker = broker(40_000);
+        let first = broker.publish(&keyed("k0", "x")).unwrap();
+        assert_eq!(broker.publish(&keyed("k0", "x")).unwrap(), first);
+        assert!(broker.publish(&keyed("k0", "y")).is_err());
+        for n in 1..1000 {
+            broker.publish(&keyed(&format!("k{n}"), "x")).unwrap();
+        }
+        let state = broker.lock();
+        assert!(state.key_bytes <= 10_000);
+        assert_eq!(state.idempotency.len(), state.expiring.len());
+        assert!((40..60).contains(&state.expiring.len()), "{}", state.expiring.len());
+        drop(state);
+        let last = broker.publish(&keyed("k999", "x")).unwrap();
+        assert_eq!(broker.publish(&keyed("k999", "x")).unwrap(), last);
+        assert!(broker.publish(&keyed("k0", "y")).is_ok(), "forgotten");
+    }
 }

@@ -8,7 +8,7 @@ use sse_gateway::Config;
 use sse_gateway::config::BrokerKind;
 use sse_gateway::metrics::Metrics;
 use sse_gateway::redis_broker::RedisBroker;
-use sse_gateway::server::redis_settings;
+use sse_gateway::redis_settings::RedisSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -76,7 +76,7 @@ async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, Strin
     if config.broker == BrokerKind::Memory {
         return Err("the broker is \"memory\"; name a Redis with --redis".to_owned());
     }
-    let redis = RedisBroker::start(redis_settings(config), Metrics::default())
+    let redis = RedisBroker::start(RedisSettings::of(config), Metrics::default())
         .map_err(|error| error.to_string())?;
     let online = redis.online(Duration::ZERO).await;
     online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;

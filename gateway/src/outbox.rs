@@ -5,30 +5,30 @@ use std::io::IoSlice;
 
 use sse_contract::EventId;
 
-use crate::frame::SharedFrame;
+use crate::frame::{Framing, SharedFrame};
 
 /// A block of the stream, whole.
 #[derive(Debug)]
 pub enum Block {
     /// An event, shared with every other connection that is sent it.
     Shared(SharedFrame),
-    /// A gap, a checkpoint: this connection's own.
+    /// A gap, a checkpoint: this connection's own, in its framing.
     Own(Box<[u8]>),
 }
 
 impl Block {
-    /// The bytes to write.
-    pub fn bytes(&self) -> &[u8] {
+    fn bytes(&self, framing: Framing) -> &[u8] {
         match self {
-            Block::Shared(frame) => &frame.bytes,
+            Block::Shared(frame) => frame.bytes(framing),
             Block::Own(bytes) => bytes,
         }
     }
 }
 
 /// Blocks that the socket has not accepted yet. It exists only while there are any.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
+    framing: Framing,
     blocks: VecDeque<Block>,
     /// How much of the first block the socket has accepted.
     written: usize,
@@ -39,10 +39,15 @@ pub struct Outbox {
 const GATHER: usize = 64;
 
 impl Outbox {
+    /// An empty one, of a connection with this framing.
+    pub fn new(framing: Framing) -> Self {
+        Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0 }
+    }
+
     /// Appends a block, of which `written` bytes are already accepted (only ever for the first).
     pub fn push(&mut self, block: Block, written: usize) {
         debug_assert!(written == 0 || self.blocks.is_empty());
-        self.bytes += block.bytes().len() - written;
+        self.bytes += block.bytes(self.framing).len() - written;
         self.written += written;
         self.blocks.push_back(block);
     }
@@ -52,14 +57,14 @@ impl Outbox {
         let (mut first, mut raw) = (None, 0);
         let begun = usize::from(self.written > 0);
         let mut place = 0;
-        let bytes = &mut self.bytes;
+        let (bytes, framing) = (&mut self.bytes, self.framing);
         self.blocks.retain(|block| {
             place += 1;
             let Block::Shared(frame) = block else { return true };
             if place <= begun {
                 return true;
             }
-            *bytes -= frame.bytes.len();
+            *bytes -= frame.bytes(framing).len();
             first = first.or(frame.id);
             raw += u64::from(frame.id.is_none());
             false
@@ -85,11 +90,9 @@ impl Outbox {
     /// What to write next, from the first unaccepted byte on.
     pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let first = self.written;
-        self.blocks
-            .iter()
-            .take(GATHER)
-            .enumerate()
-            .map(move |(n, block)| IoSlice::new(&block.bytes()[if n == 0 { first } else { 0 }..]))
+        self.blocks.iter().take(GATHER).enumerate().map(move |(n, block)| {
+            IoSlice::new(&block.bytes(self.framing)[if n == 0 { first } else { 0 }..])
+        })
     }
 
     /// The socket accepted this many bytes. Answers how many events were finished by that.
@@ -97,7 +100,7 @@ impl Outbox {
         self.bytes -= accepted;
         let mut events = 0;
         while let Some(block) = self.blocks.front() {
-            let rest = block.bytes().len() - self.written;
+            let rest = block.bytes(self.framing).len() - self.written;
             if accepted < rest {
                 self.written += accepted;
                 return events;
@@ -122,7 +125,7 @@ mod tests {
             blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 1..20),
             steps in proptest::collection::vec(0usize..50, 1..200),
         ) {
-            let mut outbox = Outbox::default();
+            let mut outbox = Outbox::new(Framing::Plain);
             for block in &blocks {
                 outbox.push(Block::Own(block.clone().into()), 0);
             }

@@ -7,11 +7,11 @@ use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
+use crate::app::App;
 use crate::broker::{Publication, PublishError};
 use crate::item::{self, Entry};
 use crate::problem::{Kind, Problem};
 use crate::request;
-use crate::server::App;
 
 /// Lines of one NDJSON request; their results are kept until the end.
 const MAX_LINES: u64 = 1_000_000;

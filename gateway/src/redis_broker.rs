@@ -3,80 +3,28 @@
 //! Three connections of different kinds: the ingest's own (live events and ticks), the history reader's
 //! and the publishers' from one pool. None is waited for by another.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
 use deadpool_redis::{Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
-use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, IntoConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, RedisError};
 use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{Publication, PublishError, ReadRequest};
 use crate::connector::SessionError;
+use crate::dispatch::Command;
 use crate::history::{self, Ask};
 use crate::inbox::{ChannelKey, Inbox};
-use crate::ingest::{Command, Ingest, Status};
+use crate::ingest::{Ingest, Status};
 use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
 use crate::publisher;
+use crate::redis_settings::{BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
 use crate::resp::Value;
 use crate::snapshot::{Extent, Snapshot};
-
-/// The limits that Redis holds for all writers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HistoryLimits {
-    /// Events a history keeps.
-    pub max_len: u64,
-    /// How long an event is kept at least.
-    pub ttl: Duration,
-    /// Bytes of one event's data.
-    pub max_data: u64,
-    /// How long an idempotency key is remembered.
-    pub idempotency_ttl: Duration,
-}
-
-impl fmt::Display for HistoryLimits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "history.max_len {}, history.ttl {}, publish.max_event_bytes {}, publish.idempotency_ttl {}",
-            self.max_len,
-            humantime::format_duration(self.ttl),
-            self.max_data,
-            humantime::format_duration(self.idempotency_ttl),
-        )
-    }
-}
-
-/// What the broker needs to know of the configuration.
-#[derive(Debug, Clone)]
-pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `redis+unix://`, with user and password.
-    pub url: String,
-    /// What every name in Redis begins with.
-    pub prefix: String,
-    /// How long connecting may take.
-    pub connect_timeout: Duration,
-    /// How long an answer may take before its connection counts as broken.
-    pub answer_timeout: Duration,
-    /// The longest wait between attempts to connect.
-    pub reconnect_max: Duration,
-    /// Time between ticks.
-    pub tick: Duration,
-    /// How long a channel stays subscribed after its last subscriber left.
-    pub linger: Duration,
-    /// The operator's word that acknowledged writes survive a restart of Redis.
-    pub durable: bool,
-    /// Connections for publishing and reading.
-    pub pool_size: usize,
-    /// Bytes of events in one range of a read.
-    pub page_bytes: usize,
-    /// The limits this gateway would set.
-    pub limits: HistoryLimits,
-}
 
 /// What the parts of the Redis broker share.
 #[derive(Debug)]
@@ -106,30 +54,13 @@ pub struct RedisBroker {
     workers: Mutex<u16>,
 }
 
-/// The address of Redis in the configuration is of no use.
-#[derive(Debug, thiserror::Error)]
-#[error("redis.url: {0}")]
-pub struct BadRedisUrl(String);
-
-/// Reads the address of Redis; refuses what could not serve.
-pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
-    let odd = |error| BadRedisUrl(format!("{error}; write it as redis://user:password@host:6379"));
-    let info = url.into_connection_info().map_err(odd)?;
-    if info.redis_settings().db() != 0 {
-        let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
-                    use redis.prefix to keep several gateways apart on one Redis";
-        return Err(BadRedisUrl(text.to_owned()));
-    }
-    Ok(info)
-}
-
 impl RedisBroker {
     /// Starts the broker's threads; they connect, and go on trying.
     pub fn start(config: RedisSettings, metrics: Metrics) -> Result<Arc<Self>, BadRedisUrl> {
         let info = connection_info(&config.url)?;
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let pool = pool(&config, &info).map_err(|error| BadRedisUrl(error.to_string()))?;
+        let pool = pool(&config, &info).map_err(BadRedisUrl::new)?;
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
             addr: info.addr().to_string(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
 use percent_encoding::percent_decode;
-use sse_contract::{Channel, EventType, MAX_IDEMPOTENCY_KEY};
+use sse_contract::{Channel, EventType};
 
 use crate::hub::Subscription;
 use crate::join::Start;
@@ -67,14 +67,9 @@ pub fn event_type(text: &str) -> Result<Option<EventType>, Problem> {
 
 /// An idempotency key: visible ASCII, as it must fit a header.
 pub fn idempotency_key(key: &[u8]) -> Result<Arc<str>, Problem> {
-    let visible = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
-    if !visible || key.len() > MAX_IDEMPOTENCY_KEY {
-        let detail = format!(
-            "an idempotency key is 1 to {MAX_IDEMPOTENCY_KEY} bytes of visible ASCII without spaces"
-        );
-        return Err(Problem::new(Kind::InvalidIdempotencyKey, detail).field("idempotency_key"));
-    }
-    Ok(String::from_utf8_lossy(key).into())
+    sse_contract::idempotency_key(key).map_err(|error| {
+        Problem::new(Kind::InvalidIdempotencyKey, error.to_string()).field("idempotency_key")
+    })
 }
 
 /// What a request for a stream asks for.

@@ -3,82 +3,27 @@
 //! Nothing here is global: two gateways can live in one process.
 
 use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_cors::Cors;
 use actix_http::{HttpService, Protocol};
 use actix_server::ServerBuilder;
 use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::middleware::Condition;
-use actix_web::{HttpResponse, http::header, web};
-use actix_web_lab::extract::LocalData;
-use actix_web_lab::middleware::CatchPanic;
-use sse_contract::Channel;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use crate::app::App;
 use crate::broker::Broker;
 use crate::config::{BrokerKind, Config};
 use crate::hub::Hub;
-use crate::inbox::{Inbox, ToHub};
 use crate::memory::{MemoryBroker, MemoryLimits};
 use crate::metrics::Metrics;
-use crate::problem::{Kind, Problem};
-use crate::redis_broker::{HistoryLimits, RedisBroker, RedisSettings};
-use crate::subscribe::{self, HubHandle};
+use crate::redis_broker::RedisBroker;
+use crate::redis_settings::RedisSettings;
+use crate::routes::routes;
 use crate::takeover::Takeable;
-use crate::{admin, channel_api, listener, publish_api};
-
-/// What every handler of a gateway shares.
-#[derive(Debug)]
-pub struct App {
-    /// The configuration.
-    pub config: Config,
-    /// The broker.
-    pub broker: Broker,
-    /// The metrics.
-    pub metrics: Metrics,
-    draining: AtomicBool,
-    max_streams: u64,
-    hubs: Mutex<Vec<Arc<Inbox>>>,
-}
-
-impl App {
-    /// Whether the gateway is stopping.
-    pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// Whether as many streams are open as there may be.
-    pub fn full(&self) -> bool {
-        self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
-    }
-
-    /// How many of this gateway's streams listen to a channel.
-    pub async fn subscribers(&self, channel: &Channel) -> usize {
-        let (answer, mut answers) = mpsc::unbounded_channel();
-        for hub in self.hubs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            hub.send([ToHub::Count(channel.clone(), answer.clone())]);
-        }
-        drop(answer);
-        let mut sum = 0;
-        // A hub that is drained has ended, and has no subscribers to tell of.
-        let patience = Duration::from_secs(1);
-        while let Ok(Some(count)) = tokio::time::timeout(patience, answers.recv()).await {
-            sum += count;
-        }
-        sum
-    }
-
-    /// Counts a request for a stream that was refused.
-    pub fn reject(&self, reason: &'static str) {
-        self.metrics.rejected.with_label_values(&[reason]).inc();
-    }
-}
+use crate::{admin, listener};
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +79,7 @@ impl Gateway {
             0 => room,
             configured => configured,
         };
-        let draining = AtomicBool::new(false);
-        let app = App { config, broker, metrics, draining, max_streams, hubs: Mutex::default() };
+        let app = App::new(config, broker, metrics, max_streams);
         Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app) })
     }
 
@@ -166,7 +110,7 @@ impl Gateway {
         let (admin, public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
         let ticks = actix_rt::spawn(memory_ticks(app.clone()));
         stop.await;
-        app.draining.store(true, Ordering::Relaxed);
+        app.begin_drain();
         let streams = app.metrics.sum(|cells| cells.subscribers.get());
         tracing::info!(streams, spread = ?drain_config.spread, "draining");
         drain.send_replace(Some(drain_config.spread));
@@ -212,7 +156,7 @@ async fn broker(
             Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics)))
         }
         BrokerKind::Redis => {
-            let redis = RedisBroker::start(redis_settings(config), metrics)
+            let redis = RedisBroker::start(RedisSettings::of(config), metrics)
                 .map_err(|error| StartError::Config(error.to_string()))?;
             redis
                 .online(patience)
@@ -222,29 +166,6 @@ async fn broker(
         }
     };
     Ok(broker)
-}
-
-/// The part of the configuration that the Redis broker needs.
-pub fn redis_settings(config: &Config) -> RedisSettings {
-    let redis = config.redis.clone();
-    RedisSettings {
-        url: redis.url,
-        prefix: redis.prefix,
-        connect_timeout: redis.connect_timeout,
-        answer_timeout: redis.answer_timeout,
-        reconnect_max: redis.reconnect_max,
-        tick: redis.tick,
-        linger: redis.linger,
-        durable: redis.durable,
-        pool_size: redis.pool_size,
-        page_bytes: config.history.page_bytes,
-        limits: HistoryLimits {
-            max_len: config.history.max_len.into(),
-            ttl: config.history.ttl,
-            max_data: config.publish.max_event_bytes.into(),
-            idempotency_ttl: config.publish.idempotency_ttl,
-        },
-    }
 }
 
 fn public_server(
@@ -270,7 +191,7 @@ fn public_server(
         let cells = app.metrics.worker();
         let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
             .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
-        app.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(hub.inbox());
+        app.add_hub(hub.inbox());
         actix_rt::spawn(hub.clone().run(drain.subscribe()));
         let stopping = stopping.clone();
         let http = HttpService::build()
@@ -298,100 +219,6 @@ fn public_server(
         .and_then(http)
     })?;
     Ok(builder.run())
-}
-
-fn routes(
-    app: Arc<App>,
-    hub: Rc<Hub>,
-) -> actix_web::App<
-    impl actix_service::ServiceFactory<
-        actix_web::dev::ServiceRequest,
-        Config = (),
-        Response = actix_web::dev::ServiceResponse<impl actix_web::body::MessageBody>,
-        Error = actix_web::Error,
-        InitError = (),
-    >,
-> {
-    let origins = app.config.cors.origins.clone();
-    actix_web::App::new()
-        .app_data(web::Data::from(app.clone()))
-        .app_data(LocalData::new(HubHandle(hub)))
-        .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
-        .wrap(CatchPanic::default())
-        .service(
-            web::resource("/events")
-                .get(subscribe::get)
-                .route(web::head().to(subscribe::head_only))
-                .default_service(web::to(method_not_allowed)),
-        )
-        .service(
-            web::resource("/channels/{channel}")
-                .get(channel_api::info)
-                .post(publish_api::one)
-                .default_service(web::to(method_not_allowed)),
-        )
-        .service(
-            web::resource("/channels/{channel}/history")
-                .get(channel_api::history)
-                .default_service(web::to(method_not_allowed)),
-        )
-        .service(
-            web::resource("/publish")
-                .post(publish_api::many)
-                .default_service(web::to(method_not_allowed)),
-        )
-        .service(web::resource("/").get(console))
-        .default_service(web::to(not_found))
-}
-
-fn cors(origins: &[String]) -> Cors {
-    let cors = Cors::default()
-        .allowed_methods(["GET", "HEAD", "POST"])
-        .allowed_headers([
-            header::ACCEPT,
-            header::AUTHORIZATION,
-            header::CACHE_CONTROL,
-            header::CONTENT_TYPE,
-            header::HeaderName::from_static("idempotency-key"),
-            header::HeaderName::from_static("last-event-id"),
-        ])
-        .max_age(600);
-    if origins.iter().any(|origin| origin == "*") {
-        // Any origin, and therefore never with credentials.
-        return cors.allow_any_origin().send_wildcard();
-    }
-    origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
-}
-
-/// The live console: one page without anything from elsewhere.
-async fn console() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/html; charset=utf-8")
-        .insert_header((
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::REFERRER_POLICY, "no-referrer"))
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .body(include_str!("console.html"))
-}
-
-async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
-    let detail = match request.path() {
-        path @ ("/metrics" | "/healthz" | "/readyz") => format!("{path} is on the admin port"),
-        path if path.starts_with("/channels/") => {
-            format!("{path} is not here; a slash in a channel's name is written %2F")
-        }
-        path => format!("{path} is not here"),
-    };
-    Err(Problem::new(Kind::NotFound, detail))
-}
-
-async fn method_not_allowed(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
-    let detail = format!("{} does not take {}", request.path(), request.method());
-    Err(Problem::new(Kind::MethodNotAllowed, detail))
 }
 
 /// Redis' clock is raised by each gateway's tick; the embedded one by this.

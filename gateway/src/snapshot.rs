@@ -83,3 +83,56 @@ impl Snapshot {
         Some(if old { GapReason::Expired } else { GapReason::Trimmed })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history of an epoch whose clock is at 1000, with a ttl of 100.
+    fn missing(range: Range, position: u64) -> Option<GapReason> {
+        let snapshot = Snapshot {
+            clock: id(1000),
+            now_ms: 1000,
+            history: true,
+            ttl_ms: 100,
+            ranges: HashMap::new(),
+        };
+        snapshot.missing(&range, id(position))
+    }
+
+    fn id(ms: u64) -> EventId {
+        EventId::new(ms, 7, 0)
+    }
+
+    fn range(oldest: Option<u64>, last: Option<u64>, untrimmed: bool) -> Range {
+        let [oldest, last] = [oldest, last].map(|ms| ms.map(id));
+        let (after, extent) = (EventId::ZERO, Extent::All);
+        Range { after, upto: None, last, oldest, length: 0, untrimmed, frames: [].into(), extent }
+    }
+
+    #[test]
+    fn what_is_kept_from_the_position_on_is_complete() {
+        assert_eq!(missing(range(Some(500), Some(900), false), 500), None);
+        assert_eq!(missing(range(Some(500), Some(900), false), 700), None);
+        assert_eq!(missing(range(Some(950), Some(990), false), 949), Some(GapReason::Trimmed));
+        // Nothing fits between a position and the id just above it.
+        let above = Range { oldest: Some(id(950).next(0)), ..range(None, Some(990), false) };
+        assert_eq!(missing(above, 950), None);
+    }
+
+    #[test]
+    fn a_history_trimmed_to_nothing_is_complete_after_its_last_event() {
+        assert_eq!(missing(range(None, Some(900), false), 900), None);
+        assert_eq!(missing(range(None, Some(950), false), 949), Some(GapReason::Trimmed));
+    }
+
+    #[test]
+    fn where_nothing_was_ever_cut_off_a_young_position_proves_all() {
+        let absent = || range(None, None, true);
+        assert_eq!(missing(absent(), 901), None);
+        assert_eq!(missing(absent(), 900), Some(GapReason::Expired));
+        // It may have expired, and have begun anew.
+        assert_eq!(missing(range(Some(990), Some(990), true), 901), None);
+        assert_eq!(missing(range(Some(990), Some(990), true), 900), Some(GapReason::Expired));
+    }
+}

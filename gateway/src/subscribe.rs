@@ -6,11 +6,11 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, w
 use actix_web_lab::extract::LocalData;
 use std::rc::Rc;
 
-use crate::frame;
+use crate::app::App;
+use crate::frame::{self, Framing};
 use crate::hub::Hub;
 use crate::problem::{Kind, Problem};
 use crate::request;
-use crate::server::App;
 use crate::takeover::TakeoverOrder;
 
 /// Opens a stream.
@@ -32,12 +32,15 @@ pub async fn get(
         app.config.stream.takeover
             && matches!(request.version(), Version::HTTP_10 | Version::HTTP_11)
     });
-    let mut response = match order {
-        Some(order) => head().force_close().body(order.clone().body(hub, subscription)),
-        None => head().body(hub.open_body(subscription)),
+    let Some(order) = order else { return Ok(head().body(hub.open_body(subscription))) };
+    let framing = match request.version() {
+        Version::HTTP_10 => Framing::Plain,
+        _ => Framing::Chunked,
     };
-    // The hub writes the stream's bytes as they are, so the end of the connection ends the body.
-    response.head_mut().no_chunking(order.is_some());
+    let body = order.clone().body(hub, framing, subscription);
+    let mut response = head().force_close().body(body);
+    // actix announces what the hub will write.
+    response.head_mut().no_chunking(framing == Framing::Plain);
     Ok(response)
 }
 

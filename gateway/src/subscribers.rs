@@ -12,8 +12,8 @@ use sse_contract::EventId;
 use crate::broker::Broker;
 use crate::channels::Channels;
 use crate::config::StreamConfig;
-use crate::connection::{Connection, Deciseconds, Delivery, Joining, Membership};
-use crate::frame;
+use crate::connection::{Connection, Deciseconds, End, Joining, Membership};
+use crate::frame::{self, Framing};
 use crate::hub::Subscription;
 use crate::join::{Item, Join, Limits};
 use crate::metrics::{Cells, CloseReason};
@@ -39,7 +39,15 @@ pub struct Subscribers {
     /// Reused between calls: what a join handed out.
     pub(crate) items: Vec<Item>,
     /// Reused between calls: connections to treat after a fan-out.
-    pub(crate) outcomes: Vec<(u32, Delivery)>,
+    pub(crate) ends: Vec<(u32, End)>,
+    /// Reused between calls: the events of a run by channel.
+    pub(crate) picks: Vec<u32>,
+    /// Reused between calls: bytes of several events in a row.
+    pub(crate) joined: Vec<u8>,
+    /// Connections whose bytes are in no chunks: few, so what is joined for all is joined for them on demand.
+    pub(crate) plain: usize,
+    /// Connections with events queued that nobody has tried to write.
+    pub(crate) unwritten: Vec<u64>,
 }
 
 impl Subscribers {
@@ -57,7 +65,11 @@ impl Subscribers {
             began: Instant::now(),
             generation: 0,
             items: Vec::new(),
-            outcomes: Vec::new(),
+            ends: Vec::new(),
+            picks: Vec::new(),
+            joined: Vec::new(),
+            plain: 0,
+            unwritten: Vec::new(),
         }
     }
 
@@ -85,7 +97,14 @@ impl Subscribers {
         (slot, Self::token(slot, self.generation))
     }
 
-    pub(crate) fn open(&mut self, slot: usize, token: u64, sink: Sink, subscription: Subscription) {
+    pub(crate) fn open(
+        &mut self,
+        slot: usize,
+        token: u64,
+        sink: Sink,
+        framing: Framing,
+        subscription: Subscription,
+    ) {
         let now = self.now();
         let joining = Joining {
             join: Join::new(subscription.start, self.limits()),
@@ -95,7 +114,9 @@ impl Subscribers {
             read_number: 0,
         };
         let generation = (token >> 32) as u32;
-        let connection = Connection::new(sink, joining, subscription.checkpoints, generation, now);
+        let connection =
+            Connection::new(sink, joining, subscription.checkpoints, framing, generation, now);
+        self.plain += usize::from(framing == Framing::Plain);
         let inserted = self.connections.insert(connection);
         debug_assert_eq!(inserted, slot);
         let mut unattached = 0;
@@ -113,7 +134,7 @@ impl Subscribers {
         self.count();
         tracing::debug!(channels = subscription.channels.len(), "a stream is open");
         let retry = frame::opening(self.config.jittered_retry());
-        if self.connections[slot].send_own(retry, now).is_err() {
+        if self.connections[slot].send_own(&retry, now).is_err() {
             return self.close(slot, CloseReason::Failed);
         }
         if let Some(joining) = &mut self.connections[slot].joining {
@@ -141,6 +162,7 @@ impl Subscribers {
         if reason == CloseReason::Stalled {
             connection.sink.abort();
         }
+        self.plain -= usize::from(connection.framing == Framing::Plain);
         self.cells.closed[reason as usize].add(1);
         self.cells.joining.sub(u64::from(connection.joining.is_some()));
         self.count();
@@ -227,7 +249,7 @@ impl Subscribers {
         for slot in slots {
             let retry = frame::closing(self.config.jittered_retry());
             // A client that does not take its last words resumes from its cursor all the same.
-            let _ = self.connections[slot].send_own(retry, now);
+            let _ = self.connections[slot].end(&retry, now);
             self.close(slot, CloseReason::Drain);
         }
         self.connections.is_empty()

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::frame::Framing;
 use crate::hub::{Hub, Subscription};
 
 /// A client's connection as actix sees it.
@@ -34,7 +35,7 @@ pub struct Takeable {
 pub struct TakeoverOrder(Rc<RefCell<Option<Wanted>>>);
 
 /// Who is to own the socket, and for what.
-type Wanted = (Rc<Hub>, Subscription);
+type Wanted = (Rc<Hub>, Framing, Subscription);
 
 impl fmt::Debug for TakeoverOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,10 +55,12 @@ impl Takeable {
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
-        let Some((hub, subscription)) = self.order.0.borrow_mut().take() else { return Ok(()) };
+        let Some((hub, framing, subscription)) = self.order.0.borrow_mut().take() else {
+            return Ok(());
+        };
         if let Some(stream) = self.stream.take() {
             // Out of the runtime's driver, into the hub's.
-            hub.open_socket(OwnedFd::from(stream.into_std()?), subscription);
+            hub.open_socket(OwnedFd::from(stream.into_std()?), framing, subscription);
         }
         Ok(())
     }
@@ -65,8 +68,8 @@ impl Takeable {
 
 impl TakeoverOrder {
     /// The body of a response whose connection is to be taken over.
-    pub fn body(self, hub: Rc<Hub>, subscription: Subscription) -> TakeoverBody {
-        TakeoverBody { order: self, wanted: Some((hub, subscription)) }
+    pub fn body(self, hub: Rc<Hub>, framing: Framing, subscription: Subscription) -> TakeoverBody {
+        TakeoverBody { order: self, wanted: Some((hub, framing, subscription)) }
     }
 }
 

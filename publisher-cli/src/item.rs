@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use sse_contract::{Channel, EventType, MAX_IDEMPOTENCY_KEY};
+use sse_contract::{Channel, EventType, Item};
 
 use crate::attempt::Reason;
 
@@ -53,17 +51,6 @@ pub struct ItemReader {
     pub run: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Item<'a> {
-    channel: Option<String>,
-    channels: Option<Vec<String>>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    event: Option<String>,
-    idempotency_key: Option<String>,
-}
-
 impl ItemReader {
     /// The events of one item; none for a blank line of NDJSON.
     pub fn read(&self, place: Place, text: &str) -> Result<Vec<Event>, Reason> {
@@ -82,7 +69,7 @@ impl ItemReader {
         }
         let item: Item<'_> = serde_json::from_str(text)
             .map_err(|error| Reason::new(format!("not an item: {error}")))?;
-        let data = Arc::from(data_text(item.data)?);
+        let data = item.data_text().map_err(|error| Reason::new(format!("data: {error}")))?;
         let event = match &item.event {
             Some(text) => Some(text.parse().map_err(|why| Reason::new(format!("{why}")))?),
             None => self.event.clone(),
@@ -102,7 +89,8 @@ impl ItemReader {
             (None, None) => self.channels.clone(),
         };
         let key = match item.idempotency_key {
-            Some(key) => checked_key(key)?,
+            Some(key) => sse_contract::idempotency_key(key.as_bytes())
+                .map_err(|why| Reason::new(format!("idempotency_key: {why}")))?,
             None => self.own_key(place),
         };
         Ok(events(place, &channels, event.as_ref(), data, key))
@@ -150,45 +138,9 @@ pub fn parse_channels<'a>(
     Ok(channels)
 }
 
-fn checked_key(key: String) -> Result<Arc<str>, Reason> {
-    let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
-    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || !visible {
-        let rule = format!("idempotency_key: 1 to {MAX_IDEMPOTENCY_KEY} bytes of visible ASCII");
-        return Err(Reason::new(rule));
-    }
-    Ok(key.into())
-}
-
-/// A string is published verbatim, anything else as compact JSON, with its members in the order and
-/// its numbers in the spelling they were given in.
-fn data_text(raw: &RawValue) -> Result<String, Reason> {
-    if raw.get().starts_with('"') {
-        return serde_json::from_str(raw.get())
-            .map_err(|error| Reason::new(format!("data: {error}")));
-    }
-    Ok(compact(raw.get()))
-}
-
-/// Valid JSON without the white space between its tokens.
-fn compact(json: &str) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    let keep = |c: &char| {
-        let was_in_string = in_string;
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if in_string => escaped = true,
-            '"' => in_string = !in_string,
-            _ => {}
-        }
-        was_in_string || !matches!(c, ' ' | '\t' | '\r' | '\n')
-    };
-    json.chars().filter(keep).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn reader(channels: &[&str]) -> ItemReader {
         let channels = parse_channels(channels.iter().copied()).unwrap();
@@ -209,19 +161,6 @@ mod tests {
         let names: Vec<_> = events.iter().map(|event| event.channel.as_str()).collect();
         assert_eq!(names, ["b", "c"]);
         assert_eq!((events[0].event.as_ref().unwrap().as_str(), &*events[1].key), ("t", "k"));
-    }
-
-    #[test]
-    fn data_is_verbatim_or_compact() {
-        for (json, data) in [
-            (r#""a\n\u00fc""#, "a\nü"),
-            (r#"{ "b" : [1.0, 2e3 ], "a b" : "c \" d" }"#, r#"{"b":[1.0,2e3],"a b":"c \" d"}"#),
-            ("12345678901234567890123", "12345678901234567890123"),
-            ("null", "null"),
-        ] {
-            let events = read(&["a"], &format!(r#"{{"data": {json}}}"#)).unwrap();
-            assert_eq!(&*events[0].data, data);
-        }
     }
 
     #[test]
@@ -248,14 +187,5 @@ mod tests {
         assert_eq!(read(&["a"], " \t").unwrap(), []);
         let plain = ItemReader { ndjson: false, ..reader(&["a"]) };
         assert_eq!(&*plain.read(Place::Line(1), "").unwrap()[0].data, "");
-    }
-
-    proptest! {
-        #[test]
-        fn compact_means_the_same(text: String, numbers: Vec<i64>) {
-            let value = serde_json::json!({ "k \" ": text, "n": numbers, "e": {} });
-            let pretty = serde_json::to_string_pretty(&value).unwrap();
-            prop_assert_eq!(compact(&pretty), value.to_string());
-        }
     }
 }

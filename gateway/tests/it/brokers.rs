@@ -1,6 +1,7 @@
 //! What only Redis can do to a gateway: other publishers, other versions, faults.
 
 use crate::support::{Redis, Subscriber, TestGateway, eventually};
+use crate::wire::Wire;
 
 #[test]
 fn any_redis_client_publishes() {
@@ -212,6 +213,78 @@ fn a_redis_reloaded_from_an_older_dump_is_told_once_and_ids_rise() {
     assert_eq!(resumed.event().id, new);
 }
 
+/// A replica of another Redis, in step with it.
+fn replica_of(redis: &Redis) -> Redis {
+    let replica = Redis::start();
+    // It would wait some seconds for others to come.
+    redis.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    let [host, port] = [redis.addr.ip().to_string(), redis.addr.port().to_string()];
+    replica.command(&["REPLICAOF", &host, &port]);
+    eventually("the replica is in step", || {
+        replica.command(&["INFO", "replication"]).contains("master_link_status:up")
+    });
+    replica
+}
+
+#[test]
+fn a_promoted_replica_that_lagged_is_told_once_and_ids_rise() {
+    let mut old = Redis::start();
+    let wire = Wire::to(old.addr);
+    let url = format!("redis://{}", wire.addr);
+    let gateway = TestGateway::redis(&old, &[("redis.url", &url)]);
+    let new = replica_of(&old);
+    let mut subscriber = gateway.live("channel=demo");
+    let kept = old.fcall("demo", "kept");
+    assert_eq!(subscriber.event().id, kept);
+    eventually("it is replicated", || new.command(&["XLEN", "sse:history:demo"]) == "1");
+    // Promoted before the last event reached it; for a while there are two masters, and both are used.
+    assert_eq!(new.command(&["REPLICAOF", "NO", "ONE"]), "OK");
+    let lost = old.fcall("demo", "lost");
+    assert_eq!(subscriber.event().id, lost);
+    wire.cut();
+    // Until a gateway looks, both masters go on in the old epoch; this one in a later millisecond than any tick.
+    let milliseconds = || {
+        let time = new.command(&["TIME"]);
+        let (seconds, micros) = time.split_once('\n').expect("two numbers");
+        (seconds.to_owned(), format!("{micros:0>6}")[..3].to_owned())
+    };
+    let then = milliseconds();
+    eventually("the time goes on", || milliseconds() > then);
+    let theirs = new.fcall("demo", "theirs");
+    assert_eq!(id(&theirs).epoch(), id(&lost).epoch());
+    wire.move_to(new.addr);
+    old.kill();
+    let data = reset(&mut subscriber);
+    assert_eq!(data["oldest"], kept.as_str());
+    assert_eq!(subscriber.event().id, theirs);
+    let next = new.fcall("demo", "next");
+    assert_ne!(id(&next).epoch(), id(&lost).epoch());
+    assert!(id(&next) > id(&theirs), "{next} {theirs}");
+    assert_eq!(subscriber.event().id, next);
+}
+
+#[test]
+fn a_master_that_becomes_a_replica_is_left_for_the_new_one() {
+    let old = Redis::start();
+    let wire = Wire::to(old.addr);
+    let url = format!("redis://{}", wire.addr);
+    let gateway = TestGateway::redis(&old, &[("redis.url", &url)]);
+    let new = replica_of(&old);
+    let mut subscriber = gateway.live("channel=demo");
+    let kept = old.fcall("demo", "kept");
+    assert_eq!(subscriber.event().id, kept);
+    eventually("it is replicated", || new.command(&["XLEN", "sse:history:demo"]) == "1");
+    // As Sentinel fails over on purpose: the name leads to the new one, and the old one lives on.
+    new.command(&["REPLICAOF", "NO", "ONE"]);
+    wire.move_to(new.addr);
+    let [host, port] = [new.addr.ip().to_string(), new.addr.port().to_string()];
+    old.command(&["REPLICAOF", &host, &port]);
+    reset(&mut subscriber);
+    let next = new.fcall("demo", "next");
+    assert_eq!(subscriber.event().id, next);
+    assert_eq!(gateway.post("/channels/demo", &[], b"through the gateway").status, 200);
+}
+
 #[test]
 fn an_operators_word_lets_a_restart_pass() {
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -259,6 +332,26 @@ fn a_clock_set_back_by_hand_loses_nothing_silently() {
     let second = redis.fcall("demo", "second");
     assert!(id(&second) > id(&first));
     assert_eq!(subscriber.event().id, second);
+}
+
+#[test]
+fn ids_rise_after_all_is_lost_though_the_clock_was_ahead_of_the_time() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let mut subscriber = gateway.live("channel=demo");
+    let now = id(&redis.fcall("demo", "first"));
+    subscriber.event();
+    // As a master leaves it whose time was an hour fast.
+    let ahead = sse_contract::EventId { ms: now.ms + 3_600_000, ..now };
+    redis.command(&["HSET", "sse:state", "id", &ahead.to_string()]);
+    let second = redis.fcall("demo", "second");
+    assert!(id(&second) > ahead);
+    assert_eq!(subscriber.event().id, second);
+    redis.command(&["FLUSHALL"]);
+    reset(&mut subscriber);
+    let third = redis.fcall("demo", "third");
+    assert!(id(&third) > id(&second), "{third} {second}");
+    assert_eq!(subscriber.event().id, third);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The gateway as its users meet it: real sockets, real Redis, other people's clients.
 
 mod brokers;
+mod clients;
 mod console;
 mod event_source;
 mod join_model;

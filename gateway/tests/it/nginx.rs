@@ -56,8 +56,8 @@ impl Nginx {
     }
 
     /// Opens a stream and waits until it is live.
-    fn live(&self, query: &str) -> Subscriber<impl Read + use<>> {
-        let mut subscriber = Subscriber::open(self.addr, query, &[]).chunked();
+    fn live(&self, query: &str) -> Subscriber {
+        let mut subscriber = Subscriber::open(self.addr, query, &[]);
         assert_eq!(subscriber.next().event, "checkpoint");
         subscriber
     }

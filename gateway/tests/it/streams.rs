@@ -1,5 +1,6 @@
 //! `GET /events`: what a subscriber is sent, on either broker.
 
+use std::io::{Read, Write};
 use std::net::Shutdown;
 
 use crate::support::{Answer, Block, Redis, Subscriber, TestGateway, eventually, request};
@@ -201,46 +202,49 @@ fn a_closed_tab_is_gone_without_a_publish() {
 #[test]
 fn the_body_fallback_behaves_the_same() {
     on_both(&[("stream.takeover", "false"), ("stream.heartbeat", "1s")], |gateway| {
-        let mut subscriber = Chunked::open(gateway, "channel=demo");
+        let mut subscriber = gateway.live("channel=demo");
         assert!(subscriber.head.contains("transfer-encoding: chunked"), "{}", subscriber.head);
-        assert!(subscriber.read_until("event: checkpoint\ndata: \n\n").starts_with("retry: "));
+        assert!(subscriber.retry.is_some());
         let large = "x".repeat(200_000);
         let id = gateway.publish("demo", &large);
-        assert_eq!(subscriber.read_until("\n\n"), format!("id: {id}\ndata: {large}\n\n"));
-        subscriber.read_until("event: checkpoint");
+        assert_eq!(subscriber.event(), event(&id, &large));
+        assert_eq!(subscriber.next().event, "checkpoint");
         drop(subscriber);
         gateway.settled();
     });
 }
 
-/// A stream as actix sends it: in chunks.
-struct Chunked {
-    subscriber: std::io::BufReader<std::net::TcpStream>,
-    head: String,
-    text: String,
-}
-
-impl Chunked {
-    fn open(gateway: &TestGateway, query: &str) -> Self {
-        let opened = Subscriber::open(gateway.addr, query, &[]);
-        let head = opened.head.clone();
-        Chunked { subscriber: opened.into_reader(), head, text: String::new() }
-    }
-
-    fn read_until(&mut self, end: &str) -> String {
-        use std::io::{BufRead, Read};
-        loop {
-            if let Some(at) = self.text.find(end) {
-                let rest = self.text.split_off(at + end.len());
-                return std::mem::replace(&mut self.text, rest);
-            }
-            let mut size = String::new();
-            self.subscriber.read_line(&mut size).expect("a chunk");
-            let mut chunk = vec![0; usize::from_str_radix(size.trim(), 16).expect("a size") + 2];
-            self.subscriber.read_exact(&mut chunk).expect("the chunk");
-            self.text += std::str::from_utf8(&chunk[..chunk.len() - 2]).unwrap();
+/// HTTP/1.0 knows no chunks: the end of the connection is the end of the stream.
+#[test]
+fn an_http_1_0_client_reads_beside_the_others() {
+    on_both(&[("drain.spread", "100ms")], |gateway| {
+        let mut old = std::net::TcpStream::connect(gateway.addr).unwrap();
+        old.write_all(b"GET /events?channel=a&channel=b HTTP/1.0\r\n\r\n").unwrap();
+        let mut new = gateway.live("channel=a&channel=b");
+        eventually("both are live", || gateway.sum(|c| c.joining.get()) == 0);
+        let items: String =
+            (0..200).map(|n| format!("{{\"channels\":[\"a\",\"b\"],\"data\":{n}}}\n")).collect();
+        let ndjson = [("Content-Type", "application/x-ndjson")];
+        let answer = gateway.post("/publish", &ndjson, items.as_bytes());
+        let ids = answer.body.lines().map(|line| {
+            let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+            answer["id"].as_str().expect("an id").to_owned()
+        });
+        let mut expected = String::new();
+        for (n, id) in ids.enumerate() {
+            let data = (n / 2).to_string();
+            assert_eq!(new.event(), event(&id, &data));
+            expected += &format!("id: {id}\ndata: {data}\n\n");
         }
-    }
+        let mut text = String::new();
+        let mut buffer = [0; 4096];
+        while !text.ends_with(&expected) {
+            let n = old.read(&mut buffer).unwrap();
+            assert_ne!(n, 0, "{text}");
+            text += std::str::from_utf8(&buffer[..n]).unwrap();
+        }
+        assert!(!text.to_ascii_lowercase().contains("transfer-encoding"), "{text:.300}");
+    });
 }
 
 #[test]
@@ -355,8 +359,9 @@ fn a_stop_ends_streams_with_a_time_to_come_back() {
     let mut idle = std::net::TcpStream::connect(gateway.addr).unwrap();
     std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     gateway.stop();
-    for stream in streams {
+    for mut stream in streams {
         let (blocks, retry) = stream.rest();
+        assert!(stream.is_whole());
         assert_eq!(blocks, []);
         assert!(retry.is_some_and(|ms| (100..=150).contains(&ms)), "{retry:?}");
     }

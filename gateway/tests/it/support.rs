@@ -256,8 +256,8 @@ pub struct Block {
 }
 
 /// A client of one stream that reads its bytes itself.
-pub struct Subscriber<R = TcpStream> {
-    reader: BufReader<R>,
+pub struct Subscriber {
+    reader: BufReader<Body>,
     /// The response's head.
     pub head: String,
     /// Comments read so far: heartbeats.
@@ -292,29 +292,21 @@ impl Subscriber {
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(reader.read_line(&mut head).expect("a head"), 0, "closed: {head}");
         }
+        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let reader = BufReader::new(Body { reader, chunked, ended: false, left: 0 });
         Subscriber { reader, head, comments: 0, retry: None }
-    }
-
-    /// Of an answer in chunks, as proxies send it.
-    pub fn chunked(self) -> Subscriber<Chunks> {
-        assert!(self.head.to_ascii_lowercase().contains("transfer-encoding: chunked"));
-        let Subscriber { reader, head, comments, retry } = self;
-        let reader = BufReader::new(Chunks { reader, left: 0 });
-        Subscriber { reader, head, comments, retry }
-    }
-
-    /// The bytes behind the head, for who reads another framing.
-    pub fn into_reader(self) -> BufReader<TcpStream> {
-        self.reader
     }
 
     /// The socket, to stall or break it.
     pub fn socket(&self) -> &TcpStream {
-        self.reader.get_ref()
+        self.reader.get_ref().reader.get_ref()
     }
-}
 
-impl<R: Read> Subscriber<R> {
+    /// The body's bytes.
+    pub fn into_reader(self) -> impl BufRead {
+        self.reader
+    }
+
     /// The next block that has a field besides `retry`.
     #[track_caller]
     pub fn next(&mut self) -> Block {
@@ -357,6 +349,11 @@ impl<R: Read> Subscriber<R> {
         }
     }
 
+    /// Whether the body's end was announced, and not only the connection cut.
+    pub fn is_whole(&self) -> bool {
+        self.reader.get_ref().ended
+    }
+
     /// The next block that is neither checkpoint nor heartbeat.
     #[track_caller]
     pub fn event(&mut self) -> Block {
@@ -379,7 +376,7 @@ impl<R: Read> Subscriber<R> {
     }
 
     /// Reads the stream to its end; answers the blocks that were left.
-    pub fn rest(mut self) -> (Vec<Block>, Option<u64>) {
+    pub fn rest(&mut self) -> (Vec<Block>, Option<u64>) {
         let mut blocks = Vec::new();
         while let Some(block) = self.read() {
             blocks.push(block);
@@ -388,20 +385,30 @@ impl<R: Read> Subscriber<R> {
     }
 }
 
-/// The body of an answer in chunks.
-pub struct Chunks {
+/// The body of an answer, whatever its framing.
+struct Body {
     reader: BufReader<TcpStream>,
+    chunked: bool,
+    ended: bool,
     /// Bytes left of the current chunk, its line end included.
     left: usize,
 }
 
-impl Read for Chunks {
+impl Read for Body {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if !self.chunked {
+            return self.reader.read(into);
+        }
         if self.left == 0 {
             let mut size = String::new();
-            self.reader.read_line(&mut size)?;
+            if self.reader.read_line(&mut size)? == 0 {
+                return Ok(0);
+            }
             match usize::from_str_radix(size.trim_end(), 16).expect("a chunk's size") {
-                0 => return Ok(0),
+                0 => {
+                    self.ended = true;
+                    return Ok(0);
+                }
                 size => self.left = size + 2,
             }
         }

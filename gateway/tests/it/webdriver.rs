@@ -1,84 +1,89 @@
-//! A real browser for tests: just enough of the W3C WebDriver protocol to drive headless Chromium.
+//! A real browser for tests: just enough of the W3C WebDriver protocol to drive Chromium, WebKitGTK and
+//! Firefox.
 //!
-//! It owns one `chromedriver` process, one browser session in it and the session's profile
-//! directory, and promises that all three are gone when a [`Browser`] is dropped, also while a test
-//! panics. Calls block, and a failure is a panic at the caller's line: in a test there is nothing
-//! else to do with it. It speaks HTTP by hand over one short TCP connection a command, because an
-//! async client would have to live in somebody's runtime and a test must be able to drop the
-//! browser anywhere. From async code use it in a blocking task: a page that waits for the gateway
-//! must not hold up the gateway.
+//! It owns one driver process, one browser session in it and the session's profile directory, and
+//! promises that all three are gone when a [`Browser`] is dropped, also while a test panics. Calls
+//! block, and a failure is a panic at the caller's line: in a test there is nothing else to do with
+//! it. From async code use it in a blocking task: a page that waits for the gateway must not hold up
+//! the gateway.
+
+mod http;
+mod marionette;
 
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::io;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::spawn;
+use http::Http;
+use marionette::Marionette;
 
 /// How long a script of a test may run, in milliseconds.
 const SCRIPT_TIMEOUT_MS: u64 = 60_000;
 
-/// Longer than any answer may take, so that a dead chromedriver fails a test instead of hanging it.
+/// Longer than any answer may take, so that a dead driver fails a test instead of hanging it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The member by which WebDriver marks a JSON object as a reference to an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// One headless browser with one tab and a fresh profile.
+/// Whose browser, and so whose `EventSource`, it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Chromium,
+    Firefox,
+    /// In WebKitGTK's MiniBrowser, which has no headless mode: it needs a display.
+    WebKit,
+}
+
+/// One browser with one tab and a fresh profile.
 pub struct Browser {
     driver: Driver,
-    /// The path below which this session's commands are.
-    session: String,
-    /// Chromium's own process, to be ended by hand should the session not end by itself.
-    chromium: Option<u64>,
     profile: Profile,
 }
 
+/// Who takes the commands of one session, known by WebDriver's paths.
+enum Driver {
+    Http(Http),
+    Firefox(Marionette),
+}
+
 impl Browser {
-    /// Starts a chromedriver on a port of its own and opens a headless session.
+    /// Opens a headless Chromium.
     #[track_caller]
     pub fn open() -> Browser {
+        Browser::of(Engine::Chromium)
+    }
+
+    /// Starts a driver on a port of its own and opens a session.
+    #[track_caller]
+    pub fn of(engine: Engine) -> Browser {
         let profile = Profile::new();
-        let driver = Driver::start(&profile);
-        let capabilities = json!({"capabilities": {"alwaysMatch": {
-            "timeouts": {"script": SCRIPT_TIMEOUT_MS, "pageLoad": 30_000},
-            "goog:chromeOptions": {"args": [
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                // In a container /dev/shm is 64 MB, and a renderer that fills it crashes.
-                "--disable-dev-shm-usage",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                format!("--user-data-dir={}", profile.0.display()),
-            ]},
-        }}});
-        let opened = or_panic(
-            "open a session (it needs Debian's chromium; scripts/test installs it)",
-            driver.command("POST", "/session", &capabilities),
-        );
-        let Some(id) = opened["sessionId"].as_str() else {
-            panic!("chromedriver opened a session without an id: {opened}");
+        let timeouts = json!({"script": SCRIPT_TIMEOUT_MS, "pageLoad": 30_000});
+        let mut capabilities = json!({"alwaysMatch": {"timeouts": timeouts}});
+        let driver = match engine {
+            Engine::Chromium => {
+                capabilities["alwaysMatch"]["goog:chromeOptions"] = http::chromium(&profile.0);
+                Http::chromedriver(&profile.0).open(&capabilities).map(Driver::Http)
+            }
+            Engine::WebKit => Http::webkit(&profile.0).open(&capabilities).map(Driver::Http),
+            Engine::Firefox => {
+                Marionette::start(&profile.0).open(&capabilities).map(Driver::Firefox)
+            }
         };
-        let session = format!("/session/{id}");
-        let chromium = opened["capabilities"]["goog:processID"].as_u64();
-        Browser { driver, session, chromium, profile }
+        let what = "open a session (scripts/test installs Chromium, scripts/browsers the others)";
+        Browser { driver: or_panic(what, driver), profile }
     }
 
     /// Loads a page and waits for its `load` event.
     #[track_caller]
     pub fn goto(&self, url: &str) {
-        self.post(&format!("load {url}"), "/url", &json!({"url": url}));
+        self.run(&format!("load {url}"), "/url", &json!({"url": url}));
     }
 
     /// Runs the body of a function, which finds `args` in `arguments`, and gives what it returns. A
@@ -86,7 +91,7 @@ impl Browser {
     #[track_caller]
     pub fn execute(&self, script: &str, args: &[Value]) -> Value {
         let body = json!({"script": script, "args": args});
-        self.post(&format!("run {script:?}"), "/execute/sync", &body)
+        self.run(&format!("run {script:?}"), "/execute/sync", &body)
     }
 
     /// As [`execute`](Self::execute), but the script is done when it calls its last argument, a
@@ -94,7 +99,7 @@ impl Browser {
     #[track_caller]
     pub fn execute_async(&self, script: &str, args: &[Value]) -> Value {
         let body = json!({"script": script, "args": args});
-        self.post(&format!("run {script:?}"), "/execute/async", &body)
+        self.run(&format!("run {script:?}"), "/execute/async", &body)
     }
 
     /// Scrolls the first match of the selector into view and clicks it as a user would; something
@@ -102,57 +107,61 @@ impl Browser {
     #[track_caller]
     pub fn click(&self, css: &str) {
         let element = self.find(css);
-        self.post(&format!("click {css}"), &format!("{element}/click"), &json!({}));
+        self.run(&format!("click {css}"), &format!("{element}/click"), &json!({}));
     }
 
     /// Replaces what is in a field by typing, key by key.
     ///
-    /// Chromedriver types characters of the Basic Multilingual Plane only, and takes those from
-    /// U+E000 for keys such as Enter (U+E007); a script can set anything.
+    /// Chromedriver types characters of the Basic Multilingual Plane only, and every driver takes those
+    /// from U+E000 for keys such as Enter (U+E007); a script can set anything.
     #[track_caller]
     pub fn type_text(&self, css: &str, text: &str) {
         let element = self.find(css);
-        self.post(&format!("clear {css}"), &format!("{element}/clear"), &json!({}));
+        self.run(&format!("clear {css}"), &format!("{element}/clear"), &json!({}));
         let typing = format!("type {text:?} into {css}");
-        self.post(&typing, &format!("{element}/value"), &json!({"text": text}));
+        self.run(&typing, &format!("{element}/value"), &json!({"text": text}));
     }
 
     /// The text a user sees in the first match of the selector; hidden text is not part of it.
     #[track_caller]
     pub fn text(&self, css: &str) -> String {
         let element = self.find(css);
-        let path = format!("{}{element}/text", self.session);
-        let text = self.driver.command("GET", &path, &Value::Null);
-        or_panic(&format!("read the text of {css}"), text).as_str().unwrap_or_default().to_owned()
+        let text =
+            self.run(&format!("read the text of {css}"), &format!("{element}/text"), &Value::Null);
+        text.as_str().unwrap_or_default().to_owned()
     }
 
     /// The path, below the session's, of the first match.
     #[track_caller]
     fn find(&self, css: &str) -> String {
         let query = json!({"using": "css selector", "value": css});
-        let found = self.post(&format!("find {css}"), "/element", &query);
+        let found = self.run(&format!("find {css}"), "/element", &query);
         let Some(id) = found[ELEMENT].as_str() else {
-            panic!("chromedriver found {css} but answered no element: {found}");
+            panic!("the browser found {css} but answered no element: {found}");
         };
         format!("/element/{id}")
     }
 
+    /// Sends one command, as a POST where it has a body and as a GET where it has none.
     #[track_caller]
-    fn post(&self, what: &str, path: &str, body: &Value) -> Value {
-        or_panic(what, self.driver.command("POST", &format!("{}{path}", self.session), body))
+    fn run(&self, what: &str, path: &str, body: &Value) -> Value {
+        or_panic(
+            what,
+            match &self.driver {
+                Driver::Http(driver) => driver.command(path, body),
+                Driver::Firefox(driver) => driver.command(path, body),
+            },
+        )
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // A test may be panicking already, so nothing here may panic. Ending the session ends
-        // Chromium; ending only the chromedriver would leave a browser behind on the machine.
-        if self.driver.command("DELETE", &self.session, &Value::Null).is_err()
-            && let Some(pid) = self.chromium
-        {
-            let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
+        // A test may be panicking already, so nothing here may panic.
+        match &mut self.driver {
+            Driver::Http(driver) => driver.stop(),
+            Driver::Firefox(driver) => driver.stop(),
         }
-        self.driver.stop();
         self.profile.remove();
     }
 }
@@ -166,112 +175,11 @@ fn or_panic<T>(what: &str, result: Result<T, impl Display>) -> T {
     }
 }
 
-/// A running chromedriver.
-struct Driver {
-    process: Child,
-    port: u16,
-    /// Held open, because a chromedriver whose standard output is gone dies at its next line.
-    _stdout: BufReader<ChildStdout>,
-}
-
-impl Driver {
-    #[track_caller]
-    fn start(profile: &Profile) -> Driver {
-        let mut command = Command::new("chromedriver");
-        command
-            .arg("--port=0")
-            // Both leave directories there.
-            .env("TMPDIR", &profile.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut process = spawn(&mut command, "chromium-driver and chromium");
-        let mut stdout = BufReader::new(process.stdout.take().expect("it is piped"));
-        let Some(port) = announced_port(&mut stdout) else {
-            let _ = process.kill();
-            panic!("chromedriver ended without a port: {:?}", process.wait());
-        };
-        Driver { process, port, _stdout: stdout }
-    }
-
-    /// Sends one command and gives the `value` of its answer, or what went wrong in words.
-    fn command(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
-        let answer = self.exchange(method, path, body);
-        let mut answer = answer.map_err(|error| format!("no answer from chromedriver: {error}"))?;
-        let value = answer["value"].take();
-        match value["error"].as_str() {
-            None => Ok(value),
-            // Only the first line: a stack trace of chromedriver's own code follows.
-            Some(error) => {
-                let message = value["message"].as_str().unwrap_or_default();
-                Err(format!("{error}: {}", message.lines().next().unwrap_or_default()))
-            }
-        }
-    }
-
-    fn exchange(&self, method: &str, path: &str, body: &Value) -> io::Result<Value> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        // One write: a head and a body apart would wait for each other's acknowledgement.
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\
-             Content-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
-            self.port,
-            body.len(),
-        );
-        stream.write_all(request.as_bytes())?;
-        read_answer(BufReader::new(stream))
-    }
-
-    fn stop(&mut self) {
-        // Both fail only where it is gone already, which is what is wanted.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // A session that did not open leaves a driver without a `Browser`.
-        self.stop();
-    }
-}
-
-/// Reads chromedriver's standard output up to "… was started successfully on port 41235.".
-fn announced_port(stdout: &mut impl BufRead) -> Option<u16> {
-    stdout.lines().map_while(Result::ok).find_map(|line| {
-        let (_, port) = line.split_once("was started successfully on port ")?;
-        port.trim_end_matches('.').parse().ok()
-    })
-}
-
-/// Reads one HTTP answer, whose body has exactly `Content-Length` bytes, and its JSON. The status
-/// is left aside: an error is told in the body as well.
-fn read_answer(mut stream: impl BufRead) -> io::Result<Value> {
-    let mut length = None;
-    let mut line = String::new();
-    loop {
-        line.clear();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if line.trim_end().is_empty() {
-            break;
-        }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = Some(value.trim().parse::<usize>().map_err(invalid)?);
-        }
-    }
-    let mut body = vec![0; length.ok_or_else(|| invalid("an answer without Content-Length"))?];
-    stream.read_exact(&mut body)?;
-    serde_json::from_slice(&body).map_err(invalid)
-}
-
-fn invalid(error: impl Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+/// What a driver says about a command that failed. Only the first line: a stack trace of the driver's own
+/// code follows.
+fn in_words(failure: &Value) -> String {
+    let text = |member: &str| failure[member].as_str().unwrap_or_default();
+    format!("{}: {}", text("error"), text("message").lines().next().unwrap_or_default())
 }
 
 /// A profile directory nobody else uses: two browsers on one profile are one browser.
@@ -323,16 +231,38 @@ mod tests {
 
     #[test]
     fn a_page_is_typed_into_clicked_and_read() {
-        let browser = Browser::open();
+        is_typed_into_clicked_and_read(&Browser::open());
+    }
+
+    #[test]
+    fn scripts_get_arguments_and_give_results() {
+        get_arguments_and_give_results(&Browser::open());
+    }
+
+    #[test]
+    #[ignore = "make browsers"]
+    fn firefox_does_the_same() {
+        let browser = Browser::of(Engine::Firefox);
+        is_typed_into_clicked_and_read(&browser);
+        get_arguments_and_give_results(&browser);
+    }
+
+    #[test]
+    #[ignore = "make browsers"]
+    fn webkit_does_the_same() {
+        let browser = Browser::of(Engine::WebKit);
+        is_typed_into_clicked_and_read(&browser);
+        get_arguments_and_give_results(&browser);
+    }
+
+    fn is_typed_into_clicked_and_read(browser: &Browser) {
         browser.goto(PAGE);
         browser.type_text("#name", "wörld \"\\ :");
         browser.click("button");
         assert_eq!(browser.text("#said"), "hello, wörld \"\\ :");
     }
 
-    #[test]
-    fn scripts_get_arguments_and_give_results() {
-        let browser = Browser::open();
+    fn get_arguments_and_give_results(browser: &Browser) {
         let hostile = json!("a\r\n\0\u{feff}\u{2028}😀");
         assert_eq!(browser.execute("return arguments[0]", std::slice::from_ref(&hostile)), hostile);
         let later = "const done = arguments[1]; setTimeout(() => done(arguments[0] + 1), 10)";
@@ -342,9 +272,22 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_failed_and_leaves_nothing_behind() {
-        let browser = Browser::open();
+        fails_and_leaves_nothing_behind(Engine::Chromium);
+    }
+
+    #[test]
+    #[ignore = "make browsers"]
+    fn a_failure_of_firefox_leaves_nothing_behind() {
+        fails_and_leaves_nothing_behind(Engine::Firefox);
+    }
+
+    fn fails_and_leaves_nothing_behind(engine: Engine) {
+        let browser = Browser::of(engine);
         let profile = browser.profile.0.clone();
-        let chromium = browser.chromium.expect("chromedriver told Chromium's process");
+        let process = match &browser.driver {
+            Driver::Http(driver) => driver.chromium.expect("chromedriver told Chromium's process"),
+            Driver::Firefox(driver) => driver.pid(),
+        };
         let failure = catch_unwind(AssertUnwindSafe(move || {
             browser.goto(PAGE);
             browser.click("#absent");
@@ -353,7 +296,7 @@ mod tests {
         assert!(message.contains("did not find #absent: no such element"), "{message}");
         assert!(!profile.exists());
         // Empty for a process that is gone, and for one that only waits for its parent to notice.
-        let command_line = fs::read(format!("/proc/{chromium}/cmdline")).unwrap_or_default();
+        let command_line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         assert!(command_line.is_empty());
     }
 }

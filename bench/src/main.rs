@@ -1,0 +1,149 @@
+//! `sse-bench`: compares servers of Server-Sent Events on this machine.
+//!
+//! Exit code 0: it ran; the tables say how it went. 2: it could not be run.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use sse_bench::floor::Floor;
+use sse_bench::scenario::{Options, Scenario};
+use sse_bench::servers::{Kind, Settings};
+use sse_bench::table::Output;
+
+/// Compares servers of Server-Sent Events on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "sse-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios on servers, each started afresh
+    Run(Run),
+    /// Serve the least that a delivery can cost: write(2) of prebuilt bytes, in a loop
+    Floor {
+        /// Where to listen
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Threads
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        threads: u8,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// One round, and smaller
+    #[arg(long)]
+    quick: bool,
+    /// Only these scenarios
+    #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
+    only: Vec<Scenario>,
+    /// Only these servers: floor-1, floor-2, gateway-memory, gateway-redis, nchan
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_parser = kind)]
+    server: Vec<Kind>,
+    /// The gateway's program [default: beside this one]
+    #[arg(long)]
+    gateway: Option<PathBuf>,
+    /// A setting of the gateway, as a variable: SSE_STREAM__HEARTBEAT=5s
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    set: Vec<(String, String)>,
+    /// Connections instead of the scenario's own number
+    #[arg(long)]
+    connections: Option<usize>,
+    /// Events a second instead of the scenario's own
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Seconds measured instead of the scenario's own
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// In "stalled": let the stalled read again after 20 s, and check that nothing is missing
+    #[arg(long)]
+    resume: bool,
+    /// Write each result to this file, too, a line of JSON each
+    #[arg(long, value_name = "PATH")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    raise_open_files();
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Floor { listen, threads } => floor(listen, threads),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sse-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Every stream is an open file; the servers inherit the limit.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        eprintln!("sse-bench: the limit of open files stays as it is: {error}");
+    }
+}
+
+fn run(args: Run) -> Result<(), String> {
+    let json = args
+        .json
+        .map(|path| File::create(&path).map_err(|error| format!("{}: {error}", path.display())));
+    let mut output = Output::new(json.transpose()?);
+    let servers = if args.server.is_empty() { Kind::ALL.to_vec() } else { args.server };
+    let gateway = match args.gateway {
+        Some(path) => path,
+        None => beside()?,
+    };
+    if servers.iter().any(|kind| kind.is_gateway()) && !gateway.is_file() {
+        return Err(format!("{}: no such program; use --gateway", gateway.display()));
+    }
+    let options = Options {
+        quick: args.quick,
+        servers,
+        settings: Settings::new(gateway, args.set),
+        connections: args.connections,
+        rate: args.rate,
+        seconds: args.seconds,
+        resume: args.resume,
+    };
+    let scenarios = if args.only.is_empty() { Scenario::ALL.to_vec() } else { args.only };
+    for scenario in scenarios {
+        scenario.run(&options, &mut output);
+    }
+    Ok(())
+}
+
+fn floor(listen: SocketAddr, threads: u8) -> Result<(), String> {
+    let floor = Floor::start(listen, usize::from(threads));
+    let floor = floor.map_err(|error| format!("{listen}: {error}"))?;
+    println!("the floor listens on {}", floor.addr());
+    floor.join();
+    Ok(())
+}
+
+fn beside() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    Ok(own.with_file_name("sse-gateway"))
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+    let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    found.ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

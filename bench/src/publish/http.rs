@@ -1,0 +1,206 @@
+//! A publisher's HTTP connection: kept alive, one request at a time, its answer read to the end.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use memchr::memmem;
+use serde_json::json;
+
+use super::{Failure, Item};
+use crate::chunked::Chunked;
+
+/// No answer takes longer, or the request counts as failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    host: SocketAddr,
+    wire: Vec<u8>,
+}
+
+/// An answer's status and body.
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+impl Client {
+    /// Connects.
+    pub fn connect(addr: SocketAddr) -> Result<Client, String> {
+        let text = |error: std::io::Error| format!("connect to {addr}: {error}");
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE).map_err(text)?;
+        stream.set_nodelay(true).map_err(text)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+        Ok(Client { stream, host: addr, wire: Vec::new() })
+    }
+
+    /// Publishes each item by a request of its own.
+    pub fn post(&mut self, path: &str, items: &[Item<'_>]) -> Result<usize, Failure> {
+        for item in items {
+            let path = path.replace("{c}", item.channel);
+            accepted(&self.exchange(&path, "text/plain", item.data)?)?;
+        }
+        Ok(items.len())
+    }
+
+    /// Publishes all items by one request.
+    pub fn ndjson(&mut self, path: &str, items: &[Item<'_>]) -> Result<usize, Failure> {
+        let mut body = Vec::new();
+        for item in items {
+            let data = String::from_utf8_lossy(item.data);
+            body.extend_from_slice(
+                json!({ "channel": item.channel, "data": data }).to_string().as_bytes(),
+            );
+            body.push(b'\n');
+        }
+        let answer = self.exchange(path, "application/x-ndjson", &body)?;
+        accepted(&answer)?;
+        // Each item that was taken is answered with its id.
+        Ok(memmem::find_iter(&answer.body, b"\"id\":").count().min(items.len()))
+    }
+
+    fn exchange(&mut self, path: &str, kind: &str, body: &[u8]) -> Result<Answer, String> {
+        self.wire.clear();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            self.host,
+            body.len()
+        );
+        self.wire.extend_from_slice(head.as_bytes());
+        self.wire.extend_from_slice(body);
+        self.stream.write_all(&self.wire).map_err(|error| format!("send: {error}"))?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Answer, String> {
+        let mut input = Vec::new();
+        let (status, body, framing) = loop {
+            self.more(&mut input)?;
+            if let Some((length, status, framing)) = parse_head(&input)? {
+                break (status, input.split_off(length), framing);
+            }
+        };
+        let body = match framing {
+            Framing::Length(length) => {
+                let mut body = body;
+                while body.len() < length {
+                    self.more(&mut body)?;
+                }
+                body
+            }
+            Framing::Chunked => self.chunks(body)?,
+        };
+        Ok(Answer { status, body })
+    }
+
+    fn chunks(&mut self, mut input: Vec<u8>) -> Result<Vec<u8>, String> {
+        let (mut decoder, mut body) = (Chunked::default(), Vec::new());
+        loop {
+            decoder
+                .feed(&input, |bytes| body.extend_from_slice(bytes))
+                .map_err(|_| "malformed chunks".to_owned())?;
+            if decoder.done() {
+                return Ok(body);
+            }
+            input.clear();
+            self.more(&mut input)?;
+        }
+    }
+
+    fn more(&mut self, into: &mut Vec<u8>) -> Result<(), String> {
+        let mut piece = [0; 4096];
+        match self.stream.read(&mut piece) {
+            Ok(0) => Err("the server closed the connection before it answered".to_owned()),
+            Ok(count) => {
+                into.extend_from_slice(&piece[..count]);
+                Ok(())
+            }
+            Err(error) => Err(format!("no answer: {error}")),
+        }
+    }
+}
+
+enum Framing {
+    Length(usize),
+    Chunked,
+}
+
+fn parse_head(input: &[u8]) -> Result<Option<(usize, u16, Framing)>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(input).map_err(|error| format!("not HTTP: {error}"))?;
+    let httparse::Status::Complete(length) = parsed else { return Ok(None) };
+    let value = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| String::from_utf8_lossy(header.value).to_ascii_lowercase())
+    };
+    let framing = match (value("transfer-encoding").as_deref(), value("content-length")) {
+        (Some("chunked"), _) => Framing::Chunked,
+        (_, Some(text)) => {
+            Framing::Length(text.trim().parse().map_err(|_| format!("content-length {text}"))?)
+        }
+        _ => Framing::Length(0),
+    };
+    Ok(Some((length, response.code.unwrap_or_default(), framing)))
+}
+
+fn accepted(answer: &Answer) -> Result<(), Failure> {
+    match answer.status {
+        200..=299 => Ok(()),
+        status => {
+            let text = String::from_utf8_lossy(&answer.body);
+            let start: String = text.chars().take(200).collect();
+            Err(Failure::Refused(format!("answered {status}: {start}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A client of somebody who answers each request that ends with `}` or `hi` with the next answer.
+    fn answered(answers: &'static [&'static str]) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::connect(listener.local_addr().unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for answer in answers {
+                let (mut sent, mut piece) = (Vec::new(), [0; 1024]);
+                while !sent.ends_with(b"hi") && !sent.ends_with(b"}\n") {
+                    let count = stream.read(&mut piece).unwrap();
+                    sent.extend_from_slice(&piece[..count]);
+                }
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        client
+    }
+
+    const ITEM: Item<'static> = Item { channel: "a", data: b"hi" };
+
+    #[test]
+    fn one_connection_serves_one_answer_after_the_other() {
+        let mut client = answered(&[
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nnope",
+        ]);
+        assert!(matches!(client.post("/channels/{c}", &[ITEM, ITEM]), Ok(2)));
+        let refused = client.post("/channels/{c}", &[ITEM]);
+        assert!(matches!(&refused, Err(Failure::Refused(why)) if why == "answered 403: nope"));
+        assert!(matches!(client.post("/channels/{c}", &[ITEM]), Err(Failure::Broken(_))));
+    }
+
+    #[test]
+    fn each_line_of_a_batch_counts_by_its_answer() {
+        let mut client = answered(&["HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n\
+             {\"line\":1,\"id\":\"1-1\"}\n{\"line\":2,\"error\":{}}\n"]);
+        assert!(matches!(client.ndjson("/publish", &[ITEM, ITEM]), Ok(1)));
+    }
+}

@@ -1,0 +1,123 @@
+//! A publisher's connection to Redis: `FCALL sse_publish`, as any service may call it, a batch a round
+//! trip.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::{Failure, Item};
+
+/// No answer takes longer, or the batch counts as failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<TcpStream>,
+    prefix: String,
+    wire: Vec<u8>,
+}
+
+impl Client {
+    /// Connects.
+    pub fn connect(addr: SocketAddr, prefix: &str) -> Result<Client, String> {
+        let text = |error: std::io::Error| format!("connect to Redis at {addr}: {error}");
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE).map_err(text)?;
+        stream.set_nodelay(true).map_err(text)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+        let stream = BufReader::new(stream);
+        Ok(Client { stream, prefix: prefix.to_owned(), wire: Vec::new() })
+    }
+
+    /// Publishes all items; how many were taken.
+    pub fn publish(&mut self, items: &[Item<'_>]) -> Result<usize, Failure> {
+        self.wire.clear();
+        for item in items {
+            command(&mut self.wire, &self.prefix, item);
+        }
+        let sent = self.stream.get_mut().write_all(&self.wire);
+        sent.map_err(|error| format!("send: {error}"))?;
+        let (mut taken, mut error) = (0, None);
+        for _ in items {
+            match self.reply()? {
+                Ok(()) => taken += 1,
+                Err(text) => error = Some(text),
+            }
+        }
+        match error {
+            Some(text) if taken == 0 => Err(Failure::Refused(text)),
+            _ => Ok(taken),
+        }
+    }
+
+    /// One answer: the event's id, or Redis' error.
+    fn reply(&mut self) -> Result<Result<(), String>, String> {
+        let text = |error: std::io::Error| format!("no answer: {error}");
+        let mut line = String::new();
+        self.stream.read_line(&mut line).map_err(text)?;
+        let rest = line.trim_end().get(1..).ok_or("Redis closed the connection")?;
+        match line.as_bytes()[0] {
+            b'$' => {
+                let length: usize = rest.parse().map_err(|_| format!("not an id: {line:?}"))?;
+                let mut id = vec![0; length + 2];
+                self.stream.read_exact(&mut id).map_err(text)?;
+                Ok(Ok(()))
+            }
+            b'+' => Ok(Ok(())),
+            b'-' => Ok(Err(rest.to_owned())),
+            _ => Err(format!("not an id: {line:?}")),
+        }
+    }
+}
+
+/// `FCALL sse_publish 2 <state> <history> <data>`.
+fn command(wire: &mut Vec<u8>, prefix: &str, item: &Item<'_>) {
+    let state = format!("{prefix}:state");
+    let history = format!("{prefix}:history:{}", item.channel);
+    wire.extend_from_slice(b"*6\r\n");
+    let words = [b"FCALL", b"sse_publish".as_slice(), b"2", state.as_bytes(), history.as_bytes()];
+    for word in words.into_iter().chain([item.data]) {
+        wire.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        wire.extend_from_slice(word);
+        wire.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Publishes two events to somebody who answers that.
+    fn answered(answer: &'static [u8]) -> Result<usize, Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let expected = b"*6\r\n$5\r\nFCALL\r\n$11\r\nsse_publish\r\n$1\r\n2\r\n$9\r\nsse:state\r\n\
+                         $13\r\nsse:history:a\r\n$2\r\nhi\r\n";
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut sent = vec![0; 2 * expected.len()];
+            stream.read_exact(&mut sent).unwrap();
+            stream.write_all(answer).unwrap();
+            assert_eq!(sent, expected.repeat(2));
+        });
+        let mut client = Client::connect(addr, "sse").unwrap();
+        let item = || Item { channel: "a", data: b"hi" };
+        let done = client.publish(&[item(), item()]);
+        server.join().unwrap();
+        done
+    }
+
+    #[test]
+    fn what_redis_takes_and_refuses_is_told() {
+        let done = answered(b"$3\r\n1-1\r\n$3\r\n1-2\r\n");
+        assert!(matches!(done, Ok(2)), "{done:?}");
+        let done = answered(b"$3\r\n1-1\r\n-SSEINVALID data\r\n");
+        assert!(matches!(done, Ok(1)), "{done:?}");
+        let done = answered(b"-SSEDENIED no\r\n-SSEDENIED no\r\n");
+        assert!(matches!(&done, Err(Failure::Refused(text)) if text == "SSEDENIED no"), "{done:?}");
+        let done = answered(b"$3\r\n1-1");
+        assert!(matches!(done, Err(Failure::Broken(_))), "{done:?}");
+    }
+}

@@ -1,0 +1,53 @@
+//! How fast streams can be opened: what a deploy or a network's hiccup asks of a server.
+
+use serde_json::json;
+
+use super::{CHANNEL, OPENING, Options};
+use crate::load::{Load, Opened, Plan};
+use crate::proc::Cpu;
+use crate::servers::{Kind, Server};
+use crate::table::{Output, Table};
+
+/// Runs it on every server.
+pub fn run(options: &Options, output: &mut Output) {
+    let connections = options.connections(10_000, 4_000);
+    let title = format!("ramp: {connections} streams, 200 on their way at once");
+    let mut table =
+        Table::new(title, &["server", "open", "failed", "seconds", "streams/s", "CPU µs each"]);
+    for kind in &options.servers {
+        let (opened, cpu) = match one(*kind, connections, options) {
+            Ok(found) => found,
+            Err(error) => {
+                output.note(&format!("ramp: {error}"));
+                continue;
+            }
+        };
+        if let Some(error) = &opened.error {
+            output.note(&format!("ramp: {}: {error}", kind.name()));
+        }
+        let rate = opened.open as f64 / opened.seconds.max(f64::MIN_POSITIVE);
+        let each = cpu.total() * 1e6 / opened.open.max(1) as f64;
+        output.record(&json!({
+            "scenario": "ramp", "server": kind.name(), "open": opened.open,
+            "failed": opened.failed, "seconds": opened.seconds, "cpu_us_each": each,
+        }));
+        table.row(vec![
+            kind.name().to_owned(),
+            opened.open.to_string(),
+            opened.failed.to_string(),
+            format!("{:.2}", opened.seconds),
+            format!("{rate:.0}"),
+            format!("{each:.0}"),
+        ]);
+    }
+    output.table(&table);
+}
+
+fn one(kind: Kind, connections: usize, options: &Options) -> Result<(Opened, Cpu), String> {
+    let server = Server::start(kind, &options.settings)?;
+    let load = Load::start(Plan::new(server.addr, connections, server.target(CHANNEL)));
+    let load = load.map_err(|error| format!("the load does not start: {error}"))?;
+    let before = server.cpu();
+    let opened = load.open(OPENING);
+    Ok((opened, server.cpu() - before))
+}

@@ -1,0 +1,172 @@
+//! Readers that stop reading: what the others notice, what memory it takes, and what becomes of the
+//! stalled ones.
+//!
+//! Each server runs twice, afresh: without a stall, then with it; what the others notice is the ratio of
+//! their p99. With `--resume` the stalled ones read again after 20 seconds and must then, some time after
+//! the last publish, have every event in order, or have been told of a gap.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::window::{LEGEND, Timing, Window, disturbed};
+use super::{CHANNEL, Options, SIZE, opened, ratio};
+use crate::load;
+use crate::publish::{Channels, Pace, Plan, StampAt};
+use crate::servers::{Kind, Server, Settings};
+use crate::table::{Output, Table};
+
+/// The part of the readers that stalls.
+const STALLED: f64 = 0.1;
+/// Their receive buffer: the kernel makes it a few kilobytes, so the server notices within some events.
+const RECEIVE_BUFFER: usize = 4096;
+/// The gateway's progress deadline (its default is 120 s), so that a run of 30 s sees it.
+const DEADLINE: &str = "15s";
+/// When the stalled ones read again.
+const RESUME_AT: u64 = 20;
+
+#[rustfmt::skip]
+const COLUMNS: [&str; 16] = [
+    "server", "stall", "deliv/s", "CPU µs", "p50 ms", "p99 ms", "max ms", "p99 ratio", "lost", "dup",
+    "order", "gaps", "behind", "late", "load CPU", "others",
+];
+
+/// One run of one server.
+struct Found {
+    window: Window,
+    /// Second of the window, anonymous bytes.
+    memory: Vec<(u64, u64)>,
+    closed: BTreeMap<String, u64>,
+}
+
+/// Runs it on every server.
+pub fn run(options: &Options, output: &mut Output) {
+    let (connections, rate) = (options.connections(2000, 2000), options.rate(500.0));
+    let seconds = options.seconds(if options.quick { 20 } else { 30 }).as_secs();
+    let resumed = if options.resume { ", resumed after 20 s" } else { "" };
+    let title = format!(
+        "stalled: {connections} readers, {:.0} % of them stalled{resumed}; {rate} events/s of \
+         {SIZE} B for {seconds} s",
+        100.0 * STALLED
+    );
+    let (mut table, mut notes) = (Table::new(title, &COLUMNS), Vec::new());
+    for kind in &options.servers {
+        let mut without = None;
+        for stall in [false, true] {
+            let found = match one(*kind, stall, options) {
+                Ok(found) => found,
+                Err(error) => {
+                    output.note(&format!("stalled: {error}"));
+                    continue;
+                }
+            };
+            output.record(&json!({
+                "scenario": "stalled", "server": kind.name(), "stall": stall,
+                "resume": options.resume, "rate": rate, "result": found.window.json(),
+                "anonymous_bytes": found.memory, "closed_by_reason": found.closed,
+            }));
+            table.row(row(*kind, stall, &found.window, without));
+            notes.push(note(*kind, stall, &found));
+            without = Some(found.window.measured.readers.latency.p99);
+        }
+    }
+    output.table(&table);
+    output.note(LEGEND);
+    output.note("anonymous memory in MB by second, and streams closed:");
+    notes.iter().for_each(|note| output.note(note));
+}
+
+fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
+    let server = Server::start(kind, &settings(options))?;
+    let connections = options.connections(2000, 2000);
+    let mut streams = load::Plan::new(server.addr, connections, server.target(CHANNEL));
+    streams.first = Some(1);
+    if stall {
+        streams.stalled = STALLED;
+        streams.stalled_receive_buffer = Some(RECEIVE_BUFFER);
+    }
+    let load = opened(&server, streams)?;
+    let plan = Plan {
+        addr: server.addr,
+        route: server.route(),
+        publishers: 4,
+        pace: Pace::Rate(options.rate(500.0)),
+        channels: Channels::One(CHANNEL.to_owned()),
+        size: SIZE,
+        stamp: StampAt::Sent,
+        batches: None,
+    };
+    let timing = Timing {
+        warm_up: Duration::from_secs(2),
+        time: options.seconds(if options.quick { 20 } else { 30 }),
+        settling: Duration::from_secs(60),
+    };
+    let mut memory = Vec::new();
+    let window = Window::measure(&server, &load, &plan, timing, |second| {
+        if second % 10 == 0 {
+            memory.push((second, server.memory().anonymous));
+        }
+        if options.resume && second == RESUME_AT {
+            load.resume();
+        }
+    });
+    // Once settled: what is left when everything was delivered that will be.
+    memory.push((timing.time.as_secs(), server.memory().anonymous));
+    let closed = server.closed();
+    Ok(Found { window, memory, closed })
+}
+
+/// A short deadline, so that it is seen; or, where the stalled shall come back, time and history enough.
+fn settings(options: &Options) -> Settings {
+    let mut settings = options.settings.clone();
+    if options.resume {
+        settings.history = 100_000;
+    } else {
+        let deadline = ("SSE_STREAM__PROGRESS_DEADLINE".to_owned(), DEADLINE.to_owned());
+        settings.variables.push(deadline);
+    }
+    settings
+}
+
+fn row(kind: Kind, stall: bool, window: &Window, without: Option<f64>) -> Vec<String> {
+    let latency = window.measured.readers.latency;
+    let settled = &window.settled;
+    vec![
+        kind.name().to_owned(),
+        if stall { "10 %" } else { "none" }.to_owned(),
+        format!("{:.0}", window.rate()),
+        format!("{:.2}", window.cost().total()),
+        format!("{:.2}", latency.p50),
+        format!("{:.2}", latency.p99),
+        format!("{:.2}", latency.max),
+        ratio(latency.p99, without),
+        settled.lost.to_string(),
+        settled.duplicated.to_string(),
+        settled.out_of_order.to_string(),
+        settled.gaps.to_string(),
+        settled.behind.to_string(),
+        window.lateness(),
+        format!("{:.0} %", 100.0 * window.own_share()),
+        disturbed(window.disturbance()),
+    ]
+}
+
+fn note(kind: Kind, stall: bool, found: &Found) -> String {
+    let memory: Vec<String> = found
+        .memory
+        .iter()
+        .map(|(second, bytes)| format!("{second} s {:.1}", *bytes as f64 / 1e6))
+        .collect();
+    let closed: Vec<String> =
+        found.closed.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let closed = if closed.is_empty() { "none told".to_owned() } else { closed.join(", ") };
+    let stall = if stall { "10 % stalled" } else { "no stall" };
+    format!(
+        "  {:14} {stall:12}  {};  closed: {closed}; seen by the load: {} readers, {} stalled",
+        kind.name(),
+        memory.join(", "),
+        found.window.measured.readers.closed,
+        found.window.measured.stalled.closed,
+    )
+}

@@ -1,0 +1,61 @@
+//! nginx with Nchan, configured as its documentation has it for `EventSource`, with two workers.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, geteuid, getrlimit};
+
+/// Where Debian's `libnginx-mod-nchan` puts it.
+const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+
+/// Writes a configuration; the answer is its path.
+pub fn configure(dir: &Path, addr: SocketAddr, history: u32) -> Result<PathBuf, String> {
+    if !Path::new(MODULE).is_file() {
+        return Err(format!("{MODULE} is missing: install libnginx-mod-nchan"));
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    // Its workers could not enter a directory of root's as another user.
+    let user = if geteuid().is_root() { "user root;" } else { "" };
+    let dir_text = dir.display();
+    let config = format!(
+        r#"{user}
+daemon off;
+worker_processes 2;
+worker_rlimit_nofile {files};
+load_module {MODULE};
+pid {dir_text}/nginx.pid;
+error_log {dir_text}/nginx-error.log warn;
+events {{ worker_connections {files}; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir_text}/body;
+    proxy_temp_path {dir_text}/proxy;
+    fastcgi_temp_path {dir_text}/fastcgi;
+    uwsgi_temp_path {dir_text}/uwsgi;
+    scgi_temp_path {dir_text}/scgi;
+    # A publisher keeps its connection; by default nginx would close it after 1,000 requests.
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    nchan_shared_memory_size 512m;
+    server {{
+        listen {addr} backlog=4096;
+        location = /pub {{
+            nchan_publisher;
+            nchan_channel_id $arg_id;
+            # As long as the gateway's history.
+            nchan_message_buffer_length {history};
+            nchan_message_timeout 1h;
+        }}
+        location = /sub {{
+            nchan_subscriber eventsource;
+            nchan_channel_id $arg_id;
+            nchan_subscriber_first_message newest;
+        }}
+    }}
+}}
+"#
+    );
+    let path = dir.join("nginx.conf");
+    std::fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}

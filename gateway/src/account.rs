@@ -1,0 +1,319 @@
+//! What one client has, and what it was told is missing: its side of "complete or told".
+//!
+//! Pure, and half of the join: `Join` decides when to read and when to go live, this what of a page is
+//! handed out and which gaps are told before it. What it promises: ids handed out strictly rise, and between two of
+//! them nothing of the client's channels is missing, or a gap was told in between.
+
+use sse_contract::{Channel, EventId};
+
+use crate::frame::{self, GapReason, SharedFrame};
+use crate::snapshot::{Extent, Range, Snapshot};
+
+/// Something to send, in order.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An event.
+    Frame(SharedFrame),
+    /// A gap, and its reason for the metrics.
+    Gap(Box<[u8]>, GapReason),
+    /// The first position of a connection that was sent nothing else.
+    Checkpoint(EventId),
+}
+
+/// A client's position and what was told about it.
+#[derive(Debug)]
+pub struct Account {
+    /// Everything at or below was handed out, or told missing.
+    position: EventId,
+    /// The last id handed out: the client's cursor once it is sent.
+    told: Option<EventId>,
+    /// A reset (or the start "from the oldest") speaks for everything up to here, in every epoch before.
+    vouched: Option<EventId>,
+    /// Per channel: up to here its incompleteness was told, or was never claimed.
+    excused: Vec<EventId>,
+}
+
+impl Account {
+    /// Of a client that was handed everything at or below `position`, by its own words.
+    pub fn after(position: EventId) -> Self {
+        Account { position, told: None, vouched: None, excused: Vec::new() }
+    }
+
+    /// Of a connection that was live up to `position`.
+    pub fn resumed(position: EventId) -> Self {
+        Account { told: Some(position), ..Account::after(position) }
+    }
+
+    /// Everything at or below was handed out, or told missing.
+    pub fn position(&self) -> EventId {
+        self.position
+    }
+
+    /// A client without a position begins here; `unknown` is what it named instead of one.
+    pub fn begin(&mut self, clock: EventId, unknown: Option<&str>, out: &mut Vec<Item>) {
+        if let Some(after) = unknown {
+            out.push(gap(clock, None, GapReason::UnknownId, after, None));
+            self.told = Some(clock);
+        }
+        self.position = clock;
+    }
+
+    /// "From the oldest" claims nothing about what was gone before its first read, in any epoch. Answers whether
+    /// this read holds all it takes to begin so.
+    pub fn begin_oldest(&mut self, snapshot: &Snapshot, channels: &[Channel]) -> bool {
+        let covered = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All).is_some();
+        if snapshot.history && !channels.iter().all(covered) {
+            return false;
+        }
+        let oldest = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All)?.oldest;
+        self.excused =
+            channels.iter().map(|c| oldest(c).map_or(snapshot.clock, EventId::before)).collect();
+        self.vouched = Some(snapshot.clock);
+        self.position = EventId::ZERO;
+        true
+    }
+
+    /// Told once where an epoch begins with the live events: a first position; or one of the new epoch, lest the
+    /// next reconnect be told of the old one again.
+    pub fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) {
+        if self.told.is_none_or(|id| id.epoch() != clock.epoch()) {
+            out.push(Item::Checkpoint(clock));
+        }
+    }
+
+    /// Hands out what a read holds for this client, the gaps before it; at most `room` bytes, but one event always.
+    /// Answers whether that brought the client up to the read's clock. `extent` tells which part of the n-th
+    /// channel's history it wants.
+    pub fn take(
+        &mut self,
+        snapshot: &Snapshot,
+        channels: &[Channel],
+        extent: impl Fn(usize) -> Extent,
+        room: usize,
+        out: &mut Vec<Item>,
+    ) -> bool {
+        if self.position > snapshot.clock {
+            self.tell_beyond(snapshot, channels, out);
+            return true;
+        }
+        if !snapshot.history {
+            self.tell_no_history(snapshot.clock, out);
+            return true;
+        }
+        let covering = |(n, c)| snapshot.covering(c, self.position, extent(n));
+        let ranges: Option<Vec<&Range>> = channels.iter().enumerate().map(covering).collect();
+        // Otherwise the read was cut before a channel, or served positions behind ours.
+        let Some(ranges) = ranges else { return false };
+        self.tell_gaps(snapshot, channels, &ranges, out);
+        self.replay(snapshot.clock, channels, &ranges, room, out)
+    }
+
+    /// The position is above the clock: no id of this epoch, so either of another one or of none.
+    fn tell_beyond(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
+        let clock = snapshot.clock;
+        if self.epoch() == clock.epoch() {
+            let after = self.position.to_string();
+            out.push(gap(clock, None, GapReason::UnknownId, &after, None));
+            self.told = Some(clock);
+        } else {
+            let known = channels.iter().filter_map(|c| snapshot.ranges.get(c)?.first()?.oldest);
+            self.tell_reset(clock, known.min(), channels.len(), out);
+        }
+        self.position = clock;
+    }
+
+    fn tell_reset(
+        &mut self,
+        clock: EventId,
+        oldest: Option<EventId>,
+        channels: usize,
+        out: &mut Vec<Item>,
+    ) {
+        let after = self.position.to_string();
+        self.position = self.position.min(clock);
+        out.push(gap(self.position, None, GapReason::Reset, &after, oldest));
+        self.told = Some(self.position);
+        self.vouched = Some(clock);
+        self.excused = vec![clock; channels];
+    }
+
+    /// The epoch this connection's position belongs to.
+    fn epoch(&self) -> u64 {
+        self.vouched.map_or(self.position, |v| v.max(self.position)).epoch()
+    }
+
+    fn tell_no_history(&mut self, clock: EventId, out: &mut Vec<Item>) {
+        if self.position < clock && self.vouched.is_none_or(|v| v < clock) {
+            let position = self.position.min(clock);
+            out.push(gap(position, None, GapReason::NoHistory, &self.position.to_string(), None));
+        }
+        self.position = clock;
+        self.told = None;
+    }
+
+    fn tell_gaps(
+        &mut self,
+        snapshot: &Snapshot,
+        channels: &[Channel],
+        ranges: &[&Range],
+        out: &mut Vec<Item>,
+    ) {
+        let clock = snapshot.clock;
+        if self.epoch() != clock.epoch() {
+            let oldest = ranges.iter().filter_map(|r| r.oldest).min();
+            return self.tell_reset(clock, oldest, channels.len(), out);
+        }
+        for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
+            let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
+            let Some(reason) = snapshot.missing(range, judged) else { continue };
+            let after = self.position.to_string();
+            out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
+            self.told = Some(self.position);
+            self.excused.resize(channels.len(), EventId::ZERO);
+            // The oldest kept is still owed: until it is handed out, it may be cut off as well.
+            self.excused[n] = range.oldest.map_or(clock, EventId::before);
+        }
+    }
+
+    /// Hands out what the ranges hold, in id order over all channels. Answers whether that reached the clock.
+    fn replay(
+        &mut self,
+        clock: EventId,
+        channels: &[Channel],
+        ranges: &[&Range],
+        room: usize,
+        out: &mut Vec<Item>,
+    ) -> bool {
+        let reached = ranges.iter().filter_map(|r| r.upto).min().unwrap_or(clock).min(clock);
+        let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
+        for (n, range) in ranges.iter().enumerate() {
+            if range.extent == Extent::Newest {
+                frames.extend(self.newest(&channels[n], range, reached, out));
+                continue;
+            }
+            let from = range.frames.partition_point(|f| f.id.is_none_or(|id| id <= self.position));
+            let ids = range.frames[from..].iter().filter_map(|f| Some((f.id?, f)));
+            frames.extend(ids.take_while(|(id, _)| *id <= reached));
+        }
+        if ranges.len() > 1 {
+            frames.sort_unstable_by_key(|(id, _)| *id);
+        }
+        let mut bytes = 0;
+        for (id, frame) in frames {
+            if bytes > 0 && bytes + frame.size() > room {
+                return false;
+            }
+            bytes += frame.size();
+            self.position = id;
+            self.told = Some(id);
+            out.push(Item::Frame(frame.clone()));
+        }
+        self.position = reached;
+        reached == clock
+    }
+
+    /// The newest event of a conflated channel, if it is new; tells if it leaves others out.
+    fn newest<'a>(
+        &mut self,
+        channel: &Channel,
+        range: &'a Range,
+        reached: EventId,
+        out: &mut Vec<Item>,
+    ) -> Option<(EventId, &'a SharedFrame)> {
+        let newest = range.frames.last()?;
+        let id = newest.id.filter(|id| *id > self.position && *id <= reached)?;
+        let before = range.frames.len().checked_sub(2).and_then(|n| range.frames[n].id);
+        if before.is_some_and(|before| before > self.position) {
+            let after = self.position.to_string();
+            let reason = GapReason::Conflated;
+            out.push(gap(self.position, Some(channel), reason, &after, Some(id)));
+            self.told = Some(self.position);
+        }
+        Some((id, newest))
+    }
+}
+
+fn gap(
+    position: EventId,
+    channel: Option<&Channel>,
+    reason: GapReason,
+    after: &str,
+    oldest: Option<EventId>,
+) -> Item {
+    Item::Gap(frame::gap(position, channel, reason, after, oldest), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::frame::Frame;
+
+    fn id(ms: u64) -> EventId {
+        EventId::new(1_000_000 + ms, 7, 0)
+    }
+
+    /// A history that was trimmed: its last event, the oldest kept, and up to where it was read.
+    fn trimmed(last: u64, kept: &[u64], upto: Option<u64>) -> Range {
+        Range {
+            after: EventId::ZERO,
+            upto: upto.map(id),
+            last: Some(id(last)),
+            oldest: kept.first().map(|n| id(*n)),
+            length: kept.len() as u64,
+            untrimmed: false,
+            frames: kept.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
+            extent: Extent::All,
+        }
+    }
+
+    fn take(account: &mut Account, a: Range, b: Range) -> Vec<String> {
+        let channels: [Channel; 2] = ["a", "b"].map(|name| name.parse().expect("a channel"));
+        let [first, second] = channels.clone();
+        let snapshot = Snapshot {
+            clock: id(100),
+            now_ms: 1_000_100,
+            history: true,
+            ttl_ms: 3_600_000,
+            ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
+        };
+        if account.vouched.is_none() && account.position == EventId::ZERO {
+            account.begin_oldest(&snapshot, &channels);
+        }
+        let mut out = Vec::new();
+        account.take(&snapshot, &channels, |_| Extent::All, 1 << 20, &mut out);
+        out.iter().map(told).collect()
+    }
+
+    fn told(item: &Item) -> String {
+        match item {
+            Item::Frame(frame) => format!("{}", frame.id.unwrap_or_default().ms - 1_000_000),
+            Item::Gap(_, reason) => format!("{reason:?}"),
+            Item::Checkpoint(_) => "checkpoint".to_owned(),
+        }
+    }
+
+    /// A page that ends before the oldest event of another channel still owes it.
+    #[test]
+    fn a_gap_excuses_nothing_that_was_kept_then() {
+        let mut account = Account::after(id(5));
+        let a = trimmed(90, &[4, 6, 10, 90], Some(10));
+        let out = take(&mut account, a.clone(), trimmed(50, &[50], None));
+        assert_eq!(out, ["Trimmed", "6", "10"]);
+        // Before the next page, what b still had is trimmed as well.
+        let out = take(&mut account, trimmed(90, &[10, 90], None), trimmed(50, &[], None));
+        assert_eq!(out, ["Trimmed", "90"]);
+        // That was told: it is not told again.
+        assert_eq!(take(&mut account, a, trimmed(50, &[], None)), [""; 0]);
+    }
+
+    #[test]
+    fn a_start_from_the_oldest_excuses_nothing_that_was_kept_then() {
+        let mut account = Account::after(EventId::ZERO);
+        let a = trimmed(90, &[4, 10, 90], Some(10));
+        assert_eq!(take(&mut account, a, trimmed(50, &[50], None)), ["4", "10"]);
+        let out = take(&mut account, trimmed(90, &[10, 90], None), trimmed(50, &[], None));
+        assert_eq!(out, ["Trimmed", "90"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! What every handler of a gateway shares: configuration, broker, metrics, and whether it is stopping.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sse_contract::Channel;
+use tokio::sync::mpsc;
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::inbox::{Inbox, ToHub};
+use crate::metrics::Metrics;
+
+/// What every handler of a gateway shares.
+#[derive(Debug)]
+pub struct App {
+    /// The configuration.
+    pub config: Config,
+    /// The broker.
+    pub broker: Broker,
+    /// The metrics.
+    pub metrics: Metrics,
+    draining: AtomicBool,
+    max_streams: u64,
+    hubs: Mutex<Vec<Arc<Inbox>>>,
+}
+
+impl App {
+    /// Of a gateway that holds at most `max_streams`.
+    pub fn new(config: Config, broker: Broker, metrics: Metrics, max_streams: u64) -> Self {
+        let draining = AtomicBool::new(false);
+        App { config, broker, metrics, draining, max_streams, hubs: Mutex::default() }
+    }
+
+    /// A worker's hub has begun; its inbox.
+    pub fn add_hub(&self, inbox: Arc<Inbox>) {
+        self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
+    }
+
+    /// From now on the gateway is stopping.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway is stopping.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether as many streams are open as there may be.
+    pub fn full(&self) -> bool {
+        self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
+    }
+
+    /// How many of this gateway's streams listen to a channel.
+    pub async fn subscribers(&self, channel: &Channel) -> usize {
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        for hub in self.hubs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            hub.send([ToHub::Count(channel.clone(), answer.clone())]);
+        }
+        drop(answer);
+        let mut sum = 0;
+        // A hub that is drained has ended, and has no subscribers to tell of.
+        let patience = Duration::from_secs(1);
+        while let Ok(Some(count)) = tokio::time::timeout(patience, answers.recv()).await {
+            sum += count;
+        }
+        sum
+    }
+
+    /// Counts a request for a stream that was refused.
+    pub fn reject(&self, reason: &'static str) {
+        self.metrics.rejected.with_label_values(&[reason]).inc();
+    }
+}

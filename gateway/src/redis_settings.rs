@@ -1,0 +1,110 @@
+//! What the Redis broker needs to know of the configuration, and the limits that Redis holds for all writers.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{ConnectionInfo, IntoConnectionInfo};
+
+use crate::config::Config;
+
+/// The limits that Redis holds for all writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryLimits {
+    /// Events a history keeps.
+    pub max_len: u64,
+    /// How long an event is kept at least.
+    pub ttl: Duration,
+    /// Bytes of one event's data.
+    pub max_data: u64,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+}
+
+impl fmt::Display for HistoryLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "history.max_len {}, history.ttl {}, publish.max_event_bytes {}, publish.idempotency_ttl {}",
+            self.max_len,
+            humantime::format_duration(self.ttl),
+            self.max_data,
+            humantime::format_duration(self.idempotency_ttl),
+        )
+    }
+}
+
+/// What the broker needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://`, `rediss://` or `redis+unix://`, with user and password.
+    pub url: String,
+    /// What every name in Redis begins with.
+    pub prefix: String,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may take before its connection counts as broken.
+    pub answer_timeout: Duration,
+    /// The longest wait between attempts to connect.
+    pub reconnect_max: Duration,
+    /// Time between ticks.
+    pub tick: Duration,
+    /// How long a channel stays subscribed after its last subscriber left.
+    pub linger: Duration,
+    /// The operator's word that acknowledged writes survive a restart of Redis.
+    pub durable: bool,
+    /// Connections for publishing and reading.
+    pub pool_size: usize,
+    /// Bytes of events in one range of a read.
+    pub page_bytes: usize,
+    /// The limits this gateway would set.
+    pub limits: HistoryLimits,
+}
+
+impl RedisSettings {
+    /// The part of a configuration that the Redis broker needs.
+    pub fn of(config: &Config) -> Self {
+        let redis = config.redis.clone();
+        RedisSettings {
+            url: redis.url,
+            prefix: redis.prefix,
+            connect_timeout: redis.connect_timeout,
+            answer_timeout: redis.answer_timeout,
+            reconnect_max: redis.reconnect_max,
+            tick: redis.tick,
+            linger: redis.linger,
+            durable: redis.durable,
+            pool_size: redis.pool_size,
+            page_bytes: config.history.page_bytes,
+            limits: HistoryLimits {
+                max_len: config.history.max_len.into(),
+                ttl: config.history.ttl,
+                max_data: config.publish.max_event_bytes.into(),
+                idempotency_ttl: config.publish.idempotency_ttl,
+            },
+        }
+    }
+}
+
+/// The address of Redis in the configuration is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("redis.url: {0}")]
+pub struct BadRedisUrl(String);
+
+impl BadRedisUrl {
+    /// What a library said of it.
+    pub fn new(error: impl fmt::Display) -> Self {
+        BadRedisUrl(error.to_string())
+    }
+}
+
+/// Reads the address of Redis; refuses what could not serve.
+pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
+    let odd = |error| BadRedisUrl(format!("{error}; write it as redis://user:password@host:6379"));
+    let info = url.into_connection_info().map_err(odd)?;
+    if info.redis_settings().db() != 0 {
+        let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
+                    use redis.prefix to keep several gateways apart on one Redis";
+        return Err(BadRedisUrl(text.to_owned()));
+    }
+    Ok(info)
+}

@@ -1,0 +1,111 @@
+//! The public port: which handler answers what, and what stands around all of them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_cors::Cors;
+use actix_web::middleware::Condition;
+use actix_web::{HttpResponse, http::header, web};
+use actix_web_lab::extract::LocalData;
+use actix_web_lab::middleware::CatchPanic;
+
+use crate::app::App;
+use crate::hub::Hub;
+use crate::problem::{Kind, Problem};
+use crate::subscribe::{self, HubHandle};
+use crate::{channel_api, publish_api};
+
+/// What one worker serves; `hub` is the worker's own.
+pub fn routes(
+    app: Arc<App>,
+    hub: Rc<Hub>,
+) -> actix_web::App<
+    impl actix_service::ServiceFactory<
+        actix_web::dev::ServiceRequest,
+        Config = (),
+        Response = actix_web::dev::ServiceResponse<impl actix_web::body::MessageBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    let origins = app.config.cors.origins.clone();
+    actix_web::App::new()
+        .app_data(web::Data::from(app.clone()))
+        .app_data(LocalData::new(HubHandle(hub)))
+        .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+        .wrap(CatchPanic::default())
+        .service(
+            web::resource("/events")
+                .get(subscribe::get)
+                .route(web::head().to(subscribe::head_only))
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/channels/{channel}")
+                .get(channel_api::info)
+                .post(publish_api::one)
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/channels/{channel}/history")
+                .get(channel_api::history)
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(
+            web::resource("/publish")
+                .post(publish_api::many)
+                .default_service(web::to(method_not_allowed)),
+        )
+        .service(web::resource("/").get(console))
+        .default_service(web::to(not_found))
+}
+
+fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allowed_methods(["GET", "HEAD", "POST"])
+        .allowed_headers([
+            header::ACCEPT,
+            header::AUTHORIZATION,
+            header::CACHE_CONTROL,
+            header::CONTENT_TYPE,
+            header::HeaderName::from_static("idempotency-key"),
+            header::HeaderName::from_static("last-event-id"),
+        ])
+        .max_age(600);
+    if origins.iter().any(|origin| origin == "*") {
+        // Any origin, and therefore never with credentials.
+        return cors.allow_any_origin().send_wildcard();
+    }
+    origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
+}
+
+/// The live console: one page without anything from elsewhere.
+async fn console() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header((
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(include_str!("console.html"))
+}
+
+async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail = match request.path() {
+        path @ ("/metrics" | "/healthz" | "/readyz") => format!("{path} is on the admin port"),
+        path if path.starts_with("/channels/") => {
+            format!("{path} is not here; a slash in a channel's name is written %2F")
+        }
+        path => format!("{path} is not here"),
+    };
+    Err(Problem::new(Kind::NotFound, detail))
+}
+
+async fn method_not_allowed(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail = format!("{} does not take {}", request.path(), request.method());
+    Err(Problem::new(Kind::MethodNotAllowed, detail))
+}

@@ -1,0 +1,225 @@
+//! A client that other people wrote keeps its place: a checkpoint moves its cursor and is no message, and
+//! after a drop it hears what it missed, once.
+//!
+//! Chromium is asked always. `make browsers` asks Firefox, WebKitGTK, the npm package `eventsource` and two
+//! clients of PyPI as well; it installs them. What a client's cursor is, the wire tells: it is what the
+//! client sends as `Last-Event-ID` when it comes back.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::event_source::{EventSource, Heard, heard, live};
+use crate::streams::on_both;
+use crate::support::{TestGateway, eventually, spawn};
+use crate::webdriver::{Browser, Engine};
+use crate::wire::Wire;
+
+#[test]
+fn chromium_keeps_its_place() {
+    page_keeps_its_place(Engine::Chromium);
+}
+
+#[test]
+#[ignore = "make browsers"]
+fn firefox_keeps_its_place() {
+    page_keeps_its_place(Engine::Firefox);
+}
+
+#[test]
+#[ignore = "make browsers"]
+fn webkit_keeps_its_place() {
+    page_keeps_its_place(Engine::WebKit);
+}
+
+/// It has `onmessage` and reconnects by itself, as a page does.
+#[test]
+#[ignore = "make browsers"]
+fn npm_eventsource_keeps_its_place() {
+    keeps_its_place(|addr| Client::program("node", "eventsource.mjs", addr));
+}
+
+/// It has no `onmessage` and does not reconnect: it yields each block with its type, a checkpoint too, which
+/// its user has to skip, and the script comes back with the last id that it yielded. With
+/// `checkpoints=off` it yields published events alone, and has no place before the first of them.
+#[test]
+#[ignore = "make browsers"]
+fn pypi_httpx_sse_keeps_its_place() {
+    keeps_its_place(|addr| Client::program("venv/bin/python", "with_httpx_sse.py", addr));
+}
+
+/// As httpx-sse in all of that, but it tells an id only with the block that carries it: the script keeps
+/// the last.
+#[test]
+#[ignore = "make browsers"]
+fn pypi_sseclient_keeps_its_place() {
+    keeps_its_place(|addr| Client::program("venv/bin/python", "with_sseclient.py", addr));
+}
+
+fn page_keeps_its_place(engine: Engine) {
+    let browser = Browser::of(engine);
+    keeps_its_place(|addr| {
+        Client::Page(EventSource::open(&browser, addr, QUERY, &["checkpoint", "gap"]))
+    });
+}
+
+const QUERY: &str = "channel=quiet";
+
+/// Opens a client's stream of a channel on which nothing is published but by the story.
+fn keeps_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
+    the_opening_checkpoint_is_its_place(&open);
+    a_heartbeat_moves_its_place(&open);
+}
+
+fn the_opening_checkpoint_is_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
+    on_both(&[("stream.heartbeat", "1h"), ("stream.retry", "100ms")], |gateway| {
+        let wire = Wire::to(gateway.addr);
+        let client = open(wire.addr);
+        eventually("it hears a checkpoint", || !client.heard().is_empty());
+        let opening = client.checkpoints();
+        assert_eq!(opening.len(), 1, "{:?}", client.heard());
+        assert_eq!(resumes(&wire), [""; 0]);
+        let published = drop_and_publish(gateway, &wire, &client, 0);
+        assert_eq!(client.others(), published);
+        assert_eq!(resumes(&wire), opening);
+        client.close();
+    });
+}
+
+fn a_heartbeat_moves_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
+    on_both(&[("stream.heartbeat", "1s"), ("stream.retry", "100ms")], |gateway| {
+        let wire = Wire::to(gateway.addr);
+        let client = open(wire.addr);
+        live(gateway, 1);
+        let first = gateway.publish("quiet", "first");
+        let checkpoints_beyond_it = || {
+            let all = client.heard().into_iter().skip_while(|event| event.kind != "message");
+            let all = all.filter(|event| event.kind == "checkpoint" && event.id != first);
+            all.map(|event| event.id).collect::<Vec<_>>()
+        };
+        eventually("a checkpoint moves the cursor", || !checkpoints_beyond_it().is_empty());
+        let published = drop_and_publish(gateway, &wire, &client, 1);
+        let mut expected = vec![heard("message", &first, "first")];
+        expected.extend(published);
+        assert_eq!(client.others(), expected);
+        let [place] = &resumes(&wire)[..] else { panic!("it came back once: {}", wire.asked()) };
+        assert!(checkpoints_beyond_it().contains(place), "{place}, after {first}");
+        client.close();
+    });
+}
+
+/// Drops a client that has heard so many messages, publishes one event while it is away, and another when
+/// it is back, behind which nothing can follow that is heard twice.
+#[track_caller]
+fn drop_and_publish(
+    gateway: &TestGateway,
+    wire: &Wire,
+    client: &Client<'_>,
+    before: usize,
+) -> [Heard; 2] {
+    wire.cut();
+    let away = gateway.publish("quiet", "while it was away");
+    wire.move_to(gateway.addr);
+    eventually("it came back", || client.others().len() > before);
+    let back = gateway.publish("quiet", "when it was back");
+    eventually("it hears what follows", || client.others().iter().any(|event| event.id == back));
+    client.errors_are_not_final();
+    [heard("message", &away, "while it was away"), heard("message", &back, "when it was back")]
+}
+
+/// The positions after which clients asked to go on, in the order in which they asked.
+fn resumes(wire: &Wire) -> Vec<String> {
+    let asked = wire.asked();
+    let headers = asked.lines().filter_map(|line| line.split_once(": "));
+    let ids = headers.filter(|(name, _)| name.eq_ignore_ascii_case("last-event-id"));
+    ids.map(|(_, id)| id.to_owned()).collect()
+}
+
+/// A client that reads one stream, and all that it told its user.
+enum Client<'b> {
+    Page(EventSource<'b>),
+    Program(Program),
+}
+
+impl Client<'_> {
+    /// One that a program beside this file drives.
+    #[track_caller]
+    fn program(interpreter: &str, script: &str, addr: SocketAddr) -> Self {
+        let dir = installed();
+        // Node.js is Debian's; an environment of Python brings its own.
+        let in_dir = dir.join(interpreter);
+        let interpreter = if in_dir.exists() { in_dir } else { interpreter.into() };
+        let mut command = Command::new(interpreter);
+        command.arg(dir.join(script)).arg(format!("http://{addr}/events?{QUERY}"));
+        let mut child = spawn(command.stdout(Stdio::piped()), "nodejs and python3-venv");
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (lines, hears) = (BufReader::new(child.stdout.take().unwrap()).lines(), heard.clone());
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                hears.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Client::Program(Program { child, heard })
+    }
+
+    #[track_caller]
+    fn heard(&self) -> Vec<Heard> {
+        match self {
+            Client::Page(page) => page.heard(),
+            Client::Program(program) => program.heard.lock().unwrap().clone(),
+        }
+    }
+
+    /// The ids of the checkpoints that it heard.
+    #[track_caller]
+    fn checkpoints(&self) -> Vec<String> {
+        let all = self.heard().into_iter();
+        all.filter(|event| event.kind == "checkpoint").map(|event| event.id).collect()
+    }
+
+    /// All that it heard but checkpoints.
+    #[track_caller]
+    fn others(&self) -> Vec<Heard> {
+        self.heard().into_iter().filter(|event| event.kind != "checkpoint").collect()
+    }
+
+    /// A page was told of each drop, and that it is to come back.
+    #[track_caller]
+    fn errors_are_not_final(&self) {
+        if let Client::Page(page) = self {
+            let errors = page.errors();
+            assert!(!errors.is_empty() && errors.iter().all(|state| *state == 0), "{errors:?}");
+        }
+    }
+
+    #[track_caller]
+    fn close(self) {
+        if let Client::Page(page) = self {
+            page.close();
+        }
+    }
+}
+
+/// A running program that prints each thing it hears as one line of JSON.
+struct Program {
+    child: Child,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Both fail only where it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where scripts/browsers put the programs.
+fn installed() -> PathBuf {
+    std::env::var_os("SSE_TEST_CLIENTS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-clients"),
+        PathBuf::from,
+    )
+}

@@ -1,0 +1,35 @@
+"""Listens with `httpx-sse`:   python with_httpx_sse.py URL
+
+Prints one {"type","id","data"} for each event it yields. It does not come back by itself; this does what
+its documentation recommends, with one addition: an answer that has no length ends without an error when
+its connection does, so the end of the loop is a drop as well.
+"""
+
+import json
+import sys
+import time
+
+import httpx
+import httpx_sse
+
+
+def main(url):
+    last_event_id, delay = "", 0
+    # No proxy of the environment between a test and its gateway, and no time-out of httpx's own.
+    with httpx.Client(trust_env=False, timeout=None) as client:
+        while True:
+            headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+            try:
+                with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
+                    for event in source.iter_sse():
+                        last_event_id = event.id
+                        if event.retry is not None:
+                            delay = event.retry / 1000
+                        heard = {"type": event.event, "id": event.id, "data": event.data}
+                        print(json.dumps(heard), flush=True)
+            except httpx.TransportError:
+                pass
+            time.sleep(delay)
+
+
+main(*sys.argv[1:])
