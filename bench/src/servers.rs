@@ -150,6 +150,13 @@ impl Server {
         closed_in(&text)
     }
 
+    /// How often a reader of the gateway's was sent to history for being slow.
+    pub fn lags(&self) -> Option<u64> {
+        let text = get(self.admin?, "/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix("sse_lags_total "))?;
+        value.trim().parse::<f64>().ok().map(|count| count as u64)
+    }
+
     fn pids(&self) -> Vec<u32> {
         self.processes.iter().flat_map(|process| proc::tree(process.id())).collect()
     }

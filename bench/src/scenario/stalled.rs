@@ -38,6 +38,7 @@ struct Found {
     /// Second of the window, anonymous bytes.
     memory: Vec<(u64, u64)>,
     closed: BTreeMap<String, u64>,
+    lags: Option<u64>,
 }
 
 /// Runs it on every server.
@@ -65,6 +66,7 @@ pub fn run(options: &Options, output: &mut Output) {
                 "scenario": "stalled", "server": kind.name(), "stall": stall,
                 "resume": options.resume, "rate": rate, "result": found.window.json(),
                 "anonymous_bytes": found.memory, "closed_by_reason": found.closed,
+                "lags": found.lags,
             }));
             table.row(row(*kind, stall, &found.window, without));
             notes.push(note(*kind, stall, &found));
@@ -113,8 +115,8 @@ fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
     });
     // Once settled: what is left when everything was delivered that will be.
     memory.push((timing.time.as_secs(), server.memory().anonymous));
-    let closed = server.closed();
-    Ok(Found { window, memory, closed })
+    let (closed, lags) = (server.closed(), server.lags());
+    Ok(Found { window, memory, closed, lags })
 }
 
 /// A short deadline, so that it is seen; or, where the stalled shall come back, time and history enough.
@@ -161,9 +163,11 @@ fn note(kind: Kind, stall: bool, found: &Found) -> String {
     let closed: Vec<String> =
         found.closed.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     let closed = if closed.is_empty() { "none told".to_owned() } else { closed.join(", ") };
+    let lags = found.lags.map_or_else(String::new, |lags| format!("; sent to history: {lags}"));
     let stall = if stall { "10 % stalled" } else { "no stall" };
     format!(
-        "  {:14} {stall:12}  {};  closed: {closed}; seen by the load: {} readers, {} stalled",
+        "  {:14} {stall:12}  {};  closed: {closed}{lags}; \
+         seen closed by the load: {} readers, {} stalled",
         kind.name(),
         memory.join(", "),
         found.window.measured.readers.closed,
