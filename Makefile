@@ -1,7 +1,7 @@
 # `make` lists what can be made. Every target is one command that also works by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test browsers fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail
+.PHONY: help build run test browsers fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions bench
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -46,3 +46,14 @@ chaos-can-fail: ## Prove that the chaos suite sees a gateway that repairs nothin
 
 rules-can-fail: ## Take each rule of "complete or told" out and see a test fail; about twenty minutes
 	scripts/rules-can-fail
+
+microbench: ## Time each part of the path of an event; ARGS=pattern chooses
+	cargo bench --locked --package sse-gateway --bench hot_path -- $(ARGS)
+
+instructions: ## Count the instructions of one delivery and of one connect; ARGS=... sets limits
+	scripts/instructions $(ARGS)
+
+bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes
+	cargo build --locked --profile dist --package sse-gateway
+	cargo build --release --locked --package sse-bench --package plain-actix
+	target/release/sse-bench run --gateway target/dist/sse-gateway --results bench/RESULTS.md $(if $(QUICK),--quick)

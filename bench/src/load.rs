@@ -8,6 +8,7 @@ mod connection;
 mod engine;
 pub mod lines;
 pub mod report;
+pub mod tls;
 
 use std::fmt;
 use std::io;
@@ -30,6 +31,12 @@ pub type Headers = Arc<dyn Fn(usize) -> String + Send + Sync>;
 pub struct Plan {
     /// The server.
     pub addr: SocketAddr,
+    /// More addresses of it; connections take all of them in turn.
+    pub more_addrs: Vec<SocketAddr>,
+    /// What the `Host` header says; `None`: the address.
+    pub host: Option<String>,
+    /// Speak TLS.
+    pub tls: Option<tls::Settings>,
     /// How many connections.
     pub connections: usize,
     /// Path and query; `{n}` is the connection's number.
@@ -47,6 +54,9 @@ pub struct Plan {
     pub stalled_receive_buffer: Option<usize>,
     /// The number that every stream of numbers begins with; `None`: with the first that is received.
     pub first: Option<u64>,
+    /// For a server of which nothing is known. The head of its answer opens the stream, as the first byte
+    /// may be that of an event minutes away; but the head must say that it is an event stream.
+    pub any_server: bool,
     /// Keep each connection's last event id, for [`Load::stop`].
     pub remember_ids: bool,
 }
@@ -56,6 +66,9 @@ impl Plan {
     pub fn new(addr: SocketAddr, connections: usize, target: impl Into<String>) -> Plan {
         Plan {
             addr,
+            more_addrs: Vec::new(),
+            host: None,
+            tls: None,
             connections,
             target: target.into(),
             headers: None,
@@ -64,6 +77,7 @@ impl Plan {
             stalled: 0.0,
             stalled_receive_buffer: None,
             first: None,
+            any_server: false,
             remember_ids: false,
         }
     }
@@ -74,9 +88,18 @@ impl Plan {
         up_to(number + 1) > up_to(number)
     }
 
+    /// Which of the server's addresses a connection goes to.
+    fn addr(&self, number: usize) -> SocketAddr {
+        match number % (self.more_addrs.len() + 1) {
+            0 => self.addr,
+            more => self.more_addrs[more - 1],
+        }
+    }
+
     /// Which of our own addresses a connection comes from, if that is ours to choose.
     fn source(&self, number: usize) -> Option<SocketAddr> {
-        if self.sources == 0 || !self.addr.is_ipv4() || !self.addr.ip().is_loopback() {
+        let addr = self.addr(number);
+        if self.sources == 0 || !addr.is_ipv4() || !addr.ip().is_loopback() {
             return None;
         }
         let host = 2 + (number % usize::from(self.sources)) as u8;
@@ -85,10 +108,11 @@ impl Plan {
 
     /// A connection's request.
     fn request(&self, number: usize) -> Vec<u8> {
-        let (target, addr) = (self.target.replace("{n}", &number.to_string()), self.addr);
+        let target = self.target.replace("{n}", &number.to_string());
+        let host = self.host.clone().unwrap_or_else(|| self.addr(number).to_string());
         let headers = self.headers.as_ref().map_or_else(String::new, |headers| headers(number));
         format!(
-            "GET {target} HTTP/1.1\r\nHost: {addr}\r\nAccept: text/event-stream\r\n{headers}\r\n"
+            "GET {target} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n{headers}\r\n"
         )
         .into_bytes()
     }
@@ -122,6 +146,8 @@ pub struct Measured {
     pub stalled: Report,
     /// CPU seconds of the load's own thread.
     pub own_cpu: f64,
+    /// Why the first stream that closed did, since the opening.
+    pub closed_because: Option<String>,
 }
 
 /// What streams of numbers should have reached.
@@ -153,6 +179,8 @@ pub struct Settled {
 
 enum Command {
     Open(Duration, Sender<Opened>),
+    /// How it stands; true: and no more of it.
+    Opening(bool, Sender<Opened>),
     Begin(Sender<()>),
     End(Sender<Measured>),
     Resume(Sender<()>),
@@ -185,6 +213,16 @@ impl Load {
     /// Opens all connections and waits for the first bytes of each, for so long at most.
     pub fn open(&self, bound: Duration) -> Opened {
         self.ask(|reply| Command::Open(bound, reply))
+    }
+
+    /// How far the opening is, for others than the thread that waits for it.
+    pub fn opening(&self) -> Opened {
+        self.ask(|reply| Command::Opening(false, reply))
+    }
+
+    /// Opens no more; [`Load::open`] returns with what it has.
+    pub fn cut_opening(&self) {
+        self.ask(|reply| Command::Opening(true, reply));
     }
 
     /// Begins to measure, from nothing.

@@ -2,6 +2,8 @@
 //!
 //! Exit code 0: it ran; the tables say how it went. 2: it could not be run.
 
+mod results;
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sse_bench::floor::Floor;
-use sse_bench::scenario::{Options, Scenario};
+use sse_bench::scenario::{Options, Scenario, compared};
 use sse_bench::servers::{Kind, Settings};
 use sse_bench::table::Output;
 
@@ -39,13 +41,13 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// One round, and smaller
+    /// One round, shorter and smaller, on the servers that targets speak of
     #[arg(long)]
     quick: bool,
     /// Only these scenarios
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Only these servers: floor-1, floor-2, gateway-memory, gateway-redis, nchan
+    /// Only these servers; a name that none has lists them
     #[arg(long, num_args = 1.., value_delimiter = ',', value_parser = kind)]
     server: Vec<Kind>,
     /// The gateway's program [default: beside this one]
@@ -69,6 +71,9 @@ struct Run {
     /// Write each result to this file, too, a line of JSON each
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
+    /// Write a page of Markdown, with what was measured and which targets were met
+    #[arg(long, value_name = "PATH")]
+    results: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -100,7 +105,10 @@ fn run(args: Run) -> Result<(), String> {
         .json
         .map(|path| File::create(&path).map_err(|error| format!("{}: {error}", path.display())));
     let mut output = Output::new(json.transpose()?);
-    let servers = if args.server.is_empty() { Kind::ALL.to_vec() } else { args.server };
+    let servers = match args.server.is_empty() {
+        true => Kind::ALL.into_iter().filter(|kind| !args.quick || compared(*kind)).collect(),
+        false => args.server,
+    };
     let gateway = match args.gateway {
         Some(path) => path,
         None => beside()?,
@@ -108,18 +116,27 @@ fn run(args: Run) -> Result<(), String> {
     if servers.iter().any(|kind| kind.is_gateway()) && !gateway.is_file() {
         return Err(format!("{}: no such program; use --gateway", gateway.display()));
     }
+    let settings = Settings::new(gateway, args.set);
+    let page = args.results.map(|path| (path, results::Setting::here(&settings, args.quick)));
     let options = Options {
         quick: args.quick,
         servers,
-        settings: Settings::new(gateway, args.set),
+        settings,
         connections: args.connections,
         rate: args.rate,
         seconds: args.seconds,
         resume: args.resume,
     };
     let scenarios = if args.only.is_empty() { Scenario::ALL.to_vec() } else { args.only };
+    let estimate: f64 = scenarios.iter().map(|scenario| scenario.estimate(&options)).sum();
+    output.note(&format!("this takes about {:.0} s, {:.1} min", estimate, estimate / 60.0));
     for scenario in scenarios {
         scenario.run(&options, &mut output);
+    }
+    if let Some((path, setting)) = page {
+        let page = results::page(&setting, &output);
+        std::fs::write(&path, page).map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("the page is {}", path.display());
     }
     Ok(())
 }

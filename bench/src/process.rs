@@ -1,13 +1,14 @@
 //! Programs that a run starts: none outlives it.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use crate::clock;
+use crate::{clock, proc};
 
 /// A running program, ended when this is dropped.
 #[derive(Debug)]
@@ -55,18 +56,27 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Asked first: a master that is killed outright, nginx' for one, leaves its workers behind.
-        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
+        // Those that outlive it all the same are found by descriptors, as a number may be another's by then.
+        let below: Vec<OwnedFd> = proc::tree(self.id()).iter().skip(1).filter_map(opened).collect();
+        if let Some(pid) = Pid::from_raw(self.id() as i32) {
             let _ = kill_process(pid, Signal::TERM);
         }
         for _ in 0..100 {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+                break;
             }
             clock::sleep(Duration::from_millis(10));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for process in below {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
     }
+}
+
+fn opened(pid: &u32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(*pid as i32)?, PidfdFlags::empty()).ok()
 }
 
 /// A temporary directory, removed with its owner.

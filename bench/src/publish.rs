@@ -11,6 +11,7 @@
 mod http;
 mod publisher;
 mod redis;
+mod wrap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use publisher::Publisher;
+pub use wrap::{Text, Wrap};
 
 use crate::clock::{self, SECOND};
 use crate::load::Expected;
@@ -30,6 +32,8 @@ pub enum Route {
         /// The path, `/channels/{c}` or `/pub?id={c}`.
         path: String,
     },
+    /// One event a request, inside a text of the server's own.
+    Wrapped(Wrap),
     /// Many events a request, one JSON object a line.
     Ndjson {
         /// The path.
@@ -49,7 +53,7 @@ pub enum Route {
 impl Route {
     fn batch(&self) -> usize {
         match self {
-            Route::Post { .. } => 1,
+            Route::Post { .. } | Route::Wrapped(_) => 1,
             Route::Ndjson { batch, .. } | Route::Redis { batch, .. } => (*batch).max(1),
         }
     }
@@ -218,6 +222,7 @@ struct Item<'a> {
 #[derive(Debug)]
 enum Wire {
     Post(http::Client, String),
+    Wrapped(http::Client, Wrap),
     Ndjson(http::Client, String),
     Redis(redis::Client),
 }
@@ -227,6 +232,7 @@ impl Wire {
         let http = || http::Client::connect(plan.addr);
         Ok(match &plan.route {
             Route::Post { path } => Wire::Post(http()?, path.clone()),
+            Route::Wrapped(wrap) => Wire::Wrapped(http::Client::connect(wrap.addr)?, wrap.clone()),
             Route::Ndjson { path, .. } => Wire::Ndjson(http()?, path.clone()),
             Route::Redis { prefix, .. } => Wire::Redis(redis::Client::connect(plan.addr, prefix)?),
         })
@@ -236,6 +242,7 @@ impl Wire {
     fn send(&mut self, items: &[Item<'_>]) -> Result<usize, Failure> {
         match self {
             Wire::Post(client, path) => client.post(path, items),
+            Wire::Wrapped(client, wrap) => client.wrapped(wrap, items),
             Wire::Ndjson(client, path) => client.ndjson(path, items),
             Wire::Redis(client) => client.publish(items),
         }

@@ -3,14 +3,24 @@
 
 mod fanout;
 mod idle;
+mod large;
+mod multi_channel;
+mod per_user;
+mod publish;
 mod ramp;
+mod replicas;
+mod saturation;
+mod shared;
 mod stalled;
+mod steady;
+mod storm;
 mod window;
 
-use crate::load::{Load, Plan};
-use crate::servers::{Kind, Server, Settings};
-use crate::table::Output;
 use std::time::Duration;
+
+use crate::load::{Load, Plan};
+use crate::servers::{Kind, Settings};
+use crate::table::Output;
 
 /// How long opening may take.
 const OPENING: Duration = Duration::from_secs(60);
@@ -19,6 +29,11 @@ const SIZE: usize = 200;
 /// The channel of scenarios that have one.
 const CHANNEL: &str = "bench";
 
+/// For estimates: seconds of starting a server, attaching, settling and ending it.
+const AROUND: f64 = 1.5;
+/// For estimates: streams opened a second.
+const OPENED_A_SECOND: f64 = 5000.0;
+
 /// A scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scenario {
@@ -26,35 +41,95 @@ pub enum Scenario {
     Steady,
     /// The same as fast as publishers are answered
     Saturation,
+    /// 8,000 readers of a channel each, 5,000 events a second, through HTTP and straight to Redis
+    PerUser,
+    /// 2,000 readers of the same 20 channels, 50 events a second
+    MultiChannel,
+    /// 200 readers, events of 64 KB, 20 a second
+    Large,
     /// A tenth of the readers reads nothing: what the others notice, and what memory it takes
     Stalled,
+    /// 10,000 readers come back at once, 100 events behind
+    Storm,
     /// 15,000 idle streams: memory of each, on one channel and on one each
     Idle,
     /// How fast streams can be opened
     Ramp,
+    /// Two gateways on one Redis, published through one, read on both
+    Replicas,
+    /// How fast batches are taken that nobody reads, beside Redis itself
+    Publish,
 }
 
 impl Scenario {
     /// All there are, in the order they run.
-    pub const ALL: [Scenario; 5] =
-        [Scenario::Steady, Scenario::Saturation, Scenario::Stalled, Scenario::Idle, Scenario::Ramp];
+    pub const ALL: [Scenario; 11] = [
+        Scenario::Steady,
+        Scenario::Saturation,
+        Scenario::PerUser,
+        Scenario::MultiChannel,
+        Scenario::Large,
+        Scenario::Stalled,
+        Scenario::Storm,
+        Scenario::Idle,
+        Scenario::Ramp,
+        Scenario::Replicas,
+        Scenario::Publish,
+    ];
 
     /// Runs it on every server. What one server fails at is said, and the others go on.
     pub fn run(self, options: &Options, output: &mut Output) {
         match self {
-            Scenario::Steady => fanout::run(fanout::Kind::Steady, options, output),
-            Scenario::Saturation => fanout::run(fanout::Kind::Saturation, options, output),
+            Scenario::Steady => steady::case(options).run(options, output),
+            Scenario::Saturation => {
+                saturation::single(options).run(options, output);
+                if !options.quick {
+                    saturation::batches(options).run(options, output);
+                }
+            }
+            Scenario::PerUser => per_user::run(options, output),
+            Scenario::MultiChannel => multi_channel::case(options).run(options, output),
+            Scenario::Large => large::case(options).run(options, output),
             Scenario::Stalled => stalled::run(options, output),
+            Scenario::Storm => storm::run(options, output),
             Scenario::Idle => idle::run(options, output),
             Scenario::Ramp => ramp::run(options, output),
+            Scenario::Replicas => replicas::run(options, output),
+            Scenario::Publish => publish::run(options, output),
         }
     }
+
+    /// How many seconds it takes, about, were all servers there.
+    pub fn estimate(self, options: &Options) -> f64 {
+        match self {
+            Scenario::Steady => steady::case(options).estimate(options),
+            Scenario::Saturation => {
+                let single = saturation::single(options).estimate(options);
+                let batches = saturation::batches(options).estimate(options);
+                single + if options.quick { 0.0 } else { batches }
+            }
+            Scenario::PerUser => per_user::estimate(options),
+            Scenario::MultiChannel => multi_channel::case(options).estimate(options),
+            Scenario::Large => large::case(options).estimate(options),
+            Scenario::Stalled => stalled::estimate(options),
+            Scenario::Storm => storm::estimate(options),
+            Scenario::Idle => idle::estimate(options),
+            Scenario::Ramp => ramp::estimate(options),
+            Scenario::Replicas => replicas::estimate(options),
+            Scenario::Publish => publish::estimate(options),
+        }
+    }
+}
+
+/// Whether the targets compare it.
+pub fn compared(kind: Kind) -> bool {
+    kind.is_gateway() || matches!(kind, Kind::Floor2 | Kind::Nchan)
 }
 
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Once instead of thrice, and smaller.
+    /// Once, shorter and smaller.
     pub quick: bool,
     /// Which servers.
     pub servers: Vec<Kind>,
@@ -75,8 +150,18 @@ impl Options {
         self.connections.unwrap_or(if self.quick { quick } else { full })
     }
 
-    fn seconds(&self, own: u64) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(own))
+    fn seconds(&self, full: u64, quick: u64) -> Duration {
+        Duration::from_secs(self.seconds.unwrap_or(if self.quick { quick } else { full }))
+    }
+
+    /// How often what is repeated runs: thrice on the servers that targets speak of, once on others.
+    fn rounds(&self, kind: Kind) -> u32 {
+        if self.quick || !compared(kind) { 1 } else { 3 }
+    }
+
+    /// The servers that a scenario is for.
+    fn servers_for(&self, which: fn(Kind) -> bool) -> impl Iterator<Item = Kind> {
+        self.servers.iter().copied().filter(move |kind| which(*kind))
     }
 
     fn rate(&self, own: f64) -> f64 {
@@ -84,15 +169,14 @@ impl Options {
     }
 }
 
-/// A server, and a load with all its streams open.
-fn opened(server: &Server, plan: Plan) -> Result<Load, String> {
+/// A load with all its streams open.
+fn opened(plan: Plan) -> Result<Load, String> {
     let (connections, load) = (plan.connections, Load::start(plan));
     let load = load.map_err(|error| format!("the load does not start: {error}"))?;
     let opened = load.open(OPENING);
     if opened.open < connections {
         let error = opened.error.unwrap_or_else(|| "no first bytes in time".to_owned());
-        let name = server.kind.name();
-        return Err(format!("{name}: {} of {connections} streams open: {error}", opened.open));
+        return Err(format!("{} of {connections} streams open: {error}", opened.open));
     }
     Ok(load)
 }

@@ -1,63 +1,33 @@
 //! The servers that are compared: each started afresh, on ports of the kernel's choice, and ended with its
 //! owner. Another rival is another [`Kind`], a way to start it, and its two URLs.
 
+mod centrifugo;
+mod fastapi;
+mod gateway;
+mod kind;
+mod mercure;
 mod nchan;
+mod plain_actix;
+mod programs;
+mod pushpin;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use kind::Kind;
+
 use crate::clock;
+use crate::load;
 use crate::proc::{self, Cpu, Memory};
 use crate::process::{Process, Scratch};
 use crate::publish::Route;
 
 /// How long a server may take until it accepts connections.
 const START: Duration = Duration::from_secs(30);
-
-/// Which server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The floor with one thread.
-    Floor1,
-    /// The floor with two threads.
-    Floor2,
-    /// sse-gateway alone.
-    GatewayMemory,
-    /// sse-gateway with a Redis of its own; both are counted.
-    GatewayRedis,
-    /// nginx with Nchan, two workers.
-    Nchan,
-}
-
-impl Kind {
-    /// All there are.
-    pub const ALL: [Kind; 5] =
-        [Kind::Floor1, Kind::Floor2, Kind::GatewayMemory, Kind::GatewayRedis, Kind::Nchan];
-
-    /// Its name in tables and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Floor1 => "floor-1",
-            Kind::Floor2 => "floor-2",
-            Kind::GatewayMemory => "gateway-memory",
-            Kind::GatewayRedis => "gateway-redis",
-            Kind::Nchan => "nchan",
-        }
-    }
-
-    /// Whether it is what the others are compared with.
-    pub fn is_floor(self) -> bool {
-        matches!(self, Kind::Floor1 | Kind::Floor2)
-    }
-
-    /// Whether it is the gateway.
-    pub fn is_gateway(self) -> bool {
-        matches!(self, Kind::GatewayMemory | Kind::GatewayRedis)
-    }
-}
 
 /// What starting needs to know.
 #[derive(Debug, Clone)]
@@ -77,6 +47,36 @@ impl Settings {
     }
 }
 
+/// Why a server did not start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartError {
+    /// It is not installed here, which is no fault: the others are compared.
+    Unavailable(String),
+    /// It should have started.
+    Failed(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Unavailable(why) => write!(f, "skipped: {why}"),
+            StartError::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<String> for StartError {
+    fn from(why: String) -> Self {
+        StartError::Failed(why)
+    }
+}
+
+impl From<StartError> for String {
+    fn from(error: StartError) -> Self {
+        error.to_string()
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -85,18 +85,25 @@ pub struct Server {
     /// Where it serves.
     pub addr: SocketAddr,
     admin: Option<SocketAddr>,
-    // In this order: whoever needs Redis ends before it does.
+    route: Route,
+    // In this order: whoever needs Redis, or an origin, ends before it does.
     processes: Vec<Process>,
+    origin: Option<pushpin::Origin>,
     _scratch: Scratch,
 }
 
 impl Server {
     /// Starts one and waits until it accepts connections.
-    pub fn start(kind: Kind, settings: &Settings) -> Result<Server, String> {
-        let scratch = Scratch::new()?;
-        let addr = free_addr()?;
-        let mut server =
-            Server { kind, addr, admin: None, processes: Vec::new(), _scratch: scratch };
+    pub fn start(kind: Kind, settings: &Settings) -> Result<Server, StartError> {
+        let mut server = Server {
+            kind,
+            addr: free_addr()?,
+            admin: None,
+            route: Route::Post { path: "/channels/{c}".to_owned() },
+            processes: Vec::new(),
+            origin: None,
+            _scratch: Scratch::new()?,
+        };
         match kind {
             Kind::Floor1 => server.floor(1)?,
             Kind::Floor2 => server.floor(2)?,
@@ -105,11 +112,12 @@ impl Server {
                 let redis = server.redis()?;
                 server.gateway(settings, Some(redis))?;
             }
-            Kind::Nchan => {
-                let config = nchan::configure(server.dir(), addr, settings.history)?;
-                let args = ["-c".to_owned(), config.display().to_string()];
-                server.run(Path::new("nginx"), &args, &[], addr)?;
-            }
+            Kind::Nchan => server.nchan(settings)?,
+            Kind::Pushpin => server.pushpin()?,
+            Kind::Mercure => server.mercure()?,
+            Kind::Centrifugo => server.centrifugo(settings)?,
+            Kind::PlainActix => server.plain_actix()?,
+            Kind::FastApi => server.fastapi()?,
         }
         Ok(server)
     }
@@ -118,14 +126,24 @@ impl Server {
     pub fn target(&self, channel: &str) -> String {
         match self.kind {
             Kind::Nchan => format!("/sub?id={channel}"),
+            Kind::Mercure => format!("/.well-known/mercure?match={channel}"),
+            Kind::Centrifugo => centrifugo::target(channel),
             _ => format!("/events?channel={channel}"),
         }
     }
 
+    /// Streams of a target, opened as many at once as the server bears.
+    pub fn streams(&self, connections: usize, target: String) -> load::Plan {
+        let mut plan = load::Plan::new(self.addr, connections, target);
+        if self.kind == Kind::Pushpin {
+            plan.in_flight = pushpin::AT_ONCE;
+        }
+        plan
+    }
+
     /// How one event is published, a request each.
     pub fn route(&self) -> Route {
-        let path = if self.kind == Kind::Nchan { "/pub?id={c}" } else { "/channels/{c}" };
-        Route::Post { path: path.to_owned() }
+        self.route.clone()
     }
 
     /// CPU used so far.
@@ -147,14 +165,12 @@ impl Server {
         let Some(text) = self.admin.and_then(|admin| get(admin, "/metrics")) else {
             return BTreeMap::new();
         };
-        closed_in(&text)
+        gateway::closed(&text)
     }
 
     /// How often a reader of the gateway's was sent to history for being slow.
     pub fn lags(&self) -> Option<u64> {
-        let text = get(self.admin?, "/metrics")?;
-        let value = text.lines().find_map(|line| line.strip_prefix("sse_lags_total "))?;
-        value.trim().parse::<f64>().ok().map(|count| count as u64)
+        gateway::lags(&get(self.admin?, "/metrics")?)
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -165,7 +181,7 @@ impl Server {
         self._scratch.path()
     }
 
-    fn floor(&mut self, threads: u32) -> Result<(), String> {
+    fn floor(&mut self, threads: u32) -> Result<(), StartError> {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let args = ["floor", "--listen", &self.addr.to_string(), "--threads"];
         let mut args = args.map(str::to_owned).to_vec();
@@ -173,26 +189,13 @@ impl Server {
         self.run(&own, &args, &[], self.addr)
     }
 
-    fn gateway(&mut self, settings: &Settings, redis: Option<SocketAddr>) -> Result<(), String> {
-        let admin = free_addr()?;
-        self.admin = Some(admin);
-        let (addr, admin) = (self.addr.to_string(), admin.to_string());
-        let mut args = ["--listen", &addr, "--admin-listen", &admin].map(str::to_owned).to_vec();
-        if let Some(redis) = redis {
-            args.extend(["--redis".to_owned(), format!("redis://{redis}")]);
-        }
-        let history = ("SSE_HISTORY__MAX_LEN".to_owned(), settings.history.to_string());
-        let variables: Vec<_> = [history].into_iter().chain(settings.variables.clone()).collect();
-        self.run(&settings.gateway, &args, &variables, self.addr)
-    }
-
-    fn redis(&mut self) -> Result<SocketAddr, String> {
+    fn redis(&mut self) -> Result<SocketAddr, StartError> {
         let addr = free_addr()?;
         let port = addr.port().to_string();
         let args = ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
         let mut args = args.map(str::to_owned).to_vec();
         args.extend(["--dir".to_owned(), self.dir().display().to_string()]);
-        self.run(Path::new("redis-server"), &args, &[], addr)?;
+        self.run(&programs::find("redis-server", None)?, &args, &[], addr)?;
         Ok(addr)
     }
 
@@ -203,20 +206,35 @@ impl Server {
         args: &[String],
         variables: &[(String, String)],
         addr: SocketAddr,
-    ) -> Result<(), String> {
+    ) -> Result<(), StartError> {
         let log = self.dir().join(format!("{}.log", self.processes.len()));
-        let mut process = Process::start(program, args, variables, log)?;
-        let end = Instant::now() + START;
-        while TcpStream::connect(addr).is_err() {
-            if let Some(why) = process.ended() {
-                return Err(format!("{} ended: {why}", program.display()));
+        self.processes.insert(0, Process::start(program, args, variables, log)?);
+        self.listens(addr)
+    }
+
+    /// Waits until what was started last accepts connections there.
+    fn listens(&mut self, addr: SocketAddr) -> Result<(), StartError> {
+        self.until(&format!("listen on {addr}"), || TcpStream::connect(addr).is_ok())
+    }
+
+    /// Waits until a stream of it opens. Some listen before they can answer: what came in the meantime
+    /// would wait, or fail.
+    fn opens(&mut self) -> Result<(), StartError> {
+        let (addr, path) = (self.addr, self.target("ready"));
+        self.until("open a stream", || opens(addr, &path).unwrap_or(false))
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut() -> bool) -> Result<(), StartError> {
+        let (name, end) = (self.kind.name(), Instant::now() + START);
+        while !done() {
+            if let Some(why) = self.processes.first_mut().and_then(Process::ended) {
+                return Err(StartError::Failed(format!("{name} ended: {why}")));
             }
             if Instant::now() > end {
-                return Err(format!("{} does not listen on {addr}", program.display()));
+                return Err(StartError::Failed(format!("{name} does not {what}")));
             }
             clock::sleep(Duration::from_millis(20));
         }
-        self.processes.insert(0, process);
         Ok(())
     }
 }
@@ -238,14 +256,14 @@ fn get(addr: SocketAddr, path: &str) -> Option<String> {
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
 }
 
-/// `sse_streams_closed_total`, by reason.
-fn closed_in(metrics: &str) -> BTreeMap<String, u64> {
-    let line = |line: &str| {
-        let rest = line.strip_prefix("sse_streams_closed_total{reason=\"")?;
-        let (reason, value) = rest.split_once("\"} ")?;
-        Some((reason.to_owned(), value.trim().parse::<f64>().ok()? as u64))
-    };
-    metrics.lines().filter_map(line).filter(|(_, count)| *count > 0).collect()
+/// Whether a stream is answered with 200.
+fn opens(addr: SocketAddr, path: &str) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nAccept: text/event-stream\r\n\r\n")?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start)?;
+    Ok(&start == b"HTTP/1.1 200")
 }
 
 #[cfg(test)]
@@ -253,10 +271,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_read_from_the_metrics() {
-        let text = "# TYPE sse_streams_closed_total counter\n\
-                    sse_streams_closed_total{reason=\"gone\"} 0\n\
-                    sse_streams_closed_total{reason=\"stalled\"} 200\nsse_channels 1\n";
-        assert_eq!(closed_in(text), BTreeMap::from([("stalled".to_owned(), 200)]));
+    fn what_is_not_installed_is_told_apart() {
+        let error = StartError::Unavailable("no mercure on PATH".to_owned());
+        assert_eq!(String::from(error), "skipped: no mercure on PATH");
+        assert_eq!(StartError::from("broken".to_owned()).to_string(), "broken");
     }
 }

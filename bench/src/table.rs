@@ -1,5 +1,6 @@
 //! What a run prints for people, and the same, a line of JSON each, for programs.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 
@@ -22,6 +23,21 @@ impl Table {
     /// Adds a row.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
+    }
+
+    /// The same for a page of Markdown.
+    pub fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let mut text = format!("### {}\n\n", self.title);
+        for (at, row) in self.rows.iter().enumerate() {
+            // A bar in an error's text would be one column more.
+            text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
+            if at == 0 {
+                let side = |at| if at == 0 { "---" } else { "---:" }.to_owned();
+                text += &line((0..row.len()).map(side).collect());
+            }
+        }
+        text
     }
 
     /// The text.
@@ -48,16 +64,28 @@ impl Table {
     }
 }
 
+/// What of a run is kept for its page.
+#[derive(Debug)]
+pub enum Kept {
+    /// A table.
+    Table(Table),
+    /// A line below it.
+    Remark(String),
+}
+
 /// Where results go.
 #[derive(Debug)]
 pub struct Output {
     json: Option<File>,
+    kept: Vec<Kept>,
+    records: Vec<Value>,
+    skipped: BTreeSet<String>,
 }
 
 impl Output {
     /// To standard output, and to a file if there is one.
     pub fn new(json: Option<File>) -> Output {
-        Output { json }
+        Output { json, kept: Vec::new(), records: Vec::new(), skipped: BTreeSet::new() }
     }
 
     /// A line on how it goes.
@@ -65,19 +93,48 @@ impl Output {
         println!("{text}");
     }
 
+    /// A line that belongs to the table before it.
+    pub fn remark(&mut self, text: &str) {
+        println!("{text}");
+        self.kept.push(Kept::Remark(text.to_owned()));
+    }
+
+    /// What a server failed at. One that is not installed is told once, however often it is tried.
+    pub fn failed(&mut self, scenario: &str, server: &str, error: &str) {
+        let skipped = format!("{server}: {error}");
+        if !error.starts_with("skipped: ") {
+            self.remark(&format!("{scenario}: {server}: {error}"));
+        } else if !self.skipped.contains(&skipped) {
+            self.remark(&skipped);
+            self.skipped.insert(skipped);
+        }
+    }
+
     /// A table.
-    pub fn table(&self, table: &Table) {
+    pub fn table(&mut self, table: Table) {
         println!("{}", table.text());
+        self.kept.push(Kept::Table(table));
     }
 
     /// One result for programs.
-    pub fn record(&mut self, value: &Value) {
+    pub fn record(&mut self, value: Value) {
         if let Some(file) = &mut self.json
             && let Err(error) = writeln!(file, "{value}")
         {
             eprintln!("sse-bench: the JSON file: {error}");
             self.json = None;
         }
+        self.records.push(value);
+    }
+
+    /// Every table and remark so far, in their order.
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
+    }
+
+    /// Every result so far.
+    pub fn records(&self) -> &[Value] {
+        &self.records
     }
 }
 
@@ -90,5 +147,22 @@ mod tests {
         let mut table = Table::new("t", &["server", "p99"]);
         table.row(vec!["a".to_owned(), "12.5".to_owned()]);
         assert_eq!(table.text(), "\nt\nserver   p99\na       12.5\n");
+    }
+
+    #[test]
+    fn a_table_of_markdown_has_as_many_columns_as_its_head() {
+        let mut table = Table::new("t", &["server", "late"]);
+        table.row(vec!["a".to_owned(), "no | yes".to_owned()]);
+        let expected = "### t\n\n| server | late |\n| --- | ---: |\n| a | no \\| yes |\n";
+        assert_eq!(table.markdown(), expected);
+    }
+
+    #[test]
+    fn what_is_not_installed_is_told_once() {
+        let mut output = Output::new(None);
+        output.failed("steady", "a", "skipped: not installed");
+        output.failed("idle", "a", "skipped: not installed");
+        output.failed("idle", "b", "broken");
+        assert_eq!(output.kept().len(), 2);
     }
 }

@@ -309,6 +309,37 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_is_told_once_though_what_it_replays_is_of_the_old_epoch() {
+        let old = |ms| EventId::new(1_000_000 + ms, 3, 0);
+        let kept = |upto| Range {
+            oldest: Some(old(10)),
+            upto,
+            frames: [10u64, 20].map(|ms| Frame::event(old(ms), "", "x")).into(),
+            ..trimmed(90, &[], None)
+        };
+        let mut account = Account::after(old(5));
+        let b = trimmed(50, &[], None);
+        assert_eq!(take(&mut account, kept(Some(old(10))), b.clone()), ["Reset", "10"]);
+        assert_eq!(take(&mut account, kept(Some(old(20))), b.clone()), ["20"]);
+        // What is cut off before its page comes is covered by it as well.
+        assert_eq!(take(&mut account, trimmed(90, &[90], None), b), ["90"]);
+    }
+
+    #[test]
+    fn a_client_told_of_the_old_epoch_is_told_a_position_of_the_new_one() {
+        let mut account = Account::resumed(EventId::new(1_000_005, 3, 0));
+        let nothing = || trimmed(50, &[], None);
+        assert_eq!(take(&mut account, nothing(), nothing()), ["Reset"]);
+        let mut out = Vec::new();
+        account.go_live(id(100), &mut out);
+        assert!(matches!(out[..], [Item::Checkpoint(position)] if position == id(100)));
+        // Who was sent an event of it needs none.
+        let mut account = Account::resumed(id(90));
+        account.go_live(id(100), &mut out);
+        assert_eq!(out.len(), 1);
+    }
+
+    #[test]
     fn a_start_from_the_oldest_excuses_nothing_that_was_kept_then() {
         let mut account = Account::after(EventId::ZERO);
         let a = trimmed(90, &[4, 10, 90], Some(10));

@@ -27,15 +27,15 @@ pub struct Membership {
     pub place: u32,
 }
 
-/// Live events of one channel, in order, and their bytes in a row.
-#[derive(Debug, Clone, Copy)]
+/// Live events of one channel, in order, and what each delivery of them needs to know.
+#[derive(Debug)]
 pub struct Batch<'a> {
-    /// The events of a run, of all channels.
-    pub run: &'a [(ChannelKey, SharedFrame)],
-    /// Which of them these are.
-    pub picks: &'a [u32],
-    /// Their bytes in a row, in chunks and plain, if they are several.
-    pub joined: [&'a [u8]; 2],
+    run: &'a [(ChannelKey, SharedFrame)],
+    picks: &'a [u32],
+    /// Their bytes in a row, by framing.
+    bytes: [&'a [u8]; 2],
+    first: Option<EventId>,
+    last: Option<EventId>,
 }
 
 /// What became of a batch.
@@ -103,25 +103,34 @@ pub struct Joining {
 }
 
 impl<'a> Batch<'a> {
-    fn bytes(self, framing: Framing) -> &'a [u8] {
-        match (self.picks, framing) {
-            ([one], _) => self.run[*one as usize].1.bytes(framing),
-            (_, Framing::Chunked) => self.joined[0],
-            (_, Framing::Plain) => self.joined[1],
-        }
+    /// Those of a run, of all channels, that `picks` names. If they are several, `joined` has their bytes in chunks and
+    /// then plain.
+    pub fn new(
+        run: &'a [(ChannelKey, SharedFrame)],
+        picks: &'a [u32],
+        joined: (&'a [u8], &'a [u8]),
+    ) -> Self {
+        let frame = |n: &u32| &run[*n as usize].1;
+        let bytes = match picks {
+            [one] => [Framing::Chunked, Framing::Plain].map(|framing| frame(one).bytes(framing)),
+            _ => joined.into(),
+        };
+        let first = picks.iter().find_map(|n| frame(n).id);
+        let last = picks.iter().rev().find_map(|n| frame(n).id);
+        Batch { run, picks, bytes, first, last }
     }
 
-    fn frames(self) -> impl Iterator<Item = &'a SharedFrame> {
-        self.picks.iter().map(move |&n| &self.run[n as usize].1)
+    fn frames(&self) -> impl Iterator<Item = &'a SharedFrame> {
+        self.picks.iter().map(|&n| &self.run[n as usize].1)
+    }
+
+    fn bytes(&self, framing: Framing) -> &'a [u8] {
+        self.bytes[framing as usize]
     }
 
     /// Whether none of it can have been sent before: ids rise, so its first event tells.
-    fn begins_above(self, seen: EventId) -> bool {
-        self.frames().find_map(|frame| frame.id).is_none_or(|first| first > seen)
-    }
-
-    fn last_id(self) -> Option<EventId> {
-        self.picks.iter().rev().find_map(|&n| self.run[n as usize].1.id)
+    fn begins_above(&self, seen: EventId) -> bool {
+        self.first.is_none_or(|first| first > seen)
     }
 }
 
@@ -153,7 +162,7 @@ impl Connection {
     /// [`Connection::flush`] that follows.
     pub fn deliver(
         &mut self,
-        batch: Batch<'_>,
+        batch: &Batch<'_>,
         limits: QueueLimits,
         now: Deciseconds,
         write: bool,
@@ -169,7 +178,7 @@ impl Connection {
             match self.sink.write(bytes) {
                 Ok(n) if n == bytes.len() => {
                     self.last_write = now;
-                    self.seen = batch.last_id().unwrap_or(self.seen);
+                    self.seen = batch.last.unwrap_or(self.seen);
                     delivery.written = batch.picks.len() as u64;
                 }
                 Ok(n) => self.queue_batch(batch, n, limits, now, &mut delivery),
@@ -187,7 +196,7 @@ impl Connection {
     /// Queues what of a batch is not written yet: its first `done` bytes are.
     fn queue_batch(
         &mut self,
-        batch: Batch<'_>,
+        batch: &Batch<'_>,
         mut done: usize,
         limits: QueueLimits,
         now: Deciseconds,
@@ -324,7 +333,8 @@ impl Connection {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
-    fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
+    /// Queues a block of this connection's own; [`Connection::flush`] writes it.
+    pub fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
         self.queue(Block::Own(frame::framed(block, self.framing)), 0, now);
     }
 
@@ -382,8 +392,8 @@ mod tests {
         let joined = [Framing::Chunked, Framing::Plain].map(|framing| {
             run.iter().flat_map(|(_, frame)| frame.bytes(framing).to_vec()).collect::<Vec<u8>>()
         });
-        let joined = [joined[0].as_slice(), joined[1].as_slice()];
-        connection.deliver(Batch { run, picks: &picks, joined }, LIMITS, 0, write)
+        let batch = Batch::new(run, &picks, (&joined[0], &joined[1]));
+        connection.deliver(&batch, LIMITS, 0, write)
     }
 
     fn read(client: &mut UnixStream, most: usize, into: &mut Vec<u8>) {

@@ -115,7 +115,7 @@ impl Subscribers {
                 join(Framing::Plain);
             }
         }
-        let batch = Batch { run, picks, joined: joined.split_at(chunks).into() };
+        let batch = Batch::new(run, picks, joined.split_at(chunks));
         let (now, limits) = (self.now(), self.queue_limits());
         let write = readers != Readers::OfSeveral;
         let (mut written, mut missed, mut others) = (0, 0, false);
@@ -127,7 +127,7 @@ impl Subscribers {
                 continue;
             }
             let idle = !connection.pending();
-            let delivery = connection.deliver(batch, limits, now, write);
+            let delivery = connection.deliver(&batch, limits, now, write);
             written += delivery.written;
             missed += delivery.missed;
             if !write && idle && connection.pending() {
@@ -307,6 +307,7 @@ impl Subscribers {
         }
         let connection = &mut self.connections[slot];
         let token = Self::token(slot, connection.generation);
+        let unchanged = items.is_empty() && next == Next::Tick;
         connection.queue_items(items.drain(..), now);
         match next {
             Next::Wait => {}
@@ -325,7 +326,9 @@ impl Subscribers {
                 self.cells.joining.sub(1);
             }
         }
-        self.flush(slot);
+        if !unchanged {
+            self.flush(slot);
+        }
     }
 
     /// Sends the read that was held back until what it answers would have room.

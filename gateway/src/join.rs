@@ -318,6 +318,25 @@ mod tests {
         assert_eq!(join.tick(id(100), &mut Vec::new()), Next::Read(id(100)));
     }
 
+    /// Live events of the old epoch may be on their way, with ids above the new one's.
+    #[test]
+    fn a_read_of_an_epoch_that_the_live_side_has_not_seen_makes_nobody_live() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::resumed(id(5), limits);
+        assert_eq!(join.attached(), Next::Read(id(5)));
+        let page = || {
+            let range = range(id(5), None, 5, Some(5), &[]);
+            snapshot(100, range.clone(), range)
+        };
+        let old = EventId::new(1_000_100, 6, 0);
+        let read = |join: &mut Join, dispatched| {
+            join.snapshot(&page(), &channels(), dispatched, false, 1 << 20, &mut Vec::new())
+        };
+        assert_eq!(read(&mut join, Some(old)), Next::Tick);
+        assert_eq!(join.tick(id(101), &mut Vec::new()), Next::Read(id(100)));
+        assert_eq!(read(&mut join, Some(id(101))), Next::Live(id(100)));
+    }
+
     /// The chaos suite found this with seeds 1013 and 2003.
     #[test]
     fn an_older_page_is_not_taken() {

@@ -134,14 +134,17 @@ impl Subscribers {
         self.count();
         tracing::debug!(channels = subscription.channels.len(), "a stream is open");
         let retry = frame::opening(self.config.jittered_retry());
-        if self.connections[slot].send_own(&retry, now).is_err() {
-            return self.close(slot, CloseReason::Failed);
-        }
+        self.connections[slot].queue_own(&retry, now);
         if let Some(joining) = &mut self.connections[slot].joining {
             joining.unattached = unattached;
         }
         if unattached == 0 {
             self.attached(slot);
+        }
+        // A socket that was just added is reported writable before long. Until then the first position may have come,
+        // and one write takes both.
+        if self.connections.get(slot).is_some_and(|c| matches!(c.sink, Sink::Body(_))) {
+            self.flush(slot);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The command line: `sse-publish CHANNEL DATA` needs no subcommand, `tail` and `publish` are the two
+//! The command line: `sse-publish CHANNEL DATA` needs no subcommand, `tail`, `publish` and `bench` are those
 //! that exist, and what could be taken either way is refused rather than guessed.
 
 use std::ffi::OsString;
@@ -10,7 +10,27 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sse_contract::{Channel, EventType};
 
 use crate::address::{BaseUrl, Environment};
+use crate::bench_target::BenchUrl;
 use crate::item::parse_channels;
+
+// In `{\x1b[0mn}` the escape keeps clap from making a line break of {n}; it is never seen.
+const BENCH_HELP: &str = "\
+Use it only against servers that you run: it is an attack on any other. It stops by itself; Ctrl-C
+ends it with the report so far.
+
+With --publish each event is POSTed to /channels/CHANNEL of the same origin and carries its number and
+the time, so the report tells what was lost, repeated or out of order, and how long each event took from
+just before its POST to this client. Only one run at a time should publish on a channel. Without
+--publish it counts what comes.
+
+Examples:
+  sse-publish bench 'http://127.0.0.1:8080/events?channel=demo' --connections 1000 --publish demo
+  sse-publish bench 'https://sse.example.org/events?channel=user-{\x1b[0mn}' --token T --json
+
+Exit codes: 0 when all connections opened and stayed open, nothing was lost, no gap event came, and
+everything was published; 1 otherwise; 64 when the command line is wrong; 130 after Ctrl-C.";
+
+const BENCH_URL_HELP: &str = "The event stream, of any server; {\x1b[0mn} behind the host is the connection's number, from 0";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -22,6 +42,7 @@ Examples:
   sse-publish --redis redis://user:pass@host demo hello
   sse-publish tail demo orders                follow channels; resumes when cut
   sse-publish publish tail hello              a channel called \"tail\": name the subcommand
+  sse-publish bench http://host/events        load your own server; see bench --help
 
 Every event carries an idempotency key, so retries publish nothing twice.
 
@@ -32,12 +53,13 @@ SSL_CERT_FILE names other root certificates.
 Exit codes:
   0    everything was published (tail: --limit was reached, the server ended the stream with 204, or
        stdout was closed)
-  1    something was not published, or nobody can say; stderr names the lines and why (tail: refused)
+  1    something was not published, or nobody can say; stderr names the lines and why (tail: refused;
+       bench: not all connections opened and stayed open, or something was lost)
   2    no connection could be made: nothing was sent
   64   the command line is wrong
   130  ended by Ctrl-C; a second one does not wait for the account";
 
-/// Publishes events to an sse-gateway, or straight to its Redis, and follows channels.
+/// Publishes events to an sse-gateway, or straight to its Redis, follows channels, and loads servers.
 #[derive(Debug, Parser)]
 #[command(
     name = "sse-publish",
@@ -48,7 +70,8 @@ Exit codes:
     disable_help_subcommand = true,
     override_usage = "sse-publish [OPTIONS] CHANNEL[,CHANNEL...] [DATA]\n       \
                       sse-publish --ndjson [OPTIONS] [CHANNEL]\n       \
-                      sse-publish tail [OPTIONS] CHANNEL..."
+                      sse-publish tail [OPTIONS] CHANNEL...\n       \
+                      sse-publish bench [OPTIONS] URL"
 )]
 struct CommandLine {
     #[command(subcommand)]
@@ -64,6 +87,9 @@ pub enum Command {
     Tail(TailArguments),
     /// Publish: the default, by its name
     Publish(PublishArguments),
+    /// Load an event stream of a server that you run, and report what came
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArguments),
 }
 
 /// Channel names, separated by commas on the command line.
@@ -162,6 +188,41 @@ pub struct TailArguments {
     pub http: HttpArguments,
 }
 
+/// The arguments of loading.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// The event stream.
+    #[arg(value_name = "URL", help = BENCH_URL_HELP)]
+    pub url: BenchUrl,
+    /// How many connections to open
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    pub connections: usize,
+    /// How many connections may be on their way at once
+    #[arg(long, value_name = "N", default_value = "200", value_parser = count)]
+    pub ramp: usize,
+    /// How long to listen once all are open
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub seconds: u64,
+    /// Publish stamped events on this channel meanwhile
+    #[arg(long, value_name = "CHANNEL")]
+    pub publish: Option<Channel>,
+    /// Events to publish per second
+    #[arg(long, value_name = "N", default_value = "50", value_parser = rate, requires = "publish")]
+    pub rate: f64,
+    /// Bytes of an event's data; never less than its stamp, some 40
+    #[arg(long, value_name = "BYTES", default_value = "200", value_parser = count, requires = "publish")]
+    pub size: usize,
+    /// Which part of the connections reads nothing once it is open, 0 to 1
+    #[arg(long, value_name = "PART", default_value = "0", value_parser = part)]
+    pub stalled: f64,
+    /// One line of JSON instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// What goes with every request.
+    #[command(flatten)]
+    pub http: HttpArguments,
+}
+
 impl TailArguments {
     /// The gateway.
     pub fn gateway(&self, environment: &Environment) -> Result<BaseUrl, String> {
@@ -195,7 +256,7 @@ pub fn parse(
     }
     // With an option before it, a subcommand's name reads as a channel. Publishing there what was
     // meant to be followed would be a nasty surprise.
-    if let Some(name @ ("tail" | "publish")) =
+    if let Some(name @ ("tail" | "publish" | "bench")) =
         publish.channels.as_ref().map(|channels| channels.0[0].as_str())
     {
         let text = format!(
@@ -214,6 +275,16 @@ fn channels(text: &str) -> Result<Channels, String> {
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
     rate.ok_or_else(|| "a rate is a number of events per second, above zero".to_owned())
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "must be a whole number above zero".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -278,8 +349,10 @@ mod tests {
 
     #[test]
     fn what_could_be_meant_either_way_is_refused() {
-        let error = read("--url http://a tail demo").unwrap_err();
-        assert!(error.to_string().contains("sse-publish tail"), "{error}");
+        for name in ["tail", "bench"] {
+            let error = read(&format!("--url http://a {name} demo")).unwrap_err();
+            assert!(error.to_string().contains(&format!("sse-publish {name}")), "{error}");
+        }
     }
 
     #[test]
@@ -299,6 +372,12 @@ mod tests {
             "tail a --limit 0",
             "demo x y",
             "tail a --idle-timeout 0",
+            "bench",
+            "bench localhost:8080",
+            "bench http://a --connections 0",
+            "bench http://a --stalled 2",
+            "bench http://a --rate 5",
+            "bench http://a b",
         ] {
             assert!(read(line).is_err(), "{line}");
         }

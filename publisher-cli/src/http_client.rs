@@ -27,6 +27,9 @@ use crate::address::BaseUrl;
 /// The longest error document that is read.
 const MAX_DOCUMENT: usize = 1 << 20;
 
+/// Who is asking, unless the user says otherwise.
+pub const USER_AGENT_TEXT: &str = concat!("sse-publish/", env!("CARGO_PKG_VERSION"));
+
 /// A client of one gateway.
 pub struct HttpClient {
     base: BaseUrl,
@@ -62,12 +65,11 @@ impl HttpClient {
         connect_wait: Duration,
         answer_wait: Duration,
     ) -> Result<Self, String> {
-        let tls = if base.is_tls() { Some(tls()?) } else { None };
+        let tls = if base.is_tls() { Some(TlsConnector::from(tls_config()?)) } else { None };
         let host = HeaderValue::from_str(base.authority()).map_err(|_| "not a host".to_owned())?;
         let mut all = HeaderMap::new();
         all.insert(HOST, host);
-        let agent = concat!("sse-publish/", env!("CARGO_PKG_VERSION"));
-        all.insert(USER_AGENT, HeaderValue::from_static(agent));
+        all.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_TEXT));
         for (name, value) in headers {
             // The user's Host or User-Agent takes the place of ours.
             if name == HOST || name == USER_AGENT {
@@ -112,6 +114,12 @@ impl HttpClient {
         }
     }
 
+    /// Connects now, unless there is a connection to use.
+    pub async fn connect_ahead(&mut self) -> Result<(), NoAnswer> {
+        self.idle = Some(self.connection().await?);
+        Ok(())
+    }
+
     async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
         // It is ready as soon as its task has seen the end of the last answer, and closed if that was
         // dropped unread.
@@ -152,7 +160,7 @@ where
 }
 
 /// Roots are looked up only when TLS is asked for: a slim container without any can use `http://`.
-fn tls() -> Result<TlsConnector, String> {
+pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
@@ -164,7 +172,7 @@ fn tls() -> Result<TlsConnector, String> {
     }
     let config =
         rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 /// hyper's own words name the layer, not the fault.

@@ -1,4 +1,4 @@
-//! `sse-publish`: publishes events to a gateway or straight to Redis, and follows channels.
+//! `sse-publish`: publishes events to a gateway or straight to Redis, and follows channels; and loads servers.
 //!
 //! A library only so that its tests can reach the parts, which are, in the order an event takes:
 
@@ -39,3 +39,12 @@ pub mod event_stream;
 pub mod tail_output;
 
 pub mod tail;
+
+// A load, and what it found.
+pub mod bench_target;
+
+pub mod bench_publish;
+
+pub mod bench_report;
+
+pub mod bench;

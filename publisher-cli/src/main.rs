@@ -7,7 +7,7 @@ use sse_publish::address::Environment;
 use sse_publish::args::{self, Command};
 use sse_publish::exit::{self, Failure};
 use sse_publish::interrupt::Interrupt;
-use sse_publish::{publish, tail};
+use sse_publish::{bench, publish, tail};
 
 fn main() -> ExitCode {
     // Both HTTP and Redis use rustls without a built-in provider. Only a second installation fails.
@@ -35,6 +35,7 @@ fn execute(command: Command) -> Result<u8, Failure> {
     let done = runtime.block_on(async {
         match command {
             Command::Publish(arguments) => publish::run(arguments, &environment, interrupt).await,
+            Command::Bench(arguments) => bench::run(arguments, &environment, interrupt).await,
             Command::Tail(arguments) => tail::run(arguments, &environment, interrupt).await,
         }
     });

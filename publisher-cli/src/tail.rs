@@ -105,8 +105,8 @@ fn path(arguments: &TailArguments) -> Result<String, String> {
     Ok(path)
 }
 
-/// For a query: all but the unreserved characters.
-fn percent_encode(text: &str) -> String {
+/// For a query or a segment of a path: all but the unreserved characters.
+pub fn percent_encode(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
             char::from(byte).to_string()

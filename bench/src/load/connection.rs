@@ -13,6 +13,7 @@ use rustix::net::{bind, connect, recv, send, socket_with};
 use super::account::Tracker;
 use super::lines::{Lines, field};
 use super::report::Tally;
+use super::tls::{self, Tls};
 use crate::chunked::Chunked;
 use crate::clock;
 use crate::stamp::Stamp;
@@ -25,6 +26,8 @@ const LONGEST_HEAD: usize = 16 * 1024;
 pub struct Rules {
     /// The number each stream of numbers begins with; `None`: with the first received.
     pub first: Option<u64>,
+    /// The head opens the stream, and must be that of one.
+    pub any_server: bool,
     /// Keep the last event id.
     pub remember_ids: bool,
 }
@@ -43,6 +46,17 @@ pub struct Connection {
     /// The last event id, if it is to be remembered.
     pub last_id: Option<Box<[u8]>>,
     phase: Phase,
+    tls: Option<Tls>,
+    event: Event,
+}
+
+/// What is known of the event whose lines are coming.
+#[derive(Debug, Default)]
+struct Event {
+    /// It has data, none of it a stamp.
+    unstamped: bool,
+    /// It is a `gap`, a `checkpoint` or a stamped event: counted otherwise, or not an event of anybody's.
+    apart: bool,
 }
 
 #[derive(Debug)]
@@ -95,6 +109,8 @@ impl Connection {
             tracker: Tracker::default(),
             last_id: None,
             phase: Phase::Connecting,
+            tls: None,
+            event: Event::default(),
         })
     }
 
@@ -109,10 +125,15 @@ impl Connection {
     }
 
     /// The kernel is done with connecting: sends the request.
-    pub fn connected(&mut self, request: &[u8]) -> Result<(), String> {
+    pub fn connected(&mut self, request: &[u8], tls: Option<&tls::Settings>) -> Result<(), String> {
         match sockopt::socket_error(&self.socket) {
             Ok(Ok(())) => {}
             Ok(Err(error)) | Err(error) => return Err(format!("connect: {error}")),
+        }
+        if let Some(settings) = tls {
+            self.tls.insert(Tls::begin(settings, request)?).flush(&self.socket)?;
+            self.phase = Phase::Head(Vec::new());
+            return Ok(());
         }
         // A request is small and the socket's buffer is empty: less than all of it is a fault.
         match send(&self.socket, request, SendFlags::NOSIGNAL) {
@@ -141,7 +162,19 @@ impl Connection {
         // be credited some milliseconds. It costs 25 ns beside a system call of 2,000.
         let now = clock::now();
         tally.bytes += count as u64;
-        self.take(&buffer[..count], now, rules, tally)
+        let Some(mut tls) = self.tls.take() else {
+            return self.take(&buffer[..count], now, rules, tally);
+        };
+        let mut progress = Progress::Going;
+        tls.take(&buffer[..count], |said| {
+            if self.take(said, now, rules, tally)? == Progress::Opened {
+                progress = Progress::Opened;
+            }
+            Ok(())
+        })?;
+        tls.flush(&self.socket)?;
+        self.tls = Some(tls);
+        Ok(progress)
     }
 
     fn take(
@@ -156,20 +189,25 @@ impl Connection {
             Phase::Head(head) => {
                 head.extend_from_slice(input);
                 let head = std::mem::take(head);
-                let Some((length, chunked)) = parse_head(&head)? else {
+                let Some((length, chunked)) = parse_head(&head, rules.any_server)? else {
                     self.phase = Phase::Head(head);
                     return Ok(Progress::Going);
                 };
                 let chunked = chunked.then(Chunked::default);
-                self.phase = Phase::Body { chunked, lines: Lines::default(), open: false };
-                self.take(&head[length..], now, rules, tally)
+                self.phase =
+                    Phase::Body { chunked, lines: Lines::default(), open: rules.any_server };
+                let progress = self.take(&head[length..], now, rules, tally)?;
+                Ok(if rules.any_server { Progress::Opened } else { progress })
             }
             Phase::Body { chunked, lines, open } => {
                 let mut some = false;
                 let (tracker, last_id) = (&mut self.tracker, &mut self.last_id);
+                let event = &mut self.event;
                 let mut body = |bytes: &[u8]| {
                     some |= !bytes.is_empty();
-                    lines.feed(bytes, |line| judge(line, now, rules, tracker, last_id, tally));
+                    lines.feed(bytes, |line| {
+                        judge(line, now, rules, tracker, last_id, event, tally)
+                    });
                 };
                 match chunked {
                     Some(decoder) => {
@@ -193,15 +231,23 @@ fn judge(
     rules: Rules,
     tracker: &mut Tracker,
     last_id: &mut Option<Box<[u8]>>,
+    event: &mut Event,
     tally: &mut Tally,
 ) {
-    if let Some(data) = field(line, b"data") {
+    if line.is_empty() {
+        let event = std::mem::take(event);
+        tally.unstamped += u64::from(event.unstamped && !event.apart);
+    } else if let Some(data) = field(line, b"data") {
         if let Some(stamp) = Stamp::find(data) {
             tracker.take(stamp.stream, stamp.sequence, rules.first, &mut tally.counts);
             tally.latency.saturating_record(now.saturating_sub(stamp.time) / 1000);
+            event.apart = true;
+        } else {
+            event.unstamped = true;
         }
-    } else if field(line, b"event") == Some(b"gap") {
-        tally.counts.gaps += 1;
+    } else if let Some(name) = field(line, b"event") {
+        tally.counts.gaps += u64::from(name == b"gap");
+        event.apart |= matches!(name, b"gap" | b"checkpoint");
     } else if rules.remember_ids
         && let Some(id) = field(line, b"id")
     {
@@ -209,8 +255,9 @@ fn judge(
     }
 }
 
-/// The head's length and whether the body is chunked; `None` while it is not whole.
-fn parse_head(head: &[u8]) -> Result<Option<(usize, bool)>, String> {
+/// The head's length and whether the body is chunked; `None` while it is not whole. `strict`: it must
+/// announce an event stream.
+fn parse_head(head: &[u8], strict: bool) -> Result<Option<(usize, bool)>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(head) {
@@ -222,10 +269,20 @@ fn parse_head(head: &[u8]) -> Result<Option<(usize, bool)>, String> {
     if response.code != Some(200) {
         return Err(format!("answered {}", response.code.unwrap_or_default()));
     }
-    let chunked = response.headers.iter().any(|header| {
-        header.name.eq_ignore_ascii_case("transfer-encoding")
-            && header.value.eq_ignore_ascii_case(b"chunked")
-    });
+    let value = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map_or(b"".as_slice(), |header| header.value)
+    };
+    let media_type = value("content-type").split(|byte| *byte == b';').next().unwrap_or_default();
+    if strict && !media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream") {
+        let what = if media_type.is_empty() {
+            "nothing".into()
+        } else {
+            String::from_utf8_lossy(media_type)
+        };
+        return Err(format!("answered {what}, not an event stream"));
+    }
+    let chunked = value("transfer-encoding").eq_ignore_ascii_case(b"chunked");
     Ok(Some((length, chunked)))
 }
 
@@ -238,11 +295,12 @@ mod tests {
             socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::empty(), None)
                 .unwrap();
         let (tracker, last_id, phase) = (Tracker::default(), None, Phase::Head(Vec::new()));
-        Connection { socket, stalled: false, paused: false, tracker, last_id, phase }
+        let (tls, event) = (None, Event::default());
+        Connection { socket, stalled: false, paused: false, tracker, last_id, phase, tls, event }
     }
 
     fn judged(wire: &[u8], size: usize) -> (Tally, Option<Box<[u8]>>, bool) {
-        let rules = Rules { first: Some(1), remember_ids: true };
+        let rules = Rules { first: Some(1), any_server: false, remember_ids: true };
         let (mut connection, mut tally) = (fresh(), Tally::default());
         for piece in wire.chunks(size) {
             connection.take(piece, 5_000_000, rules, &mut tally).unwrap();
@@ -282,9 +340,25 @@ mod tests {
 
     #[test]
     fn another_status_than_200_is_told() {
-        let rules = Rules { first: None, remember_ids: false };
+        let rules = Rules { first: None, any_server: false, remember_ids: false };
         let wire = b"HTTP/1.1 503 Service Unavailable\r\n\r\n";
         let told = fresh().take(wire, 0, rules, &mut Tally::default());
         assert_eq!(told, Err("answered 503".to_owned()));
+    }
+
+    #[test]
+    fn of_a_server_of_any_kind_the_head_opens_the_stream_and_whole_events_are_counted() {
+        let rules = Rules { first: None, any_server: true, remember_ids: false };
+        let (mut connection, mut tally) = (fresh(), Tally::default());
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n";
+        assert_eq!(connection.take(head, 0, rules, &mut tally), Ok(Progress::Opened));
+        let body = b"data: a\r\ndata: b\r\n\r\nevent: gap\ndata: {}\n\nevent: tick\ndata\ndata:\n\n: ping\n\n\
+            event: checkpoint\ndata:\n\ndata: cut off";
+        assert_eq!(connection.take(body, 0, rules, &mut tally), Ok(Progress::Going));
+        assert_eq!((tally.unstamped, tally.counts.events, tally.counts.gaps), (2, 0, 1));
+
+        let page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>";
+        let told = fresh().take(page, 0, rules, &mut tally);
+        assert_eq!(told, Err("answered text/html, not an event stream".to_owned()));
     }
 }

@@ -44,6 +44,7 @@ pub struct Engine {
     /// What was counted before the measuring began.
     before: Counts,
     began: (u64, Duration),
+    closed_because: Option<String>,
 }
 
 struct Opening {
@@ -67,7 +68,11 @@ impl Engine {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
         Ok(Engine {
-            rules: Rules { first: plan.first, remember_ids: plan.remember_ids },
+            rules: Rules {
+                first: plan.first,
+                any_server: plan.any_server,
+                remember_ids: plan.remember_ids,
+            },
             epoll,
             wake,
             commands,
@@ -80,6 +85,7 @@ impl Engine {
             stalled: Tally::default(),
             before: Counts::default(),
             began: (clock::now(), Duration::ZERO),
+            closed_because: None,
             plan,
         })
     }
@@ -124,6 +130,13 @@ impl Engine {
             // Whoever asked and did not wait for the answer does not want it.
             match command {
                 Command::Open(bound, reply) => self.opening = Some(Opening::new(bound, reply)),
+                Command::Opening(cut, reply) => {
+                    let so_far = self.opening.as_mut().map(|opening| {
+                        opening.deadline = if cut { 0 } else { opening.deadline };
+                        opening.so_far.clone()
+                    });
+                    let _ = reply.send(so_far.unwrap_or_default());
+                }
                 Command::Begin(reply) => {
                     self.before = self.total();
                     (self.readers, self.stalled) = (Tally::default(), Tally::default());
@@ -161,7 +174,7 @@ impl Engine {
         if connection.connecting() {
             let request = self.plan.request(number);
             let data = EventData::new_u64(number as u64);
-            let done = connection.connected(&request).and_then(|()| {
+            let done = connection.connected(&request, self.plan.tls.as_ref()).and_then(|()| {
                 epoll::modify(&self.epoll, &connection.socket, data, EventFlags::IN)
                     .map_err(|error| format!("epoll: {error}"))
             });
@@ -200,6 +213,7 @@ impl Engine {
         if connection.open() {
             let tally = if connection.stalled { &mut self.stalled } else { &mut self.readers };
             tally.closed += 1;
+            self.closed_because.get_or_insert(why);
         } else if let Some(opening) = &mut self.opening {
             opening.in_flight -= 1;
             opening.fail(why);
@@ -232,7 +246,8 @@ impl Engine {
         let plan = &self.plan;
         let stalled = plan.is_stalled(number);
         let buffer = plan.stalled_receive_buffer.filter(|_| stalled);
-        let connection = Connection::begin(plan.addr, plan.source(number), stalled, buffer)?;
+        let connection =
+            Connection::begin(plan.addr(number), plan.source(number), stalled, buffer)?;
         let data = EventData::new_u64(number as u64);
         epoll::add(&self.epoll, &connection.socket, data, EventFlags::OUT)
             .map_err(|error| format!("epoll: {error}"))?;
@@ -263,6 +278,7 @@ impl Engine {
             readers: Report::of(&self.readers, open(false), time),
             stalled: Report::of(&self.stalled, open(true), time),
             own_cpu: clock::thread_cpu().saturating_sub(self.began.1).as_secs_f64(),
+            closed_because: self.closed_because.clone(),
         }
     }
 

@@ -12,20 +12,24 @@ use crate::stamp::REACH;
 pub struct Lines {
     /// The start of the line that has not ended.
     head: Vec<u8>,
+    /// The last line ended with CR, so that an LF behind it is no line of its own.
+    after_cr: bool,
 }
 
 impl Lines {
     /// Takes the next bytes and hands on the start of each line that ended, at most [`REACH`] bytes of
-    /// it. Empty lines are left out, so CRLF needs no care.
+    /// it. An empty line ends an event.
     pub fn feed(&mut self, mut input: &[u8], mut line: impl FnMut(&[u8])) {
         while let Some(end) = memchr2(b'\r', b'\n', input) {
             let text = &input[..end];
+            let after_cr = std::mem::replace(&mut self.after_cr, input[end] == b'\r');
+            let half = after_cr && text.is_empty() && input[end] == b'\n';
             input = &input[end + 1..];
             if !self.head.is_empty() {
                 self.keep(text);
                 line(&self.head);
                 self.head.clear();
-            } else if !text.is_empty() {
+            } else if !half {
                 line(&text[..text.len().min(REACH)]);
             }
         }
@@ -67,7 +71,7 @@ mod tests {
         let text = format!(":\r\nid: 7\ndata: one\r\rdata:{long}\ndata: two\n\nopen");
         let whole = scan([text.as_bytes()].into_iter());
         let heads: Vec<usize> = whole.iter().map(Vec::len).collect();
-        assert_eq!(heads, [1, 5, 9, REACH, 9]);
+        assert_eq!(heads, [1, 5, 9, 0, REACH, 9, 0]);
         for size in 1..text.len() {
             assert_eq!(scan(text.as_bytes().chunks(size)), whole, "pieces of {size}");
         }

@@ -15,6 +15,8 @@ const LONGEST_US: u64 = 600_000_000;
 pub struct Tally {
     /// Events, by what became of them.
     pub counts: Counts,
+    /// Events without a stamp, `gap` and `checkpoint` apart.
+    pub unstamped: u64,
     /// Bytes received, heads and framing included.
     pub bytes: u64,
     /// Streams that ended.
@@ -26,7 +28,7 @@ pub struct Tally {
 impl Default for Tally {
     fn default() -> Self {
         let latency = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("valid bounds");
-        Tally { counts: Counts::default(), bytes: 0, closed: 0, latency }
+        Tally { counts: Counts::default(), unstamped: 0, bytes: 0, closed: 0, latency }
     }
 }
 
@@ -35,8 +37,10 @@ impl Default for Tally {
 pub struct Report {
     /// Connections open at the end.
     pub connections: usize,
-    /// Events received.
+    /// Stamped events received.
     pub events: u64,
+    /// Other events received, `gap` and `checkpoint` apart.
+    pub unstamped: u64,
     /// Bytes received.
     pub bytes: u64,
     /// Numbers skipped and not seen since.
@@ -73,6 +77,7 @@ impl Report {
         Report {
             connections,
             events: tally.counts.events,
+            unstamped: tally.unstamped,
             bytes: tally.bytes,
             lost: tally.counts.lost.max(0) as u64,
             duplicated: tally.counts.duplicated,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use memchr::memmem;
 use serde_json::json;
 
-use super::{Failure, Item};
+use super::{Failure, Item, Wrap};
 use crate::chunked::Chunked;
 
 /// No answer takes longer, or the request counts as failed.
@@ -41,7 +41,16 @@ impl Client {
     pub fn post(&mut self, path: &str, items: &[Item<'_>]) -> Result<usize, Failure> {
         for item in items {
             let path = path.replace("{c}", item.channel);
-            accepted(&self.exchange(&path, "text/plain", item.data)?)?;
+            accepted(&self.exchange(&path, "Content-Type: text/plain\r\n", item.data)?)?;
+        }
+        Ok(items.len())
+    }
+
+    /// Publishes each item by a request of its own, in the server's own words.
+    pub fn wrapped(&mut self, wrap: &Wrap, items: &[Item<'_>]) -> Result<usize, Failure> {
+        for item in items {
+            let body = wrap.body(item.channel, &String::from_utf8_lossy(item.data));
+            accepted(&self.exchange(&wrap.path, &wrap.headers, body.as_bytes())?)?;
         }
         Ok(items.len())
     }
@@ -56,16 +65,16 @@ impl Client {
             );
             body.push(b'\n');
         }
-        let answer = self.exchange(path, "application/x-ndjson", &body)?;
+        let answer = self.exchange(path, "Content-Type: application/x-ndjson\r\n", &body)?;
         accepted(&answer)?;
         // Each item that was taken is answered with its id.
         Ok(memmem::find_iter(&answer.body, b"\"id\":").count().min(items.len()))
     }
 
-    fn exchange(&mut self, path: &str, kind: &str, body: &[u8]) -> Result<Answer, String> {
+    fn exchange(&mut self, path: &str, headers: &str, body: &[u8]) -> Result<Answer, String> {
         self.wire.clear();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\n\r\n",
             self.host,
             body.len()
         );

@@ -1,4 +1,5 @@
-//! One channel, many readers: at a steady rate, or as fast as it goes.
+//! Readers and a publisher or some, measured over a window: what the scenarios that differ only in their
+//! numbers have in common.
 //!
 //! The servers take turns within each round, so that a slow spell of the machine does not fall on one of
 //! them. Faults are added up over the rounds; costs and latencies are the rounds' medians, and
@@ -9,128 +10,177 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::window::{LEGEND, Timing, Window, disturbed};
-use super::{CHANNEL, Options, SIZE, median, opened, ratio};
-use crate::load;
-use crate::publish::{Channels, Pace, Plan, StampAt};
-use crate::servers::{self, Server};
+use super::{AROUND, OPENED_A_SECOND, Options, median, opened, ratio};
+use crate::load::{self, Expected};
+use crate::publish::{Channels, Pace, Plan, Published, Route, StampAt};
+use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// Which.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// At a rate that is no trouble.
-    Steady,
-    /// The next event as soon as the last was answered.
-    Saturation,
+/// What of it differs.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// In results.
+    pub name: &'static str,
+    /// Of its table.
+    pub title: String,
+    /// Repeated as often as [`Options::rounds`] says, or run once.
+    pub repeated: bool,
+    /// On which servers.
+    pub servers: fn(Kind) -> bool,
+    /// Readers.
+    pub connections: usize,
+    /// Their path.
+    pub target: fn(&Server) -> String,
+    /// Threads that publish.
+    pub publishers: u32,
+    /// How fast.
+    pub pace: Pace,
+    /// By requests of so many events each, instead of one.
+    pub batch: Option<usize>,
+    /// Where to.
+    pub channels: Channels,
+    /// Bytes of an event's data.
+    pub size: usize,
+    /// What each reader should have.
+    pub expected: fn(&Published) -> Expected,
+    /// Seconds measured, and before.
+    pub time: (Duration, Duration),
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        if self == Kind::Steady { "steady" } else { "saturation" }
-    }
-}
+/// A row: whose, and its rounds.
+pub type Row = (String, Vec<Window>);
 
 #[rustfmt::skip]
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "server", "deliv/s", "lost", "dup", "order", "gaps", "closed", "user µs", "sys µs", "CPU µs",
-    "min–max", "× floor", "p50 ms", "p99 ms", "max ms", "late", "others",
+    "min–max", "× floor", "× nchan", "p50 ms", "p99 ms", "max ms", "late", "others",
 ];
 
-/// Runs it on every server.
-pub fn run(kind: Kind, options: &Options, output: &mut Output) {
-    let rounds = if options.quick { 1 } else { 3 };
-    let connections = options.connections(2000, 2000);
-    let pace = match kind {
-        Kind::Steady => Pace::Rate(options.rate(50.0)),
-        Kind::Saturation => Pace::Saturate,
-    };
-    let mut found: Vec<(servers::Kind, Vec<Window>)> =
-        options.servers.iter().map(|server| (*server, Vec::new())).collect();
-    for round in 1..=rounds {
-        for (server, windows) in &mut found {
-            match one(*server, connections, pace, options) {
-                Ok(window) => {
-                    output.record(&json!({
-                        "scenario": kind.name(), "server": server.name(), "round": round,
-                        "result": window.json(),
-                    }));
-                    output.note(&progress(kind, *server, round, &window));
-                    windows.push(window);
+impl Case {
+    /// Runs it and prints its table.
+    pub fn run(&self, options: &Options, output: &mut Output) {
+        let rows = self.rows(options, output);
+        print(&self.title, &rows, output);
+    }
+
+    /// Runs it on every server.
+    pub fn rows(&self, options: &Options, output: &mut Output) -> Vec<Row> {
+        let servers: Vec<Kind> = options.servers_for(self.servers).collect();
+        let mut found: Vec<Row> =
+            servers.iter().map(|kind| (kind.name().to_owned(), Vec::new())).collect();
+        for round in 1..=3 {
+            for (kind, (_, windows)) in servers.iter().zip(&mut found) {
+                if round > self.rounds(*kind, options) {
+                    continue;
                 }
-                Err(error) => output.note(&format!("{}: {error}", kind.name())),
+                match self.one(*kind, options) {
+                    Ok(window) => {
+                        self.tell(kind.name(), round, &window, output);
+                        windows.push(window);
+                    }
+                    Err(error) => output.failed(self.name, kind.name(), &error),
+                }
             }
         }
+        found
     }
-    let title = match pace {
-        Pace::Rate(rate) => format!("steady: {connections} readers, {rate} events/s of {SIZE} B"),
-        Pace::Saturate => {
-            format!("saturation: {connections} readers, events of {SIZE} B as fast as answered")
+
+    /// What it takes, about.
+    pub fn estimate(&self, options: &Options) -> f64 {
+        let runs: u32 =
+            options.servers_for(self.servers).map(|kind| self.rounds(kind, options)).sum();
+        let opening = self.connections as f64 / OPENED_A_SECOND;
+        let each = (self.time.0 + self.time.1).as_secs_f64() + opening + AROUND;
+        f64::from(runs) * each
+    }
+
+    /// How its window runs.
+    pub fn timing(&self) -> Timing {
+        Timing {
+            warm_up: self.time.1,
+            time: self.time.0,
+            settling: Duration::from_secs(20),
+            expected: self.expected,
         }
-    };
-    output.table(&table(&format!("{title}; {rounds} round(s)"), &found));
+    }
+
+    /// What it publishes, to a server.
+    pub fn plan(&self, server: &Server) -> Plan {
+        let route = match self.batch {
+            Some(batch) => Route::Ndjson { path: "/publish".to_owned(), batch },
+            None => server.route(),
+        };
+        Plan {
+            addr: server.addr,
+            route,
+            publishers: self.publishers,
+            pace: self.pace,
+            channels: self.channels.clone(),
+            size: self.size,
+            stamp: StampAt::Sent,
+            batches: None,
+        }
+    }
+
+    /// Its readers.
+    pub fn readers(&self, server: &Server) -> load::Plan {
+        let mut streams = server.streams(self.connections, (self.target)(server));
+        streams.first = Some(1);
+        streams
+    }
+
+    /// A line on how a round went, and its record.
+    pub fn tell(&self, server: &str, round: u32, window: &Window, output: &mut Output) {
+        output.record(json!({
+            "scenario": self.name, "server": server, "round": round, "result": window.json(),
+        }));
+        output.note(&format!(
+            "{} {round} {server:14} {:9.0} deliveries/s, {:6.2} µs each, p99 {:.2} ms, load {:.0} % \
+             of a core, others {:.0} %",
+            self.name,
+            window.rate(),
+            window.cost().total(),
+            window.measured.readers.latency.p99,
+            100.0 * window.own_share(),
+            100.0 * window.disturbance(),
+        ));
+    }
+
+    fn rounds(&self, kind: Kind, options: &Options) -> u32 {
+        if self.repeated { options.rounds(kind) } else { 1 }
+    }
+
+    fn one(&self, kind: Kind, options: &Options) -> Result<Window, String> {
+        let server = Server::start(kind, &options.settings)?;
+        let load = opened(self.readers(&server))?;
+        let window = Window::measure(&server, &load, &self.plan(&server), self.timing(), |_| {});
+        window.checked()
+    }
+}
+
+/// Prints the rows there are.
+pub fn print(title: &str, found: &[Row], output: &mut Output) {
+    output.table(table(title, found));
     output.note(LEGEND);
 }
 
-fn one(
-    kind: servers::Kind,
-    connections: usize,
-    pace: Pace,
-    options: &Options,
-) -> Result<Window, String> {
-    let server = Server::start(kind, &options.settings)?;
-    let mut streams = load::Plan::new(server.addr, connections, server.target(CHANNEL));
-    streams.first = Some(1);
-    let load = opened(&server, streams)?;
-    let saturate = pace == Pace::Saturate;
-    let plan = Plan {
-        addr: server.addr,
-        route: server.route(),
-        publishers: if saturate { 4 } else { 1 },
-        pace,
-        channels: Channels::One(CHANNEL.to_owned()),
-        size: SIZE,
-        stamp: StampAt::Sent,
-        batches: None,
-    };
-    let timing = Timing {
-        warm_up: Duration::from_secs(2),
-        time: options.seconds(if saturate { 8 } else { 10 }),
-        settling: Duration::from_secs(20),
-    };
-    let window = Window::measure(&server, &load, &plan, timing, |_| {});
-    match &window.published.error {
-        Some(error) if window.published.events == 0 => Err(format!("{}: {error}", kind.name())),
-        _ => Ok(window),
-    }
-}
-
-fn progress(kind: Kind, server: servers::Kind, round: u32, window: &Window) -> String {
-    format!(
-        "{} {round} {:14} {:9.0} deliveries/s, {:6.2} µs each, p99 {:.2} ms, load {:.0} % of a core, \
-         others {:.0} %",
-        kind.name(),
-        server.name(),
-        window.rate(),
-        window.cost().total(),
-        window.measured.readers.latency.p99,
-        100.0 * window.own_share(),
-        100.0 * window.disturbance(),
-    )
-}
-
-fn table(title: &str, found: &[(servers::Kind, Vec<Window>)]) -> Table {
+fn table(title: &str, found: &[Row]) -> Table {
     let cost = |windows: &[Window]| median(windows.iter().map(|w| w.cost().total()));
-    let floor = found.iter().find(|(kind, windows)| kind.is_floor() && !windows.is_empty());
-    let floor = floor.map(|(_, windows)| cost(windows));
+    let cost_of = |name: &str| {
+        let row = found.iter().find(|(server, windows)| server == name && !windows.is_empty());
+        row.map(|(_, windows)| cost(windows))
+    };
+    // The gateway has as many threads as this floor.
+    let (floor, nchan) = (cost_of(Kind::Floor2.name()), cost_of(Kind::Nchan.name()));
     let mut table = Table::new(title, &COLUMNS);
-    for (kind, windows) in found.iter().filter(|(_, windows)| !windows.is_empty()) {
+    for (server, windows) in found.iter().filter(|(_, windows)| !windows.is_empty()) {
         let sum = |of: fn(&Window) -> u64| windows.iter().map(of).sum::<u64>().to_string();
         let mid = |of: fn(&Window) -> f64| median(windows.iter().map(of));
         let worst = windows.iter().max_by(|a, b| a.published.behind.total_cmp(&b.published.behind));
         let costs = windows.iter().map(|w| w.cost().total());
         let (least, most) = costs.fold((f64::MAX, 0.0_f64), |(a, b), c| (a.min(c), b.max(c)));
         table.row(vec![
-            kind.name().to_owned(),
+            server.clone(),
             format!("{:.0}", mid(Window::rate)),
             sum(|w| w.settled.lost),
             sum(|w| w.settled.duplicated),
@@ -142,6 +192,7 @@ fn table(title: &str, found: &[(servers::Kind, Vec<Window>)]) -> Table {
             format!("{:.2}", cost(windows)),
             format!("{least:.2}–{most:.2}"),
             ratio(cost(windows), floor),
+            ratio(cost(windows), nchan),
             format!("{:.2}", mid(|w| w.measured.readers.latency.p50)),
             format!("{:.2}", mid(|w| w.measured.readers.latency.p99)),
             format!("{:.2}", mid(|w| w.measured.readers.latency.max)),

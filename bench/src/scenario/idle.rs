@@ -4,28 +4,30 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{CHANNEL, Options, opened};
+use super::{AROUND, CHANNEL, OPENED_A_SECOND, Options, opened};
 use crate::clock;
-use crate::load::Plan;
 use crate::proc::Memory;
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
 /// Allocators and page tables come to rest.
-const REST: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_secs(1);
+
+/// The floor keeps nothing of a stream.
+const SERVERS: fn(Kind) -> bool = |kind| !kind.is_floor();
 
 /// Runs it on every server.
 pub fn run(options: &Options, output: &mut Output) {
-    let connections = options.connections(15_000, 4_000);
+    let connections = connections(options);
     let title = format!("idle: {connections} streams, memory of the server for each");
     let columns = ["server", "channels", "before MB", "after MB", "anonymous KB", "PSS KB"];
     let mut table = Table::new(title, &columns);
     for (name, channel) in [("one", CHANNEL), ("one each", "user-{n}")] {
-        for kind in &options.servers {
-            let (before, after) = match one(*kind, connections, channel, options) {
+        for kind in options.servers_for(SERVERS) {
+            let (before, after) = match one(kind, connections, channel, options) {
                 Ok(found) => found,
                 Err(error) => {
-                    output.note(&format!("idle: {error}"));
+                    output.failed("idle", kind.name(), &error);
                     continue;
                 }
             };
@@ -34,7 +36,7 @@ pub fn run(options: &Options, output: &mut Output) {
             };
             let (anonymous, pss) =
                 (each(after.anonymous, before.anonymous), each(after.pss, before.pss));
-            output.record(&json!({
+            output.record(json!({
                 "scenario": "idle", "server": kind.name(), "channels": name,
                 "connections": connections, "anonymous_before": before.anonymous,
                 "anonymous_after": after.anonymous, "anonymous_kb_each": anonymous,
@@ -50,7 +52,18 @@ pub fn run(options: &Options, output: &mut Output) {
             ]);
         }
     }
-    output.table(&table);
+    output.table(table);
+}
+
+/// What it takes, about.
+pub fn estimate(options: &Options) -> f64 {
+    let opening = connections(options) as f64 / OPENED_A_SECOND;
+    let each = opening + 2.0 * REST.as_secs_f64() + AROUND;
+    2.0 * options.servers_for(SERVERS).count() as f64 * each
+}
+
+fn connections(options: &Options) -> usize {
+    options.connections(15_000, 3_000)
 }
 
 fn one(
@@ -62,7 +75,7 @@ fn one(
     let server = Server::start(kind, &options.settings)?;
     clock::sleep(REST);
     let before = server.memory();
-    let load = opened(&server, Plan::new(server.addr, connections, server.target(channel)))?;
+    let load = opened(server.streams(connections, server.target(channel)))?;
     clock::sleep(REST);
     let after = server.memory();
     drop(load);

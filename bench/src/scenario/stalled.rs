@@ -11,9 +11,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::window::{LEGEND, Timing, Window, disturbed};
-use super::{CHANNEL, Options, SIZE, opened, ratio};
-use crate::load;
-use crate::publish::{Channels, Pace, Plan, StampAt};
+use super::{AROUND, CHANNEL, Options, SIZE, opened, ratio};
+use crate::publish::{Channels, Pace, Plan, Published, StampAt};
 use crate::servers::{Kind, Server, Settings};
 use crate::table::{Output, Table};
 
@@ -21,10 +20,16 @@ use crate::table::{Output, Table};
 const STALLED: f64 = 0.1;
 /// Their receive buffer: the kernel makes it a few kilobytes, so the server notices within some events.
 const RECEIVE_BUFFER: usize = 4096;
-/// The gateway's progress deadline (its default is 120 s), so that a run of 30 s sees it.
-const DEADLINE: &str = "15s";
+/// The gateway's progress deadline (its default is 120 s), so that a short run sees it.
+const DEADLINE: &str = "4s";
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Seconds between two looks at the server's memory.
+const SAMPLE: u64 = 2;
 /// When the stalled ones read again.
 const RESUME_AT: u64 = 20;
+
+/// The floor closes whatever stalls at once.
+const SERVERS: fn(Kind) -> bool = |kind| !kind.is_floor();
 
 #[rustfmt::skip]
 const COLUMNS: [&str; 16] = [
@@ -44,7 +49,7 @@ struct Found {
 /// Runs it on every server.
 pub fn run(options: &Options, output: &mut Output) {
     let (connections, rate) = (options.connections(2000, 2000), options.rate(500.0));
-    let seconds = options.seconds(if options.quick { 20 } else { 30 }).as_secs();
+    let seconds = time(options).as_secs();
     let resumed = if options.resume { ", resumed after 20 s" } else { "" };
     let title = format!(
         "stalled: {connections} readers, {:.0} % of them stalled{resumed}; {rate} events/s of \
@@ -52,43 +57,54 @@ pub fn run(options: &Options, output: &mut Output) {
         100.0 * STALLED
     );
     let (mut table, mut notes) = (Table::new(title, &COLUMNS), Vec::new());
-    for kind in &options.servers {
+    for kind in options.servers_for(SERVERS) {
         let mut without = None;
         for stall in [false, true] {
-            let found = match one(*kind, stall, options) {
+            let found = match one(kind, stall, options) {
                 Ok(found) => found,
                 Err(error) => {
-                    output.note(&format!("stalled: {error}"));
+                    output.failed("stalled", kind.name(), &error);
                     continue;
                 }
             };
-            output.record(&json!({
+            output.record(json!({
                 "scenario": "stalled", "server": kind.name(), "stall": stall,
                 "resume": options.resume, "rate": rate, "result": found.window.json(),
                 "anonymous_bytes": found.memory, "closed_by_reason": found.closed,
                 "lags": found.lags,
             }));
-            table.row(row(*kind, stall, &found.window, without));
-            notes.push(note(*kind, stall, &found));
+            table.row(row(kind, stall, &found.window, without));
+            notes.push(note(kind, stall, &found));
             without = Some(found.window.measured.readers.latency.p99);
         }
     }
-    output.table(&table);
+    output.table(table);
     output.note(LEGEND);
-    output.note("anonymous memory in MB by second, and streams closed:");
-    notes.iter().for_each(|note| output.note(note));
+    output.remark("Anonymous memory in MB by second, and streams closed:");
+    notes.iter().for_each(|note| output.remark(note));
+}
+
+/// What it takes, about.
+pub fn estimate(options: &Options) -> f64 {
+    let runs = 2 * options.servers_for(SERVERS).count();
+    runs as f64 * ((time(options) + WARM_UP).as_secs_f64() + AROUND)
+}
+
+/// The stalled who come back need time to do so.
+fn time(options: &Options) -> Duration {
+    if options.resume { options.seconds(30, 25) } else { options.seconds(8, 3) }
 }
 
 fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
     let server = Server::start(kind, &settings(options))?;
     let connections = options.connections(2000, 2000);
-    let mut streams = load::Plan::new(server.addr, connections, server.target(CHANNEL));
+    let mut streams = server.streams(connections, server.target(CHANNEL));
     streams.first = Some(1);
     if stall {
         streams.stalled = STALLED;
         streams.stalled_receive_buffer = Some(RECEIVE_BUFFER);
     }
-    let load = opened(&server, streams)?;
+    let load = opened(streams)?;
     let plan = Plan {
         addr: server.addr,
         route: server.route(),
@@ -100,13 +116,14 @@ fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
         batches: None,
     };
     let timing = Timing {
-        warm_up: Duration::from_secs(2),
-        time: options.seconds(if options.quick { 20 } else { 30 }),
+        warm_up: WARM_UP,
+        time: time(options),
         settling: Duration::from_secs(60),
+        expected: Published::expected,
     };
     let mut memory = Vec::new();
     let window = Window::measure(&server, &load, &plan, timing, |second| {
-        if second % 10 == 0 {
+        if second % SAMPLE == 0 {
             memory.push((second, server.memory().anonymous));
         }
         if options.resume && second == RESUME_AT {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::clock::{self, SECOND};
-use crate::load::{Load, Measured, Settled};
+use crate::load::{Expected, Load, Measured, Settled};
 use crate::proc::{self, Cpu};
 use crate::publish::{Plan, Published, Publishers};
 use crate::servers::Server;
@@ -29,6 +29,8 @@ pub struct Timing {
     pub time: Duration,
     /// How long the last events may take to arrive once publishing has stopped.
     pub settling: Duration,
+    /// What each subscriber should have by then.
+    pub expected: fn(&Published) -> Expected,
 }
 
 /// What was found.
@@ -70,8 +72,22 @@ impl Window {
         let ours = cpu.total() + own_cpu() - own;
         let others = (proc::machine_cpu() - machine - ours).max(0.0);
         let published = publishers.stop();
-        let settled = load.settle(published.expected(), timing.settling);
+        let settled = load.settle((timing.expected)(&published), timing.settling);
         Window { measured, published, settled, cpu, others }
+    }
+
+    /// It, or why nothing could be published.
+    pub fn checked(self) -> Result<Window, String> {
+        match &self.published.error {
+            Some(error) if self.published.events == 0 => Err(error.clone()),
+            _ => Ok(self),
+        }
+    }
+
+    /// It, where some CPU was not others' after all, but of what is measured beside the server.
+    pub fn without(mut self, seconds: f64) -> Window {
+        self.others = (self.others - seconds).max(0.0);
+        self
     }
 
     /// Deliveries within the window, to all.

@@ -5,14 +5,40 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
+use super::{Server, Settings, StartError, programs};
+use crate::publish::Route;
+
 /// Where Debian's `libnginx-mod-nchan` puts it.
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
-/// Writes a configuration; the answer is its path.
-pub fn configure(dir: &Path, addr: SocketAddr, history: u32) -> Result<PathBuf, String> {
-    if !Path::new(MODULE).is_file() {
-        return Err(format!("{MODULE} is missing: install libnginx-mod-nchan"));
+impl Server {
+    /// Starts nginx.
+    pub(super) fn nchan(&mut self, settings: &Settings) -> Result<(), StartError> {
+        let program = program()?;
+        let config = configure(self.dir(), self.addr, settings.history)?;
+        self.run(&program, &["-c".to_owned(), config.display().to_string()], &[], self.addr)?;
+        self.route = Route::Post { path: "/pub?id={c}".to_owned() };
+        Ok(())
     }
+}
+
+/// nginx' version and the package's.
+pub fn version() -> Result<String, StartError> {
+    let nginx = programs::says(&program()?, &["-v"])?;
+    let nginx = nginx.trim_start_matches("nginx version: ");
+    Ok(format!("{nginx}, {}", programs::package("libnginx-mod-nchan")?))
+}
+
+fn program() -> Result<PathBuf, StartError> {
+    if !Path::new(MODULE).is_file() {
+        let why = "no libnginx-mod-nchan; scripts/rivals installs it";
+        return Err(StartError::Unavailable(why.to_owned()));
+    }
+    programs::find("nginx", None)
+}
+
+/// Writes a configuration; the answer is its path.
+fn configure(dir: &Path, addr: SocketAddr, history: u32) -> Result<PathBuf, String> {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
     // Its workers could not enter a directory of root's as another user.
     let user = if geteuid().is_root() { "user root;" } else { "" };

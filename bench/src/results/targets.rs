@@ -1,0 +1,251 @@
+//! What the gateway should come to, and whether it did, from the records of one run.
+
+use serde_json::Value;
+use sse_bench::table::Table;
+
+/// On which side of it a value should be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+use Bound::{AtLeast, AtMost};
+
+/// A target, and what was measured of it.
+#[derive(Debug, Clone)]
+pub struct Judgement {
+    what: &'static str,
+    server: &'static str,
+    bound: Bound,
+    measured: Option<f64>,
+}
+
+impl Judgement {
+    /// Whether it was met, or by how much not.
+    fn verdict(&self) -> String {
+        let Some(measured) = self.measured else { return "not measured".to_owned() };
+        let excess = match self.bound {
+            AtMost(bound) if measured <= bound => return "met".to_owned(),
+            AtLeast(bound) if measured >= bound => return "met".to_owned(),
+            AtMost(0.0) => return format!("**missed** by {measured:.0}"),
+            AtMost(bound) => measured / bound - 1.0,
+            AtLeast(bound) => 1.0 - measured / bound,
+        };
+        format!("**missed** by {:.1} %", 100.0 * excess)
+    }
+}
+
+/// A table without a title.
+pub fn table(all: &[Judgement]) -> Table {
+    let mut table = Table::new("", &["target", "server", "bound", "measured", "verdict"]);
+    for one in all {
+        let bound = match one.bound {
+            AtMost(bound) => format!("≤ {}", number(bound)),
+            AtLeast(bound) => format!("≥ {}", number(bound)),
+        };
+        let measured = one.measured.map_or_else(|| "-".to_owned(), number);
+        let (what, server) = (one.what.to_owned(), one.server.to_owned());
+        table.row(vec![what, server, bound, measured, one.verdict()]);
+    }
+    table
+}
+
+const COST: &str = "/result/cpu_us_per_delivery/total";
+const RATE: &str = "/result/deliveries_per_second";
+const P50: &str = "/result/readers/latency_ms/p50";
+const P99: &str = "/result/readers/latency_ms/p99";
+const MEMORY: &str = "gateway-memory";
+const REDIS: &str = "gateway-redis";
+const FLOOR: &str = "floor-2";
+const NCHAN: &str = "nchan";
+
+/// Every target, in the order of the scenarios.
+pub fn judge(records: &[Value]) -> Vec<Judgement> {
+    let run = Run(records);
+    let mut all = Vec::new();
+    let mut add = |what, server, bound, measured: Option<f64>| {
+        let measured = measured.filter(|value| value.is_finite());
+        all.push(Judgement { what, server, bound, measured });
+    };
+    for server in [MEMORY, REDIS] {
+        let to = |scenario, value, other| run.ratio(scenario, value, server, other);
+        let best = run.best_of_others("steady", P99);
+        let p99 = run.median("steady", server, P99);
+        let with_best = p99.zip(best).map(|(own, best)| own / best);
+        add("steady: CPU a delivery, × floor", server, AtMost(1.05), to("steady", COST, FLOOR));
+        add("steady: CPU a delivery, × Nchan", server, AtMost(0.7), to("steady", COST, NCHAN));
+        add("steady: p99, × Nchan", server, AtMost(0.8), to("steady", P99, NCHAN));
+        add("steady: p99, × the best of the other servers", server, AtMost(1.0), with_best);
+    }
+    for server in [MEMORY, REDIS] {
+        let to = |value, other| run.ratio("saturation", value, server, other);
+        add("saturation: CPU a delivery, × Nchan", server, AtMost(0.5), to(COST, NCHAN));
+        add("saturation: CPU a delivery, × floor", server, AtMost(0.4), to(COST, FLOOR));
+        add("saturation: deliveries/s, × Nchan", server, AtLeast(1.5), to(RATE, NCHAN));
+    }
+    let user = |value, server| run.ratio("per-user", value, server, NCHAN);
+    add("per-user through HTTP: CPU an event, × Nchan", MEMORY, AtMost(0.7), user(COST, MEMORY));
+    add("per-user through HTTP: p50, × Nchan", MEMORY, AtMost(1.0), user(P50, MEMORY));
+    let straight = user(COST, "gateway, FCALL");
+    add(
+        "per-user straight to Redis: gateway's CPU an event, × Nchan",
+        REDIS,
+        AtMost(0.4),
+        straight,
+    );
+    for server in [MEMORY, REDIS] {
+        let (p99, drift) = (run.stall_p99(server), run.stall_drift(server));
+        add("10 % stalled: others' p99, × without", server, AtMost(1.2), p99);
+        add("10 % stalled: memory's drift, %", server, AtMost(10.0), drift);
+    }
+    for server in [MEMORY, REDIS] {
+        let storm = |value| run.median("storm", server, value);
+        let lost = storm("/lost").zip(storm("/incomplete")).map(|(lost, behind)| lost + behind);
+        add("storm: seconds until the last has caught up", server, AtMost(5.0), storm("/seconds"));
+        add("storm: events lost, readers incomplete", server, AtMost(0.0), lost);
+    }
+    // A read from this process's own memory is one a reader, and costs none of Redis.
+    let reads = run.median("storm", REDIS, "/reads");
+    add("storm: reads of history", REDIS, AtMost(100.0), reads);
+    let idle = |server, channels| run.idle_bytes(server, channels);
+    add("idle on one channel: memory a stream, B", MEMORY, AtMost(400.0), idle(MEMORY, "one"));
+    add("idle on one channel: memory a stream, B", REDIS, AtMost(400.0), idle(REDIS, "one"));
+    let each = idle(REDIS, "one each");
+    add("idle on one channel each: memory a stream, Redis' too, B", REDIS, AtMost(1200.0), each);
+    for server in [MEMORY, REDIS] {
+        let ramp = run.ratio("ramp", "/streams_per_second", server, NCHAN);
+        add("ramp: streams/s, × Nchan", server, AtLeast(1.0), ramp);
+    }
+    let own = run.median("publish", REDIS, "/events_per_second");
+    let redis = run.median("publish", REDIS, "/redis_benchmark_per_second");
+    let publish = own.zip(redis).map(|(own, redis)| own / redis);
+    add("publish: NDJSON, × redis-benchmark", REDIS, AtLeast(0.5), publish);
+    all
+}
+
+/// The records of a run.
+#[derive(Clone, Copy)]
+struct Run<'a>(&'a [Value]);
+
+impl<'a> Run<'a> {
+    fn of(self, scenario: &str, server: &str) -> impl Iterator<Item = &'a Value> {
+        self.0
+            .iter()
+            .filter(move |record| record["scenario"] == scenario && record["server"] == server)
+    }
+
+    /// Over the rounds.
+    fn median(self, scenario: &str, server: &str, value: &str) -> Option<f64> {
+        let values = self.of(scenario, server).filter_map(|record| record.pointer(value)?.as_f64());
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+
+    fn ratio(self, scenario: &str, value: &str, server: &str, to: &str) -> Option<f64> {
+        Some(self.median(scenario, server, value)? / self.median(scenario, to, value)?)
+    }
+
+    /// The least of any server but the gateway, the floors among them.
+    fn best_of_others(self, scenario: &str, value: &str) -> Option<f64> {
+        let servers = self.0.iter().filter_map(|record| record["server"].as_str());
+        let others = servers.filter(|name| !name.starts_with("gateway"));
+        others.filter_map(|name| self.median(scenario, name, value)).min_by(f64::total_cmp)
+    }
+
+    fn stalled(self, server: &str, stall: bool) -> Option<&'a Value> {
+        self.of("stalled", server).find(|record| record["stall"] == stall)
+    }
+
+    fn stall_p99(self, server: &str) -> Option<f64> {
+        let p99 = |stall| self.stalled(server, stall)?.pointer(P99)?.as_f64();
+        Some(p99(true)? / p99(false)?)
+    }
+
+    /// How far the memory, some being stalled, went from where it was at first, in percent.
+    fn stall_drift(self, server: &str) -> Option<f64> {
+        let samples = self.stalled(server, true)?["anonymous_bytes"].as_array()?;
+        let bytes: Vec<f64> = samples.iter().filter_map(|sample| sample[1].as_f64()).collect();
+        let first = bytes.first()?;
+        let drifts = bytes.iter().map(|now| 100.0 * (now / first - 1.0).abs());
+        drifts.max_by(f64::total_cmp)
+    }
+
+    fn idle_bytes(self, server: &str, channels: &str) -> Option<f64> {
+        let record = self.of("idle", server).find(|record| record["channels"] == channels)?;
+        Some(record["anonymous_kb_each"].as_f64()? * 1024.0)
+    }
+}
+
+fn number(value: f64) -> String {
+    if value.abs() >= 10.0 || value == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn steady(server: &str, cost: f64, p99: f64) -> Value {
+        json!({ "scenario": "steady", "server": server, "result": {
+            "cpu_us_per_delivery": { "total": cost }, "readers": { "latency_ms": { "p99": p99 } },
+        } })
+    }
+
+    fn verdict(records: &[Value], what: &str, server: &str) -> (Option<f64>, String) {
+        let all = judge(records);
+        let found: Vec<&Judgement> =
+            all.iter().filter(|one| one.what == what && one.server == server).collect();
+        assert_eq!(found.len(), 1, "{what} of {server}");
+        (found[0].measured, found[0].verdict())
+    }
+
+    #[test]
+    fn the_median_of_the_rounds_is_judged() {
+        let mut records: Vec<Value> =
+            [3.0, 90.0, 2.0].into_iter().map(|cost| steady(MEMORY, cost, 4.0)).collect();
+        records.extend([steady(NCHAN, 6.0, 4.0), steady(FLOOR, 2.0, 5.0)]);
+        let of = |what| verdict(&records, what, MEMORY);
+        assert_eq!(of("steady: CPU a delivery, × Nchan"), (Some(0.5), "met".to_owned()));
+        let floor = of("steady: CPU a delivery, × floor");
+        assert_eq!(floor, (Some(1.5), "**missed** by 42.9 %".to_owned()));
+        assert_eq!(of("steady: p99, × Nchan").1, "**missed** by 25.0 %");
+        assert_eq!(of("steady: p99, × the best of the other servers").1, "met");
+        let redis = verdict(&records, "steady: p99, × Nchan", REDIS);
+        assert_eq!(redis, (None, "not measured".to_owned()));
+    }
+
+    #[test]
+    fn what_should_be_more_is_missed_from_below() {
+        let ramp = |server, rate: f64| json!({ "scenario": "ramp", "server": server, "streams_per_second": rate });
+        let records = [ramp(MEMORY, 900.0), ramp(REDIS, 1000.0), ramp(NCHAN, 1000.0)];
+        let of = |server| verdict(&records, "ramp: streams/s, × Nchan", server).1;
+        assert_eq!((of(MEMORY).as_str(), of(REDIS).as_str()), ("**missed** by 10.0 %", "met"));
+    }
+
+    #[test]
+    fn nothing_may_be_lost_and_readers_that_lack_something_count() {
+        let storm = |server, lost: u64, incomplete: u64| json!({ "scenario": "storm", "server": server, "lost": lost, "incomplete": incomplete });
+        let records = [storm(MEMORY, 0, 0), storm(REDIS, 3, 1)];
+        let of = |server| verdict(&records, "storm: events lost, readers incomplete", server).1;
+        assert_eq!((of(MEMORY).as_str(), of(REDIS).as_str()), ("met", "**missed** by 4"));
+    }
+
+    #[test]
+    fn memory_may_drift_neither_up_nor_down() {
+        let stalled = |stall: bool, bytes: [u64; 3], p99: f64| {
+            json!({
+                "scenario": "stalled", "server": MEMORY, "stall": stall,
+                "result": { "readers": { "latency_ms": { "p99": p99 } } },
+                "anonymous_bytes": [[0, bytes[0]], [3, bytes[1]], [6, bytes[2]]],
+            })
+        };
+        let records = [stalled(false, [100, 500, 500], 2.0), stalled(true, [100, 80, 105], 2.2)];
+        let (drift, verdict_of_drift) =
+            verdict(&records, "10 % stalled: memory's drift, %", MEMORY);
+        assert!((drift.unwrap() - 20.0).abs() < 1e-9);
+        assert_eq!(verdict_of_drift, "**missed** by 100.0 %");
+        assert_eq!(verdict(&records, "10 % stalled: others' p99, × without", MEMORY).1, "met");
+    }
+}

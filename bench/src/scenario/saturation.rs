@@ -1,0 +1,53 @@
+//! One channel and many readers, each publisher sending the next as soon as it is answered.
+//!
+//! The compared rows all publish alike, one event a request. Where that is what limits them, the table
+//! measures publishing; the gateways are therefore measured with batches as well, in a table of their own.
+
+use std::time::Duration;
+
+use super::fanout::Case;
+use super::{CHANNEL, Options, SIZE};
+use crate::publish::{Channels, Pace, Published};
+
+/// Events a request, where they come in batches.
+const BATCH: usize = 20;
+
+/// One event a request, on every server.
+pub fn single(options: &Options) -> Case {
+    let connections = options.connections(2000, 2000);
+    Case {
+        name: "saturation",
+        title: format!(
+            "saturation: {connections} readers of one channel, events of {SIZE} B as fast as each is \
+             answered, 4 publishers"
+        ),
+        repeated: true,
+        servers: |_| true,
+        connections,
+        target: |server| server.target(CHANNEL),
+        publishers: 4,
+        pace: Pace::Saturate,
+        batch: None,
+        channels: Channels::One(CHANNEL.to_owned()),
+        size: SIZE,
+        expected: Published::expected,
+        time: (options.seconds(4, 2), Duration::from_secs(1)),
+    }
+}
+
+/// In batches, on the gateways.
+pub fn batches(options: &Options) -> Case {
+    let single = single(options);
+    Case {
+        name: "saturation-batches",
+        title: format!(
+            "saturation in batches: {} readers of one channel, events of {SIZE} B by NDJSON, {BATCH} a \
+             request, as fast as each is answered, 4 publishers; not comparable with the table above",
+            single.connections
+        ),
+        repeated: false,
+        servers: |kind| kind.is_gateway(),
+        batch: Some(BATCH),
+        ..single
+    }
+}

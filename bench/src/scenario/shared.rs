@@ -1,0 +1,131 @@
+//! A Redis and gateways on it, for what asks more than one server that is started and counted as a whole:
+//! publishing past the gateway, two gateways, and what a gateway's process says of itself.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::proc::{self, Cpu};
+use crate::process::{Process, Scratch};
+use crate::servers::{Kind, Server, Settings};
+
+/// How long Redis may take until it accepts connections.
+const START: Duration = Duration::from_secs(10);
+
+/// A Redis; ended when this is dropped, so after the gateways on it.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where it serves.
+    pub addr: SocketAddr,
+    process: Process,
+    _scratch: Scratch,
+}
+
+impl Shared {
+    /// Starts one, empty and without a disk.
+    pub fn start() -> Result<Shared, String> {
+        let scratch = Scratch::new()?;
+        let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let addr = addr.and_then(|listener| listener.local_addr());
+        let addr = addr.map_err(|error| format!("no free port: {error}"))?;
+        let (port, dir) = (addr.port().to_string(), scratch.path().display().to_string());
+        let args = ["--bind", "127.0.0.1", "--port", &port, "--dir", &dir];
+        let args = args.into_iter().chain(["--save", "", "--appendonly", "no"]);
+        let args: Vec<String> = args.map(str::to_owned).collect();
+        let log = scratch.path().join("redis.log");
+        let mut process = Process::start(Path::new("redis-server"), &args, &[], log)?;
+        let end = Instant::now() + START;
+        while TcpStream::connect(addr).is_err() {
+            if let Some(why) = process.ended() {
+                return Err(format!("redis-server ended: {why}"));
+            }
+            if Instant::now() > end {
+                return Err(format!("redis-server does not listen on {addr}"));
+            }
+            clock::sleep(Duration::from_millis(20));
+        }
+        Ok(Shared { addr, process, _scratch: scratch })
+    }
+
+    /// A gateway on it, alone in its [`Server`].
+    pub fn gateway(&self, settings: &Settings) -> Result<Server, String> {
+        let mut settings = settings.clone();
+        let broker = ("SSE_BROKER".to_owned(), "redis".to_owned());
+        let url = ("SSE_REDIS__URL".to_owned(), format!("redis://{}", self.addr));
+        settings.variables.extend([broker, url]);
+        Ok(Server::start(Kind::GatewayMemory, &settings)?)
+    }
+
+    /// CPU it used so far.
+    pub fn cpu(&self) -> Cpu {
+        proc::cpu(&[self.process.id()])
+    }
+}
+
+/// A gateway's process, seen from outside.
+#[derive(Debug)]
+pub struct Gateway {
+    pid: u32,
+    admin: SocketAddr,
+}
+
+impl Gateway {
+    /// The one of this server: the child of ours that was told to listen there.
+    pub fn of(server: &Server) -> Option<Gateway> {
+        let addr = server.addr.to_string();
+        proc::tree(std::process::id()).into_iter().find_map(|pid| {
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            let value = |name| words.split('\0').skip_while(|word| *word != name).nth(1);
+            let ours = value("--listen") == Some(&addr);
+            let admin = value("--admin-listen").filter(|_| ours)?.parse().ok()?;
+            Some(Gateway { pid, admin })
+        })
+    }
+
+    /// How often it read history.
+    pub fn reads(&self) -> Option<u64> {
+        reads_in(&self.metrics()?)
+    }
+
+    /// The most memory that it ever had resident, in bytes.
+    pub fn peak(&self) -> Option<u64> {
+        peak_in(&fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?)
+    }
+
+    fn metrics(&self) -> Option<String> {
+        let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET /metrics HTTP/1.0\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}
+
+/// A counter that was never raised is not there.
+fn reads_in(metrics: &str) -> Option<u64> {
+    let name = "sse_broker_events_total{kind=\"read\"} ";
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+    value.trim().parse::<f64>().ok().map(|count| count as u64)
+}
+
+fn peak_in(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_the_peak_are_found() {
+        let metrics = "sse_broker_events_total{kind=\"received\"} 7\n\
+                       sse_broker_events_total{kind=\"read\"} 12\n";
+        assert_eq!((reads_in(metrics), reads_in("")), (Some(12), Some(0)));
+        assert_eq!(peak_in("VmPeak:\t 9 kB\nVmHWM:\t    2 kB\n"), Some(2048));
+    }
+}

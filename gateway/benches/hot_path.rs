@@ -1,0 +1,210 @@
+//! What the gateway does for every event, each part by itself:   make microbench [ARGS=pattern]
+//!
+//! Times are this machine's; `scripts/instructions` counts what does not depend on it. What a whole gateway
+//! does under load is `bench/`'s to tell.
+
+mod worker;
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, Divan, black_box};
+use sse_contract::{Channel, EventId, decode_live, encode_live};
+use sse_gateway::frame::Frame;
+use sse_gateway::join::{Join, Limits, Next, Start};
+use sse_gateway::resp;
+use sse_gateway::snapshot::{Extent, Range, Snapshot};
+use worker::{DATA, Worker};
+
+fn main() {
+    Divan::default().min_time(Duration::from_secs(1)).config_with_args().main();
+}
+
+/// The n-th id of an epoch that began in 2023.
+fn id(n: u64) -> EventId {
+    EventId::new(1_700_000_000_000 + n, 7, 0)
+}
+
+/// Data to encode, named as divan shows it.
+#[derive(Debug)]
+enum Data {
+    Short,
+    Long,
+    ShortLines,
+    LongLines,
+}
+
+impl Data {
+    const ALL: [Data; 4] = [Data::Short, Data::Long, Data::ShortLines, Data::LongLines];
+
+    fn text(&self) -> String {
+        let line = format!("{}\r\n", "x".repeat(38));
+        match self {
+            Data::Short => "x".repeat(DATA),
+            Data::Long => "x".repeat(64 * 1024),
+            Data::ShortLines => line.repeat(DATA / line.len()),
+            Data::LongLines => line.repeat(64 * 1024 / line.len()),
+        }
+    }
+}
+
+/// From an id and data of 200 bytes or 64 KB, in one line or in lines of 40 bytes, to the bytes that all
+/// subscribers share. Freeing them counts too.
+#[divan::bench(args = Data::ALL)]
+fn encode(bencher: Bencher, data: &Data) {
+    let text = data.text();
+    bencher
+        .counter(BytesCount::of_str(&text))
+        .bench(|| drop(black_box(Frame::event(id(1), "", black_box(&text)))));
+}
+
+/// What the ingest does first with what was published: id, type and data, without a copy.
+#[divan::bench(args = [DATA, 64 * 1024])]
+fn decode(bencher: Bencher, size: usize) {
+    let live = encode_live(id(1), "tick", "x".repeat(size).as_bytes());
+    bencher.counter(BytesCount::new(live.len())).bench(|| black_box(decode_live(black_box(&live))));
+}
+
+/// Finds the 100 messages in what one read of the ingest's connection brought. Each takes one list.
+#[divan::bench]
+fn parse_100_pushes(bencher: Bencher) {
+    let live = encode_live(id(1), "tick", "x".repeat(DATA).as_bytes());
+    let mut push = b">3\r\n$7\r\nmessage\r\n$13\r\nsse:live:demo\r\n".to_vec();
+    push.extend_from_slice(format!("${}\r\n", live.len()).as_bytes());
+    push.extend_from_slice(&live);
+    push.extend_from_slice(b"\r\n");
+    let buffer = push.repeat(100);
+    bencher.counter(ItemsCount::new(100_usize)).bench(|| {
+        let mut used = 0;
+        while let Ok(Some((value, length))) = resp::parse(black_box(&buffer[used..])) {
+            black_box(value);
+            used += length;
+        }
+        assert_eq!(used, buffer.len());
+    });
+}
+
+/// A client that missed 10,000 events, from its position to live: what the join hands out of 100 pages of
+/// 100 events each, by reference, without the writes.
+#[divan::bench]
+fn join_100_pages(bencher: Bencher) {
+    let channels = [worker::channel(0)];
+    let clock = id(100 * 100);
+    let pages: Vec<Snapshot> = (0..100).map(|n| page(&channels[0], n, clock)).collect();
+    let limits = Limits { live_events: 256, live_bytes: 256 * 1024 };
+    let mut items = Vec::new();
+    bencher.counter(ItemsCount::new(100_usize * 100)).bench_local(|| {
+        let mut join = Join::new(Start::After(id(0)), limits);
+        let mut next = join.attached();
+        let mut handed_out = 0;
+        for page in &pages {
+            next = join.snapshot(page, &channels, Some(clock), false, 256 * 1024, &mut items);
+            handed_out += items.len();
+            items.clear();
+        }
+        // The last is the checkpoint.
+        assert_eq!((next, handed_out), (Next::Live(clock), 100 * 100));
+    });
+}
+
+/// The n-th page of 100 events; only the last reaches the clock.
+fn page(channel: &Channel, n: u64, clock: EventId) -> Snapshot {
+    let frame = |m| Frame::event(id(100 * n + m), "", &"x".repeat(DATA));
+    let upto = id(100 * (n + 1));
+    let range = Range {
+        after: id(100 * n),
+        upto: (upto < clock).then_some(upto),
+        last: Some(clock),
+        oldest: Some(id(1)),
+        length: 100 * 100,
+        untrimmed: true,
+        frames: (1..=100).map(frame).collect(),
+        extent: Extent::All,
+    };
+    Snapshot {
+        clock,
+        now_ms: clock.ms,
+        history: true,
+        ttl_ms: 3_600_000,
+        ranges: HashMap::from([(channel.clone(), vec![range])]),
+    }
+}
+
+/// One event to each of so many subscribers of one channel, from its publication until the last of them can
+/// read it. Most of it is the kernel's: one `send` for each.
+#[divan::bench(args = [100, 1000], sample_size = 1)]
+fn round_of_one_event(bencher: Bencher, subscribers: usize) {
+    round(bencher, subscribers, 1, 1);
+}
+
+/// 32 events that came together: still one `send` for each subscriber.
+#[divan::bench(args = [100, 1000], sample_size = 1)]
+fn round_of_32_events(bencher: Bencher, subscribers: usize) {
+    round(bencher, subscribers, 32, 1);
+}
+
+/// The same event where every subscriber has 20 channels.
+#[divan::bench(args = [100, 1000], sample_size = 1)]
+fn round_of_one_event_with_20_channels(bencher: Bencher, subscribers: usize) {
+    round(bencher, subscribers, 1, 20);
+}
+
+/// The same run, over those 20 channels.
+#[divan::bench(args = [100, 1000], sample_size = 1)]
+fn round_of_32_events_with_20_channels(bencher: Bencher, subscribers: usize) {
+    round(bencher, subscribers, 32, 20);
+}
+
+/// Rounds of the same events. What the subscribers got is read and counted between the rounds.
+fn round(bencher: Bencher, subscribers: usize, events: usize, channels: usize) {
+    let worker = Worker::new();
+    let (sockets, clients): (Vec<OwnedFd>, Vec<UnixStream>) = (0..subscribers).map(pair).unzip();
+    worker.open(sockets, channels);
+    read_all(&clients);
+    worker.rest();
+    let items = worker::events(events, channels);
+    let last = clients.last().expect("a subscriber");
+    let arrived = || rustix::io::ioctl_fionread(last).is_ok_and(|n| n >= (events * DATA) as u64);
+    let mut read = 0;
+    bencher
+        .counter(ItemsCount::new(subscribers * events))
+        .with_inputs(|| {
+            read += read_all(&clients);
+            worker.rest();
+        })
+        .bench_local_values(|()| worker.round(&items, arrived));
+    read += read_all(&clients);
+    assert_eq!(worker.delivered() % (subscribers * events) as u64, 0, "whole rounds");
+    // Heartbeats may have come as well.
+    assert!(read as u64 >= worker.delivered() * DATA as u64, "all of it arrived");
+}
+
+/// A worker's end and a client's end, both without waiting.
+fn pair(_: usize) -> (OwnedFd, UnixStream) {
+    let (server, client) = UnixStream::pair().expect("a socket pair");
+    for end in [&server, &client] {
+        end.set_nonblocking(true).expect("a socket's mode");
+    }
+    (server.into(), client)
+}
+
+/// Reads what there is, and answers how many bytes that was.
+fn read_all(clients: &[UnixStream]) -> usize {
+    let mut scrap = [0; 16 * 1024];
+    let mut sum = 0;
+    for mut client in clients {
+        loop {
+            match client.read(&mut scrap) {
+                Ok(0) => panic!("the worker closed a stream"),
+                Ok(n) => sum += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("a client cannot read: {error}"),
+            }
+        }
+    }
+    sum
+}

@@ -1,0 +1,142 @@
+//! One worker's hub on this thread, fed by the embedded broker: a gateway's worker without its HTTP. Every
+//! bench that delivers events does so through this.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sse_contract::Channel;
+use sse_gateway::Config;
+use sse_gateway::broker::{Broker, Publication};
+use sse_gateway::config::ConfigError;
+use sse_gateway::frame::Framing;
+use sse_gateway::hub::{Hub, Subscription};
+use sse_gateway::join::Start;
+use sse_gateway::listener;
+use sse_gateway::memory::{MemoryBroker, MemoryLimits};
+use sse_gateway::metrics::{Cells, Metrics};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+/// What the program uses.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Bytes of an event's data: as many as in every other measurement here.
+pub const DATA: usize = 200;
+
+/// A worker and its broker.
+pub struct Worker {
+    runtime: Runtime,
+    tasks: LocalSet,
+    hub: Rc<Hub>,
+    broker: Arc<MemoryBroker>,
+    cells: Arc<Cells>,
+    /// Held, because nobody ends this worker's streams.
+    _drain: watch::Sender<Option<Duration>>,
+}
+
+/// The defaults, on ports of the kernel's choice. Events gather only where a bench gathers them, not because
+/// the round before took long.
+pub fn config() -> Result<Config, ConfigError> {
+    let flags = [
+        ("server.listen", "127.0.0.1:0"),
+        ("server.workers", "1"),
+        ("admin.listen", "127.0.0.1:0"),
+        ("stream.coalesce", "0s"),
+    ];
+    let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    Config::load(None, std::iter::empty(), &flags)
+}
+
+/// The n-th channel.
+pub fn channel(n: usize) -> Channel {
+    format!("demo:{n}").parse().expect("a channel's name")
+}
+
+/// As many events, on each of the channels in turn.
+pub fn events(count: usize, channels: usize) -> Vec<Publication> {
+    let event = |n| Publication {
+        channel: channel(n % channels),
+        event: None,
+        data: "x".repeat(DATA).into(),
+        idempotency_key: None,
+    };
+    (0..count).map(event).collect()
+}
+
+impl Worker {
+    /// A worker without subscribers.
+    pub fn new() -> Self {
+        listener::descriptor_room();
+        let config = config().expect("the defaults are valid");
+        let limits = MemoryLimits {
+            max_len: config.history.max_len as usize,
+            ttl: config.history.ttl,
+            bytes: config.history.memory_bytes,
+            event_bytes: config.publish.max_event_bytes as usize,
+            idempotency_ttl: config.publish.idempotency_ttl,
+            page_bytes: config.history.page_bytes,
+        };
+        let metrics = Metrics::default();
+        let cells = metrics.worker();
+        let broker = Arc::new(MemoryBroker::new(limits, metrics));
+        let (drain, draining) = watch::channel(None);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime for this thread");
+        let tasks = LocalSet::new();
+        let hub = tasks.block_on(&runtime, async {
+            let shared = Broker::Memory(broker.clone());
+            let hub = Hub::new(shared, config.stream, cells.clone()).expect("an epoll");
+            tokio::task::spawn_local(hub.clone().run(draining));
+            hub
+        });
+        Worker { runtime, tasks, hub, broker, cells, _drain: drain }
+    }
+
+    /// Opens a stream on each of the sockets, to the first `channels` channels, and waits until all are live.
+    pub fn open(&self, sockets: impl IntoIterator<Item = OwnedFd>, channels: usize) {
+        let subscription = Subscription {
+            channels: (0..channels).map(channel).collect(),
+            start: Start::Now,
+            checkpoints: true,
+        };
+        self.tasks.block_on(&self.runtime, async {
+            for socket in sockets {
+                self.hub.open_socket(socket, Framing::Chunked, subscription.clone());
+            }
+            while self.cells.joining.get() > 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+        self.rest();
+    }
+
+    /// One round: publishes, and lets the hub work until `done`.
+    pub fn round(&self, events: &[Publication], done: impl Fn() -> bool) {
+        self.tasks.block_on(&self.runtime, async {
+            for event in events {
+                self.broker.publish(event).expect("it is published");
+            }
+            while !done() {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    /// Lets the hub do whatever is left to do, such as to hear that sockets have room again.
+    pub fn rest(&self) {
+        self.tasks.block_on(&self.runtime, async {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        });
+    }
+
+    /// Events written since the beginning, over all subscribers.
+    pub fn delivered(&self) -> u64 {
+        self.cells.delivered.get()
+    }
+}
