@@ -4,6 +4,7 @@
 //! subscriber that keeps up. Timers are one sweep for all connections.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -15,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
-use crate::frame::{Framing, SharedFrame};
-use crate::inbox::{ChannelKey, Inbox, ToHub};
+use crate::frame::Framing;
+use crate::inbox::{Inbox, ToHub};
 use crate::join::Start;
 use crate::metrics::{Cells, CloseReason};
 use crate::poller::Poller;
@@ -99,16 +100,18 @@ impl Hub {
 
     /// Serves the hub's connections until it is drained and empty.
     pub async fn run(self: Rc<Self>, mut drain: DrainSignal) {
-        let mut messages = Vec::new();
+        let mut messages = VecDeque::new();
         let mut ready = Vec::new();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining = None;
         loop {
             tokio::select! {
-                () = self.turn() => {
-                    self.inbox.take(&mut messages);
-                    self.dispatch(&mut messages).await;
+                () = self.turn(messages.is_empty()) => {
+                    if messages.is_empty() {
+                        self.inbox.take(&mut messages);
+                    }
+                    self.dispatch(&mut messages);
                 }
                 result = self.poller.wait(&mut ready) => {
                     if let Err(error) = result {
@@ -139,9 +142,13 @@ impl Hub {
         self.inbox.clone()
     }
 
-    /// Waits for messages. A hub that is idle takes them at once; one whose last round took long, hence had many to
-    /// write to, lets more gather first, because several events cost each subscriber one write.
-    async fn turn(&self) {
+    /// Waits for messages, if there are none. A hub that is idle takes them at once; one whose last round took long,
+    /// hence had many to write to, lets more gather first, because several events cost each subscriber one write.
+    async fn turn(&self, none: bool) {
+        if !none {
+            // So that the thread's other work gets a turn between two rounds.
+            return tokio::task::yield_now().await;
+        }
         self.inbox.filled().await;
         let (ended, took) = self.last_round.get();
         let left = took.min(self.coalesce).saturating_sub(ended.elapsed());
@@ -150,40 +157,32 @@ impl Hub {
         }
     }
 
-    async fn dispatch(&self, messages: &mut Vec<ToHub>) {
+    /// One round: a run of events, and what other messages stand among them. No more, because sockets that have room again must be
+    /// seen in between, or the queues of readers who are quick enough would overflow.
+    fn dispatch(&self, messages: &mut VecDeque<ToHub>) {
         let began = Instant::now();
-        let (mut run, mut bytes, mut handled) = (Vec::new(), 0, 0);
-        for message in messages.drain(..) {
-            let event = match message {
-                ToHub::Event(key, frame) => Some((key, frame)),
-                other => {
-                    self.hand_out(&mut run);
-                    self.state.borrow_mut().handle(other);
-                    handled += 1;
-                    None
+        let mut state = self.state.borrow_mut();
+        let (mut run, mut bytes, mut others) = (Vec::new(), 0, 0);
+        while let Some(message) = messages.pop_front() {
+            match message {
+                ToHub::Event(key, frame) => {
+                    bytes += frame.size();
+                    run.push((key, frame));
                 }
-            };
-            bytes += event.as_ref().map_or(0, |(_, frame)| frame.size());
-            let full = run.len() >= RUN_EVENTS || (bytes > RUN_BYTES && !run.is_empty());
-            if full {
-                self.hand_out(&mut run);
-                bytes = event.as_ref().map_or(0, |(_, frame)| frame.size());
+                other => {
+                    // Whatever came before it is handed out before it.
+                    state.events(&run);
+                    run.clear();
+                    state.handle(other);
+                    others += 1;
+                }
             }
-            run.extend(event);
-            if full || handled >= ROUND {
-                handled = 0;
-                tokio::task::yield_now().await;
+            if run.len() == RUN_EVENTS || bytes > RUN_BYTES || others == ROUND {
+                break;
             }
         }
-        self.hand_out(&mut run);
+        state.events(&run);
         self.last_round.set((Instant::now(), began.elapsed()));
-    }
-
-    fn hand_out(&self, run: &mut Vec<(ChannelKey, SharedFrame)>) {
-        if !run.is_empty() {
-            self.state.borrow_mut().events(run);
-            run.clear();
-        }
     }
 
     fn body_signals(&self) {

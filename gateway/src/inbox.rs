@@ -4,6 +4,7 @@
 //! behind by more than the bound, its events are dropped here and it is told `Lagged` in their place: its
 //! connections then read history.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sse_contract::{Channel, EventId};
@@ -66,7 +67,7 @@ pub struct Inbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    messages: Vec<ToHub>,
+    messages: VecDeque<ToHub>,
     bytes: usize,
     /// `Lagged` stands in the queue for events dropped since.
     lagged: bool,
@@ -93,11 +94,11 @@ impl Inbox {
                     if queue.bytes > self.limit {
                         dropped += 1;
                         queue.lagged = true;
-                        queue.messages.push(ToHub::Lagged);
+                        queue.messages.push_back(ToHub::Lagged);
                         continue;
                     }
                 }
-                queue.messages.push(message);
+                queue.messages.push_back(message);
             }
         }
         self.wake.notify_one();
@@ -112,7 +113,7 @@ impl Inbox {
     }
 
     /// Moves all messages into `into`, which is empty.
-    pub fn take(&self, into: &mut Vec<ToHub>) {
+    pub fn take(&self, into: &mut VecDeque<ToHub>) {
         let mut queue = self.lock();
         std::mem::swap(&mut queue.messages, into);
         queue.bytes = 0;
@@ -137,17 +138,17 @@ mod tests {
             |n| ToHub::Event(key, Frame::event(EventId::new(n, 1, 0), "", &"x".repeat(100)));
         assert_eq!(inbox.send([event(1), event(2), event(3), event(4)]), 2);
         inbox.send([ToHub::Tick(EventId::new(9, 1, 0)), event(5)]);
-        let mut got = Vec::new();
+        let mut got = VecDeque::new();
         inbox.take(&mut got);
         assert!(matches!(
-            got[..],
+            got.make_contiguous()[..],
             [ToHub::Event(..), ToHub::Event(..), ToHub::Lagged, ToHub::Tick(_)]
         ));
         got.clear();
         inbox.send([event(6)]);
         inbox.take(&mut got);
         assert!(
-            matches!(got[..], [ToHub::Event(..)]),
+            matches!(got.make_contiguous()[..], [ToHub::Event(..)]),
             "what comes after the worker caught up counts again"
         );
     }

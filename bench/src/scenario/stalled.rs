@@ -129,7 +129,8 @@ fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
         if options.resume && second == RESUME_AT {
             load.resume();
         }
-    });
+    })
+    .checked()?;
     // Once settled: what is left when everything was delivered that will be.
     memory.push((timing.time.as_secs(), server.memory().anonymous));
     let (closed, lags) = (server.closed(), server.lags());

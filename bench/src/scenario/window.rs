@@ -76,10 +76,14 @@ impl Window {
         Window { measured, published, settled, cpu, others }
     }
 
-    /// It, or why nothing could be published.
+    /// It, or why nothing could be published or was delivered.
     pub fn checked(self) -> Result<Window, String> {
         match &self.published.error {
             Some(error) if self.published.events == 0 => Err(error.clone()),
+            _ if self.deliveries() == 0 => {
+                let (time, sent) = (self.measured.readers.seconds, self.published.events);
+                Err(format!("delivered nothing within {time:.0} s, of {sent} events published"))
+            }
             _ => Ok(self),
         }
     }
