@@ -157,8 +157,8 @@ impl Hub {
         }
     }
 
-    /// One round: a run of events, and what other messages stand among them. No more, because sockets that have room again must be
-    /// seen in between, or the queues of readers who are quick enough would overflow.
+    /// One round: a run of events, and what other messages stand among them. No more, because sockets that have room
+    /// again must be seen in between, or the queues of readers who are quick enough would overflow.
     fn dispatch(&self, messages: &mut VecDeque<ToHub>) {
         let began = Instant::now();
         let mut state = self.state.borrow_mut();
