@@ -54,6 +54,4 @@ instructions: ## Count the instructions of one delivery and of one connect; ARGS
 	scripts/instructions $(ARGS)
 
 bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes
-	cargo build --locked --profile dist --package sse-gateway
-	cargo build --release --locked --package sse-bench --package plain-actix
-	target/release/sse-bench run --gateway target/dist/sse-gateway --results bench/RESULTS.md $(if $(QUICK),--quick)
+	scripts/bench --results bench/RESULTS.md $(if $(QUICK),--quick)

@@ -105,7 +105,7 @@ fn run(args: Run) -> Result<(), String> {
         .json
         .map(|path| File::create(&path).map_err(|error| format!("{}: {error}", path.display())));
     let mut output = Output::new(json.transpose()?);
-    let servers = match args.server.is_empty() {
+    let wanted = match args.server.is_empty() {
         true => Kind::ALL.into_iter().filter(|kind| !args.quick || compared(*kind)).collect(),
         false => args.server,
     };
@@ -113,11 +113,21 @@ fn run(args: Run) -> Result<(), String> {
         Some(path) => path,
         None => beside()?,
     };
-    if servers.iter().any(|kind| kind.is_gateway()) && !gateway.is_file() {
+    if wanted.iter().any(|kind| kind.is_gateway()) && !gateway.is_file() {
         return Err(format!("{}: no such program; use --gateway", gateway.display()));
     }
     let settings = Settings::new(gateway, args.set);
-    let page = args.results.map(|path| (path, results::Setting::here(&settings, args.quick)));
+    let (mut servers, mut versions) = (Vec::new(), Vec::new());
+    for kind in wanted {
+        match kind.version(&settings) {
+            Ok(version) => {
+                servers.push(kind);
+                versions.push((kind.name(), version));
+            }
+            Err(error) => output.remark(&format!("{}: {error}", kind.name())),
+        }
+    }
+    let page = args.results.map(|path| (path, results::Setting::here(versions, args.quick)));
     let options = Options {
         quick: args.quick,
         servers,

@@ -7,7 +7,6 @@ mod targets;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sse_bench::servers::{Kind, Settings};
 use sse_bench::table::{Kept, Output, Table};
 
 /// Where and on what it ran.
@@ -22,8 +21,8 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Of now and here.
-    pub fn here(settings: &Settings, quick: bool) -> Setting {
+    /// Of now and here, with the versions of what is compared.
+    pub fn here(versions: Vec<(&'static str, String)>, quick: bool) -> Setting {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -33,13 +32,18 @@ impl Setting {
             ("cores", cores.to_string()),
             ("CPU", cpu),
             ("memory", gigabytes(&memory)),
-            ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
-            ("load when it began", read("/proc/loadavg").trim().to_owned()),
+            ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
+            (
+                "congestion control",
+                read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
+            ),
+            ("network interfaces", interfaces(&read("/proc/net/dev"))),
+            (
+                "load when it began",
+                read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+            ),
         ];
-        facts.extend(Kind::ALL.map(|kind| {
-            let version = kind.version(settings).unwrap_or_else(|error| error.to_string());
-            (kind.name(), version)
-        }));
+        facts.extend(versions);
         Setting { date: date(seconds), quick, facts }
     }
 }
@@ -87,6 +91,17 @@ fn after_colon(text: &str, name: &str) -> String {
     value.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
 }
 
+/// Without what whoever built it added.
+fn kernel(release: &str) -> String {
+    release.trim().split('-').next().unwrap_or_default().to_owned()
+}
+
+/// Their names: `lo` alone is a namespace of its own, where no firewall's rules make a packet dearer.
+fn interfaces(text: &str) -> String {
+    let names = text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+    names.collect::<Vec<_>>().join(", ")
+}
+
 fn gigabytes(kilobytes: &str) -> String {
     let number = kilobytes.strip_suffix(" kB").and_then(|text| text.parse::<f64>().ok());
     number.map_or_else(|| kilobytes.to_owned(), |kb| format!("{:.1} GB", kb * 1024.0 / 1e9))
@@ -124,6 +139,9 @@ mod tests {
         assert_eq!(after_colon(text, "model name"), "Some CPU @ 2 GHz");
         assert_eq!(after_colon(text, "MemTotal"), "unknown");
         assert_eq!(gigabytes("16000000 kB"), "16.4 GB");
+        assert_eq!(kernel("6.1.0-18-amd64\n"), "6.1.0");
+        let text = "Inter-|   Receive  |\n face |bytes\n    lo: 1 2\n  eth0: 3 4\n";
+        assert_eq!(interfaces(text), "lo, eth0");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::servers::{Kind, Settings};
 use crate::table::Output;
 
 /// How long opening may take.
-const OPENING: Duration = Duration::from_secs(60);
+const OPENING: Duration = Duration::from_secs(30);
 /// Bytes of an event's data.
 const SIZE: usize = 200;
 /// The channel of scenarios that have one.
@@ -39,7 +39,9 @@ const OPENED_A_SECOND: f64 = 5000.0;
 pub enum Scenario {
     /// 2,000 readers of one channel, 50 events a second: what a delivery costs, and how late it is
     Steady,
-    /// The same as fast as publishers are answered
+    /// The same at 25 events a second, at which no server falls behind
+    SteadyHalf,
+    /// As steady, as fast as publishers are answered
     Saturation,
     /// 8,000 readers of a channel each, 5,000 events a second, through HTTP and straight to Redis
     PerUser,
@@ -63,8 +65,9 @@ pub enum Scenario {
 
 impl Scenario {
     /// All there are, in the order they run.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 12] = [
         Scenario::Steady,
+        Scenario::SteadyHalf,
         Scenario::Saturation,
         Scenario::PerUser,
         Scenario::MultiChannel,
@@ -81,6 +84,7 @@ impl Scenario {
     pub fn run(self, options: &Options, output: &mut Output) {
         match self {
             Scenario::Steady => steady::case(options).run(options, output),
+            Scenario::SteadyHalf => steady::half(options).run(options, output),
             Scenario::Saturation => {
                 saturation::single(options).run(options, output);
                 if !options.quick {
@@ -103,6 +107,7 @@ impl Scenario {
     pub fn estimate(self, options: &Options) -> f64 {
         match self {
             Scenario::Steady => steady::case(options).estimate(options),
+            Scenario::SteadyHalf => steady::half(options).estimate(options),
             Scenario::Saturation => {
                 let single = saturation::single(options).estimate(options);
                 let batches = saturation::batches(options).estimate(options);

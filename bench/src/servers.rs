@@ -195,6 +195,8 @@ impl Server {
         let args = ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
         let mut args = args.map(str::to_owned).to_vec();
         args.extend(["--dir".to_owned(), self.dir().display().to_string()]);
+        // Some servers have a connection for each stream.
+        args.extend(["--maxclients".to_owned(), "18000".to_owned()]);
         self.run(&programs::find("redis-server", None)?, &args, &[], addr)?;
         Ok(addr)
     }

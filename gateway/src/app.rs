@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
 use crate::metrics::Metrics;
 
+/// How long a publication waits for workers that are behind.
+const PUBLISHERS_WAIT: Duration = Duration::from_secs(1);
+
 /// What every handler of a gateway shares.
 #[derive(Debug)]
 pub struct App {
@@ -36,6 +39,28 @@ impl App {
     /// A worker's hub has begun; its inbox.
     pub fn add_hub(&self, inbox: Arc<Inbox>) {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
+    }
+
+    /// Waits until every worker of this gateway keeps up with what is published, but no longer than
+    /// [`PUBLISHERS_WAIT`]: what is published beyond that may send streams to history.
+    pub async fn room(&self) {
+        let behind = || {
+            let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+            hubs.iter().find(|hub| !hub.has_room()).cloned()
+        };
+        let Some(mut first) = behind() else { return };
+        self.metrics.broker.with_label_values(&["publishers_waited"]).inc();
+        let all = async {
+            loop {
+                first.room().await;
+                match behind() {
+                    Some(next) => first = next,
+                    None => return,
+                }
+            }
+        };
+        // Late or not: the events go on their way.
+        let _ = tokio::time::timeout(PUBLISHERS_WAIT, all).await;
     }
 
     /// From now on the gateway is stopping.

@@ -1,7 +1,7 @@
 //! Where events come from and go to: one behaviour, two implementations.
 //!
-//! A hub attaches channels, asks for ticks and reads, and is answered through its inbox. Publishing,
-//! history and readiness are asked for by HTTP handlers and answered to them.
+//! A hub attaches channels, asks for ticks and reads, and is answered through its inbox. History and readiness are asked
+//! for by HTTP handlers and answered to them; they publish by their worker's [`Publisher`](crate::publisher::Publisher).
 
 use std::sync::Arc;
 
@@ -128,15 +128,6 @@ impl Broker {
         match self {
             Broker::Memory(broker) => Ok(broker.history(channel, after)),
             Broker::Redis(broker) => broker.history(channel, after).await,
-        }
-    }
-
-    /// Publishes, in order; answers each one's id or error in the same order.
-    pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
-        match self {
-            Broker::Memory(broker) => items.iter().map(|item| broker.publish(item)).collect(),
-            // Boxed: it is some 15 KB, which every handler of the other broker would carry around as well.
-            Broker::Redis(broker) => Box::pin(broker.publish(items)).await,
         }
     }
 

@@ -73,15 +73,19 @@ impl Subscribers {
         picks.sort_by_key(|&n| run[n as usize].0.slot);
         let same = |a: &u32, b: &u32| run[*a as usize].0 == run[*b as usize].0;
         let alone = picks.chunk_by(same).nth(1).is_none();
-        let mut mixed = false;
+        let mut mixed = std::mem::take(&mut self.mixed);
+        mixed.clear();
         for group in picks.chunk_by(same) {
             let readers = if alone { Readers::All } else { Readers::OfOneChannel };
-            mixed |= self.batch(run, group, readers);
+            if self.batch(run, group, readers) {
+                mixed.extend_from_slice(group);
+            }
         }
-        if mixed {
+        if !mixed.is_empty() {
             // Whoever has several channels gets their events in the order of all, then one write for them.
-            for n in 0..run.len() as u32 {
-                self.batch(run, &[n], Readers::OfSeveral);
+            mixed.sort_unstable();
+            for n in &mixed {
+                self.batch(run, std::slice::from_ref(n), Readers::OfSeveral);
             }
             for token in std::mem::take(&mut self.unwritten) {
                 if let Some(slot) = self.find(token) {
@@ -89,7 +93,7 @@ impl Subscribers {
                 }
             }
         }
-        self.picks = picks;
+        (self.picks, self.mixed) = (picks, mixed);
         self.clock = run.iter().rev().find_map(|(_, frame)| frame.id).or(self.clock);
     }
 

@@ -4,7 +4,6 @@
 //! subscriber that keeps up. Timers are one sweep for all connections.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -28,11 +27,6 @@ use crate::subscribers::Subscribers;
 const SWEEP: Duration = Duration::from_millis(500);
 /// How often a draining hub ends some streams.
 pub(crate) const DRAIN_STEP: Duration = Duration::from_millis(50);
-/// Events handed out together, and their bytes: about what a socket takes at once.
-const RUN_EVENTS: usize = 256;
-const RUN_BYTES: usize = 64 * 1024;
-/// Other messages handled before other work of the thread gets a turn.
-const ROUND: usize = 64;
 /// The runtime's timer cannot wait for less.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -100,17 +94,15 @@ impl Hub {
 
     /// Serves the hub's connections until it is drained and empty.
     pub async fn run(self: Rc<Self>, mut drain: DrainSignal) {
-        let mut messages = VecDeque::new();
+        let (mut messages, mut more) = (Vec::new(), false);
         let mut ready = Vec::new();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining = None;
         loop {
             tokio::select! {
-                () = self.turn(messages.is_empty()) => {
-                    if messages.is_empty() {
-                        self.inbox.take(&mut messages);
-                    }
+                () = self.turn(more) => {
+                    more = self.inbox.take(&mut messages);
                     self.dispatch(&mut messages);
                 }
                 result = self.poller.wait(&mut ready) => {
@@ -142,11 +134,13 @@ impl Hub {
         self.inbox.clone()
     }
 
-    /// Waits for messages, if there are none. A hub that is idle takes them at once; one whose last round took long,
-    /// hence had many to write to, lets more gather first, because several events cost each subscriber one write.
-    async fn turn(&self, none: bool) {
-        if !none {
-            // So that the thread's other work gets a turn between two rounds.
+    /// Waits for messages, unless `more` are known to be there. A hub that is idle takes them at once; one whose last
+    /// round took long, hence had many to write to, lets more gather first, because several events cost each
+    /// subscriber one write.
+    async fn turn(&self, more: bool) {
+        if more {
+            // So that the thread's other work gets a turn between two rounds: sockets that have room again must be
+            // seen, or the queues of readers who are quick enough would overflow.
             return tokio::task::yield_now().await;
         }
         self.inbox.filled().await;
@@ -157,28 +151,20 @@ impl Hub {
         }
     }
 
-    /// One round: a run of events, and what other messages stand among them. No more, because sockets that have room
-    /// again must be seen in between, or the queues of readers who are quick enough would overflow.
-    fn dispatch(&self, messages: &mut VecDeque<ToHub>) {
+    /// One round: what the inbox handed out, its events together where nothing else stands between them.
+    fn dispatch(&self, messages: &mut Vec<ToHub>) {
         let began = Instant::now();
         let mut state = self.state.borrow_mut();
-        let (mut run, mut bytes, mut others) = (Vec::new(), 0, 0);
-        while let Some(message) = messages.pop_front() {
+        let mut run = Vec::new();
+        for message in messages.drain(..) {
             match message {
-                ToHub::Event(key, frame) => {
-                    bytes += frame.size();
-                    run.push((key, frame));
-                }
+                ToHub::Event(key, frame) => run.push((key, frame)),
                 other => {
                     // Whatever came before it is handed out before it.
                     state.events(&run);
                     run.clear();
                     state.handle(other);
-                    others += 1;
                 }
-            }
-            if run.len() == RUN_EVENTS || bytes > RUN_BYTES || others == ROUND {
-                break;
             }
         }
         state.events(&run);

@@ -2,7 +2,8 @@
 //!
 //! The broker's side never waits, because Redis cuts a subscriber that does not read. When a worker falls
 //! behind by more than the bound, its events are dropped here and it is told `Lagged` in their place: its
-//! connections then read history.
+//! connections then read history. Long before that, who publishes through this gateway waits for
+//! [`Inbox::room`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,11 +58,23 @@ pub enum ToHub {
     },
 }
 
+/// Bytes of events that may wait before publishers do: some milliseconds of a worker's time.
+const ROOM: usize = 256 * 1024;
+/// What a hub takes at once: as many events as a socket takes together, and not more of anything than other work of
+/// its thread can wait for.
+const RUN_EVENTS: usize = 256;
+const RUN_BYTES: usize = 64 * 1024;
+const RUN_OTHERS: usize = 64;
+/// An empty queue keeps room for so many messages.
+const KEPT: usize = 1024;
+
 /// The queue of one hub.
 #[derive(Debug)]
 pub struct Inbox {
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Publishers wait here.
+    roomy: Notify,
     limit: usize,
 }
 
@@ -76,33 +89,62 @@ struct Queue {
 impl Inbox {
     /// An empty inbox that holds at most `limit` bytes of events.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Inbox { queue: Mutex::default(), wake: Notify::new(), limit })
+        let (wake, roomy) = (Notify::new(), Notify::new());
+        Arc::new(Inbox { queue: Mutex::default(), wake, roomy, limit })
     }
 
-    /// Appends messages in order. Never waits. Answers how many events were dropped.
+    /// Appends messages in order and wakes the hub. Never waits. Answers how many events were dropped.
     pub fn send(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
-        let mut dropped = 0;
-        {
-            let mut queue = self.lock();
-            for message in messages {
-                if let ToHub::Event(_, frame) = &message {
-                    if queue.lagged {
-                        dropped += 1;
-                        continue;
-                    }
-                    queue.bytes += frame.size() + size_of::<ToHub>();
-                    if queue.bytes > self.limit {
-                        dropped += 1;
-                        queue.lagged = true;
-                        queue.messages.push_back(ToHub::Lagged);
-                        continue;
-                    }
-                }
-                queue.messages.push_back(message);
-            }
-        }
-        self.wake.notify_one();
+        let dropped = self.push(messages);
+        self.wake();
         dropped
+    }
+
+    /// Appends as [`Inbox::send`] does; [`Inbox::wake`] is to follow. For whoever holds a lock meanwhile, because
+    /// waking another thread takes longer than all else here.
+    pub fn push(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
+        let mut dropped = 0;
+        let mut queue = self.lock();
+        for message in messages {
+            let bytes = event_bytes(&message);
+            if bytes > 0 {
+                if queue.lagged {
+                    dropped += 1;
+                    continue;
+                }
+                if queue.bytes + bytes > self.limit {
+                    dropped += 1;
+                    queue.lagged = true;
+                    queue.messages.push_back(ToHub::Lagged);
+                    continue;
+                }
+                queue.bytes += bytes;
+            }
+            queue.messages.push_back(message);
+        }
+        dropped
+    }
+
+    /// Wakes the hub.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether the worker keeps up, so that publishers need not wait for it.
+    pub fn has_room(&self) -> bool {
+        self.lock().bytes <= ROOM.min(self.limit / 2)
+    }
+
+    /// Waits until the worker keeps up.
+    pub async fn room(&self) {
+        loop {
+            // Before the look, so that no room made in between goes unheard.
+            let made = self.roomy.notified();
+            if self.has_room() {
+                return;
+            }
+            made.await;
+        }
     }
 
     /// Waits until there are messages.
@@ -112,12 +154,27 @@ impl Inbox {
         }
     }
 
-    /// Moves all messages into `into`, which is empty.
-    pub fn take(&self, into: &mut VecDeque<ToHub>) {
-        let mut queue = self.lock();
-        std::mem::swap(&mut queue.messages, into);
-        queue.bytes = 0;
-        queue.lagged = false;
+    /// Moves the next messages into `into`, as many as a hub deals with at once. Answers whether there are more.
+    pub fn take(&self, into: &mut Vec<ToHub>) -> bool {
+        let more = {
+            let mut queue = self.lock();
+            let (mut events, mut bytes, mut others) = (0, 0, 0);
+            while events < RUN_EVENTS && bytes < RUN_BYTES && others < RUN_OTHERS {
+                let Some(message) = queue.messages.pop_front() else { break };
+                let size = event_bytes(&message);
+                queue.bytes -= size;
+                queue.lagged &= !matches!(message, ToHub::Lagged);
+                (events, bytes) = (events + usize::from(size > 0), bytes + size);
+                others += usize::from(size == 0);
+                into.push(message);
+            }
+            if queue.messages.is_empty() && queue.messages.capacity() > KEPT {
+                queue.messages.shrink_to(KEPT);
+            }
+            !queue.messages.is_empty()
+        };
+        self.roomy.notify_waiters();
+        more
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -125,31 +182,72 @@ impl Inbox {
     }
 }
 
+/// What counts of a message: an event's bytes, and those it takes to queue it.
+fn event_bytes(message: &ToHub) -> usize {
+    match message {
+        ToHub::Event(_, frame) => frame.size() + size_of::<ToHub>(),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
     use crate::frame::Frame;
+
+    fn event(n: u64) -> ToHub {
+        let key = ChannelKey { slot: 0, generation: 0 };
+        ToHub::Event(key, Frame::event(EventId::new(n, 1, 0), "", &"x".repeat(100)))
+    }
 
     #[test]
     fn a_full_inbox_says_lagged_where_events_are_missing() {
         let inbox = Inbox::new(400);
-        let key = ChannelKey { slot: 0, generation: 0 };
-        let event =
-            |n| ToHub::Event(key, Frame::event(EventId::new(n, 1, 0), "", &"x".repeat(100)));
         assert_eq!(inbox.send([event(1), event(2), event(3), event(4)]), 2);
         inbox.send([ToHub::Tick(EventId::new(9, 1, 0)), event(5)]);
-        let mut got = VecDeque::new();
+        let mut got = Vec::new();
         inbox.take(&mut got);
         assert!(matches!(
-            got.make_contiguous()[..],
+            got[..],
             [ToHub::Event(..), ToHub::Event(..), ToHub::Lagged, ToHub::Tick(_)]
         ));
         got.clear();
         inbox.send([event(6)]);
         inbox.take(&mut got);
         assert!(
-            matches!(got.make_contiguous()[..], [ToHub::Event(..)]),
+            matches!(got[..], [ToHub::Event(..)]),
             "what comes after the worker caught up counts again"
         );
+    }
+
+    #[test]
+    fn a_hub_is_given_a_run_at_a_time() {
+        let inbox = Inbox::new(1 << 20);
+        inbox.send((0..300).map(event));
+        inbox.send((0..100).map(|n| ToHub::Tick(EventId::new(n, 1, 0))));
+        let mut sizes = Vec::new();
+        let mut more = true;
+        while more {
+            let mut got = Vec::new();
+            more = inbox.take(&mut got);
+            sizes.push(got.len());
+        }
+        assert_eq!(sizes, [256, 44 + 64, 36]);
+        assert!(inbox.has_room());
+    }
+
+    #[test]
+    fn publishers_wait_until_the_hub_has_taken_enough() {
+        let inbox = Inbox::new(400);
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(pin!(inbox.room()).poll(&mut context), Poll::Ready(()));
+        inbox.send([event(1), event(2)]);
+        let mut room = pin!(inbox.room());
+        assert_eq!(room.as_mut().poll(&mut context), Poll::Pending);
+        inbox.take(&mut Vec::new());
+        assert_eq!(room.as_mut().poll(&mut context), Poll::Ready(()));
     }
 }

@@ -24,8 +24,9 @@ pub mod history;
 pub mod ingest;
 pub mod library;
 pub mod memory;
-pub mod publisher;
 pub mod redis_broker;
+pub mod redis_line;
+pub mod redis_publisher;
 pub mod redis_settings;
 
 // A worker's hub and its connections.
@@ -47,6 +48,7 @@ pub mod item;
 pub mod listener;
 pub mod problem;
 pub mod publish_api;
+pub mod publisher;
 pub mod request;
 pub mod routes;
 pub mod server;

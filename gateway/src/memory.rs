@@ -172,7 +172,10 @@ impl MemoryBroker {
             let until = now + self.limits.idempotency_ttl.as_millis() as u64;
             state.remember(key, Published { id, payload }, until, self.limits.bytes / 4);
         }
-        state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
+        let told =
+            state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
+        drop(state);
+        told.iter().for_each(|inbox| inbox.wake());
         self.metrics.broker.with_label_values(&["received"]).inc();
         Ok(id)
     }
@@ -229,23 +232,27 @@ impl State {
         self.workers[usize::from(worker)].send([message]);
     }
 
+    /// Answers whom to wake.
     fn append(
         &mut self,
         channel: &Channel,
         frame: SharedFrame,
         id: EventId,
         limits: &MemoryLimits,
-    ) {
+    ) -> SmallVec<[Arc<Inbox>; 8]> {
         let kept = limits.max_len > 0;
+        let mut told = SmallVec::new();
         if !kept && !self.channels.contains_key(channel) {
-            return;
+            return told;
         }
         let entry = self.channels.entry(channel.clone()).or_default();
         for (worker, key) in &entry.attached {
-            self.workers[usize::from(*worker)].send([ToHub::Event(*key, frame.clone())]);
+            let inbox = &self.workers[usize::from(*worker)];
+            inbox.push([ToHub::Event(*key, frame.clone())]);
+            told.push(inbox.clone());
         }
         if !kept {
-            return;
+            return told;
         }
         self.bytes += kept_size(&frame);
         entry.last = Some(id);
@@ -270,6 +277,7 @@ impl State {
         }) {
             self.order.pop_front();
         }
+        told
     }
 
     /// Keeps an idempotency key, for as long as there is room for it.

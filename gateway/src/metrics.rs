@@ -133,7 +133,7 @@ impl Default for Metrics {
             ),
             broker: counter(
                 "sse_broker_events_total",
-                "What the broker did, by kind: connected, received, read, read_failed, dropped, unknown_frame.",
+                "What the broker did, by kind: connected, received, read, read_failed, dropped, unknown_frame, publishers_waited.",
                 "kind",
             ),
             connected: IntGaugeVec::new(

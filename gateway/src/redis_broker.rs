@@ -1,7 +1,7 @@
 //! Redis as the broker: what its parts share, and the front that hubs and handlers talk to.
 //!
-//! Three connections of different kinds: the ingest's own (live events and ticks), the history reader's
-//! and the publishers' from one pool. None is waited for by another.
+//! Connections of different kinds: the ingest's own (live events and ticks), a pool for reads and batches, and each
+//! worker's line for events published singly. None is waited for by another.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use backon::BackoffBuilder;
 use deadpool_redis::{Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
-use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, RedisError};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, ProtocolVersion, RedisError};
 use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,7 +22,8 @@ use crate::inbox::{ChannelKey, Inbox};
 use crate::ingest::{Ingest, Status};
 use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
-use crate::publisher;
+use crate::redis_line::Line;
+use crate::redis_publisher;
 use crate::redis_settings::{BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
 use crate::resp::Value;
 use crate::snapshot::{Extent, Snapshot};
@@ -36,6 +38,8 @@ pub struct RedisShared {
     pub(crate) addr: String,
     pub(crate) library: Library,
     pub(crate) pool: Pool,
+    /// For connections of one's own.
+    pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
     pub(crate) probe_channel: String,
     /// The highest position this gateway has seen: a new epoch begins above it.
@@ -61,6 +65,7 @@ impl RedisBroker {
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let pool = pool(&config, &info).map_err(BadRedisUrl::new)?;
+        let client = client(&info).map_err(BadRedisUrl::new)?;
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
             addr: info.addr().to_string(),
@@ -69,6 +74,7 @@ impl RedisBroker {
             info,
             library: Library::default(),
             pool,
+            client,
             metrics,
             seen: Mutex::default(),
             found: Mutex::default(),
@@ -145,9 +151,13 @@ impl RedisBroker {
         history::read(&self.shared, &[part]).await.map_err(|error| format!("Redis: {error}"))
     }
 
-    /// Publishes in order.
-    pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
-        publisher::publish(&self.shared, items).await
+    /// Publishes in order; a single event by the caller's line.
+    pub async fn publish(
+        &self,
+        line: &Line,
+        items: &[Publication],
+    ) -> Vec<Result<EventId, PublishError>> {
+        redis_publisher::publish(&self.shared, line, items).await
     }
 
     /// Sends an event through Redis and waits for it to come back through the ingest.
@@ -270,10 +280,15 @@ impl RedisShared {
         }
     }
 
-    /// Makes sure of the library on a connection of the pool.
+    /// How long connecting and answers may take.
+    pub(crate) fn connection_settings(&self) -> AsyncConnectionConfig {
+        connection_settings(&self.config)
+    }
+
+    /// Makes sure of the library.
     pub(crate) async fn ensure_library(
         &self,
-        connection: &mut deadpool_redis::Connection,
+        connection: &mut MultiplexedConnection,
     ) -> Result<(), RedisError> {
         let ensured = self
             .library
@@ -300,11 +315,20 @@ impl From<String> for EnsureError {
     }
 }
 
-fn pool(config: &RedisSettings, info: &ConnectionInfo) -> Result<Pool, RedisError> {
-    let timeouts = AsyncConnectionConfig::new()
+fn connection_settings(config: &RedisSettings) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
         .set_connection_timeout(Some(config.connect_timeout))
-        .set_response_timeout(Some(config.answer_timeout));
-    let manager = Manager::new_with_config(info.clone(), timeouts)?;
+        .set_response_timeout(Some(config.answer_timeout))
+}
+
+/// Of connections that tell when they have ended, which takes RESP3.
+fn client(info: &ConnectionInfo) -> Result<redis::Client, RedisError> {
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    redis::Client::open(info.clone().set_redis_settings(settings))
+}
+
+fn pool(config: &RedisSettings, info: &ConnectionInfo) -> Result<Pool, RedisError> {
+    let manager = Manager::new_with_config(info.clone(), connection_settings(config))?;
     let mut pool = PoolConfig::new(config.pool_size);
     pool.timeouts = Timeouts {
         wait: Some(config.answer_timeout),

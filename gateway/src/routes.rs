@@ -12,6 +12,7 @@ use actix_web_lab::middleware::CatchPanic;
 use crate::app::App;
 use crate::hub::Hub;
 use crate::problem::{Kind, Problem};
+use crate::publisher::Publisher;
 use crate::subscribe::{self, HubHandle};
 use crate::{channel_api, publish_api};
 
@@ -32,6 +33,7 @@ pub fn routes(
     actix_web::App::new()
         .app_data(web::Data::from(app.clone()))
         .app_data(LocalData::new(HubHandle(hub)))
+        .app_data(LocalData::new(Publisher::new(app)))
         .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
         .wrap(CatchPanic::default())
         .service(

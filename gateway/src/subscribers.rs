@@ -42,6 +42,8 @@ pub struct Subscribers {
     pub(crate) ends: Vec<(u32, End)>,
     /// Reused between calls: the events of a run by channel.
     pub(crate) picks: Vec<u32>,
+    /// Reused between calls: those of them that also go to connections with several channels.
+    pub(crate) mixed: Vec<u32>,
     /// Reused between calls: bytes of several events in a row.
     pub(crate) joined: Vec<u8>,
     /// Connections whose bytes are in no chunks: few, so what is joined for all is joined for them on demand.
@@ -67,6 +69,7 @@ impl Subscribers {
             items: Vec::new(),
             ends: Vec::new(),
             picks: Vec::new(),
+            mixed: Vec::new(),
             joined: Vec::new(),
             plain: 0,
             unwritten: Vec::new(),

@@ -137,7 +137,11 @@ impl Connection {
         }
         // A request is small and the socket's buffer is empty: less than all of it is a fault.
         match send(&self.socket, request, SendFlags::NOSIGNAL) {
-            Ok(sent) if sent == request.len() => {}
+            Ok(sent) if sent == request.len() => {
+                // Fewer acknowledgements, which are half of what a read costs this loop: it leaves more of the machine
+                // to the server. Refused, all stays as it is.
+                let _ = sockopt::set_tcp_quickack(&self.socket, false);
+            }
             Ok(_) => return Err("the request was not taken whole".to_owned()),
             Err(error) => return Err(format!("send: {error}")),
         }

@@ -139,7 +139,10 @@ impl Engine {
                 }
                 Command::Begin(reply) => {
                     self.before = self.total();
-                    (self.readers, self.stalled) = (Tally::default(), Tally::default());
+                    for tally in [&mut self.readers, &mut self.stalled] {
+                        // A stream that was lost is lost, whenever.
+                        *tally = Tally { closed: tally.closed, ..Tally::default() };
+                    }
                     self.began = (clock::now(), clock::thread_cpu());
                     let _ = reply.send(());
                 }

@@ -29,7 +29,9 @@ impl Publisher {
         let channels = match &plan.channels {
             Channels::One(name) => vec![(name.clone(), number, 0)],
             Channels::Each { name, count } => {
-                let own = (number..*count).step_by(plan.publishers as usize);
+                // In a row: every n-th would go along with how servers deal connections to threads.
+                let at = |n| (u64::from(*count) * u64::from(n) / u64::from(plan.publishers)) as u32;
+                let own = at(number)..at(number + 1);
                 own.map(|n| (name.replace("{n}", &n.to_string()), n, 0)).collect()
             }
         };

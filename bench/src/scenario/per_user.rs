@@ -27,7 +27,7 @@ pub fn case(options: &Options) -> Case {
         title: format!(
             "per-user: {connections} readers of a channel each, {rate} events/s of {SIZE} B over them"
         ),
-        repeated: false,
+        repeated: true,
         servers: |kind| !kind.is_floor(),
         connections,
         target: |server| server.target("user-{n}"),
@@ -37,7 +37,7 @@ pub fn case(options: &Options) -> Case {
         channels: Channels::Each { name: "user-{n}".to_owned(), count: connections as u32 },
         size: SIZE,
         expected: Published::expected_of_own,
-        time: (options.seconds(5, 2), Duration::from_secs(1)),
+        time: (options.seconds(4, 2), Duration::from_secs(1)),
     }
 }
 
@@ -67,8 +67,9 @@ pub fn run(options: &Options, output: &mut Output) {
 pub fn estimate(options: &Options) -> f64 {
     let case = case(options);
     let straight = options.servers.contains(&Kind::GatewayRedis);
-    let one = Options { servers: vec![Kind::GatewayRedis], ..options.clone() };
-    case.estimate(options) + if straight { case.estimate(&one) } else { 0.0 }
+    let one = Case { repeated: false, ..case.clone() };
+    let redis = Options { servers: vec![Kind::GatewayRedis], ..options.clone() };
+    case.estimate(options) + if straight { one.estimate(&redis) } else { 0.0 }
 }
 
 /// The gateway's window, and Redis' CPU for an event in microseconds.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{AROUND, CHANNEL, OPENED_A_SECOND, OPENING, Options};
+use super::{AROUND, CHANNEL, OPENED_A_SECOND, OPENING, Options, median};
 use crate::load::{Load, Opened};
 use crate::proc::Cpu;
 use crate::servers::{Kind, Server};
@@ -14,51 +14,80 @@ pub fn run(options: &Options, output: &mut Output) {
     let title = format!("ramp: {connections} streams, 200 on their way at once");
     let mut table =
         Table::new(title, &["server", "open", "failed", "seconds", "streams/s", "CPU µs each"]);
-    for kind in options.servers_for(|_| true) {
-        let (opened, cpu) = match one(kind, connections, options) {
-            Ok(found) => found,
-            Err(error) => {
-                output.failed("ramp", kind.name(), &error);
-                continue;
+    let servers: Vec<Kind> = options.servers_for(|_| true).collect();
+    let mut found: Vec<(Kind, Vec<Found>)> =
+        servers.iter().map(|kind| (*kind, Vec::new())).collect();
+    for round in 1..=3 {
+        for (kind, rounds) in found.iter_mut().filter(|(kind, _)| round <= options.rounds(*kind)) {
+            match one(*kind, connections, options) {
+                Ok(one) => {
+                    one.tell(*kind, round, output);
+                    rounds.push(one);
+                }
+                Err(error) => output.failed("ramp", kind.name(), &error),
             }
-        };
-        if let Some(error) = &opened.error {
-            output.failed("ramp", kind.name(), error);
         }
-        let rate = opened.open as f64 / opened.seconds.max(f64::MIN_POSITIVE);
-        let each = cpu.total() * 1e6 / opened.open.max(1) as f64;
-        output.record(json!({
-            "scenario": "ramp", "server": kind.name(), "open": opened.open,
-            "failed": opened.failed, "seconds": opened.seconds, "cpu_us_each": each,
-            "streams_per_second": rate,
-        }));
+    }
+    for (kind, rounds) in found.iter().filter(|(_, rounds)| !rounds.is_empty()) {
+        let mid = |of: fn(&Found) -> f64| median(rounds.iter().map(of));
+        let sum = |of: fn(&Found) -> usize| rounds.iter().map(of).sum::<usize>().to_string();
         table.row(vec![
             kind.name().to_owned(),
-            opened.open.to_string(),
-            opened.failed.to_string(),
-            format!("{:.2}", opened.seconds),
-            format!("{rate:.0}"),
-            format!("{each:.0}"),
+            sum(|found| found.opened.open),
+            sum(|found| found.opened.failed),
+            format!("{:.2}", mid(|found| found.opened.seconds)),
+            format!("{:.0}", mid(Found::rate)),
+            format!("{:.0}", mid(Found::cost)),
         ]);
     }
     output.table(table);
 }
 
+/// One round on one server.
+struct Found {
+    opened: Opened,
+    cpu: Cpu,
+}
+
+impl Found {
+    /// Streams opened a second.
+    fn rate(&self) -> f64 {
+        self.opened.open as f64 / self.opened.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// CPU microseconds each.
+    fn cost(&self) -> f64 {
+        self.cpu.total() * 1e6 / self.opened.open.max(1) as f64
+    }
+
+    fn tell(&self, kind: Kind, round: u32, output: &mut Output) {
+        let Opened { open, failed, seconds, error } = &self.opened;
+        if let Some(error) = error {
+            output.failed("ramp", kind.name(), error);
+        }
+        output.record(json!({
+            "scenario": "ramp", "server": kind.name(), "round": round, "open": open, "failed": failed,
+            "seconds": seconds, "cpu_us_each": self.cost(), "streams_per_second": self.rate(),
+        }));
+    }
+}
+
 /// What it takes, about.
 pub fn estimate(options: &Options) -> f64 {
     let opening = connections(options) as f64 / OPENED_A_SECOND;
-    options.servers_for(|_| true).count() as f64 * (opening + AROUND)
+    let runs: u32 = options.servers_for(|_| true).map(|kind| options.rounds(kind)).sum();
+    f64::from(runs) * (opening + AROUND)
 }
 
 fn connections(options: &Options) -> usize {
     options.connections(10_000, 3_000)
 }
 
-fn one(kind: Kind, connections: usize, options: &Options) -> Result<(Opened, Cpu), String> {
+fn one(kind: Kind, connections: usize, options: &Options) -> Result<Found, String> {
     let server = Server::start(kind, &options.settings)?;
     let load = Load::start(server.streams(connections, server.target(CHANNEL)));
     let load = load.map_err(|error| format!("the load does not start: {error}"))?;
     let before = server.cpu();
     let opened = load.open(OPENING);
-    Ok((opened, server.cpu() - before))
+    Ok(Found { opened, cpu: server.cpu() - before })
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::window::{LEGEND, Timing, Window, disturbed};
-use super::{AROUND, CHANNEL, Options, SIZE, opened, ratio};
+use super::{AROUND, CHANNEL, Options, SIZE, compared, opened, ratio};
 use crate::publish::{Channels, Pace, Plan, Published, StampAt};
 use crate::servers::{Kind, Server, Settings};
 use crate::table::{Output, Table};
@@ -28,8 +28,9 @@ const SAMPLE: u64 = 2;
 /// When the stalled ones read again.
 const RESUME_AT: u64 = 20;
 
-/// The floor closes whatever stalls at once.
-const SERVERS: fn(Kind) -> bool = |kind| !kind.is_floor();
+/// The floor closes whatever stalls at once, and only these can deliver a million events a second.
+const SERVERS: fn(Kind) -> bool =
+    |kind| (compared(kind) && !kind.is_floor()) || kind == Kind::PlainActix;
 
 #[rustfmt::skip]
 const COLUMNS: [&str; 16] = [

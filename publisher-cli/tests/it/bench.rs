@@ -5,8 +5,9 @@ use std::sync::mpsc;
 
 use sse_bench::floor::Floor;
 
-use crate::cli::{run, start};
+use crate::cli::{run, run_trusting, start};
 use crate::scripted_gateway::{ScriptedGateway, announce, reply, reply_and_hold, response, stream};
+use crate::tls_front::TlsFront;
 
 fn floor() -> Floor {
     Floor::start(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap()
@@ -52,6 +53,28 @@ fn what_is_published_reaches_every_stream() {
     );
     assert!(report["bytes"].as_u64() > Some(50 * published * 300));
     assert_eq!(floor.dropped(), 0);
+}
+
+#[test]
+fn https_is_loaded_like_http_and_its_certificate_is_checked() {
+    let floor = floor();
+    let front = TlsFront::of(floor.addr());
+    let url = format!("https://localhost:{}/events", front.addr.port());
+    let (publish, rate) = (["--publish", "demo"], ["--rate", "50", "--seconds", "1", "--json"]);
+    let arguments = [&["bench", &url, "--connections", "20"], &publish[..], &rate[..]].concat();
+    let run = run_trusting(&front.certificate, &arguments);
+    assert_eq!((run.code, run.err.as_str()), (0, ""), "{}", run.out);
+    let report = &run.json()[0];
+    assert_eq!(report["connections"]["open"], 20);
+    let published = report["published"]["events"].as_u64().unwrap();
+    assert!(published > 0);
+    assert_eq!(report["stamped"], 20 * published);
+    assert_eq!(report["lost"], 0);
+
+    let other = TlsFront::of(floor.addr());
+    let run = run_trusting(&other.certificate, &arguments);
+    assert_eq!(run.code, 1, "{}", run.out);
+    assert!(run.out.contains("certificate"), "{}\n{}", run.out, run.err);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Runs the binary, with an environment that does not leak in from outside.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
@@ -28,12 +29,18 @@ pub struct Running {
 }
 
 pub fn start(arguments: &[&str]) -> Running {
+    start_with(arguments, &[])
+}
+
+/// Starts it with some variables more.
+fn start_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-publish"));
     for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"] {
         command.env_remove(name);
     }
     let mut child = command
         .args(arguments)
+        .envs(variables.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -76,6 +83,11 @@ impl Running {
         let err = String::from_utf8(rest.stderr).unwrap();
         Run { code: rest.status.code().unwrap(), out, err }
     }
+}
+
+/// Runs it to its end, with this certificate as the only one it trusts.
+pub fn run_trusting(certificate: &Path, arguments: &[&str]) -> Run {
+    start_with(arguments, &[("SSL_CERT_FILE", certificate)]).finish()
 }
 
 /// Runs it to its end.

@@ -8,3 +8,4 @@ mod publish_redis;
 mod redis_server;
 mod scripted_gateway;
 mod tail;
+mod tls_front;

@@ -1,0 +1,90 @@
+//! HTTPS in front of a server: a certificate of its own, and a thread for each connection.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use sse_bench::process::Scratch;
+
+/// What speaks TLS for another server.
+pub struct TlsFront {
+    pub addr: SocketAddr,
+    /// The file of what vouches for it.
+    pub certificate: PathBuf,
+    _dir: Scratch,
+}
+
+impl TlsFront {
+    /// In front of a server that speaks HTTP, for `localhost`.
+    pub fn of(server: SocketAddr) -> Self {
+        let dir = Scratch::new().unwrap();
+        let (key, certificate) = (dir.path().join("key.pem"), dir.path().join("certificate.pem"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
+            .args(["-addext", "subjectAltName=DNS:localhost"])
+            // Else it could only vouch for others.
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .args([key.as_path(), Path::new("-out"), certificate.as_path()])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
+            .unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let config = Arc::new(config);
+        // It waits for connections until the test's process ends.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let config = config.clone();
+                std::thread::spawn(move || serve(config, stream, server));
+            }
+        });
+        TlsFront { addr, certificate, _dir: dir }
+    }
+}
+
+/// Hands on one request after the other, and of each answer what there is of it, until either side closes. An answer that
+/// does not end keeps the connection.
+fn serve(config: Arc<ServerConfig>, stream: TcpStream, server: SocketAddr) -> Option<()> {
+    let mut client = StreamOwned::new(ServerConnection::new(config).ok()?, stream);
+    let mut server = TcpStream::connect(server).ok()?;
+    let (mut request, mut piece) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        while !is_whole(&request) {
+            let count = client.read(&mut piece).ok().filter(|count| *count > 0)?;
+            request.extend_from_slice(&piece[..count]);
+        }
+        let publishes = request.starts_with(b"POST");
+        server.write_all(&request).ok()?;
+        request.clear();
+        loop {
+            let count = server.read(&mut piece).ok().filter(|count| *count > 0)?;
+            client.write_all(&piece[..count]).ok()?;
+            if publishes {
+                // The floor's answer to a publish comes in one piece.
+                break;
+            }
+        }
+    }
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.to_ascii_lowercase();
+    let length = length.lines().find_map(|line| line.strip_prefix("content-length:"));
+    body.len() >= length.map_or(0, |length| length.trim().parse().unwrap())
+}
