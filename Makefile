@@ -1,7 +1,7 @@
 # `make` lists what can be made. Every target is one command that also works by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test browsers fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions bench
+.PHONY: help build run test test-fallback browsers fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions bench
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -14,6 +14,9 @@ run: ## Run a gateway without Redis; its console is at http://127.0.0.1:8080/
 
 test: ## Run every test; installs what they need on Debian
 	scripts/test
+
+test-fallback: ## Run the gateway's tests with streams as bodies of actix-web and without coalescing
+	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway
 
 browsers: ## Run the tests of clients in Firefox, WebKitGTK and clients of npm and PyPI as well
 	scripts/browsers

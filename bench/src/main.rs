@@ -137,7 +137,11 @@ fn run(args: Run) -> Result<(), String> {
         seconds: args.seconds,
         resume: args.resume,
     };
-    let scenarios = if args.only.is_empty() { Scenario::ALL.to_vec() } else { args.only };
+    let in_time = |scenario: &Scenario| !args.quick || *scenario != Scenario::SteadyHalf;
+    let scenarios = match args.only.is_empty() {
+        true => Scenario::ALL.into_iter().filter(in_time).collect(),
+        false => args.only,
+    };
     let estimate: f64 = scenarios.iter().map(|scenario| scenario.estimate(&options)).sum();
     output.note(&format!("this takes about {:.0} s, {:.1} min", estimate, estimate / 60.0));
     for scenario in scenarios {

@@ -63,7 +63,8 @@ pub fn page(setting: &Setting, output: &Output) -> String {
     for (name, value) in &setting.facts {
         text += &format!("- {name}: {value}\n");
     }
-    text += "\n## Targets\n\nEach value is from the run below.\n\n";
+    text += "\n## Targets\n\nEach value is from the run below. What was tried where one is missed is in \
+             [README.md](README.md#what-was-tried).\n\n";
     text += &without_title(&targets::table(&targets::judge(output.records())));
     text += "\n## Measured\n\n`others` is the CPU that other programs took meanwhile, in percent of a core; a \
              row with `!` is to be measured again.\n";

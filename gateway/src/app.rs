@@ -41,8 +41,8 @@ impl App {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
     }
 
-    /// Waits until every worker of this gateway keeps up with what is published, but no longer than
-    /// [`PUBLISHERS_WAIT`]: what is published beyond that may send streams to history.
+    /// Waits until every worker of this gateway keeps up with what is published, but no longer than a
+    /// second: what is published beyond that may send streams to history.
     pub async fn room(&self) {
         let behind = || {
             let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);

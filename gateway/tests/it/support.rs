@@ -88,7 +88,11 @@ impl TestGateway {
             ("drain.spread", "0s"),
             ("drain.deadline", "10s"),
         ];
-        let pairs = defaults.iter().chain(settings);
+        // So that the whole suite can be run on another path, see `make test-fallback`.
+        let others = std::env::var("SSE_TEST_SETTINGS").unwrap_or_default();
+        let others = others.split_whitespace().map(|pair| pair.split_once('=').unwrap());
+        let others: Vec<(&str, &str)> = others.collect();
+        let pairs = defaults.iter().chain(&others).chain(settings);
         let pairs: Vec<_> = pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let config =
             Config::load(None, std::iter::empty(), &pairs).map_err(|error| error.to_string())?;
