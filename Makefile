@@ -16,7 +16,7 @@ test: ## Run every test; installs what they need on Debian
 	scripts/test
 
 test-fallback: ## Run the gateway's tests with streams as bodies of actix-web and without coalescing
-	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway
+	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway --test it
 
 browsers: ## Run the tests of clients in Firefox, WebKitGTK and clients of npm and PyPI as well
 	scripts/browsers
@@ -37,8 +37,8 @@ ci: ## Run what continuous integration runs
 compose-check: ## Prove docker-compose.yml: start it, use it, stop a replica under it
 	deploy/compose-check
 
-chaos: ## Break everything for four minutes and check every event; SEED=n replays, SEEDS=n repeats
-	for n in $$(seq $(or $(SEEDS),1)); do scripts/chaos release --seconds $(or $(SECONDS),240) --seed $(or $(SEED),random) || exit; done
+chaos: ## Break everything for four minutes and check every event; SEED=n replays, SEEDS=n repeats, ARGS=...
+	for n in $$(seq $(or $(SEEDS),1)); do scripts/chaos release --seconds $(or $(SECONDS),240) --seed $(or $(SEED),random) $(ARGS) || exit; done
 
 chaos-quick: ## The same for half a minute, as CI does
 	scripts/chaos dev --seconds 30 --seed $(or $(SEED),random)

@@ -11,6 +11,7 @@ use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::proxy::Link;
 use crate::publisher::exchange;
+use crate::run::Plan;
 
 /// Settings that make time pass faster, and queues short enough to overflow.
 const SETTINGS: [&str; 14] = [
@@ -39,30 +40,34 @@ pub struct Gateway {
     pub link: Link,
     program: PathBuf,
     log: PathBuf,
-    takeover: bool,
+    settings: Vec<String>,
     // Before the namespace, so that nobody is left inside when that goes.
     process: Option<Process>,
     namespace: Option<Namespace>,
 }
 
 impl Gateway {
-    /// One that is not started yet. In a namespace it is reached at the namespace's address.
+    /// One that is not started yet, of this plan's program. In a namespace it is reached at the namespace's
+    /// address.
     pub fn new(
         number: usize,
         host: IpAddr,
-        program: &Path,
+        plan: &Plan,
         dir: &Path,
         link: Link,
         namespace: Option<Namespace>,
     ) -> Self {
+        let mut settings: Vec<String> = SETTINGS.map(str::to_owned).into();
+        // One serves its streams as ordinary response bodies: the promises are the same.
+        settings.push(format!("stream.takeover={}", number != 1));
+        settings.extend_from_slice(&plan.settings);
         let host = namespace.as_ref().map_or(host, |ns| ns.inside);
         Gateway {
             addr: SocketAddr::new(host, 8080),
             link,
-            program: program.to_owned(),
+            program: plan.gateway.clone(),
             log: dir.join(format!("gateway-{number}.log")),
-            // One serves its streams as ordinary response bodies: the promises are the same.
-            takeover: number != 1,
+            settings,
             process: None,
             namespace,
         }
@@ -80,9 +85,8 @@ impl Gateway {
         command
             .args(["--open", "--wait-for-redis", "120s", "--listen", &self.addr.to_string()])
             .args(["--admin-listen", &SocketAddr::new(admin, 9090).to_string()])
-            .args(["--redis", &format!("redis://{}", self.link.addr)])
-            .args(["--set", &format!("stream.takeover={}", self.takeover)]);
-        for setting in SETTINGS {
+            .args(["--redis", &format!("redis://{}", self.link.addr)]);
+        for setting in &self.settings {
             command.args(["--set", setting]);
         }
         // The suite's own environment configures nothing.

@@ -54,6 +54,9 @@ struct Args {
     /// The gateway's program [default: beside this one, or in target/release or target/debug]
     #[arg(long)]
     gateway: Option<PathBuf>,
+    /// A setting of every gateway, over the suite's own; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -99,7 +102,8 @@ fn plan(args: Args) -> Result<run::Plan, String> {
     };
     let gateway = args.gateway.map_or_else(find_gateway, Ok)?;
     let storm = Duration::from_secs(args.seconds);
-    Ok(run::Plan { seed, storm, faults, gateway, subscribers: args.subscribers })
+    let (subscribers, settings) = (args.subscribers, args.settings);
+    Ok(run::Plan { seed, storm, faults, gateway, settings, subscribers })
 }
 
 fn find_gateway() -> Result<PathBuf, String> {

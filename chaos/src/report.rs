@@ -51,12 +51,14 @@ pub fn print(plan: &Plan, stage: &Stage) -> bool {
             println!("{text}");
         }
         let faults: Vec<&str> = plan.faults.iter().map(|fault| fault.name()).collect();
+        let settings = plan.settings.iter().map(|setting| format!(" --set {setting}"));
         println!(
-            "replay: sse-chaos --seed {} --seconds {} --subscribers {} --faults {}",
+            "replay: sse-chaos --seed {} --seconds {} --subscribers {} --faults {}{}",
             plan.seed,
             plan.storm.as_secs(),
             plan.subscribers,
-            faults.join(",")
+            faults.join(","),
+            settings.collect::<String>()
         );
     }
     println!("{line}");

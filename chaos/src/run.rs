@@ -47,6 +47,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The gateway's program.
     pub gateway: PathBuf,
+    /// Its settings, `KEY=VALUE`, over the suite's own.
+    pub settings: Vec<String>,
     /// How many subscribers.
     pub subscribers: usize,
 }
@@ -97,7 +99,7 @@ async fn set_up(plan: &Plan) -> Result<Set, String> {
     let gateway = |n: usize| {
         let namespace = if n == GATEWAYS - 1 { namespace.take() } else { None };
         let link = redis.links[n].clone();
-        Gateway::new(n, host(30 + n as u8), &plan.gateway, &dir, link, namespace)
+        Gateway::new(n, host(30 + n as u8), plan, &dir, link, namespace)
     };
     let mut gateways: Vec<Gateway> = (0..GATEWAYS).map(gateway).collect();
     for gateway in &mut gateways {

@@ -28,19 +28,20 @@ pub async fn get(
         return Ok(come_back(&request, &app, "full"));
     }
     let hub = hub.0.clone();
-    let order = request.conn_data::<TakeoverOrder>().filter(|_| {
-        app.config.stream.takeover
-            && matches!(request.version(), Version::HTTP_10 | Version::HTTP_11)
-    });
-    let Some(order) = order else { return Ok(head().body(hub.open_body(subscription))) };
-    let framing = match request.version() {
-        Version::HTTP_10 => Framing::Plain,
-        _ => Framing::Chunked,
+    let old = request.version() == Version::HTTP_10;
+    let order = request
+        .conn_data::<TakeoverOrder>()
+        .filter(|_| app.config.stream.takeover && (old || request.version() == Version::HTTP_11));
+    let mut response = match order {
+        Some(order) => {
+            let framing = if old { Framing::Plain } else { Framing::Chunked };
+            head().force_close().body(order.clone().body(hub, framing, subscription))
+        }
+        None if old => head().force_close().body(hub.open_body(subscription)),
+        None => head().body(hub.open_body(subscription)),
     };
-    let body = order.clone().body(hub, framing, subscription);
-    let mut response = head().force_close().body(body);
-    // actix announces what the hub will write.
-    response.head_mut().no_chunking(framing == Framing::Plain);
+    // HTTP/1.0 knows no chunks (RFC 9112 §6.1): the close ends the body.
+    response.head_mut().no_chunking(old);
     Ok(response)
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use crate::support::{Answer, Block, Redis, Subscriber, TestGateway, eventually, request};
+use crate::support::{Answer, BOUND, Block, Redis, Subscriber, TestGateway, eventually, request};
 
 /// Runs a story on both brokers: they are one behaviour.
 pub fn on_both(settings: &[(&str, &str)], story: impl Fn(&TestGateway)) {
@@ -217,34 +217,38 @@ fn the_body_fallback_behaves_the_same() {
 /// HTTP/1.0 knows no chunks: the end of the connection is the end of the stream.
 #[test]
 fn an_http_1_0_client_reads_beside_the_others() {
-    on_both(&[("drain.spread", "100ms")], |gateway| {
-        let mut old = std::net::TcpStream::connect(gateway.addr).unwrap();
-        old.write_all(b"GET /events?channel=a&channel=b HTTP/1.0\r\n\r\n").unwrap();
-        let mut new = gateway.live("channel=a&channel=b");
-        eventually("both are live", || gateway.sum(|c| c.joining.get()) == 0);
-        let items: String =
-            (0..200).map(|n| format!("{{\"channels\":[\"a\",\"b\"],\"data\":{n}}}\n")).collect();
-        let ndjson = [("Content-Type", "application/x-ndjson")];
-        let answer = gateway.post("/publish", &ndjson, items.as_bytes());
-        let ids = answer.body.lines().map(|line| {
-            let answer: serde_json::Value = serde_json::from_str(line).unwrap();
-            answer["id"].as_str().expect("an id").to_owned()
-        });
-        let mut expected = String::new();
-        for (n, id) in ids.enumerate() {
-            let data = (n / 2).to_string();
-            assert_eq!(new.event(), event(&id, &data));
-            expected += &format!("id: {id}\ndata: {data}\n\n");
-        }
-        let mut text = String::new();
-        let mut buffer = [0; 4096];
-        while !text.ends_with(&expected) {
-            let n = old.read(&mut buffer).unwrap();
-            assert_ne!(n, 0, "{text}");
-            text += std::str::from_utf8(&buffer[..n]).unwrap();
-        }
-        assert!(!text.to_ascii_lowercase().contains("transfer-encoding"), "{text:.300}");
+    on_both(&[("stream.takeover", "true")], old_beside_new);
+    on_both(&[("stream.takeover", "false")], old_beside_new);
+}
+
+fn old_beside_new(gateway: &TestGateway) {
+    let mut old = std::net::TcpStream::connect(gateway.addr).unwrap();
+    old.set_read_timeout(Some(BOUND)).unwrap();
+    old.write_all(b"GET /events?channel=a&channel=b HTTP/1.0\r\n\r\n").unwrap();
+    let mut new = gateway.live("channel=a&channel=b");
+    eventually("both are live", || gateway.sum(|c| c.joining.get()) == 0);
+    let items: String =
+        (0..200).map(|n| format!("{{\"channels\":[\"a\",\"b\"],\"data\":{n}}}\n")).collect();
+    let ndjson = [("Content-Type", "application/x-ndjson")];
+    let answer = gateway.post("/publish", &ndjson, items.as_bytes());
+    let ids = answer.body.lines().map(|line| {
+        let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+        answer["id"].as_str().expect("an id").to_owned()
     });
+    let mut expected = String::new();
+    for (n, id) in ids.enumerate() {
+        let data = (n / 2).to_string();
+        assert_eq!(new.event(), event(&id, &data));
+        expected += &format!("id: {id}\ndata: {data}\n\n");
+    }
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.ends_with(&expected) {
+        let n = old.read(&mut buffer).unwrap();
+        assert_ne!(n, 0, "{text}");
+        text += std::str::from_utf8(&buffer[..n]).unwrap();
+    }
+    assert!(!text.to_ascii_lowercase().contains("transfer-encoding"), "{text:.300}");
 }
 
 #[test]
