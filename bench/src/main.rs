@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::json;
 use sse_bench::floor::Floor;
 use sse_bench::scenario::{Options, Scenario, compared};
 use sse_bench::servers::{Kind, Settings};
@@ -68,6 +69,9 @@ struct Run {
     /// In "stalled": let the stalled read again after 20 s, and check that nothing is missing
     #[arg(long)]
     resume: bool,
+    /// What scripts/instructions counted for a delivery, to be judged with the rest
+    #[arg(long, value_name = "N")]
+    instructions: Option<u64>,
     /// Write each result to this file, too, a line of JSON each
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
@@ -142,6 +146,11 @@ fn run(args: Run) -> Result<(), String> {
         true => Scenario::ALL.into_iter().filter(in_time).collect(),
         false => args.only,
     };
+    if let Some(delivery) = args.instructions {
+        let server = Kind::GatewayMemory.name();
+        output
+            .record(json!({ "scenario": "instructions", "server": server, "delivery": delivery }));
+    }
     let estimate: f64 = scenarios.iter().map(|scenario| scenario.estimate(&options)).sum();
     output.note(&format!("this takes about {:.0} s, {:.1} min", estimate, estimate / 60.0));
     for scenario in scenarios {

@@ -18,12 +18,13 @@ const SERVERS: fn(Kind) -> bool = |kind| !kind.is_floor();
 
 /// Runs it on every server.
 pub fn run(options: &Options, output: &mut Output) {
-    let connections = connections(options);
-    let title = format!("idle: {connections} streams, memory of the server for each");
-    let columns = ["server", "channels", "before MB", "after MB", "anonymous KB", "PSS KB"];
+    let columns =
+        ["server", "channels", "streams", "before MB", "after MB", "anonymous KB", "PSS KB"];
+    let title = "idle: memory of the server for each stream";
     let mut table = Table::new(title, &columns);
     for (name, channel) in [("one", CHANNEL), ("one each", "user-{n}")] {
         for kind in options.servers_for(SERVERS) {
+            let connections = connections(kind, options);
             let (before, after) = match one(kind, connections, channel, options) {
                 Ok(found) => found,
                 Err(error) => {
@@ -45,6 +46,7 @@ pub fn run(options: &Options, output: &mut Output) {
             table.row(vec![
                 kind.name().to_owned(),
                 name.to_owned(),
+                connections.to_string(),
                 format!("{:.1}", before.anonymous as f64 / 1e6),
                 format!("{:.1}", after.anonymous as f64 / 1e6),
                 format!("{anonymous:.2}"),
@@ -57,13 +59,19 @@ pub fn run(options: &Options, output: &mut Output) {
 
 /// What it takes, about.
 pub fn estimate(options: &Options) -> f64 {
-    let opening = connections(options) as f64 / OPENED_A_SECOND;
-    let each = opening + 2.0 * REST.as_secs_f64() + AROUND;
-    2.0 * options.servers_for(SERVERS).count() as f64 * each
+    let of = |kind| {
+        let opening = connections(kind, options) as f64 / OPENED_A_SECOND;
+        opening + 2.0 * REST.as_secs_f64() + AROUND
+    };
+    2.0 * options.servers_for(SERVERS).map(of).sum::<f64>()
 }
 
-fn connections(options: &Options) -> usize {
-    options.connections(15_000, 3_000)
+fn connections(kind: Kind, options: &Options) -> usize {
+    match kind {
+        // It opens some 400 a second.
+        Kind::FastApi => options.connections(5_000, 3_000),
+        _ => options.connections(15_000, 3_000),
+    }
 }
 
 fn one(
