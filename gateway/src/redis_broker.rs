@@ -8,9 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
-use deadpool_redis::{Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use deadpool_redis::{Pool, PoolError};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, ProtocolVersion, RedisError};
+use redis::{Cmd, ConnectionInfo, RedisError};
 use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -24,7 +24,7 @@ use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
 use crate::redis_line::Line;
 use crate::redis_publisher;
-use crate::redis_settings::{BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
+use crate::redis_settings::{self, BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
 use crate::resp::Value;
 use crate::snapshot::{Extent, Snapshot};
 
@@ -64,8 +64,8 @@ impl RedisBroker {
         let info = connection_info(&config.url)?;
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let pool = pool(&config, &info).map_err(BadRedisUrl::new)?;
-        let client = client(&info).map_err(BadRedisUrl::new)?;
+        let pool = config.pool(&info).map_err(BadRedisUrl::new)?;
+        let client = redis_settings::client(&info).map_err(BadRedisUrl::new)?;
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
             addr: info.addr().to_string(),
@@ -280,11 +280,6 @@ impl RedisShared {
         }
     }
 
-    /// How long connecting and answers may take.
-    pub(crate) fn connection_settings(&self) -> AsyncConnectionConfig {
-        connection_settings(&self.config)
-    }
-
     /// Makes sure of the library.
     pub(crate) async fn ensure_library(
         &self,
@@ -313,30 +308,6 @@ impl From<String> for EnsureError {
     fn from(text: String) -> Self {
         EnsureError(RedisError::from((redis::ErrorKind::Client, "no library", text)))
     }
-}
-
-fn connection_settings(config: &RedisSettings) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(config.connect_timeout))
-        .set_response_timeout(Some(config.answer_timeout))
-}
-
-/// Of connections that tell when they have ended, which takes RESP3.
-fn client(info: &ConnectionInfo) -> Result<redis::Client, RedisError> {
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    redis::Client::open(info.clone().set_redis_settings(settings))
-}
-
-fn pool(config: &RedisSettings, info: &ConnectionInfo) -> Result<Pool, RedisError> {
-    let manager = Manager::new_with_config(info.clone(), connection_settings(config))?;
-    let mut pool = PoolConfig::new(config.pool_size);
-    pool.timeouts = Timeouts {
-        wait: Some(config.answer_timeout),
-        create: Some(config.connect_timeout),
-        recycle: Some(config.answer_timeout),
-    };
-    let pool = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build();
-    Ok(pool.expect("a runtime is named, which is all that can be missing"))
 }
 
 /// What the pool could not do, as an error of Redis: nothing was sent.

@@ -57,7 +57,7 @@ impl Shared {
     async fn connect(shared: &RedisShared) -> Result<Shared, RedisError> {
         let gone = Arc::new(AtomicBool::new(false));
         let closed = gone.clone();
-        let settings = shared.connection_settings().set_push_sender(move |push: PushInfo| {
+        let settings = shared.config.connections().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 closed.store(true, Ordering::Relaxed);
             }

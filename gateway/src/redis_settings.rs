@@ -1,9 +1,13 @@
-//! What the Redis broker needs to know of the configuration, and the limits that Redis holds for all writers.
+//! What the Redis broker needs to know of the configuration, how it connects by it, and the limits that Redis holds for
+//! all writers.
 
 use std::fmt;
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
+use redis::{
+    AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+};
 
 use crate::config::Config;
 
@@ -83,6 +87,26 @@ impl RedisSettings {
             },
         }
     }
+
+    /// How long connecting and answers may take.
+    pub(crate) fn connections(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.answer_timeout))
+    }
+
+    /// Connections for one command at a time.
+    pub(crate) fn pool(&self, info: &ConnectionInfo) -> Result<Pool, RedisError> {
+        let manager = Manager::new_with_config(info.clone(), self.connections())?;
+        let mut pool = PoolConfig::new(self.pool_size);
+        pool.timeouts = Timeouts {
+            wait: Some(self.answer_timeout),
+            create: Some(self.connect_timeout),
+            recycle: Some(self.answer_timeout),
+        };
+        let pool = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build();
+        Ok(pool.expect("a runtime is named, which is all that can be missing"))
+    }
 }
 
 /// The address of Redis in the configuration is of no use.
@@ -107,4 +131,10 @@ pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
         return Err(BadRedisUrl(text.to_owned()));
     }
     Ok(info)
+}
+
+/// Opens connections that tell when they have ended, which takes RESP3.
+pub(crate) fn client(info: &ConnectionInfo) -> Result<redis::Client, RedisError> {
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    redis::Client::open(info.clone().set_redis_settings(settings))
 }
