@@ -358,10 +358,12 @@ impl Subscriber {
         self.reader.get_ref().ended
     }
 
-    /// The next block that is neither checkpoint nor heartbeat.
+    /// The next block that is neither checkpoint nor heartbeat. Those two alone would keep a stream busy for ever.
     #[track_caller]
     pub fn event(&mut self) -> Block {
+        let end = Instant::now() + BOUND;
         loop {
+            assert!(Instant::now() < end, "no event came");
             let block = self.next();
             if block.event != "checkpoint" {
                 return block;
