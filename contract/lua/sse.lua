@@ -4,14 +4,16 @@
 -- written contract; it and LIBRARY_VERSION change together.
 --
 -- The same text runs by EVALSHA where FUNCTION is refused: the first line is cut and a call appended.
+--
+-- Three rules hold throughout. A function tests the caller's right to everything that it may have to run
+-- before it writes anything. What fails half-way is undone and answered with a code of the script's own; any
+-- error without one means that nobody knows. And nothing that can fail stands behind a PUBLISH.
 
-local LIBRARY_VERSION = 1
+local LIBRARY_VERSION = 2
+local MAX_BATCH = 64
 
 -- Used by a publish that comes before any gateway has written the limits.
-local DEFAULT_MAX_LEN = 1000
-local DEFAULT_TTL_MS = 3600000
-local DEFAULT_MAX_DATA = 1048576
-local DEFAULT_IDEM_TTL_MS = 600000
+local DEFAULTS = { max_len = 1000, ttl = 3600000, max_data = 1048576, idem_ttl = 600000 }
 
 -- A history outlives its youngest event by ttl and this much, so that "younger than ttl" can be
 -- decided before Redis takes the key away.
@@ -20,342 +22,946 @@ local EXPIRY_SLACK_MS = 60000
 -- seq = epoch * 2^16 + counter. An epoch has 28 bits, so every number here is an exact double.
 local COUNTERS = 65536
 local EPOCHS = 268435456
+-- No id is believed whose time is beyond this, in the year 5107: a clock that followed such an id would soon
+-- have more digits than are read.
+local MOST_MS = 99000000000000
 
-local function fail(code, text)
-  return redis.error_reply(code .. ' ' .. text)
+-- A new epoch counts its ticks from this much above the old count, so that no gateway finds the count lower than
+-- it has seen, whichever gateway begins the epoch.
+local BEATS_AN_EPOCH = 1000000
+
+-- Redis gives these only to functions that run, see `enter`.
+local run, may, sub, find, match, format
+
+-- What is remembered from call to call, of the partition that was called last: its names, and what its clock, its
+-- limits and a second mean, each beside the text or number that it was read from. Reading these anew would take
+-- longer than all the rest of a publication, and the same text always means the same. Rights, and what keys hold,
+-- are never remembered, because Redis may change them. By EVALSHA nothing is remembered.
+local state, live_head, history_head, idem_head, known_head, publish
+local clock, clock_ms, clock_ms_text, clock_seq, epoch, first_seq, high_seq, high_text
+local limits, max_len, keeps, lives, max_data, idem_ttl, witness, witness_before, witness_until
+local expiry_second, expiry_text
+-- The same of the other partitions that this server has, as far as they are few.
+local MAX_PARTITIONS = 256
+local others, other_count = {}, 0
+-- Of any partition.
+local now, now_text, micros
+local last_digits = {}
+
+local function fail(text)
+  return redis.error_reply(text)
 end
 
+-- The error in an answer of redis.pcall, if it is one.
+local function failed(answer)
+  return type(answer) == 'table' and answer.err or nil
+end
+
+local function denied(cmd, key)
+  return 'SSEDENIED this user may not ' .. cmd .. ' ' .. key
+end
+
+-- Nothing if the user may run these commands on these keys, given in turn, else an error.
+local function check(wanted)
+  for i = 1, #wanted, 2 do
+    local cmd, key, allowed = wanted[i], wanted[i + 1], nil
+    if cmd == 'XINFO' then
+      allowed = redis.acl_check_cmd('XINFO', 'STREAM', key)
+    else
+      allowed = redis.acl_check_cmd(cmd, key)
+    end
+    if not allowed then return denied(cmd, key) end
+  end
+end
+
+-- What the error of a command means before which nothing was written.
+local function refused(err, cmd, key)
+  if redis.acl_check_cmd(cmd, key) then return 'SSEUNDONE ' .. err end
+  return denied(cmd, key)
+end
+
+-- An id's two numbers and their texts; nothing for what is no id of ours.
 local function parse_id(text)
-  local ms, seq = string.match(text or '', '^(%d+)-(%d+)$')
-  if not ms or #ms > 15 or #seq > 14 then return nil end
-  return { ms = tonumber(ms), seq = tonumber(seq) }
+  local ms, seq = match(text or '', '^(%d+)-(%d+)$')
+  if not ms or #ms > 14 or #seq > 14 then return nil end
+  local ms_number, seq_number = tonumber(ms), tonumber(seq)
+  if ms_number >= MOST_MS or seq_number >= EPOCHS * COUNTERS then return nil end
+  return ms_number, seq_number, ms
 end
 
-local function format_id(id)
-  return string.format('%.0f-%.0f', id.ms, id.seq)
+local function above(ms, seq, than_ms, than_seq)
+  return ms > than_ms or (ms == than_ms and seq > than_seq)
 end
 
-local function above(a, b)
-  return a.ms > b.ms or (a.ms == b.ms and a.seq > b.seq)
+-- A whole number that is not negative; nothing for what is none.
+local function number(text)
+  if not text or text == '' or #text > 14 or find(text, '%D') then return nil end
+  return tonumber(text)
 end
 
-local function epoch_of(id)
-  return math.floor(id.seq / COUNTERS)
+local function decimal(n)
+  return format('%.0f', n)
 end
 
-local function time_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000), t[2]
+-- Puts what is remembered aside.
+local function leave()
+  local o = others[state]
+  if not o then
+    if other_count == MAX_PARTITIONS then others, other_count = {}, 0 end
+    o, other_count = {}, other_count + 1
+    others[state] = o
+  end
+  o.live_head, o.history_head, o.idem_head, o.known_head, o.publish = live_head, history_head, idem_head, known_head, publish
+  o.clock, o.clock_ms, o.clock_ms_text, o.clock_seq = clock, clock_ms, clock_ms_text, clock_seq
+  o.epoch, o.first_seq, o.high_seq, o.high_text = epoch, first_seq, high_seq, high_text
+  o.limits, o.max_len, o.keeps, o.lives, o.max_data, o.idem_ttl = limits, max_len, keeps, lives, max_data, idem_ttl
+  o.witness, o.witness_before, o.witness_until = witness, witness_before, witness_until
+  o.expiry_second, o.expiry_text = expiry_second, expiry_text
 end
 
--- What tells one life of a data set from another: the process, and how much it has thrown away.
-local function server_life()
-  local info = redis.pcall('INFO', 'server', 'stats')
-  if type(info) ~= 'string' then return '', '' end
-  return string.match(info, 'run_id:(%w+)') or '', string.match(info, 'evicted_keys:(%d+)') or ''
+-- Takes up the partition whose state has this name. Answers an error, if any.
+local function enter(key)
+  if state == key then return nil end
+  run, may = redis.pcall, redis.acl_check_cmd
+  sub, find, match, format = string.sub, string.find, string.match, string.format
+  -- A prefix holds neither a colon nor a brace, so that no name can be read with two prefixes.
+  local head = match(key or '', '^([!-9;-z|~]+):state$') or match(key or '', '^([!-9;-z|~]+:{%d+}):state$')
+  if not head then
+    return 'SSEINVALID keys: the first key must be <prefix>:state or <prefix>:{<partition>}:state'
+  end
+  if state then leave() end
+  state = nil
+  local o = others[key] or {
+    live_head = head .. ':', history_head = head .. ':history:', idem_head = head .. ':idem:', known_head = head .. ':known:',
+    -- Sharded pub/sub where the names carry a partition's hash tag.
+    publish = sub(head, -1) == '}' and 'SPUBLISH' or 'PUBLISH',
+  }
+  live_head, history_head, idem_head, known_head, publish = o.live_head, o.history_head, o.idem_head, o.known_head, o.publish
+  clock, clock_ms, clock_ms_text, clock_seq = o.clock, o.clock_ms, o.clock_ms_text, o.clock_seq
+  epoch, first_seq, high_seq, high_text = o.epoch, o.first_seq, o.high_seq, o.high_text
+  limits, max_len, keeps, lives, max_data, idem_ttl = o.limits, o.max_len, o.keeps, o.lives, o.max_data, o.idem_ttl
+  witness, witness_before, witness_until = o.witness, o.witness_before, o.witness_until
+  expiry_second, expiry_text = o.expiry_second, o.expiry_text
+  state = key
 end
 
-local FIELDS = { 'id', 'run', 'evicted', 'max_len', 'ttl', 'max_data', 'idem_ttl', 'partitions', 'version' }
+-- Sets the clock to an id; answers false for what is none.
+local function set_clock(text)
+  if text and text == clock then return true end
+  local ms, seq, ms_text = parse_id(text)
+  if not ms then return false end
+  clock = nil
+  clock_ms, clock_seq, clock_ms_text = ms, seq, ms_text
+  epoch = math.floor(seq / COUNTERS)
+  first_seq = epoch * COUNTERS
+  clock = text
+  return true
+end
 
-local function read_state(key)
-  local v = redis.call('HMGET', key, unpack(FIELDS))
-  local s = { clock = parse_id(v[1]), run = v[2], evicted = v[3] }
-  for i = 4, #FIELDS do s[FIELDS[i]] = tonumber(v[i] or nil) end
+-- Sets the limits and the generation of the witness, from one text in which the state holds what publishing reads of
+-- them; answers false for what is none.
+local function set_limits(text)
+  if text and text == limits then return true end
+  local version, len, ttl, data, idem, known, known_until =
+    match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if version ~= tostring(LIBRARY_VERSION) then return false end
+  limits, expiry_second = nil, nil
+  max_len, keeps = len, len ~= '0'
+  lives = tonumber(ttl) + EXPIRY_SLACK_MS
+  max_data, idem_ttl = tonumber(data), idem
+  witness, witness_before = known_head .. known, known_head .. decimal(tonumber(known) - 1)
+  witness_until = tonumber(known_until)
+  limits = text
+  return true
+end
+
+local function limits_text(s)
+  return format('%d %.0f %.0f %.0f %.0f %.0f %.0f', LIBRARY_VERSION, s.max_len, s.ttl, s.max_data,
+    math.max(s.idem_ttl, 1), s.known, s.known_until)
+end
+
+-- Asks Redis for the time, in ms. Answers an error, if any.
+local function set_now()
+  local t = run('TIME')
+  if t.err then return refused(t.err, 'TIME', state) end
+  micros = t[2]
+  now_text = t[1] .. (#micros == 6 and sub(micros, 1, 3) or sub('000000' .. micros, -6, -4))
+  now = now_text + 0
+end
+
+-- When a history goes whose last event is of this ms: at the next whole second behind its time.
+local function expiry(ms)
+  local second = ms - ms % 1000
+  if second ~= expiry_second then
+    expiry_text = decimal(second + 1000 + lives)
+    expiry_second = second
+  end
+  return expiry_text
+end
+
+-- The clock's next id: the time if it moved on, else the next counter, else the next ms. Turning a long number into
+-- text takes Lua a microsecond, so a number's leading digits are remembered, and its last three are of a table.
+local function next_id()
+  local seq = clock_seq + 1
+  clock = nil
+  if now > clock_ms then
+    clock_ms, clock_ms_text, seq = now, now_text, first_seq
+  elseif seq == first_seq + COUNTERS then
+    clock_ms = clock_ms + 1
+    clock_ms_text, seq = decimal(clock_ms), first_seq
+  end
+  clock_seq = seq
+  local low = seq % 1000
+  if seq - low ~= high_seq then
+    high_seq = seq - low
+    -- Only in epoch 0, which is never drawn, is a number so short.
+    high_text = high_seq > 0 and decimal(high_seq / 1000) or ''
+  end
+  local low_text = last_digits[low]
+  if not low_text then
+    low_text = format('%03d', low)
+    last_digits[low] = low_text
+  end
+  clock = clock_ms_text .. '-' .. high_text .. low_text
+  return clock
+end
+
+-- The state's fields; from `commands` on they are numbers.
+local FIELDS = {
+  'id', 'run', 'replid', 'evicted', 'publishing', 'commands', 'beat', 'max_len', 'ttl', 'max_data', 'idem_ttl', 'durable',
+  'partitions', 'version', 'known', 'known_until',
+}
+
+-- The whole state, and whether it has a clock; nothing and an error if it cannot be read.
+local function read_state()
+  local values = run('HMGET', state, unpack(FIELDS))
+  if values.err then return nil, refused(values.err, 'HMGET', state) end
+  local s, is_number = {}, false
+  for i, field in ipairs(FIELDS) do
+    is_number = is_number or field == 'commands'
+    if is_number then s[field] = number(values[i]) else s[field] = values[i] or nil end
+  end
+  s.clock = set_clock(s.id)
   return s
+end
+
+-- Nothing for a state of this version, of the first, which is converted, or of none; else an error.
+local function foreign(s)
+  if s.version and s.version ~= LIBRARY_VERSION and s.version ~= 1 then
+    return 'SSEMISMATCH version: Redis holds contract version ' .. s.version .. ', this library speaks ' .. LIBRARY_VERSION
+  end
+end
+
+-- What tells one life of a data set from another: the process, its place in a line of masters, how much it has
+-- thrown away, and since when its counters count.
+local function server_life()
+  local info = run('INFO', 'server', 'stats', 'replication')
+  if type(info) ~= 'string' then return nil end
+  local function field(name) return match(info, '\n' .. name .. ':(%w+)') or '' end
+  return {
+    run = field('run_id'),
+    evicted = field('evicted_keys'),
+    commands = field('total_commands_processed'),
+    replid = field('master_replid'),
+    -- A promotion leaves the old name here. Without one, a new name is drawn when a first replica attaches and when
+    -- the last one is long gone.
+    promoted = find(field('master_replid2'), '[^0]') ~= nil,
+  }
 end
 
 -- Ids may already be in readers' hands that this data set knows nothing of, so the new clock is above
--- all that anybody can name: the old clock, the time, and `floors`.
-local function begin_epoch(key, s, run, evicted, floors)
-  local now, micros = time_ms()
-  local ms = now
-  if s.clock and s.clock.ms > ms then ms = s.clock.ms end
-  for _, floor in ipairs(floors) do
-    if floor.ms > ms then ms = floor.ms end
-  end
-  local old = s.clock and epoch_of(s.clock) or 0
-  local drawn = redis.sha1hex(run .. ':' .. now .. ':' .. micros .. ':' .. old)
-  local epoch = tonumber(string.sub(drawn, 1, 7), 16)
-  if epoch == 0 or epoch == old then epoch = (old + 1) % EPOCHS end
-  if epoch == 0 then epoch = 1 end
-  s.clock, s.run, s.evicted = { ms = ms + 1, seq = epoch * COUNTERS }, run, evicted
-  redis.call('HSET', key, 'id', format_id(s.clock), 'run', run, 'evicted', evicted)
+-- all that anybody can name: the old clock, the time, and `floor`. Answers Redis' error, if any.
+local function begin_epoch(s, life, floor)
+  local ms, old = math.max(now, floor), 0
+  if s.clock then ms, old = math.max(ms, clock_ms), epoch end
+  if ms + 1 >= MOST_MS then ms = now end
+  local drawn = redis.sha1hex(table.concat({ life.run, now_text, micros, decimal(old) }, ':'))
+  local new = tonumber(sub(drawn, 1, 7), 16)
+  if new == 0 or new == old then new = (old + 1) % EPOCHS end
+  if new == 0 then new = 1 end
+  set_clock(decimal(ms + 1) .. '-' .. decimal(new * COUNTERS))
+  s.clock, s.beat = true, (s.beat or 0) + BEATS_AN_EPOCH
+  s.run, s.replid, s.evicted, s.commands = life.run, life.replid, life.evicted, number(life.commands)
+  -- What publishing reads stands first, because Redis searches a small hash from its beginning.
+  return failed(run('HSET', state, 'id', clock, 'publishing', s.publishing or '', 'run', life.run, 'replid', life.replid,
+    'evicted', life.evicted, 'commands', life.commands, 'beat', decimal(s.beat)))
 end
 
--- The id after `clock` at time `now`: time if it moved on, else the next counter, else the next ms.
-local function next_id(clock, now)
-  local epoch = epoch_of(clock)
-  if now > clock.ms then return { ms = now, seq = epoch * COUNTERS } end
-  if clock.seq + 1 < (epoch + 1) * COUNTERS then return { ms = clock.ms, seq = clock.seq + 1 } end
-  return { ms = clock.ms + 1, seq = epoch * COUNTERS }
+-- The witness is a hash of each channel's last event id, by which a history is missed that vanished: Redis itself
+-- takes histories away when its time glitches forward by more than their ttl, and afterwards an absent history and
+-- a young position look complete. Two generations are kept, and each lasts longer than any history lives. The mark
+-- tells a hash that is whole from one that was deleted; no channel's name begins with a colon.
+local MARK = ':since'
+
+local function known_name(generation)
+  return known_head .. decimal(generation)
 end
 
-local function stream_info(key)
-  if redis.call('EXISTS', key) == 0 then return nil end
-  local raw = redis.call('XINFO', 'STREAM', key)
-  local info = {}
-  for i = 1, #raw, 2 do info[raw[i]] = raw[i + 1] end
-  return {
-    length = info['length'],
-    added = info['entries-added'],
-    last = parse_id(info['last-generated-id']),
-    oldest = info['first-entry'] and parse_id(info['first-entry'][1]) or nil,
-  }
+-- Answers Redis' error, if any.
+local function begin_generation(s)
+  s.known = (s.known or 0) + 1
+  s.known_until = math.max(now, clock_ms) + s.ttl + EXPIRY_SLACK_MS
+  return failed(run('UNLINK', known_name(s.known - 2), known_name(s.known)))
+    or failed(run('HSET', known_name(s.known), MARK, now_text))
+    or failed(run('HSET', state, 'known', decimal(s.known), 'known_until', decimal(s.known_until)))
 end
 
--- `sse:state` and `sse:history:orders` name everything else, so that names cannot disagree.
-local function names(state_key, history_key)
-  local prefix = string.match(state_key or '', '^(.+):state$')
-  if not prefix then return nil, fail('SSEINVALID', 'keys: the first key must be <prefix>:state') end
-  local head = prefix .. ':history:'
-  if string.sub(history_key or '', 1, #head) ~= head then
-    return nil, fail('SSEINVALID', 'keys: the second key must be ' .. head .. '<channel>')
-  end
-  local channel = string.sub(history_key, #head + 1)
-  if #channel < 1 or #channel > 200 or string.find(channel, '[^%w_.:@/=+~-]') or string.sub(channel, 1, 1) == ':' then
-    return nil, fail('SSEINVALID', 'channel: 1 to 200 bytes of [A-Za-z0-9_.:@/=+~-], not beginning with a colon')
-  end
-  return {
-    channel = channel,
-    live = prefix .. ':' .. channel,
-    idem = prefix .. ':idem:' .. channel .. ':',
-    -- Sharded pub/sub where the names carry a partition's hash tag.
-    publish = string.find(prefix, '{%d+}$') and 'SPUBLISH' or 'PUBLISH',
-  }
+local function generation_is_over(s)
+  return not s.known or not s.known_until or not s.clock or math.max(now, clock_ms) >= s.known_until
 end
 
--- KEYS: <prefix>:state, <prefix>:history:<channel> [, <prefix>:idem:<channel>:<key>]
--- ARGV: data [, event type, '' for none]
--- Answers the event's id, or an error whose first word is SSEINVALID, SSECONFLICT or SSEDENIED.
-local function sse_publish(keys, args)
-  local name, problem = names(keys[1], keys[2])
-  if not name then return problem end
-  local data, event = args[1], args[2] or ''
-  if not data or #args > 2 then return fail('SSEINVALID', 'arguments: data and, if typed, the event type') end
-  if #event > 200 then return fail('SSEINVALID', 'event: at most 200 bytes') end
-  if string.find(event, '[%z\r\n]') then return fail('SSEINVALID', 'event: NUL, CR and LF are not allowed') end
-  if event == 'gap' or event == 'checkpoint' then
-    return fail('SSEINVALID', 'event: ' .. event .. ' is reserved for the gateway')
-  end
-  local idem, payload = keys[3], nil
-  if idem then
-    if string.sub(idem, 1, #name.idem) ~= name.idem or #idem == #name.idem then
-      return fail('SSEINVALID', 'keys: the third key must be ' .. name.idem .. '<idempotency key>')
-    end
-    if #idem > #name.idem + 200 then return fail('SSEINVALID', 'idempotency_key: at most 200 bytes') end
-  end
-  local s = read_state(keys[1])
-  local max_data = s.max_data or DEFAULT_MAX_DATA
-  if #data > max_data then
-    return fail('SSEINVALID', 'data: ' .. #data .. ' bytes, at most ' .. max_data)
-  end
-  if not redis.acl_check_cmd(name.publish, name.live, '') then
-    return fail('SSEDENIED', 'this user may not ' .. name.publish .. ' to ' .. name.live)
-  end
-  if idem then
-    payload = redis.sha1hex(event .. '\n' .. data)
-    local known = redis.call('GET', idem)
-    if known then
-      local id, was = string.match(known, '^(%S+) (%S+)$')
-      if was ~= payload then
-        return fail('SSECONFLICT', 'idempotency_key: was used here for another payload, published as ' .. tostring(id))
-      end
-      return id
-    end
-  end
-
-  local now = time_ms()
+-- A publish finds no clock, no limits or a generation that is over. Answers an error, if any.
+local function prepare()
+  local s, problem = read_state()
+  if not s then return problem end
+  problem = foreign(s)
+  if problem then return problem end
+  local n, over = s.known or 0, generation_is_over(s)
+  problem = check { 'HSET', state }
+    or (not s.clock or not s.run) and check { 'INFO', 'server' }
+    or over and check { 'HSET', known_name(n + 1), 'UNLINK', known_name(n + 1), 'UNLINK', known_name(n - 1) }
+  if problem then return problem end
+  for field, default in pairs(DEFAULTS) do s[field] = s[field] or default end
   if not s.clock or not s.run then
-    local run, evicted = server_life()
-    begin_epoch(keys[1], s, run, evicted, {})
+    local life = server_life()
+    if not life then return 'SSEUNDONE Redis does not tell INFO' end
+    problem = begin_epoch(s, life, 0)
   end
-  local id = next_id(s.clock, now)
-  local max_len = s.max_len or DEFAULT_MAX_LEN
-  if max_len > 0 then
-    local function add()
-      if event == '' then
-        return redis.pcall('XADD', keys[2], 'MAXLEN', '~', max_len, format_id(id), 'data', data)
-      end
-      return redis.pcall('XADD', keys[2], 'MAXLEN', '~', max_len, format_id(id), 'data', data, 'event', event)
+  if over then problem = problem or begin_generation(s) end
+  local text = limits_text(s)
+  problem = problem or failed(run('HSET', state, 'publishing', text))
+  if problem then return 'SSEUNDONE ' .. problem end
+  set_limits(text)
+end
+
+-- What every publication begins with: state, epoch, time, rights. Answers an error, if any.
+local function begin(wanted_epoch)
+  local values = run('HMGET', state, 'id', 'publishing')
+  if values.err then return refused(values.err, 'HMGET', state) end
+  local known = set_clock(values[1])
+  if wanted_epoch ~= '' and (not known or tonumber(wanted_epoch) ~= epoch) then
+    if find(wanted_epoch, '%D') then return 'SSEINVALID epoch: a decimal number, or empty' end
+    return 'SSEEPOCH the data lives in ' .. (known and 'epoch ' .. decimal(epoch) or 'no epoch') .. ', the caller in '
+      .. wanted_epoch
+  end
+  local problem = set_now()
+  if problem then return problem end
+  if not known or not set_limits(values[2]) or now >= witness_until or clock_ms >= witness_until then
+    problem = prepare()
+    if problem then return problem end
+  end
+  if not may('HSET', state) then return denied('HSET', state) end
+  if keeps and not may('HSET', witness) then return denied('HSET', witness) end
+end
+
+local RESERVED = { gap = true, checkpoint = true, alive = true }
+
+-- Nothing, or what is wrong with an event's type.
+local function misnamed(event)
+  if #event > 200 then return 'SSEINVALID event: at most 200 bytes' end
+  if find(event, '[%z\r\n]') then return 'SSEINVALID event: NUL, CR and LF are not allowed' end
+  if RESERVED[event] then return 'SSEINVALID event: ' .. event .. ' is reserved for the gateway' end
+end
+
+-- A channel's name, without and with a hash tag, which decides on its partition.
+local PLAIN = '^[%w_.@/=+~-][%w_.:@/=+~-]*$'
+local TAGGED = '^[%w_.:@/=+~-]*{[%w_.:@/=+~-]+}[%w_.:@/=+~-]*$'
+
+-- The channel of a history and the name of its live events, if the user may do with them all that publishing may;
+-- nothing and an error otherwise.
+local function locate(history)
+  local at = #history_head + 1
+  if sub(history, 1, at - 1) ~= history_head then
+    return nil, 'SSEINVALID keys: an event\'s first key must be ' .. history_head .. '<channel>'
+  end
+  local channel = match(history, PLAIN, at)
+  if not channel then
+    channel = match(history, TAGGED, at)
+    if not channel or sub(channel, 1, 1) == ':' then
+      return nil, 'SSEINVALID channel: only [A-Za-z0-9_.:@/=+~-], not beginning with a colon, and at most one {tag}'
     end
-    local added = add()
-    if type(added) == 'table' and added.err and string.find(added.err, 'equal or smaller', 1, true) then
-      -- The stream holds events this clock never issued: the state is older than the history.
-      local run, evicted = server_life()
-      begin_epoch(keys[1], s, run, evicted, { stream_info(keys[2]).last })
-      id = next_id(s.clock, now)
-      added = add()
-    end
-    if type(added) == 'table' and added.err then return added end
   end
-  redis.call('HSET', keys[1], 'id', format_id(id))
-  local frame = '\255\1' .. format_id(id) .. '\n' .. event .. '\n' .. data
-  local sent = redis.pcall(name.publish, name.live, frame)
-  if type(sent) == 'table' and sent.err then
-    if max_len > 0 then redis.call('XDEL', keys[2], format_id(id)) end
-    return sent
+  if #channel > 200 then return nil, 'SSEINVALID channel: at most 200 bytes' end
+  local live = live_head .. channel
+  if keeps and not (may('XADD', history) and may('XDEL', history) and may('PEXPIREAT', history)) then
+    return nil, check { 'XADD', history, 'XDEL', history, 'PEXPIREAT', history }
   end
-  if max_len > 0 then
-    redis.call('PEXPIREAT', keys[2], string.format('%.0f', id.ms + (s.ttl or DEFAULT_TTL_MS) + EXPIRY_SLACK_MS))
+  if not may(publish, live) then return nil, denied(publish, live) end
+  return channel, live
+end
+
+-- Nothing, or what is wrong with an event's type, its size, or its idempotency key's name and rights.
+local function objection(channel, idem, data, event)
+  if event ~= '' then
+    local problem = misnamed(event)
+    if problem then return problem end
   end
+  if #data > max_data then return 'SSEINVALID data: ' .. #data .. ' bytes, at most ' .. max_data end
   if idem then
-    redis.call('SET', idem, format_id(id) .. ' ' .. payload, 'PX', s.idem_ttl or DEFAULT_IDEM_TTL_MS)
-  end
-  return format_id(id)
-end
-
--- The first eight arguments of every call that only gateways make.
-local function gateway_args(args)
-  return {
-    seen = parse_id(args[1]),
-    durable = args[2] == '1',
-    settings = { max_len = args[3], ttl = args[4], max_data = args[5], idem_ttl = args[6] },
-    partitions = args[7],
-    version = args[8],
-  }
-end
-
--- Finds out whether acknowledged writes may have been lost since the state was written, and begins an
--- epoch if so; fills in what a first gateway has to write; raises the clock to the time.
-local function settle(key, g, lasts)
-  local s = read_state(key)
-  if s.version and s.version ~= tonumber(g.version) then
-    return nil, fail('SSEMISMATCH', 'version: Redis holds contract version ' .. s.version .. ', this gateway speaks ' .. g.version)
-  end
-  if s.partitions and s.partitions ~= tonumber(g.partitions) then
-    return nil, fail('SSEMISMATCH', 'partitions: Redis holds ' .. s.partitions .. ', this gateway is configured for ' .. g.partitions)
-  end
-  local run, evicted = server_life()
-  if run == '' then return nil, fail('SSEDENIED', 'a gateway needs the right to INFO: it tells one life of the data from another') end
-  local floors = {}
-  local lost = not s.clock or not s.run or not s.ttl
-  if s.run ~= run then
-    if g.durable and not lost then
-      -- The operator's word: acknowledged writes survive a restart. What was evicted since did not.
-      redis.call('HSET', key, 'run', run, 'evicted', evicted)
-      lost = evicted ~= '0'
-    else
-      lost = true
+    local head = idem_head .. channel .. '|'
+    if sub(idem, 1, #head) ~= head or #idem == #head then
+      return 'SSEINVALID keys: the key behind this history must be ' .. head .. '<idempotency key>'
     end
-  elseif s.evicted ~= evicted then
-    lost = true
+    if #idem > #head + 200 then return 'SSEINVALID idempotency_key: at most 200 bytes' end
+    if not (may('GET', idem) and may('SET', idem) and may('UNLINK', idem)) then
+      return check { 'GET', idem, 'SET', idem, 'UNLINK', idem }
+    end
   end
-  if g.seen then
-    floors[1] = g.seen
-    if s.clock and above(g.seen, s.clock) then lost = true end
+end
+
+-- What this idempotency key published before, or an error; else nothing, and the digest to remember.
+local function recall(idem, data, event)
+  local payload = redis.sha1hex(event .. '\n' .. data)
+  local known = run('GET', idem)
+  if not known then return nil, payload end
+  if failed(known) then return 'SSEUNDONE ' .. known.err end
+  local id, was = match(known, '^(%S+) (%S+)$')
+  if was == payload then return id end
+  return 'SSECONFLICT idempotency_key: was used here for another payload, published as ' .. tostring(id)
+end
+
+local function xadd(history, data, event)
+  if event == '' then
+    return run('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max_len, clock, 'data', data)
   end
-  for _, last in ipairs(lasts) do
-    floors[#floors + 1] = last
-    if s.clock and above(last, s.clock) then lost = true end
+  return run('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max_len, clock, 'data', data, 'event', event)
+end
+
+-- The history is absent: begins it with the event. Answers an error, if any.
+local function create(history, channel, data, event)
+  local problem = check { 'HGET', witness, 'HGET', witness_before, 'UNLINK', history }
+  if problem then return problem end
+  local known = run('HGET', witness, channel) or run('HGET', witness_before, channel)
+  if failed(known) then return 'SSEUNDONE ' .. known.err end
+  local ms, seq = parse_id(known)
+  local err
+  if ms and ms + lives > math.max(now, clock_ms) and seq >= first_seq and seq < first_seq + COUNTERS then
+    -- One of this epoch vanished before its time. A first entry, deleted at once, makes the new one a history that was
+    -- trimmed, so that readers are told.
+    err = failed(run('XADD', history, '0-1', 'data', '')) or failed(run('XDEL', history, '0-1'))
   end
-  if not s.version or not s.partitions or not s.ttl then
-    for field, value in pairs(g.settings) do
-      if not s[field] then
-        redis.call('HSET', key, field, value)
-        s[field] = tonumber(value)
+  if not err and event == '' then
+    err = failed(run('XADD', history, clock, 'data', data))
+  elseif not err then
+    err = failed(run('XADD', history, clock, 'data', data, 'event', event))
+  end
+  if err then
+    run('UNLINK', history)
+    return 'SSEUNDONE ' .. err
+  end
+end
+
+-- A history holds events that this clock never issued, so the state is older than the history: begins an epoch
+-- above them. Answers an error, if any.
+local function overtake(history)
+  local problem = check { 'XINFO', history, 'HSET', state, 'INFO', 'server' }
+  if problem then return problem end
+  local info, last = run('XINFO', 'STREAM', history), nil
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = parse_id(info[i + 1]) end
+  end
+  if not last then return 'SSEUNDONE the last id of ' .. history .. ' is no id of this contract' end
+  -- In a batch the clock may be ahead of what the state says.
+  local floor = math.max(last, clock_ms)
+  local s, life = read_state(), server_life()
+  if not s or not life then return 'SSEUNDONE the state cannot be read' end
+  local err = begin_epoch(s, life, floor)
+  return err and 'SSEUNDONE ' .. err
+end
+
+-- Takes the next id and adds the event to its history. Answers the id and whether the history is new, or nothing and
+-- an error; then nothing was written, and the clock stands where it stood.
+local function append(history, channel, data, event)
+  local before, id = clock, next_id()
+  if not keeps then return id end
+  local added, problem = xadd(history, data, event), nil
+  if added == id then return id end
+  if failed(added) and find(added.err, 'equal or smaller', 1, true) then
+    set_clock(before)
+    problem = overtake(history)
+    if problem then return nil, problem end
+    before, id = clock, next_id()
+    added = xadd(history, data, event)
+  end
+  if added == false then
+    problem = create(history, channel, data, event)
+  elseif failed(added) then
+    problem = 'SSEUNDONE ' .. added.err
+  end
+  if problem then
+    set_clock(before)
+    return nil, problem
+  end
+  return id, added == false
+end
+
+-- Takes back what was written of an event. Answers the error to say.
+local function undo(history, id, made, idem, err)
+  local undone = true
+  if keeps then undone = not failed(made and run('UNLINK', history) or not made and run('XDEL', history, id)) end
+  if idem and failed(run('UNLINK', idem)) then undone = false end
+  return (undone and 'SSEUNDONE ' or 'ERR this could not be undone: ') .. err
+end
+
+-- KEYS: <prefix>:state, <prefix>:history:<channel> [, <prefix>:idem:<channel>|<key>]
+-- ARGV: data [, event type, '' for none [, epoch, '' for any]]
+-- Answers the event's id, or an error: with a code of the script's own, nothing was written.
+local function sse_publish(keys, args)
+  local history, idem, data, event = keys[2], keys[3], args[1], args[2] or ''
+  local problem = enter(keys[1])
+  if problem then return fail(problem) end
+  if not history or keys[4] then return fail 'SSEINVALID keys: the state, the history and, if there is one, the idempotency key' end
+  if not data or args[4] then return fail 'SSEINVALID arguments: data and, if need be, the event type and the epoch' end
+  problem = begin(args[3] or '')
+  if problem then return fail(problem) end
+  local channel, live = locate(history)
+  if not channel then return fail(live) end
+  problem = objection(channel, idem, data, event)
+  if problem then return fail(problem) end
+  local known, payload
+  if idem then
+    known, payload = recall(idem, data, event)
+    if known then return find(known, ' ', 1, true) and fail(known) or known end
+  end
+  local id, made = append(history, channel, data, event)
+  if not id then return fail(made) end
+
+  -- The clock first: an entry that is undone leaves its id behind as the last one of its history, and a history above
+  -- the clock means that the state went back in time.
+  local done, err, set = run('HSET', state, 'id', id), nil, nil
+  if done ~= 0 then err = failed(done) end
+  if keeps and not err then
+    done = run('PEXPIREAT', history, expiry(clock_ms))
+    if done ~= 1 then err = failed(done) end
+  end
+  if idem and not err then
+    err = failed(run('SET', idem, id .. ' ' .. payload, 'PX', idem_ttl))
+    set = not err and idem
+  end
+  if keeps and not err then
+    done = run('HSET', witness, channel, id)
+    if done ~= 0 then err = failed(done) end
+  end
+  err = err or failed(run(publish, live, '\255\1' .. id .. '\n' .. event .. '\n' .. data))
+  if err then return fail(undo(history, id, made, set, err)) end
+  return id
+end
+
+-- The histories and idempotency keys of a batch's events, or nothing and an error.
+local function sort_keys(keys, count)
+  local histories, idems, n, idem_length = {}, {}, 0, #idem_head
+  for k = 2, #keys do
+    local key = keys[k]
+    -- An idempotency key's name tells itself from a history's by what it begins with.
+    if sub(key, 1, idem_length) ~= idem_head then
+      n = n + 1
+      histories[n] = key
+    elseif n == 0 or idems[n] then
+      return nil, 'SSEINVALID keys: ' .. key .. ' does not stand behind its history'
+    else
+      idems[n] = key
+    end
+  end
+  if n ~= count then return nil, 'SSEINVALID batch: ' .. n .. ' histories for ' .. count .. ' events' end
+  return histories, idems
+end
+
+-- Writes one event of a batch, all but what its events share. Answers its id or an error, and for an event that was
+-- written whether its history is new.
+local function write_one(channel, history, idem, data, event)
+  local problem, known, payload = objection(channel, idem, data, event), nil, nil
+  if problem then return problem end
+  if idem then
+    known, payload = recall(idem, data, event)
+    if known then return known end
+  end
+  local id, made = append(history, channel, data, event)
+  if not id then return made end
+  local err = idem and failed(run('SET', idem, id .. ' ' .. payload, 'PX', idem_ttl))
+  if err then return undo(history, id, made, nil, err) end
+  return id, made or false
+end
+
+-- KEYS: state, then for each event its history and, if it has one, its idempotency key.
+-- ARGV: epoch or '', then data and event type or '' for each event.
+-- Answers one text an event, in order: its id, or its error. An error of the call itself speaks for all.
+local function sse_publish_batch(keys, args)
+  local problem = enter(keys[1])
+  if problem then return fail(problem) end
+  local count = (#args - 1) / 2
+  if count < 1 or count > MAX_BATCH or count % 1 ~= 0 then
+    return fail('SSEINVALID batch: the epoch, then data and event type of 1 to ' .. MAX_BATCH .. ' events')
+  end
+  local histories, idems = sort_keys(keys, count)
+  problem = not histories and idems or begin(args[1])
+  if problem then return fail(problem) end
+
+  -- Each event by itself, as far as one event can fail without the others.
+  local answers, made_of, channel_of, live_of, last_of, last_ms, before = {}, {}, {}, {}, {}, {}, clock
+  for i = 1, count do
+    local history, channel = histories[i], channel_of[histories[i]]
+    if not channel then
+      local live
+      channel, live = locate(history)
+      if channel then channel_of[history], live_of[history] = channel, live else answers[i] = live end
+    end
+    if channel then
+      local answer, made = write_one(channel, history, idems[i], args[2 * i], args[2 * i + 1])
+      answers[i], made_of[i] = answer, made
+      if made ~= nil then last_of[history], last_ms[history] = answer, clock_ms end
+    end
+  end
+
+  -- What the events share, the clock first, as above.
+  local err = clock ~= before and failed(run('HSET', state, 'id', clock)) or nil
+  if keeps and next(last_of) then
+    local known, length = { 'HSET', witness }, 2
+    for history, id in pairs(last_of) do
+      err = err or failed(run('PEXPIREAT', history, expiry(last_ms[history])))
+      known[length + 1], known[length + 2] = channel_of[history], id
+      length = length + 2
+    end
+    err = err or failed(run(unpack(known)))
+  end
+
+  -- Last of all the live events, in order.
+  local undone = {}
+  for i = 1, count do
+    local id, history = answers[i], histories[i]
+    if made_of[i] == nil then
+      -- One with the key of an event before it, which may be undone.
+      answers[i] = undone[id] or id
+    else
+      local failure = err
+        or failed(run(publish, live_of[history], '\255\1' .. id .. '\n' .. args[2 * i + 1] .. '\n' .. args[2 * i]))
+      if failure then
+        -- Where only this one fails, a history that it began may hold others.
+        answers[i] = undo(history, id, err and made_of[i], idems[i], failure)
+        undone[id] = answers[i]
       end
     end
-    redis.call('HSET', key, 'partitions', g.partitions, 'version', g.version)
-    s.partitions, s.version = tonumber(g.partitions), tonumber(g.version)
   end
-  if lost then begin_epoch(key, s, run, evicted, floors) end
-  local now = time_ms()
-  if now > s.clock.ms then
-    s.clock = { ms = now, seq = epoch_of(s.clock) * COUNTERS }
-    redis.call('HSET', key, 'id', format_id(s.clock))
+  return answers
+end
+
+-- For gateways and operators. A script that publishes ends above this line.
+
+local LIMITS = { 'max_len', 'ttl', 'max_data', 'idem_ttl', 'durable' }
+
+-- The first nine arguments of every call that only gateways make; nothing and an error if they are not.
+local function caller_of(args)
+  if args[9] ~= tostring(LIBRARY_VERSION) then
+    return nil, 'SSEMISMATCH version: the library in Redis speaks contract version ' .. LIBRARY_VERSION .. ', this gateway another'
   end
-  s.now = now
+  local g = { beat = number(args[2]), partitions = number(args[8]) }
+  g.seen_ms, g.seen_seq = parse_id(args[1])
+  for i, field in ipairs(LIMITS) do g[field] = number(args[2 + i]) end
+  for _, field in ipairs(LIMITS) do
+    if not g[field] then return nil, 'SSEINVALID arguments: ' .. field end
+  end
+  if not g.partitions then return nil, 'SSEINVALID arguments: partitions' end
+  return g
+end
+
+-- The witness' ids of these channels, the younger one of two generations, by channel. Whether the hash of the current
+-- one has its mark is the second answer.
+local function witnessed(s, channels)
+  local found, marked = {}, false
+  for generation = s.known or 0, (s.known or 0) - 1, -1 do
+    local name = known_name(generation)
+    -- Lua passes some thousands of arguments at most.
+    for first = 0, #channels, 1000 do
+      local some = { MARK }
+      for i = first + 1, math.min(first + 1000, #channels) do some[#some + 1] = channels[i] end
+      local ids = run('HMGET', name, unpack(some))
+      if not ids.err then
+        if generation == s.known then marked = ids[1] ~= false end
+        for i = 2, #some do
+          if ids[i] and not found[some[i]] then found[some[i]] = parse_id(ids[i]) and ids[i] or nil end
+        end
+      end
+    end
+  end
+  return found, marked
+end
+
+-- Whether acknowledged writes may have been lost since the state was written.
+local function is_lost(s, g, life, marked, highest_ms, highest_seq)
+  if not s.clock or not s.run or not s.ttl or not s.beat or s.version ~= LIBRARY_VERSION then return true end
+  if s.run ~= life.run then
+    -- The operator's word: acknowledged writes survive a restart. What was evicted since did not.
+    if s.durable ~= 1 or life.evicted ~= '0' then return true end
+  else
+    if s.evicted ~= life.evicted then return true end
+    -- CONFIG RESETSTAT may have hidden evictions, where Redis evicts at all.
+    if (number(life.commands) or 0) < (s.commands or 0) then
+      local memory = run('INFO', 'memory')
+      if type(memory) ~= 'string' or not find(memory, '\nmaxmemory:0\r') then return true end
+    end
+  end
+  -- A failover, perhaps back to the same process.
+  if s.replid ~= life.replid and life.promoted then return true end
+  -- The state went back in time: ticks alone count beats, so no event can have made up for that.
+  if g.beat and g.beat > (s.beat or 0) then return true end
+  if above(highest_ms, highest_seq, clock_ms, clock_seq) then return true end
+  return not marked
+end
+
+-- What every call of a gateway begins with. Answers what the gateway says and the state, or nothing and an error.
+local function admit(args)
+  local g, problem = caller_of(args)
+  if not g then return nil, problem end
+  local s
+  s, problem = read_state()
+  problem = problem or foreign(s)
+  if problem then return nil, problem end
+  if s.partitions and s.partitions ~= g.partitions then
+    return nil, 'SSEMISMATCH partitions: Redis holds ' .. s.partitions .. ', this gateway is configured for ' .. g.partitions
+  end
+  local n = s.known or 0
+  problem = check {
+    'HSET', state, 'HINCRBY', state, 'HMGET', known_name(n), 'HMGET', known_name(n - 1), 'HSET', known_name(n + 1),
+    'UNLINK', known_name(n), 'UNLINK', known_name(n - 1), 'UNLINK', known_name(n + 1), 'INFO', 'server',
+  } or set_now()
+  if problem then return nil, problem end
+  return g, s
+end
+
+-- The highest of these ids: one that the gateway has seen, the last ones of histories, two numbers each, and the
+-- witness'.
+local function highest(g, lasts, found)
+  local most_ms, most_seq = g.seen_ms or 0, g.seen_seq or 0
+  local function reach(ms, seq)
+    if ms and above(ms, seq, most_ms, most_seq) then most_ms, most_seq = ms, seq end
+  end
+  for i = 1, #lasts, 2 do reach(lasts[i], lasts[i + 1]) end
+  for _, id in pairs(found) do reach(parse_id(id)) end
+  return most_ms, most_seq
+end
+
+-- Begins an epoch where acknowledged writes may have been lost; converts and fills in the state; raises the clock to
+-- the time. `lasts` are the last ids of histories, two numbers each, and `channels` those whose witness is wanted, as
+-- the answered state's `witnessed`. Answers nothing and an error where it fails.
+local function settle(args, lasts, channels)
+  local g, s = admit(args)
+  if not g then return nil, s end
+  local life = server_life()
+  if not life or life.run == '' then return nil, 'SSEUNDONE Redis does not tell INFO' end
+  local found, marked = witnessed(s, channels)
+  local most_ms, most_seq = highest(g, lasts, found)
+  local lost = is_lost(s, g, life, marked, most_ms, most_seq)
+
+  local changes = { 'HSET', state }
+  local function put(field, value)
+    changes[#changes + 1], changes[#changes + 2] = field, value
+  end
+  for _, field in ipairs(LIMITS) do
+    if not s[field] then
+      s[field] = g[field]
+      put(field, decimal(s[field]))
+    end
+  end
+  if s.version ~= LIBRARY_VERSION then put('version', tostring(LIBRARY_VERSION)) end
+  if not s.partitions then put('partitions', decimal(g.partitions)) end
+  local err
+  if lost then
+    s.beat = math.max(s.beat or 0, g.beat or 0)
+    err = begin_epoch(s, life, most_ms)
+  else
+    if s.run ~= life.run then put('run', life.run) end
+    if s.replid ~= life.replid then put('replid', life.replid) end
+    if s.evicted ~= life.evicted then put('evicted', life.evicted) end
+    put('commands', life.commands)
+  end
+  if now > clock_ms then
+    set_clock(now_text .. '-' .. decimal(first_seq))
+    put('id', clock)
+  end
+  -- Whatever is there without a mark is not the whole.
+  if not marked then err = err or failed(run('UNLINK', known_name(s.known or 0))) end
+  if not marked or generation_is_over(s) then err = err or begin_generation(s) end
+  local text = limits_text(s)
+  if s.publishing ~= text then put('publishing', text) end
+  if #changes > 2 then err = err or failed(run(unpack(changes))) end
+  if err then return nil, 'SSEUNDONE ' .. err end
+  s.witnessed = found
   return s
 end
 
--- KEYS: state. ARGV: the gateway's eight.
--- Answers clock, time in ms, max_len, ttl in ms, max_data, idem_ttl in ms.
+-- KEYS: state. ARGV: the gateway's nine.
+-- Answers clock, time in ms, max_len, ttl in ms, max_data, idem_ttl in ms, durable, beat.
 local function sse_tick(keys, args)
-  local s, problem = settle(keys[1], gateway_args(args), {})
-  if not s then return problem end
-  return { format_id(s.clock), s.now, s.max_len, s.ttl, s.max_data, s.idem_ttl }
+  local problem = enter(keys[1])
+  if problem then return fail(problem) end
+  local s
+  s, problem = settle(args, {}, {})
+  if not s then return fail(problem) end
+  -- Nothing else raises the count, so that one who finds it lower than before knows that time went back.
+  local beat = run('HINCRBY', state, 'beat', 1)
+  if failed(beat) then return fail('SSEUNDONE ' .. beat.err) end
+  return { clock, now, s.max_len, s.ttl, s.max_data, s.idem_ttl, s.durable, beat }
 end
 
--- An atomic snapshot of histories. KEYS: state, then one history a range. ARGV: the gateway's eight,
+-- What is to be known of a history before its entries: its channel and, if there is one, its numbers; or `why` it
+-- cannot be read.
+local function stream_info(history)
+  local channel = sub(history, #history_head + 1)
+  if sub(history, 1, #history_head) ~= history_head or channel == '' then
+    return { why = history .. ' is not a history of this state' }
+  end
+  local there = run('EXISTS', history)
+  if failed(there) then return { why = there.err } end
+  if there == 0 then return { channel = channel } end
+  local raw = run('XINFO', 'STREAM', history)
+  if raw.err then return { why = raw.err } end
+  local found = {}
+  for i = 1, #raw, 2 do found[raw[i]] = raw[i + 1] end
+  local last = found['last-generated-id']
+  local ms, seq = parse_id(last)
+  if not ms then return { why = 'its last id, ' .. last .. ', is no id of this contract' } end
+  return {
+    channel = channel, last = last, ms = ms, seq = seq, length = found['length'], added = found['entries-added'],
+    oldest = found['first-entry'] and found['first-entry'][1] or '',
+  }
+end
+
+-- Puts an entry's id, data and event type behind `entries`. Answers the bytes to count for it, or nothing and why it
+-- cannot be read.
+local function add_entry(entries, entry)
+  if not parse_id(entry[1]) then return nil, 'an entry\'s id, ' .. entry[1] .. ', is no id of this contract' end
+  local fields, data, event = entry[2], '', ''
+  for f = 1, #fields, 2 do
+    if fields[f] == 'data' then data = fields[f + 1] elseif fields[f] == 'event' then event = fields[f + 1] end
+  end
+  local n = #entries
+  entries[n + 1], entries[n + 2], entries[n + 3] = entry[1], data, event
+  return #data + 64
+end
+
+-- The entries of a history above a position, up to so many bytes of them and at least one; whether they are cut, 0 or
+-- 1; their bytes; and why they cannot be read, if so.
+local function read_entries(history, after, most)
+  local entries, total, count = {}, 0, most > 0 and 16 or 1
+  while true do
+    local chunk = run('XRANGE', history, '(' .. after, '+', 'COUNT', count)
+    if chunk.err then return entries, 0, total, chunk.err end
+    for _, entry in ipairs(chunk) do
+      if total > 0 and total >= most then return entries, 1, total end
+      local bytes, why = add_entry(entries, entry)
+      if not bytes then return entries, 0, total, why end
+      total, after = total + bytes, entry[1]
+    end
+    if #chunk < count then return entries, 0, total end
+    if total >= most then return entries, 1, total end
+    if count < 256 then count = count * 2 end
+  end
+end
+
+-- The two youngest entries above a position, or why they cannot be read.
+local function read_youngest(history, after)
+  local entries, total = {}, 0
+  local two = run('XREVRANGE', history, '+', '(' .. after, 'COUNT', 2)
+  if two.err then return entries, 0, total, two.err end
+  for i = #two, 1, -1 do
+    local bytes, why = add_entry(entries, two[i])
+    if not bytes then return entries, 0, total, why end
+    total = total + bytes
+  end
+  return entries, 0, total
+end
+
+-- An atomic snapshot of histories. KEYS: state, then one history a range. ARGV: the gateway's nine,
 -- bytes a range may take, bytes all may take, then one position a range ('0-0' for the oldest kept; with
 -- a '~' before it, only the two youngest entries above it are wanted).
 -- Answers clock, time, max_len, ttl, and for each range
 --   { last id or '', oldest id or '', entries-added, length, more, entries }
--- where entries are id, data, event type or '', … in order, and more is 1 when the range was cut. A range
--- with events has at least one, whatever the budgets, so that a reader always gets on.
+-- where entries are id, data, event type or '', … in order, and more is 1 when the range was cut; or { why } for a
+-- history that cannot be read. A range with events has at least one, whatever the budgets, so that a reader always gets
+-- on. Where the witness knows of a younger event than the history, `last` is that event and one more was added than is
+-- there.
 local function sse_read(keys, args)
-  local infos, lasts = {}, {}
+  local problem = enter(keys[1])
+  if problem then return fail(problem) end
+  local infos, lasts, channels = {}, {}, {}
   for i = 2, #keys do
-    if infos[keys[i]] == nil then
+    if not infos[keys[i]] then
       local info = stream_info(keys[i])
-      infos[keys[i]] = info or false
-      if info then lasts[#lasts + 1] = info.last end
+      infos[keys[i]] = info
+      if info.channel then channels[#channels + 1] = info.channel end
+      if info.last then lasts[#lasts + 1], lasts[#lasts + 2] = info.ms, info.seq end
     end
   end
-  local s, problem = settle(keys[1], gateway_args(args), lasts)
-  if not s then return problem end
-  local range_bytes, left = tonumber(args[9]), tonumber(args[10])
-  local out = { format_id(s.clock), s.now, s.max_len, s.ttl }
+  local s
+  s, problem = settle(args, lasts, channels)
+  if not s then return fail(problem) end
+  local range_bytes, left = number(args[10]), number(args[11])
+  if not range_bytes or not left then return fail 'SSEINVALID arguments: bytes a range, bytes in all' end
+
+  local out = { clock, now, s.max_len, s.ttl }
   for i = 2, #keys do
-    local info = infos[keys[i]]
-    local youngest, after = string.match(args[9 + i] or '', '^(~?)(.*)$')
-    local from = parse_id(after)
-    if not from then return fail('SSEINVALID', 'range ' .. (i - 1) .. ': not a position: ' .. after) end
-    local entries, more, bytes = {}, 0, 0
-    local function add(entry)
-      local data, event = '', ''
-      for f = 1, #entry[2], 2 do
-        if entry[2][f] == 'data' then data = entry[2][f + 1]
-        elseif entry[2][f] == 'event' then event = entry[2][f + 1] end
-      end
-      entries[#entries + 1] = entry[1]
-      entries[#entries + 1] = data
-      entries[#entries + 1] = event
-      bytes = bytes + #data + 64
-      left = left - #data - 64
-      after = entry[1]
+    local history, info = keys[i], infos[keys[i]]
+    local youngest, after = match(args[10 + i] or '', '^(~?)(.*)$')
+    local from_ms, from_seq = parse_id(after)
+    if not from_ms then return fail('SSEINVALID range ' .. (i - 1) .. ': not a position: ' .. after) end
+    local entries, more, bytes, why = {}, 0, 0, info.why
+    if info.last and youngest == '~' then
+      entries, more, bytes, why = read_youngest(history, after)
+    elseif info.last and above(info.ms, info.seq, from_ms, from_seq) then
+      entries, more, bytes, why = read_entries(history, after, math.min(range_bytes, left))
     end
-    if info and youngest == '~' then
-      local two = redis.call('XREVRANGE', keys[i], '+', '(' .. after, 'COUNT', 2)
-      for n = #two, 1, -1 do add(two[n]) end
-    elseif info and above(info.last, from) then
-      local count = left > 0 and 16 or 1
-      while true do
-        if bytes > 0 and (left <= 0 or bytes >= range_bytes) then more = 1 break end
-        local chunk = redis.call('XRANGE', keys[i], '(' .. after, '+', 'COUNT', count)
-        local cut = false
-        for _, entry in ipairs(chunk) do
-          if bytes > 0 and (left <= 0 or bytes >= range_bytes) then cut = true break end
-          add(entry)
-        end
-        if cut then more = 1 break end
-        if #chunk < count then break end
-        if count < 256 then count = count * 2 end
-      end
+    left = left - bytes
+    local last, added, known = info.last, info.added or 0, s.witnessed[info.channel]
+    if known then
+      local ms, seq = parse_id(known)
+      if not last or above(ms, seq, info.ms, info.seq) then last, added = known, added + 1 end
     end
-    if info then
-      out[#out + 1] = { format_id(info.last), info.oldest and format_id(info.oldest) or '', info.added, info.length, more, entries }
-    else
-      out[#out + 1] = { '', '', 0, 0, 0, entries }
-    end
+    out[#out + 1] = why and { why } or { last or '', info.oldest or '', added, info.length or 0, more, entries }
   end
   return out
 end
 
--- KEYS: state. Begins an epoch by hand: after a history was deleted, say. Answers the clock.
-local function sse_fence(keys, args)
-  local s = read_state(keys[1])
-  local run, evicted = server_life()
-  begin_epoch(keys[1], s, run, evicted, {})
-  return format_id(s.clock)
+-- Begins an epoch in the partition that was entered, perhaps with other limits.
+local function operate(limits_to_set)
+  local s, problem = read_state()
+  problem = problem or foreign(s)
+  if problem then return fail(problem) end
+  local n = s.known or 0
+  problem = check {
+    'HSET', state, 'HSET', known_name(n + 1), 'UNLINK', known_name(n - 1), 'UNLINK', known_name(n + 1), 'INFO', 'server',
+  } or set_now()
+  if problem then return fail(problem) end
+  local life = server_life()
+  if not life then return fail 'SSEUNDONE Redis does not tell INFO' end
+  local err = begin_epoch(s, life, 0)
+  if limits_to_set then
+    for field, value in pairs(limits_to_set) do
+      s[field] = value
+      err = err or failed(run('HSET', state, field, decimal(value)))
+    end
+    if generation_is_over(s) then err = err or begin_generation(s) end
+    err = err or failed(run('HSET', state, 'publishing', limits_text(s)))
+  end
+  return err and fail('SSEUNDONE ' .. err) or clock
 end
 
--- KEYS: state. ARGV: max_len, ttl in ms, max_data, idem_ttl in ms. Writes the limits and begins an
+-- KEYS: state. Begins an epoch by hand: after a history was deleted, say. Answers the clock.
+local function sse_fence(keys)
+  local problem = enter(keys[1])
+  return problem and fail(problem) or operate()
+end
+
+-- KEYS: state. ARGV: max_len, ttl in ms, max_data, idem_ttl in ms, durable. Writes the limits and begins an
 -- epoch, because what the old limits promised can no longer be judged. Answers the clock.
 local function sse_settings(keys, args)
-  if #args ~= 4 then return fail('SSEINVALID', 'arguments: max_len, ttl, max_data, idem_ttl') end
-  redis.call('HSET', keys[1], 'max_len', args[1], 'ttl', args[2], 'max_data', args[3], 'idem_ttl', args[4])
-  return sse_fence(keys, {})
+  local problem = enter(keys[1])
+  if problem then return fail(problem) end
+  if #args ~= #LIMITS then return fail('SSEINVALID arguments: ' .. table.concat(LIMITS, ', ')) end
+  local wanted = {}
+  for i, field in ipairs(LIMITS) do
+    wanted[field] = number(args[i])
+    if not wanted[field] then return fail('SSEINVALID ' .. field .. ': a whole number, at least 0') end
+  end
+  return operate(wanted)
 end
 
 local function sse_version()
@@ -366,6 +972,7 @@ end
 -- is connected must be able to go on.
 if redis.register_function then
   redis.register_function('sse_publish', sse_publish)
+  redis.register_function('sse_publish_batch', sse_publish_batch)
   redis.register_function { function_name = 'sse_tick', callback = sse_tick, flags = { 'allow-oom' } }
   redis.register_function { function_name = 'sse_read', callback = sse_read, flags = { 'allow-oom' } }
   redis.register_function { function_name = 'sse_fence', callback = sse_fence, flags = { 'allow-oom' } }

@@ -4,10 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A valid channel name: 1 to 200 bytes of `[A-Za-z0-9_.:@/=+~-]`, not beginning with a colon.
+/// A valid channel name: 1 to 200 bytes of `[A-Za-z0-9_.:@/=+~-]`, not beginning with a colon, and with at
+/// most one hash tag, `{tag}`, of one or more bytes of the same set.
 ///
-/// The set needs no escaping in a Redis key, a log line or JSON, and leaves `{` and `}` free for the
-/// hash tag of a partition. A leading colon is refused so that `<prefix>::…` stays free.
+/// The set needs no escaping in a Redis key, a log line or JSON. A leading colon is refused so that
+/// `<prefix>::…` stays free, and `|` so that it can stand between a channel and an idempotency key. Channels
+/// with one tag share a partition, so that a stream of several channels can be kept on one.
 /// Cloning shares the text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(Arc<str>);
@@ -24,6 +26,11 @@ pub enum ChannelError {
     /// A character outside the set.
     #[error("a channel name holds only A-Z a-z 0-9 and _ . : @ / = + ~ -, not {0:?}")]
     Character(char),
+    /// Braces that are not one hash tag.
+    #[error(
+        "braces in a channel name are one hash tag, {{tag}}, with at least 1 byte between them"
+    )]
+    Braces,
     /// The first character is a colon.
     #[error("a channel name does not begin with a colon")]
     LeadingColon,
@@ -37,6 +44,14 @@ impl Channel {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What decides on the partition of a channel: its hash tag if it has one, else its whole name.
+    pub(crate) fn hashed(name: &str) -> &str {
+        match name.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
+            Some((tag, _)) if !tag.is_empty() => tag,
+            _ => name,
+        }
+    }
 }
 
 impl FromStr for Channel {
@@ -49,15 +64,27 @@ impl FromStr for Channel {
         if text.len() > Self::MAX_LEN {
             return Err(ChannelError::TooLong(text.len()));
         }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:@/=+~-".contains(c);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:@/=+~-{}".contains(c);
         if let Some(c) = text.chars().find(|&c| !allowed(c)) {
             return Err(ChannelError::Character(c));
         }
         if text.starts_with(':') {
             return Err(ChannelError::LeadingColon);
         }
+        if text.contains(['{', '}']) && !has_one_tag(text) {
+            return Err(ChannelError::Braces);
+        }
         Ok(Channel(text.into()))
     }
+}
+
+fn has_one_tag(text: &str) -> bool {
+    let Some((before, (tag, behind))) =
+        text.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    else {
+        return false;
+    };
+    !tag.is_empty() && ![before, tag, behind].iter().any(|part| part.contains(['{', '}']))
 }
 
 impl std::borrow::Borrow<str> for Channel {
@@ -86,6 +113,11 @@ mod tests {
     fn names_of_the_set_are_channels() {
         for name in ["a", "orders", "user:42", "a/b@c=d+e~f-g_h.i", &"x".repeat(200)] {
             assert_eq!(name.parse::<Channel>().unwrap().as_str(), name);
+            assert_eq!(Channel::hashed(name), name);
+        }
+        for name in ["{42}", "user:{42}", "{42}:mail", "a{42}b"] {
+            assert_eq!(name.parse::<Channel>().unwrap().as_str(), name);
+            assert_eq!(Channel::hashed(name), "42");
         }
     }
 
@@ -94,9 +126,15 @@ mod tests {
         assert_eq!("".parse::<Channel>(), Err(ChannelError::Empty));
         assert_eq!("x".repeat(201).parse::<Channel>(), Err(ChannelError::TooLong(201)));
         assert_eq!(":a".parse::<Channel>(), Err(ChannelError::LeadingColon));
-        for (name, culprit) in [("a b", ' '), ("a{b}", '{'), ("ü", 'ü'), ("a\0", '\0'), ("a*", '*')]
+        for (name, culprit) in [("a b", ' '), ("a|b", '|'), ("ü", 'ü'), ("a\0", '\0'), ("a*", '*')]
         {
             assert_eq!(name.parse::<Channel>(), Err(ChannelError::Character(culprit)));
         }
+        for name in
+            ["{", "}", "{}", "a{}b", "}a{", "a{b", "a}b", "{a}{b}", "{{a}}", "{a}}", "{a{b}"]
+        {
+            assert_eq!(name.parse::<Channel>(), Err(ChannelError::Braces), "{name}");
+        }
+        assert!(ChannelError::Braces.to_string().contains("{tag}"));
     }
 }

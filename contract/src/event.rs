@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Event types that only the gateway itself writes to a stream.
-pub const RESERVED_EVENT_TYPES: [&str; 2] = ["gap", "checkpoint"];
+/// Event types that only the gateway itself writes to a stream: what is missing, where a stream stands, and
+/// that an idle one lives.
+pub const RESERVED_EVENT_TYPES: [&str; 3] = ["gap", "checkpoint", "alive"];
 
 /// A valid event type: 1 to 200 bytes of UTF-8 without NUL, CR or LF, and not reserved.
 ///
@@ -75,7 +76,9 @@ mod tests {
         for text in ["a\nb", "a\rb", "a\0b"] {
             assert!(matches!(text.parse::<EventType>(), Err(EventTypeError::Character(_))));
         }
-        assert!(matches!("gap".parse::<EventType>(), Err(EventTypeError::Reserved(_))));
+        for text in RESERVED_EVENT_TYPES {
+            assert!(matches!(text.parse::<EventType>(), Err(EventTypeError::Reserved(_))));
+        }
         assert!(matches!("".parse::<EventType>(), Err(EventTypeError::Empty)));
         assert_eq!(" tick: ü".parse::<EventType>().unwrap().as_str(), " tick: ü");
     }

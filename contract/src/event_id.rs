@@ -18,12 +18,21 @@ pub struct EventId {
 
 /// The text is not `<ms>-<seq>` in decimal, or is out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an event id is <milliseconds>-<sequence> in decimal, at most 15 and 14 digits")]
+#[error("an event id is <milliseconds>-<sequence> in decimal, below {MAX_MS} and 2^44")]
 pub struct EventIdError;
+
+/// No id is believed whose time is not below this, in the year 5107: a clock that followed such an id would soon have
+/// more digits than are read.
+const MAX_MS: u64 = 99_000_000_000_000;
+/// An epoch has 28 bits, and a counter 16.
+const MAX_SEQ: u64 = 1 << 44;
 
 impl EventId {
     /// Below every event; `0-0` itself is never an event's id.
     pub const ZERO: EventId = EventId { ms: 0, seq: 0 };
+
+    /// Above every event.
+    pub const MAX: EventId = EventId { ms: MAX_MS - 1, seq: MAX_SEQ - 1 };
 
     /// Builds an id from its three parts; `epoch` has 28 bits.
     pub fn new(ms: u64, epoch: u32, counter: u16) -> Self {
@@ -63,12 +72,13 @@ impl FromStr for EventId {
 
     fn from_str(text: &str) -> Result<Self, EventIdError> {
         let (ms, seq) = text.split_once('-').ok_or(EventIdError)?;
-        let number = |digits: &str, longest: usize| {
+        let number = |digits: &str, limit: u64| {
             let decimal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            if decimal && digits.len() <= longest { digits.parse().ok() } else { None }
+            let short = decimal && digits.len() <= 14;
+            short.then(|| digits.parse().ok())?.filter(|n| *n < limit)
         };
-        let ms = number(ms, 15).ok_or(EventIdError)?;
-        let seq = number(seq, 14).ok_or(EventIdError)?;
+        let ms = number(ms, MAX_MS).ok_or(EventIdError)?;
+        let seq = number(seq, MAX_SEQ).ok_or(EventIdError)?;
         Ok(EventId { ms, seq })
     }
 }
@@ -92,9 +102,19 @@ mod tests {
 
     #[test]
     fn only_the_plain_form_is_an_id() {
-        for text in
-            ["", "1", "-", "1-", "-1", "+1-1", "1-1-1", "1-+1", " 1-1", "1234567890123456-1"]
-        {
+        for text in [
+            "",
+            "1",
+            "-",
+            "1-",
+            "-1",
+            "+1-1",
+            "1-1-1",
+            "1-+1",
+            " 1-1",
+            "99000000000000-1",
+            "1-17592186044416",
+        ] {
             assert_eq!(text.parse::<EventId>(), Err(EventIdError), "{text:?}");
         }
     }
@@ -109,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_and_back(ms in 0u64..1_000_000_000_000_000, seq in 0u64..100_000_000_000_000) {
+        fn text_and_back(ms in 0u64..MAX_MS, seq in 0u64..MAX_SEQ) {
             let id = EventId { ms, seq };
             prop_assert_eq!(id.to_string().parse::<EventId>().unwrap(), id);
         }

@@ -13,8 +13,38 @@ pub struct Keys {
     partitions: u16,
 }
 
+/// Why a text is no prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PrefixError {
+    /// It has no bytes.
+    #[error("a prefix has at least 1 byte")]
+    Empty,
+    /// A colon ends the prefix in every name: `sse` and `sse:a` would share the name `sse:a:b`.
+    #[error("a prefix does not hold a colon: it ends at the first one of a name")]
+    Colon,
+    /// Braces are the hash tag of a partition.
+    #[error("a prefix does not hold {{ or }}: they are the hash tag of a partition")]
+    Brace,
+    /// Anything else than visible ASCII.
+    #[error("a prefix is visible ASCII without spaces, which {0:?} is not")]
+    Character(char),
+}
+
 impl Keys {
-    /// `partitions` is at least 1.
+    /// Checks a prefix. The names of two installations with different prefixes are all different.
+    pub fn check_prefix(prefix: &str) -> Result<(), PrefixError> {
+        if prefix.is_empty() {
+            return Err(PrefixError::Empty);
+        }
+        match prefix.chars().find(|c| !c.is_ascii_graphic() || ":{}".contains(*c)) {
+            None => Ok(()),
+            Some(':') => Err(PrefixError::Colon),
+            Some('{' | '}') => Err(PrefixError::Brace),
+            Some(c) => Err(PrefixError::Character(c)),
+        }
+    }
+
+    /// `prefix` passes [`Keys::check_prefix`], and `partitions` is at least 1.
     pub fn new(prefix: impl Into<String>, partitions: u16) -> Self {
         Keys { prefix: prefix.into(), partitions: partitions.max(1) }
     }
@@ -24,10 +54,10 @@ impl Keys {
         self.partitions
     }
 
-    /// The partition of a channel: CRC16 (XMODEM, as in the Redis Cluster specification) of its name,
-    /// modulo the number of partitions.
+    /// The partition of a channel: CRC16 (XMODEM, as in the Redis Cluster specification) of its hash tag,
+    /// if it has one, else of its whole name, modulo the number of partitions.
     pub fn partition(&self, channel: &str) -> u16 {
-        crc16(channel.as_bytes()) % self.partitions
+        crc16(Channel::hashed(channel).as_bytes()) % self.partitions
     }
 
     /// What every name of a partition begins with.
@@ -54,9 +84,23 @@ impl Keys {
         format!("{}:{channel}", self.head(self.partition(channel.as_str())))
     }
 
-    /// The key that remembers what an idempotency key published on a channel.
+    /// The key that remembers what an idempotency key published on a channel. No channel holds a `|`, so that
+    /// the name tells where the channel ends: with a colon, channel `user` and key `42:7` were channel
+    /// `user:42` and key `7`, and one of two acknowledged events was never published.
     pub fn idempotency(&self, channel: &Channel, key: &str) -> String {
-        format!("{}:idem:{channel}:{key}", self.head(self.partition(channel.as_str())))
+        format!("{}:idem:{channel}|{key}", self.head(self.partition(channel.as_str())))
+    }
+
+    /// The hash that remembers each channel's last event id, for one generation of channels: the witness of
+    /// histories that vanished.
+    pub fn known(&self, partition: u16, generation: u64) -> String {
+        format!("{}:known:{generation}", self.head(partition))
+    }
+
+    /// A pub/sub channel for one gateway's probe events. No channel's name begins with a colon, so this one is
+    /// nobody's.
+    pub fn probe(&self, nonce: u64) -> String {
+        format!("{}::probe:{nonce:016x}", self.prefix)
     }
 }
 
@@ -71,6 +115,7 @@ fn crc16(bytes: &[u8]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn crc16_is_that_of_the_redis_cluster_specification() {
@@ -84,17 +129,149 @@ mod tests {
         assert_eq!(keys.state(0), "sse:state");
         assert_eq!(keys.history(&orders), "sse:history:orders");
         assert_eq!(keys.live(&orders), "sse:orders");
-        assert_eq!(keys.idempotency(&orders, "k1"), "sse:idem:orders:k1");
+        assert_eq!(keys.idempotency(&orders, "k1"), "sse:idem:orders|k1");
+        assert_eq!(keys.known(0, 3), "sse:known:3");
+        assert_eq!(keys.probe(255), "sse::probe:00000000000000ff");
     }
 
     #[test]
     fn the_vectors_of_the_written_contract() {
         let keys = Keys::new("sse", 16);
-        for (channel, partition) in [("demo", 7), ("orders", 9), ("user:42", 8)] {
+        let tagged = [("{orders}", 9), ("mail:{orders}", 9), ("{user:42}:mail", 8)];
+        let plain = [("demo", 7), ("orders", 9), ("user:42", 8)];
+        for (channel, partition) in plain.into_iter().chain(tagged) {
             assert_eq!(keys.partition(channel), partition, "{channel}");
         }
         let orders: Channel = "orders".parse().unwrap();
         assert_eq!(keys.history(&orders), "sse:{9}:history:orders");
         assert_eq!(keys.live(&orders), "sse:{9}:orders");
+        assert_eq!(keys.known(9, 1), "sse:{9}:known:1");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_prefix_is_named() {
+        for prefix in ["sse", "a", "my-app.sse", "x*y|z"] {
+            assert_eq!(Keys::check_prefix(prefix), Ok(()));
+        }
+        for (prefix, error) in [
+            ("", PrefixError::Empty),
+            ("a:b", PrefixError::Colon),
+            ("sse:", PrefixError::Colon),
+            ("{a}", PrefixError::Brace),
+            ("a}", PrefixError::Brace),
+            ("a b", PrefixError::Character(' ')),
+            ("ü", PrefixError::Character('ü')),
+        ] {
+            assert_eq!(Keys::check_prefix(prefix), Err(error), "{prefix}");
+        }
+    }
+
+    /// Everything that has a name in an installation. Live channels and probes are names of another kind
+    /// than keys: Redis keeps the two apart.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Thing {
+        State(u16),
+        Known(u16, u64),
+        History(Channel),
+        Idempotency(Channel, String),
+        Live(Channel),
+        Probe(u64),
+    }
+
+    impl Thing {
+        fn name(&self, keys: &Keys) -> (bool, String) {
+            match self {
+                Thing::State(partition) => (false, keys.state(partition % keys.partitions())),
+                Thing::Known(partition, generation) => {
+                    (false, keys.known(partition % keys.partitions(), *generation))
+                }
+                Thing::History(channel) => (false, keys.history(channel)),
+                Thing::Idempotency(channel, key) => (false, keys.idempotency(channel, key)),
+                Thing::Live(channel) => (true, keys.live(channel)),
+                Thing::Probe(nonce) => (true, keys.probe(*nonce)),
+            }
+        }
+
+        fn in_installation(self, keys: &Keys) -> Thing {
+            match self {
+                Thing::State(partition) => Thing::State(partition % keys.partitions()),
+                Thing::Known(p, generation) => Thing::Known(p % keys.partitions(), generation),
+                other => other,
+            }
+        }
+    }
+
+    /// Everything that has this name.
+    fn readings(name: &(bool, String), keys: &Keys) -> Vec<Thing> {
+        let mut things = Vec::new();
+        for partition in 0..keys.partitions() {
+            things.push(Thing::State(partition));
+            things.extend((0..20).map(|generation| Thing::Known(partition, generation)));
+        }
+        things.extend((0..20).map(Thing::Probe));
+        // Whatever ends the name may be a channel, and whatever stands before and behind a byte of it a
+        // channel and a key.
+        for (at, _) in name.1.char_indices() {
+            let end = &name.1[at..];
+            if let Ok(channel) = end.parse::<Channel>() {
+                things.extend([Thing::History(channel.clone()), Thing::Live(channel)]);
+            }
+            for (middle, _) in end.char_indices().skip(1) {
+                if let (Ok(channel), Some(key)) = (end[..middle].parse(), end.get(middle + 1..)) {
+                    things.push(Thing::Idempotency(channel, key.to_owned()));
+                }
+            }
+        }
+        things.retain(|thing| thing.name(keys) == *name);
+        things
+    }
+
+    /// Words that names are made of, and marks that part them.
+    const PIECES: &str =
+        "(:|state|history|idem|known|probe|[{][0-9a]{1,2}[}]|[0-9]{1,2}|a|sse|[.~-]){1,5}";
+
+    fn channel() -> impl Strategy<Value = Channel> {
+        PIECES.prop_filter_map("a channel", |text| text.parse().ok())
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        proptest::string::string_regex(&format!("({PIECES}|[|]){{1,3}}")).unwrap()
+    }
+
+    fn thing() -> impl Strategy<Value = Thing> {
+        prop_oneof![
+            (0u16..20).prop_map(Thing::State),
+            (0u16..20, 0u64..20).prop_map(|(p, g)| Thing::Known(p, g)),
+            channel().prop_map(Thing::History),
+            (channel(), key()).prop_map(|(channel, key)| Thing::Idempotency(channel, key)),
+            channel().prop_map(Thing::Live),
+            (0u64..20).prop_map(Thing::Probe),
+        ]
+    }
+
+    fn partitions() -> impl Strategy<Value = u16> {
+        prop_oneof![Just(1u16), 2u16..20]
+    }
+
+    fn prefix() -> impl Strategy<Value = String> {
+        "[s:{}a1.|]{1,4}".prop_filter("a prefix", |prefix| Keys::check_prefix(prefix).is_ok())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_name_can_be_read_in_two_ways(thing in thing(), partitions in partitions()) {
+            let keys = Keys::new("sse", partitions);
+            let thing = thing.in_installation(&keys);
+            prop_assert_eq!(readings(&thing.name(&keys), &keys), [thing]);
+        }
+
+        #[test]
+        fn two_prefixes_share_no_name(thing in thing(), prefix in prefix(), of in partitions()) {
+            // So a name tells its prefix, whatever the installation is otherwise.
+            let (_, name) = thing.name(&Keys::new(prefix.clone(), of));
+            prop_assert_eq!(name.split_once(':').map(|(first, _)| first), Some(&*prefix));
+        }
     }
 }

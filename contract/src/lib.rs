@@ -1,8 +1,10 @@
 //! What every writer and reader of the gateway's Redis keys agrees on: channel names, event ids, live
-//! frames, key names, the function library and the JSON item of a publisher. It does no I/O and knows neither Redis clients nor HTTP,
+//! frames, key names, the function library, what its calls are made of and what its answers mean, and the JSON item of a
+//! publisher. It does no I/O and knows neither Redis clients nor HTTP,
 //! so that the gateway, the publisher and the tests share one definition. `docs/redis-contract.md` is
 //! the same contract in words, for publishers in other languages.
 
+mod call;
 mod channel;
 mod event;
 mod event_id;
@@ -10,11 +12,16 @@ mod item;
 mod keys;
 mod library;
 mod live_frame;
+mod outcome;
 
+pub use call::{Call, Caller, Publish, batch_len};
 pub use channel::{Channel, ChannelError};
 pub use event::{EventType, EventTypeError, RESERVED_EVENT_TYPES};
 pub use event_id::{EventId, EventIdError};
 pub use item::{IdempotencyKeyError, Item, MAX_IDEMPOTENCY_KEY, idempotency_key};
-pub use keys::Keys;
-pub use library::{CONTRACT_VERSION, Function, LIBRARY_VERSION, eval_script, library_source};
+pub use keys::{Keys, PrefixError};
+pub use library::{
+    CONTRACT_VERSION, Function, LIBRARY_VERSION, MAX_BATCH, eval_script, library_source,
+};
 pub use live_frame::{LiveMessage, decode_live, encode_live};
+pub use outcome::{Meaning, batch_answer, detail, meaning};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use sse_contract::{Channel, EventType};
+use sse_contract::{Channel, EventType, Keys};
 
 use crate::address::{BaseUrl, Environment};
 use crate::bench_target::BenchUrl;
@@ -149,7 +149,7 @@ pub struct PublishArguments {
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// What the gateway's keys in Redis begin with
-    #[arg(long, value_name = "PREFIX", default_value = "sse")]
+    #[arg(long, value_name = "PREFIX", default_value = "sse", value_parser = prefix)]
     pub prefix: String,
     /// What goes with HTTP requests.
     #[command(flatten)]
@@ -272,6 +272,10 @@ fn channels(text: &str) -> Result<Channels, String> {
     parse_channels(text.split(',')).map(Channels).map_err(|reason| reason.text)
 }
 
+fn prefix(text: &str) -> Result<String, String> {
+    Keys::check_prefix(text).map(|()| text.to_owned()).map_err(|why| why.to_string())
+}
+
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
     rate.ok_or_else(|| "a rate is a number of events per second, above zero".to_owned())
@@ -359,7 +363,8 @@ mod tests {
     fn wrong_arguments_are_refused() {
         for line in [
             "",
-            "a{b} x",
+            "a{b x",
+            "a x --prefix a:b",
             "demo x --file y",
             "demo x --ndjson",
             "demo --rate 0",

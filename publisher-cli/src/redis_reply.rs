@@ -1,36 +1,47 @@
-//! What an error of Redis means for the event it answers. Pure.
+//! What an answer of Redis means for the event it answers. Pure.
 
 use redis::RedisError;
+use sse_contract::{Meaning, batch_answer, meaning};
 
 use crate::attempt::{Answer, Reason};
 
-/// The answer to one `sse_publish`.
-pub fn answer(result: Result<String, RedisError>) -> Answer {
-    match result {
-        Ok(id) => Answer::Published(id),
-        Err(error) => refusal(&error),
+/// The answer to one event of a batch, from its text.
+pub fn answer(text: &str) -> Answer {
+    match batch_answer(text) {
+        Ok(id) => Answer::Published(id.to_string()),
+        Err((meaning, _)) => refusal(meaning, reason_of(text)),
     }
 }
 
-/// An error that Redis itself answered to a publish: it did nothing.
-fn refusal(error: &RedisError) -> Answer {
-    let reason = reason(error);
-    match error.code() {
-        _ if wants_setup(error) => Answer::Again { reason, perhaps_published: false },
-        Some(code) if is_passing(code) => Answer::Again { reason, perhaps_published: false },
-        Some(_) => Answer::Refused(reason),
-        // An answer of another shape than an id: this is not the library of the contract.
-        None => Answer::Unknown(reason),
+/// The answer to every event of a call that was answered with an error.
+pub fn call_answer(error: &RedisError) -> Answer {
+    refusal(call_meaning(error), reason(error))
+}
+
+/// What an error that answers a call means. An answer of another shape than a batch's has no code: it is not the
+/// library of the contract that was called.
+pub fn call_meaning(error: &RedisError) -> Meaning {
+    error.code().map_or(Meaning::Unknown, |code| meaning(&whole(code, error)))
+}
+
+fn refusal(meaning: Meaning, reason: Reason) -> Answer {
+    match meaning {
+        // Nothing was published, and another attempt may fare better.
+        Meaning::Missing | Meaning::OtherEpoch | Meaning::Undone => {
+            Answer::Again { reason, perhaps_published: false }
+        }
+        Meaning::Invalid | Meaning::Conflict | Meaning::Denied | Meaning::Mismatch => {
+            Answer::Refused(reason)
+        }
+        Meaning::Unknown => Answer::Unknown(reason),
     }
 }
 
-/// The function or script is gone: Redis restarted without it, or somebody flushed it.
-pub fn wants_setup(error: &RedisError) -> bool {
-    let missing = error.detail().is_some_and(|detail| detail.contains("Function not found"));
-    missing || error.code() == Some("NOSCRIPT")
+fn whole(code: &str, error: &RedisError) -> String {
+    format!("{code} {}", error.detail().unwrap_or_default())
 }
 
-/// States that a server leaves by itself, or by a failover.
+/// States that a server leaves by itself, or by a failover. Asked only before anything is published.
 pub fn is_passing(code: &str) -> bool {
     matches!(
         code,
@@ -48,18 +59,71 @@ pub fn is_passing(code: &str) -> bool {
 
 /// An error in words, with its code where the words depend on it.
 pub fn reason(error: &RedisError) -> Reason {
-    let detail = error.detail().unwrap_or("");
     match error.code() {
         Some("MOVED" | "ASK" | "CROSSSLOT") => {
             let text = "this is a node of a Redis Cluster; publish through a gateway (--url)";
             Reason { kind: Some("CLUSTER".to_owned()), text: text.to_owned() }
         }
-        Some("ERR") => Reason::new(detail),
-        // The library's own codes are spelt out by the words behind them.
-        Some(code @ ("SSEINVALID" | "SSECONFLICT" | "SSEDENIED")) => {
-            Reason { kind: Some(code.to_owned()), text: detail.to_owned() }
-        }
-        Some(code) => Reason { kind: Some(code.to_owned()), text: format!("{code} {detail}") },
+        Some("ERR") => Reason::new(error.detail().unwrap_or_default()),
+        Some(code) => reason_of(&whole(code, error)),
         None => Reason::new(error.to_string()),
+    }
+}
+
+/// A text that begins with a code. The library's own codes are spelt out by the words behind them.
+fn reason_of(text: &str) -> Reason {
+    let (code, words) = text.split_once(' ').unwrap_or((text, ""));
+    let own = !matches!(meaning(text), Meaning::Unknown | Meaning::Missing);
+    let text = if own { words } else { text };
+    Reason { kind: Some(code.to_owned()), text: text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> RedisError {
+        let error = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        let redis::Value::ServerError(error) = error else { panic!("{error:?}") };
+        RedisError::from(error)
+    }
+
+    #[test]
+    fn what_redis_itself_says_leaves_the_outcome_open() {
+        for line in [
+            "NOPERM this user has no permissions to run the 'fcall' command",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "READONLY You can't write against a read only replica.",
+            "ERR The user executing the script can't run this command",
+            "MOVED 1 127.0.0.1:1",
+        ] {
+            let answer = call_answer(&error(line));
+            assert!(matches!(answer, Answer::Unknown(_)), "{line}: {answer:?}");
+        }
+        let odd = answer("something else");
+        assert!(matches!(odd, Answer::Unknown(_)), "{odd:?}");
+    }
+
+    #[test]
+    fn what_surely_did_nothing_is_sent_again_or_refused() {
+        for line in [
+            "ERR Function not found",
+            "NOSCRIPT No matching script. Please use EVAL.",
+            "SSEEPOCH the data lives in epoch 1, the caller in 2",
+            "SSEUNDONE WRONGTYPE",
+        ] {
+            let Answer::Again { perhaps_published, .. } = call_answer(&error(line)) else {
+                panic!("{line}");
+            };
+            assert!(!perhaps_published, "{line}");
+        }
+        let denied = Reason {
+            kind: Some("SSEDENIED".to_owned()),
+            text: "this user may not PUBLISH sse:a".to_owned(),
+        };
+        let line = "SSEDENIED this user may not PUBLISH sse:a";
+        assert_eq!(call_answer(&error(line)), Answer::Refused(denied.clone()));
+        assert_eq!(answer(line), Answer::Refused(denied));
+        assert_eq!(answer("5-65536"), Answer::Published("5-65536".to_owned()));
     }
 }

@@ -1,9 +1,10 @@
-//! Publishes straight to Redis by the written contract: `FCALL sse_publish`, pipelined. Where the user
+//! Publishes straight to Redis by the written contract: `FCALL sse_publish_batch`, pipelined. Where the user
 //! may not load functions the same text runs as a script.
 //!
-//! Every connection is set up anew (library, partitions), because a restart may have taken the library
+//! Every connection is set up anew (library, partitions, epochs), because a restart may have taken the library
 //! away. A library newer than this program's is used as it is, never replaced.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -11,7 +12,8 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, cmd,
 };
 use sse_contract::{
-    CONTRACT_VERSION, Function, Keys, LIBRARY_VERSION, eval_script, library_source,
+    CONTRACT_VERSION, Call, EventId, Function, Keys, LIBRARY_VERSION, Meaning, Publish, batch_len,
+    eval_script, library_source,
 };
 
 use crate::attempt::{Answer, Attempt, Reason, Target};
@@ -30,11 +32,14 @@ pub struct RedisTarget {
 struct Session {
     connection: MultiplexedConnection,
     keys: Keys,
-    call: Call,
+    way: Way,
+    /// The epoch of each partition that was published to; none where there is no state yet. Passed with every
+    /// call, so that no event goes into other data than those this session began with.
+    epochs: BTreeMap<u16, Option<u64>>,
 }
 
 /// How the function is reached.
-enum Call {
+enum Way {
     Function,
     /// The script's SHA-1.
     Script(String),
@@ -72,8 +77,8 @@ impl RedisTarget {
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let keys = self.keys(&mut connection).await?;
-        let call = prepare(&mut connection).await?;
-        Ok(Session { connection, keys, call })
+        let way = prepare(&mut connection).await?;
+        Ok(Session { connection, keys, way, epochs: BTreeMap::new() })
     }
 
     /// Reads how the keys are named here. With one partition the state is at a plain name, else each
@@ -102,34 +107,34 @@ impl RedisTarget {
 }
 
 /// Makes sure that the function is there, at least as new as this program's; else loads the script.
-async fn prepare(connection: &mut MultiplexedConnection) -> RedisResult<Call> {
+async fn prepare(connection: &mut MultiplexedConnection) -> RedisResult<Way> {
     let version: RedisResult<u32> =
         cmd("FCALL").arg("sse_version").arg(0).query_async(connection).await;
     let mut load = cmd("FUNCTION");
     load.arg("LOAD");
     match version {
-        Ok(version) if version >= LIBRARY_VERSION => return Ok(Call::Function),
+        Ok(version) if version >= LIBRARY_VERSION => return Ok(Way::Function),
         Ok(_) => {
             load.arg("REPLACE");
         }
         // Without REPLACE: a newer one may have been loaded since the question, and must stay.
-        Err(error) if redis_reply::wants_setup(&error) => {}
+        Err(error) if redis_reply::call_meaning(&error) == Meaning::Missing => {}
         Err(error) if error.code().is_none_or(redis_reply::is_passing) => return Err(error),
         Err(_) => return script(connection).await,
     }
     match load.arg(library_source()).query_async::<String>(connection).await {
-        Ok(_) => Ok(Call::Function),
+        Ok(_) => Ok(Way::Function),
         Err(error) if error.detail().is_some_and(|text| text.contains("already exists")) => {
-            Ok(Call::Function)
+            Ok(Way::Function)
         }
         Err(error) if error.code().is_none_or(redis_reply::is_passing) => Err(error),
         Err(_) => script(connection).await,
     }
 }
 
-async fn script(connection: &mut MultiplexedConnection) -> RedisResult<Call> {
-    let text = eval_script(Function::Publish);
-    cmd("SCRIPT").arg("LOAD").arg(text).query_async(connection).await.map(Call::Script)
+async fn script(connection: &mut MultiplexedConnection) -> RedisResult<Way> {
+    let text = eval_script(Function::PublishBatch);
+    cmd("SCRIPT").arg("LOAD").arg(text).query_async(connection).await.map(Way::Script)
 }
 
 impl From<RedisError> for NoSession {
@@ -157,19 +162,80 @@ fn describe(error: &RedisError) -> String {
 }
 
 impl Session {
-    fn command(&self, event: &Event) -> Cmd {
-        let mut command = match &self.call {
-            Call::Function => cmd("FCALL").arg(Function::Publish.name()).to_owned(),
-            Call::Script(sha) => cmd("EVALSHA").arg(sha).to_owned(),
-        };
-        let (channel, keys) = (&event.channel, &self.keys);
-        command.arg(3).arg(keys.state(keys.partition(channel.as_str()))).arg(keys.history(channel));
-        command.arg(keys.idempotency(channel, &event.key)).arg(&*event.data);
-        if let Some(event) = &event.event {
-            command.arg(event.as_str());
+    /// Learns the epochs of these partitions, as far as they are not known.
+    async fn learn_epochs(&mut self, partitions: impl Iterator<Item = u16>) -> RedisResult<()> {
+        for partition in partitions {
+            if !self.epochs.contains_key(&partition) {
+                let read = cmd("HGET").arg(self.keys.state(partition)).arg("id").to_owned();
+                let clock: Option<String> = read.query_async(&mut self.connection).await?;
+                let clock = clock.and_then(|clock| clock.parse::<EventId>().ok());
+                self.epochs.insert(partition, clock.map(EventId::epoch));
+            }
         }
+        Ok(())
+    }
+
+    fn command(&self, partition: u16, events: &[&Event]) -> Cmd {
+        let items: Vec<Publish<'_>> = events
+            .iter()
+            .map(|event| Publish {
+                channel: &event.channel,
+                event: event.event.as_ref().map(|event| event.as_str()),
+                data: event.data.as_bytes(),
+                idempotency_key: Some(&event.key),
+            })
+            .collect();
+        let epoch = self.epochs.get(&partition).copied().flatten();
+        let call = Call::batch(&self.keys, partition, &items, epoch);
+        let mut command = match &self.way {
+            Way::Function => cmd("FCALL").arg(call.function().name()).to_owned(),
+            Way::Script(sha) => cmd("EVALSHA").arg(sha).to_owned(),
+        };
+        call.words().for_each(|word| {
+            command.arg(word);
+        });
         command
     }
+}
+
+/// The places of the events of each call: events of one partition, in order, as many as a call takes.
+fn calls(keys: &Keys, events: &[&Event]) -> Vec<(u16, Vec<usize>)> {
+    let mut of_partition: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (at, event) in events.iter().enumerate() {
+        of_partition.entry(keys.partition(event.channel.as_str())).or_default().push(at);
+    }
+    let mut calls = Vec::new();
+    for (partition, mut places) in of_partition {
+        while !places.is_empty() {
+            let rest = places.split_off(batch_len(places.iter().map(|&at| events[at].size())));
+            calls.push((partition, places));
+            places = rest;
+        }
+    }
+    calls
+}
+
+/// What became of the events of one call: an answer each, if the call was answered as a batch is.
+fn answers(result: RedisResult<Vec<String>>, events: usize) -> Vec<Answer> {
+    match result {
+        Ok(texts) if texts.len() == events => {
+            texts.iter().map(|text| redis_reply::answer(text)).collect()
+        }
+        Ok(texts) => {
+            let text = format!("Redis gave {} answers to {events} events", texts.len());
+            vec![Answer::Unknown(Reason::new(text)); events]
+        }
+        Err(error) => vec![redis_reply::call_answer(&error); events],
+    }
+}
+
+/// Whether the next attempt is to find the master, the library and the epochs anew.
+fn leaves(result: &RedisResult<Vec<String>>) -> bool {
+    let meaning = |error| redis_reply::call_meaning(error);
+    // A demoted master, too, is left: the name may lead to its successor.
+    result.as_ref().is_err_and(|error| {
+        matches!(meaning(error), Meaning::Missing | Meaning::OtherEpoch | Meaning::Unknown)
+    })
 }
 
 impl Target for RedisTarget {
@@ -192,25 +258,32 @@ impl Target for RedisTarget {
                 }
             },
         };
+        let calls = calls(&session.keys, events);
+        if let Err(error) = session.learn_epochs(calls.iter().map(|call| call.0)).await {
+            let reason = Reason::new(format!("cannot read the epoch: {}", describe(&error)));
+            return Attempt::alike(all, again(reason, false));
+        }
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
-        for event in events {
-            pipeline.add_command(session.command(event));
+        for (partition, places) in &calls {
+            let events: Vec<&Event> = places.iter().map(|&at| events[at]).collect();
+            pipeline.add_command(session.command(*partition, &events));
         }
-        let results: RedisResult<Vec<RedisResult<String>>> =
+        let results: RedisResult<Vec<RedisResult<Vec<String>>>> =
             pipeline.query_async(&mut session.connection).await;
         match results {
             Ok(results) => {
-                let errors = || results.iter().filter_map(|result| result.as_ref().err());
-                // A demoted master, too, is left: the name may lead to its successor.
-                let leave = |error: &RedisError| {
-                    redis_reply::wants_setup(error)
-                        || error.code().is_some_and(redis_reply::is_passing)
-                };
-                if !errors().any(leave) {
-                    self.session = Some(session);
+                let mut in_order = vec![again(Reason::new("not sent"), false); all];
+                let leave = results.iter().any(leaves);
+                for ((_, places), result) in calls.iter().zip(results) {
+                    for (&at, answer) in places.iter().zip(answers(result, places.len())) {
+                        in_order[at] = answer;
+                    }
                 }
-                Attempt::of(results.into_iter().map(redis_reply::answer).collect())
+                // Where there was no state, there is one now.
+                session.epochs.retain(|_, epoch| epoch.is_some());
+                self.session = Some(session).filter(|_| !leave);
+                Attempt::of(in_order)
             }
             Err(error) => {
                 let reason = Reason::new(format!("the connection to Redis broke: {error}"));

@@ -229,7 +229,7 @@ fn bad_lines_are_named_and_the_others_sent() {
 #[test]
 fn a_wrong_command_line_is_exit_code_64() {
     for arguments in [
-        &["a{b}", "x"][..],
+        &["a{b", "x"][..],
         &[],
         &["demo", "--file", "/nonexistent"],
         &["demo", "x", "--url", "ftp://a"],

@@ -91,7 +91,7 @@ fn a_channel_that_is_denied_is_named() {
 #[test]
 fn partitions_are_found_and_named() {
     let redis = RedisServer::start();
-    redis.command::<()>("HSET sse:{0}:state partitions 16 version 1");
+    redis.command::<()>("HSET sse:{0}:state partitions 16 version 2");
     assert_eq!(run(&["orders", "x", "--redis", &redis.url()], "").code, 0);
     assert_eq!(redis.history("sse:{9}:history:orders"), ["x"]);
 }
@@ -106,10 +106,14 @@ fn another_prefix_is_another_world() {
 #[test]
 fn another_contract_version_is_refused() {
     let redis = RedisServer::start();
-    redis.command::<()>("HSET sse:state partitions 1 version 2");
-    let run = run(&["a", "x", "--redis", &redis.url()], "");
-    assert_eq!(run.code, 2);
-    assert!(run.err.contains("contract version 2"), "{}", run.err);
+    for version in [1, 3] {
+        redis.command::<()>(&format!("HSET sse:state partitions 1 version {version}"));
+        let run = run(&["a", "x", "--redis", &redis.url()], "");
+        assert_eq!(run.code, 2);
+        assert!(run.err.contains(&format!("contract version {version}")), "{}", run.err);
+        // The library that others use there stays as it is.
+        assert_eq!(redis.command::<Vec<redis::Value>>("FUNCTION LIST"), []);
+    }
 }
 
 #[test]
@@ -139,6 +143,59 @@ fn a_library_that_vanishes_is_loaded_again() {
     assert!(running.read().contains("\"published\""));
     assert_eq!(running.finish().code, 0);
     assert_eq!(redis.history("sse:history:a"), ["x", "y"]);
+}
+
+#[test]
+fn in_another_epoch_the_event_is_published_all_the_same() {
+    let redis = RedisServer::start();
+    let mut running = start(&["a", "--json", "--redis", &redis.url()]);
+    running.write("x");
+    assert!(running.read().contains("\"published\""));
+    // From here on this run knows the epoch, and says it.
+    running.write("y");
+    assert!(running.read().contains("\"published\""));
+    let fenced: String = redis.command("FCALL sse_fence 1 sse:state");
+    let seq = |id: &str| id.split_once('-').unwrap().1.parse::<u64>().unwrap();
+    running.write("z");
+    let line: serde_json::Value = serde_json::from_str(&running.read()).unwrap();
+    assert_eq!(seq(line["id"].as_str().unwrap()) >> 16, seq(&fenced) >> 16, "{line}");
+    assert_eq!(running.finish().code, 0);
+    assert_eq!(redis.history("sse:history:a"), ["x", "y", "z"]);
+    let stats: String = redis.command("INFO errorstats");
+    assert!(stats.contains("errorstat_SSEEPOCH:count=1"), "the old epoch was refused: {stats}");
+}
+
+#[test]
+fn what_redis_undid_is_sent_again() {
+    let redis = RedisServer::start();
+    let mut running = start(&["a", "--json", "--redis", &redis.url()]);
+    running.write("x");
+    assert!(running.read().contains("\"published\""));
+    redis.command::<()>("RENAME sse:known:1 aside");
+    redis.command::<()>("SET sse:known:1 x");
+    running.write("y");
+    let undone = |_| redis.command::<String>("INFO errorstats").contains("WRONGTYPE");
+    assert!((0..100_000).any(undone), "it was tried and undone");
+    redis.command::<()>("RENAME aside sse:known:1");
+    assert!(running.read().contains("\"published\""));
+    assert_eq!(running.finish().code, 0);
+    assert_eq!(redis.history("sse:history:a"), ["x", "y"]);
+}
+
+#[test]
+fn what_nobody_can_know_is_said_so_and_not_repeated() {
+    let redis = RedisServer::start();
+    let mut running = start(&["a", "--json", "--redis", &redis.url()]);
+    running.write("x");
+    assert!(running.read().contains("\"published\""));
+    redis.command::<()>("CONFIG SET maxmemory 1");
+    running.write("y");
+    let line = running.read();
+    assert!(line.contains("\"unknown\"") && line.contains("OOM"), "{line}");
+    redis.command::<()>("CONFIG SET maxmemory 0");
+    let run = running.finish();
+    assert_eq!(run.code, 1, "{}", run.err);
+    assert_eq!(redis.history("sse:history:a"), ["x"]);
 }
 
 #[test]

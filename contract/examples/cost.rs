@@ -1,0 +1,255 @@
+//! What publishing costs Redis, by its own `INFO commandstats`: microseconds an event, of one call each and of
+//! batches, with and without idempotency keys, beside the bare commands. Starts a `redis-server` of its own.
+//!
+//! One after another in each of some rounds, so that a machine that slows down slows all of them down; the median
+//! round is shown, and the fastest.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use sse_contract::{Call, Caller, Channel, Keys, MAX_BATCH, Publish, library_source};
+
+/// Events that a round publishes in each way.
+const EVENTS: usize = 6400;
+const ROUNDS: usize = 15;
+const DATA: [u8; 200] = [b'x'; 200];
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    for channels in [10, 8000] {
+        let mut costs: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
+        let mut redis = Redis::start()?;
+        let mut load = Load::new(channels)?;
+        redis.ask(&[b"FUNCTION", b"LOAD", library_source().as_bytes()])?;
+        redis.call(&[Call::tick(&load.keys, 0, &LIMITS)])?;
+        for round in 0..=ROUNDS {
+            for (way, costs) in Way::ALL.iter().zip(&mut costs) {
+                let cost = way.measure(&mut redis, &mut load)?;
+                // In the first one histories and memory are new.
+                if round > 0 {
+                    costs.push(cost);
+                }
+            }
+        }
+        println!("{channels} channels, events of {} bytes: µs an event", DATA.len());
+        for (way, mut costs) in Way::ALL.iter().zip(costs) {
+            costs.sort_by(f64::total_cmp);
+            println!("  {:28} {:6.2}   at best {:6.2}", way.name(), costs[ROUNDS / 2], costs[0]);
+        }
+    }
+    Ok(())
+}
+
+const LIMITS: Caller = Caller {
+    seen: None,
+    beat: None,
+    max_len: 1000,
+    ttl_ms: 3_600_000,
+    max_data: 1 << 20,
+    idem_ttl_ms: 600_000,
+    durable: false,
+};
+
+/// A way to publish.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Single,
+    KeyedSingle,
+    Batch,
+    KeyedBatch,
+    /// XADD and PUBLISH by the client, which promise nothing.
+    Bare,
+}
+
+impl Way {
+    const ALL: [Way; 5] = [Way::Single, Way::KeyedSingle, Way::Batch, Way::KeyedBatch, Way::Bare];
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::Single => "one event a call",
+            Way::KeyedSingle => "the same with a key",
+            Way::Batch => "batches of 64",
+            Way::KeyedBatch => "the same with keys",
+            Way::Bare => "XADD and PUBLISH alone",
+        }
+    }
+
+    fn measure(self, redis: &mut Redis, load: &mut Load) -> Outcome<f64> {
+        redis.ask(&[b"CONFIG", b"RESETSTAT"])?;
+        for _ in 0..EVENTS / MAX_BATCH {
+            let channels: Vec<Channel> = (0..MAX_BATCH).map(|_| load.channel()).collect();
+            if self == Way::Bare {
+                redis.bare(&channels)?;
+                continue;
+            }
+            let keyed = matches!(self, Way::KeyedSingle | Way::KeyedBatch);
+            let keys: Vec<Option<String>> =
+                channels.iter().map(|_| keyed.then(|| load.next_key())).collect();
+            let items: Vec<Publish<'_>> = channels
+                .iter()
+                .zip(&keys)
+                .map(|(channel, key)| Publish {
+                    channel,
+                    event: None,
+                    data: &DATA,
+                    idempotency_key: key.as_deref(),
+                })
+                .collect();
+            match self {
+                Way::Batch | Way::KeyedBatch => {
+                    redis.call(&[Call::batch(&load.keys, 0, &items, None)])?;
+                }
+                _ => {
+                    let call = |item| Call::publish(&load.keys, item, None);
+                    redis.call(&items.iter().map(call).collect::<Vec<_>>())?;
+                }
+            }
+        }
+        let commands: &[&str] = if self == Way::Bare { &["xadd", "publish"] } else { &["fcall"] };
+        Ok(redis.microseconds(commands)? / EVENTS as f64)
+    }
+}
+
+/// Channels in turn, and keys that are never the same.
+struct Load {
+    keys: Keys,
+    channels: Vec<Channel>,
+    next: usize,
+}
+
+impl Load {
+    fn new(channels: usize) -> Outcome<Self> {
+        // A step that is prime to their number, so that neighbours are not published on one after the other.
+        let channels: Result<Vec<Channel>, _> =
+            (0..channels).map(|n| format!("user:{}", n * 37 % channels).parse()).collect();
+        Ok(Load { keys: Keys::new("sse", 1), channels: channels?, next: 0 })
+    }
+
+    fn channel(&mut self) -> Channel {
+        self.next += 1;
+        self.channels[self.next % self.channels.len()].clone()
+    }
+
+    fn next_key(&mut self) -> String {
+        self.next += self.channels.len();
+        format!("key-{}", self.next)
+    }
+}
+
+/// A server of its own, and a connection to it.
+struct Redis {
+    process: Child,
+    stream: BufReader<TcpStream>,
+}
+
+impl Redis {
+    fn start() -> Outcome<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut process = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        if !lines.any(|line| line.is_ok_and(|line| line.contains("Ready to accept"))) {
+            return Err("redis-server ended at its start".into());
+        }
+        std::thread::spawn(move || lines.for_each(drop));
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_nodelay(true)?;
+        Ok(Redis { process, stream: BufReader::new(stream) })
+    }
+
+    /// Sends calls in one piece; every answer is to be one of success.
+    fn call(&mut self, calls: &[Call<'_>]) -> Outcome<()> {
+        let mut wire = Vec::new();
+        for call in calls {
+            let head = [b"FCALL".as_slice(), call.function().name().as_bytes()];
+            command(
+                &mut wire,
+                head.len() + call.words().len(),
+                head.into_iter().chain(call.words()),
+            );
+        }
+        self.stream.get_mut().write_all(&wire)?;
+        calls.iter().try_for_each(|_| self.answer().map(drop))
+    }
+
+    fn bare(&mut self, channels: &[Channel]) -> Outcome<()> {
+        let mut wire = Vec::new();
+        for channel in channels {
+            let (history, live) = (format!("bare:history:{channel}"), format!("bare:{channel}"));
+            let (history, live) = (history.as_bytes(), live.as_bytes());
+            let xadd: [&[u8]; 8] =
+                [b"XADD", history, b"MAXLEN", b"~", b"1000", b"*", b"data", &DATA];
+            command(&mut wire, 8, xadd.into_iter());
+            command(&mut wire, 3, [b"PUBLISH".as_slice(), live, &DATA].into_iter());
+        }
+        self.stream.get_mut().write_all(&wire)?;
+        (0..2 * channels.len()).try_for_each(|_| self.answer().map(drop))
+    }
+
+    fn ask(&mut self, words: &[&[u8]]) -> Outcome<String> {
+        let mut wire = Vec::new();
+        command(&mut wire, words.len(), words.iter().copied());
+        self.stream.get_mut().write_all(&wire)?;
+        self.answer()
+    }
+
+    /// What these commands have taken since the counters were reset.
+    fn microseconds(&mut self, commands: &[&str]) -> Outcome<f64> {
+        let stats = self.ask(&[b"INFO", b"commandstats"])?;
+        let mut total = 0.0;
+        for command in commands {
+            let head = format!("cmdstat_{command}:");
+            let line = stats.lines().find(|line| line.starts_with(&head)).ok_or("no statistics")?;
+            let usec = line.split(',').find_map(|part| part.strip_prefix("usec="));
+            total += usec.ok_or("no microseconds")?.parse::<f64>()?;
+        }
+        Ok(total)
+    }
+
+    /// An answer's texts, one a line. An error, also that of one event, ends the measurement.
+    fn answer(&mut self) -> Outcome<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let (kind, rest) = line.trim_end().split_at_checked(1).ok_or("no answer")?;
+        match kind {
+            "$" => {
+                let mut text = vec![0; rest.parse::<usize>()? + 2];
+                self.stream.read_exact(&mut text)?;
+                let text = String::from_utf8_lossy(&text[..text.len() - 2]).into_owned();
+                if text.starts_with("SSE") { Err(text.into()) } else { Ok(text) }
+            }
+            "*" => {
+                let mut texts = String::new();
+                for _ in 0..rest.parse::<usize>()? {
+                    texts += &self.answer()?;
+                    texts.push('\n');
+                }
+                Ok(texts)
+            }
+            "-" => Err(rest.into()),
+            _ => Ok(rest.to_owned()),
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command<'a>(wire: &mut Vec<u8>, length: usize, words: impl Iterator<Item = &'a [u8]>) {
+    wire.extend_from_slice(format!("*{length}\r\n").as_bytes());
+    for word in words {
+        wire.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        wire.extend_from_slice(word);
+        wire.extend_from_slice(b"\r\n");
+    }
+}
