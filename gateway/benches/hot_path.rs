@@ -99,7 +99,7 @@ fn join_100_pages(bencher: Bencher) {
     let mut items = Vec::new();
     bencher.counter(ItemsCount::new(100_usize * 100)).bench_local(|| {
         let mut join = Join::new(Start::After(id(0)), limits);
-        let mut next = join.attached();
+        let mut next = join.attached(&mut Vec::new());
         let mut handed_out = 0;
         for page in &pages {
             next = join.snapshot(page, &channels, Some(clock), false, 256 * 1024, &mut items);
@@ -124,6 +124,7 @@ fn page(channel: &Channel, n: u64, clock: EventId) -> Snapshot {
         untrimmed: true,
         frames: (1..=100).map(frame).collect(),
         extent: Extent::All,
+        readable: true,
     };
     Snapshot {
         clock,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sse_contract::Channel;
 use sse_gateway::Config;
 use sse_gateway::broker::{Broker, Publication};
@@ -107,7 +108,9 @@ impl Worker {
         };
         self.tasks.block_on(&self.runtime, async {
             for socket in sockets {
-                self.hub.open_socket(socket, Framing::Chunked, subscription.clone());
+                let opening = self.hub.open(Framing::Chunked, subscription.clone());
+                let opened = opening.wait(Duration::from_secs(1)).await.expect("it is opened");
+                opened.on_socket(socket, Bytes::new());
             }
             while self.cells.joining.get() > 0 {
                 tokio::task::yield_now().await;

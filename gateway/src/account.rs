@@ -4,9 +4,11 @@
 //! handed out and which gaps are told before it. What it promises: ids handed out strictly rise, and between two of
 //! them nothing of the client's channels is missing, or a gap was told in between.
 
+use std::collections::VecDeque;
+
 use sse_contract::{Channel, EventId};
 
-use crate::frame::{self, GapReason, SharedFrame};
+use crate::frame::{self, Began, GapReason, SharedFrame};
 use crate::snapshot::{Extent, Range, Snapshot};
 
 /// Something to send, in order.
@@ -16,9 +18,14 @@ pub enum Item {
     Frame(SharedFrame),
     /// A gap, and its reason for the metrics.
     Gap(Box<[u8]>, GapReason),
-    /// The first position of a connection that was sent nothing else.
+    /// The stream is open: it has all its channels, and begins at this position.
+    Opened(EventId, Began),
+    /// A position of the live epoch, for a client that was sent none.
     Checkpoint(EventId),
 }
+
+/// Above every position.
+const LAST: EventId = EventId { ms: u64::MAX, seq: u64::MAX };
 
 /// A client's position and what was told about it.
 #[derive(Debug)]
@@ -31,12 +38,15 @@ pub struct Account {
     vouched: Option<EventId>,
     /// Per channel: up to here its incompleteness was told, or was never claimed.
     excused: Vec<EventId>,
+    /// The clock of the last read with a channel that could not be read, and was told so.
+    unread: EventId,
 }
 
 impl Account {
     /// Of a client that was handed everything at or below `position`, by its own words.
     pub fn after(position: EventId) -> Self {
-        Account { position, told: None, vouched: None, excused: Vec::new() }
+        let (excused, unread) = (Vec::new(), EventId::ZERO);
+        Account { position, told: None, vouched: None, excused, unread }
     }
 
     /// Of a connection that was live up to `position`.
@@ -49,18 +59,35 @@ impl Account {
         self.position
     }
 
-    /// A client without a position begins here; `unknown` is what it named instead of one.
-    pub fn begin(&mut self, clock: EventId, unknown: Option<&str>, out: &mut Vec<Item>) {
-        if let Some(after) = unknown {
-            out.push(gap(clock, None, GapReason::UnknownId, after, None));
-            self.told = Some(clock);
+    /// A client without a position begins here. `untold` is why something may be missing before that, and what the
+    /// client named instead of a position.
+    pub fn begin(
+        &mut self,
+        clock: EventId,
+        untold: Option<(GapReason, &str)>,
+        out: &mut Vec<Item>,
+    ) {
+        if let Some((reason, after)) = untold {
+            out.push(gap(clock, None, reason, after, None));
         }
+        out.push(Item::Opened(clock, Began::Now));
+        self.told = Some(clock);
         self.position = clock;
+    }
+
+    /// A client with a position of its own goes on after it.
+    pub fn resume(&self, out: &mut Vec<Item>) {
+        out.push(Item::Opened(self.position, Began::After));
     }
 
     /// "From the oldest" claims nothing about what was gone before its first read, in any epoch. Answers whether
     /// this read holds all it takes to begin so.
-    pub fn begin_oldest(&mut self, snapshot: &Snapshot, channels: &[Channel]) -> bool {
+    pub fn begin_oldest(
+        &mut self,
+        snapshot: &Snapshot,
+        channels: &[Channel],
+        out: &mut Vec<Item>,
+    ) -> bool {
         let covered = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All).is_some();
         if snapshot.history && !channels.iter().all(covered) {
             return false;
@@ -69,7 +96,10 @@ impl Account {
         self.excused =
             channels.iter().map(|c| oldest(c).map_or(snapshot.clock, EventId::before)).collect();
         self.vouched = Some(snapshot.clock);
-        self.position = EventId::ZERO;
+        // Nothing at or below the lowest of them is claimed, so that is where the stream begins.
+        let first = self.excused.iter().copied().min().unwrap_or(snapshot.clock);
+        self.position = first.min(snapshot.clock);
+        out.push(Item::Opened(self.position, Began::After));
         true
     }
 
@@ -83,12 +113,14 @@ impl Account {
 
     /// Hands out what a read holds for this client, the gaps before it; at most `room` bytes, but one event always.
     /// Answers whether that brought the client up to the read's clock. `extent` tells which part of the n-th
-    /// channel's history it wants.
+    /// channel's history it wants. `live` are events kept meanwhile: of a channel whose history cannot be read, there is
+    /// nothing else.
     pub fn take(
         &mut self,
         snapshot: &Snapshot,
         channels: &[Channel],
         extent: impl Fn(usize) -> Extent,
+        live: &VecDeque<SharedFrame>,
         room: usize,
         out: &mut Vec<Item>,
     ) -> bool {
@@ -105,7 +137,31 @@ impl Account {
         // Otherwise the read was cut before a channel, or served positions behind ours.
         let Some(ranges) = ranges else { return false };
         self.tell_gaps(snapshot, channels, &ranges, out);
-        self.replay(snapshot.clock, channels, &ranges, room, out)
+        let none = VecDeque::new();
+        let live = if ranges.iter().all(|range| range.readable) { &none } else { live };
+        self.replay(snapshot.clock, channels, &ranges, live, room, out)
+    }
+
+    /// The client is about to go live. What was published since it was told of a channel that cannot be read, and did not
+    /// come by the live side in time, nobody has: so that is told again.
+    pub fn end(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
+        if self.unread == EventId::ZERO || self.unread >= snapshot.clock {
+            return;
+        }
+        let after = self.position.to_string();
+        for (channel, excused) in channels.iter().zip(&self.excused) {
+            if *excused == LAST {
+                out.push(gap(self.position, Some(channel), GapReason::Trimmed, &after, None));
+                self.told = Some(self.position);
+            }
+        }
+    }
+
+    /// Live events were dropped: of a channel whose history cannot be read, nobody has them.
+    pub fn live_dropped(&mut self) {
+        for excused in self.excused.iter_mut().filter(|excused| **excused == LAST) {
+            *excused = EventId::ZERO;
+        }
     }
 
     /// The position is above the clock: no id of this epoch, so either of another one or of none.
@@ -165,13 +221,23 @@ impl Account {
         }
         for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
             let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
+            if judged == LAST {
+                continue;
+            }
             let Some(reason) = snapshot.missing(range, judged) else { continue };
             let after = self.position.to_string();
             out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
             self.told = Some(self.position);
             self.excused.resize(channels.len(), EventId::ZERO);
-            // The oldest kept is still owed: until it is handed out, it may be cut off as well.
-            self.excused[n] = range.oldest.map_or(clock, EventId::before);
+            // The oldest kept is still owed: until it is handed out, it may be cut off as well. Of a history that cannot
+            // be read nothing is known, and nothing more to be told.
+            self.excused[n] = match range.readable {
+                true => range.oldest.map_or(clock, EventId::before),
+                false => {
+                    self.unread = clock;
+                    LAST
+                }
+            };
         }
     }
 
@@ -181,6 +247,7 @@ impl Account {
         clock: EventId,
         channels: &[Channel],
         ranges: &[&Range],
+        live: &VecDeque<SharedFrame>,
         room: usize,
         out: &mut Vec<Item>,
     ) -> bool {
@@ -195,8 +262,11 @@ impl Account {
             let ids = range.frames[from..].iter().filter_map(|f| Some((f.id?, f)));
             frames.extend(ids.take_while(|(id, _)| *id <= reached));
         }
-        if ranges.len() > 1 {
+        let above = live.iter().filter_map(|frame| Some((frame.id?, frame)));
+        frames.extend(above.filter(|(id, _)| *id > self.position && *id <= reached));
+        if ranges.len() > 1 || !live.is_empty() {
             frames.sort_unstable_by_key(|(id, _)| *id);
+            frames.dedup_by_key(|(id, _)| *id);
         }
         let mut bytes = 0;
         for (id, frame) in frames {
@@ -265,6 +335,7 @@ mod tests {
             untrimmed: false,
             frames: kept.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
             extent: Extent::All,
+            readable: true,
         }
     }
 
@@ -279,10 +350,10 @@ mod tests {
             ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
         };
         if account.vouched.is_none() && account.position == EventId::ZERO {
-            account.begin_oldest(&snapshot, &channels);
+            account.begin_oldest(&snapshot, &channels, &mut Vec::new());
         }
         let mut out = Vec::new();
-        account.take(&snapshot, &channels, |_| Extent::All, 1 << 20, &mut out);
+        account.take(&snapshot, &channels, |_| Extent::All, &VecDeque::new(), 1 << 20, &mut out);
         out.iter().map(told).collect()
     }
 
@@ -290,6 +361,7 @@ mod tests {
         match item {
             Item::Frame(frame) => format!("{}", frame.id.unwrap_or_default().ms - 1_000_000),
             Item::Gap(_, reason) => format!("{reason:?}"),
+            Item::Opened(..) => "opened".to_owned(),
             Item::Checkpoint(_) => "checkpoint".to_owned(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sse_contract::Channel;
 use tokio::sync::mpsc;
@@ -11,9 +11,6 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
 use crate::metrics::Metrics;
-
-/// How long a publication waits for workers that are behind.
-const PUBLISHERS_WAIT: Duration = Duration::from_secs(1);
 
 /// What every handler of a gateway shares.
 #[derive(Debug)]
@@ -41,13 +38,16 @@ impl App {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
     }
 
-    /// Waits until every worker of this gateway keeps up with what is published, but no longer than a
-    /// second: what is published beyond that may send streams to history.
-    pub async fn room(&self) {
+    /// Waits until every worker of this gateway keeps up with what is published, but no longer than until `end`: what is
+    /// published beyond that may send streams to history.
+    pub async fn room(&self, end: Instant) {
         let behind = || {
             let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
             hubs.iter().find(|hub| !hub.has_room()).cloned()
         };
+        if end <= Instant::now() {
+            return;
+        }
         let Some(mut first) = behind() else { return };
         self.metrics.broker.with_label_values(&["publishers_waited"]).inc();
         let all = async {
@@ -60,7 +60,7 @@ impl App {
             }
         };
         // Late or not: the events go on their way.
-        let _ = tokio::time::timeout(PUBLISHERS_WAIT, all).await;
+        let _ = tokio::time::timeout_at(end.into(), all).await;
     }
 
     /// From now on the gateway is stopping.

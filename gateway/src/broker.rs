@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use sse_contract::{Channel, EventId, EventType};
+use sse_contract::{Channel, EventId, EventType, Publish};
 
 use crate::inbox::{ChannelKey, Inbox, ReadToken};
 use crate::memory::MemoryBroker;
@@ -33,6 +33,18 @@ pub struct Publication {
     pub data: Arc<str>,
     /// What makes a repetition of this publication answer the first one's id.
     pub idempotency_key: Option<Arc<str>>,
+}
+
+impl Publication {
+    /// The same as the contract's calls take it.
+    pub fn as_publish(&self) -> Publish<'_> {
+        Publish {
+            channel: &self.channel,
+            event: self.event.as_ref().map(EventType::as_str),
+            data: self.data.as_bytes(),
+            idempotency_key: self.idempotency_key.as_deref(),
+        }
+    }
 }
 
 /// Why a publication was not, or perhaps not, published.
@@ -73,6 +85,8 @@ pub struct ReadRequest {
     pub youngest: EventId,
     /// For each channel, which part of its history is wanted.
     pub extents: SmallVec<[Extent; 2]>,
+    /// The epoch of the live side, once it has heard of one: no page of another may serve.
+    pub epoch: Option<u64>,
 }
 
 impl ReadRequest {

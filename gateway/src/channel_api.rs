@@ -19,8 +19,7 @@ const MAX_LIMIT: usize = 1000;
 pub async fn info(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let channel = request::path_channel(&request)?;
     // Above every id, so that no event is read.
-    let nothing = EventId { ms: 999_999_999_999_999, seq: 0 };
-    let snapshot = read(&app, &channel, nothing).await?;
+    let snapshot = read(&app, &channel, EventId::MAX).await?;
     let range = snapshot.ranges.get(&channel).and_then(|ranges| ranges.first());
     let text = |id: Option<EventId>| id.map(|id| id.to_string());
     Ok(HttpResponse::Ok().json(json!({

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
-use sse_contract::Channel;
+use sse_contract::{Channel, Keys};
 
 use crate::redis_settings::connection_info;
 
@@ -113,6 +113,7 @@ section!(
     StreamConfig {
         #[serde(deserialize_with = "duration")] heartbeat: Duration,
         #[serde(deserialize_with = "duration")] retry: Duration,
+        #[serde(deserialize_with = "duration")] open_wait: Duration,
         max_streams: u64,
         max_channels: usize,
         queue_events: usize,
@@ -219,9 +220,8 @@ impl Config {
         if self.server.workers > 512 {
             return Err(ConfigError("server.workers: at most 512".to_owned()));
         }
-        if self.redis.prefix.is_empty() || self.redis.prefix.contains(['{', '}']) {
-            return Err(ConfigError("redis.prefix: must not be empty or hold a brace".to_owned()));
-        }
+        Keys::check_prefix(&self.redis.prefix)
+            .map_err(|error| ConfigError(format!("redis.prefix: {error}")))?;
         if self.broker == BrokerKind::Redis {
             connection_info(&self.redis.url).map_err(|error| ConfigError(error.to_string()))?;
         }
@@ -384,6 +384,7 @@ mod tests {
             ("broker", "kafka", "kafka"),
             ("stream.queue_events", "0", "stream.queue_events"),
             ("redis.prefix", "a{b}", "redis.prefix"),
+            ("redis.prefix", "app:sse", "redis.prefix"),
         ] {
             let error = load(&[], &[(key, value)]).unwrap_err();
             assert!(error.contains(culprit), "{key}={value}: {error}");

@@ -6,10 +6,12 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
 use crate::frame::{self, Framing, SharedFrame};
+use crate::hub::Waiter;
 use crate::inbox::ChannelKey;
 use crate::join::{Item, Join};
 use crate::outbox::{Block, Outbox};
@@ -100,6 +102,8 @@ pub struct Joining {
     pub(crate) held: Option<EventId>,
     /// The number of the read that is under way.
     pub(crate) read_number: u32,
+    /// The client is not let in yet: nothing was said to it, not even a response's head.
+    pub(crate) waiter: Option<Waiter>,
 }
 
 impl<'a> Batch<'a> {
@@ -254,10 +258,22 @@ impl Connection {
             match item {
                 Item::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
                 Item::Gap(bytes, _) => self.queue_own(&bytes, now),
+                Item::Opened(..) if !self.checkpoints => {}
+                Item::Opened(id, began) => {
+                    self.queue_own(&frame::first_checkpoint(id, began), now);
+                }
                 Item::Checkpoint(_) if !self.checkpoints => {}
                 Item::Checkpoint(id) => self.queue_own(&frame::checkpoint(id), now),
             }
         }
+    }
+
+    /// Queues a response's head before all else. Nothing may have been written yet.
+    pub fn lead(&mut self, head: Bytes, now: Deciseconds) {
+        if self.outbox.is_none() {
+            self.progress = now;
+        }
+        self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).lead(head);
     }
 
     /// Writes a block of this connection's own, behind whatever waits.
@@ -367,8 +383,14 @@ mod tests {
         client.set_nonblocking(true).unwrap();
         let limits = Limits { live_events: 1, live_bytes: 1 };
         let join = Join::new(Start::Now, limits);
-        let joining =
-            Joining { join, channels: [].into(), unattached: 0, held: None, read_number: 0 };
+        let joining = Joining {
+            join,
+            channels: [].into(),
+            unattached: 0,
+            held: None,
+            read_number: 0,
+            waiter: None,
+        };
         let mut connection =
             Connection::new(Sink::Socket(server.into()), joining, true, framing, 0, 0);
         (connection.joining, connection.seen) = (None, seen);

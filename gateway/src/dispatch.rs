@@ -4,8 +4,9 @@
 //! No I/O: `Ingest` reads, writes and connects; this understands what was read and fills what is to be written. It
 //! outlives connections, because wishes do.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use sse_contract::{Channel, EventId, LiveMessage, decode_live};
@@ -30,7 +31,28 @@ pub enum Command {
     /// A worker wants a tick behind all it asked for before.
     Tick,
     /// Somebody waits for this text to come back on the probe channel.
-    Probe(String, oneshot::Sender<()>),
+    Probe(String, ProbeAnswer),
+}
+
+/// Who waits for a probe; an error says why it cannot come back.
+pub type ProbeAnswer = oneshot::Sender<Result<(), String>>;
+
+/// A command whose answer is still to come. Redis answers in the order in which it was asked.
+#[derive(Debug)]
+enum Asked {
+    Tick,
+    Subscribe(Box<[u8]>),
+    Unsubscribe(Box<[u8]>),
+}
+
+/// How far a position may be beyond the last tick's and the time since.
+const AHEAD: Duration = Duration::from_secs(10);
+
+/// Whether a position may be of the clock that stood at `last` when that was heard. One of the far future is forged, or
+/// of a clock that jumped: believed, it would stand above everything that follows.
+pub fn believable(last: EventId, heard: Instant, id: EventId) -> bool {
+    let since = (heard.elapsed() + AHEAD).as_millis() as u64;
+    id.ms <= last.ms.saturating_add(since)
 }
 
 /// The workers, what they want, and what stands between them and the connection.
@@ -38,11 +60,17 @@ pub struct Dispatch {
     shared: Arc<RedisShared>,
     workers: Vec<Arc<Inbox>>,
     interest: Interest,
-    probes: Vec<(String, oneshot::Sender<()>)>,
+    probes: Vec<(String, ProbeAnswer)>,
+    /// Why probes do not come back, if Redis refuses their channel.
+    probes_refused: Option<String>,
     /// Whether there is a session; without one, wishes are only noted.
     connected: bool,
     /// What is to be written.
     pub(crate) out: BytesMut,
+    /// What was written there and is not answered.
+    asked: VecDeque<Asked>,
+    /// The clock that the last tick told, and when.
+    last: Option<(EventId, Instant)>,
     /// When the tick under way was sent.
     ticking: Option<Instant>,
     tick_wanted: bool,
@@ -62,6 +90,9 @@ impl Dispatch {
             workers: Vec::new(),
             interest,
             probes: Vec::new(),
+            probes_refused: None,
+            asked: VecDeque::new(),
+            last: None,
             connected: false,
             out: BytesMut::new(),
             ticking: None,
@@ -72,15 +103,18 @@ impl Dispatch {
         }
     }
 
-    /// A session begins: everything wanted is subscribed, and a tick stands behind it.
-    pub fn begin(&mut self) {
+    /// A session begins, with the clock at that moment: everything wanted is subscribed, and a tick stands behind it.
+    pub fn begin(&mut self, clock: EventId) {
         self.connected = true;
         self.out.clear();
+        self.asked.clear();
+        self.last = Some((clock, Instant::now()));
+        self.probes_refused = None;
         (self.ticking, self.tick_wanted, self.next_tick) = (None, true, Instant::now());
         for channel in self.interest.restart() {
-            subscribe(&mut self.out, b"SUBSCRIBE", &channel);
+            self.ask(Asked::Subscribe(channel));
         }
-        subscribe(&mut self.out, b"SUBSCRIBE", self.shared.probe_channel.as_bytes());
+        self.ask(Asked::Subscribe(self.shared.probe_channel.as_bytes().into()));
     }
 
     /// The session is over, if there was one: nothing is attached any more.
@@ -105,7 +139,7 @@ impl Dispatch {
     pub fn maintain(&mut self) {
         let now = Instant::now();
         for channel in self.interest.expired(now) {
-            subscribe(&mut self.out, b"UNSUBSCRIBE", &channel);
+            self.ask(Asked::Unsubscribe(channel));
         }
         if now >= self.next_tick {
             self.next_tick = now + self.shared.config.tick;
@@ -114,8 +148,19 @@ impl Dispatch {
         if self.tick_wanted && self.ticking.is_none() {
             self.tick_wanted = false;
             self.ticking = Some(now);
-            self.out.extend_from_slice(&self.shared.tick_call().get_packed_command());
+            self.ask(Asked::Tick);
         }
+    }
+
+    fn ask(&mut self, what: Asked) {
+        match &what {
+            Asked::Tick => {
+                self.out.extend_from_slice(&self.shared.tick_call().get_packed_command());
+            }
+            Asked::Subscribe(channel) => subscribe(&mut self.out, b"SUBSCRIBE", channel),
+            Asked::Unsubscribe(channel) => subscribe(&mut self.out, b"UNSUBSCRIBE", channel),
+        }
+        self.asked.push_back(what);
     }
 
     /// What somebody asks.
@@ -129,7 +174,7 @@ impl Dispatch {
                 let name = self.shared.keys.live(&channel);
                 match self.interest.attach(name.as_bytes(), (worker, key), self.connected) {
                     Ask::Nothing => {}
-                    Ask::Subscribe => subscribe(&mut self.out, b"SUBSCRIBE", name.as_bytes()),
+                    Ask::Subscribe => self.ask(Asked::Subscribe(name.as_bytes().into())),
                     Ask::Attached => {
                         self.batches[usize::from(worker)].push(ToHub::Attached(key));
                     }
@@ -144,7 +189,11 @@ impl Dispatch {
             }
             Command::Probe(text, answer) => {
                 self.probes.retain(|(_, waiting)| !waiting.is_closed());
-                self.probes.push((text, answer));
+                match &self.probes_refused {
+                    // Whoever waits may have given up.
+                    Some(why) => drop(answer.send(Err(why.clone()))),
+                    None => self.probes.push((text, answer)),
+                }
             }
         }
     }
@@ -154,7 +203,7 @@ impl Dispatch {
         let mut used = 0;
         while let Some((value, length)) = resp::parse(&input[used..])? {
             match &value {
-                Value::Push(elements) => self.push(elements),
+                Value::Push(elements) => self.push(elements)?,
                 answer => self.answer(answer)?,
             }
             used += length;
@@ -165,18 +214,29 @@ impl Dispatch {
         Ok(())
     }
 
-    fn push(&mut self, elements: &[Value<'_>]) {
+    fn push(&mut self, elements: &[Value<'_>]) -> Result<(), SessionError> {
         match elements {
             [Value::Text(b"message"), Value::Text(channel), Value::Text(payload)] => {
                 self.message(channel, payload);
             }
             [Value::Text(b"subscribe"), Value::Text(channel), ..] => {
+                let answered = self.asked.pop_front();
+                if !matches!(&answered, Some(Asked::Subscribe(asked)) if **asked == **channel) {
+                    return Err(unasked(&answered, "a subscription"));
+                }
                 for (worker, key) in self.interest.confirmed(channel) {
                     self.batches[usize::from(*worker)].push(ToHub::Attached(*key));
                 }
             }
+            [Value::Text(b"unsubscribe"), Value::Text(channel), ..] => {
+                let answered = self.asked.pop_front();
+                if !matches!(&answered, Some(Asked::Unsubscribe(asked)) if **asked == **channel) {
+                    return Err(unasked(&answered, "the end of a subscription"));
+                }
+            }
             _ => {}
         }
+        Ok(())
     }
 
     fn message(&mut self, channel: &[u8], payload: &[u8]) {
@@ -184,7 +244,7 @@ impl Dispatch {
             let arrived = self.probes.extract_if(.., |(text, _)| text.as_bytes() == payload);
             for (_, answer) in arrived {
                 // Whoever waited may have given up.
-                let _ = answer.send(());
+                let _ = answer.send(Ok(()));
             }
             return;
         }
@@ -194,16 +254,21 @@ impl Dispatch {
         }
         self.received += 1;
         let frame = match decode_live(payload) {
-            LiveMessage::Event { id, event, data } => {
+            LiveMessage::Event { id, event, data } if self.is_ours(id) => {
                 self.shared.saw(id);
                 Frame::event(id, &event, &data)
             }
             LiveMessage::Text(text) => Frame::raw(&text),
-            LiveMessage::Unknown => {
-                self.shared.metrics.broker.with_label_values(&["unknown_frame"]).inc();
+            other => {
+                // What it stands for is in history, if anything is. Of an epoch that this session has not heard of, the
+                // next tick tells.
+                let unknown = matches!(other, LiveMessage::Unknown);
+                let kind = if unknown { "unknown_frame" } else { "unbelieved_frame" };
+                self.shared.metrics.broker.with_label_values(&[kind]).inc();
                 for (worker, _) in attachments {
                     self.batches[usize::from(*worker)].push(ToHub::Lagged);
                 }
+                self.tick_wanted = true;
                 return;
             }
         };
@@ -212,14 +277,56 @@ impl Dispatch {
         }
     }
 
+    /// Whether an event may be of the data set whose clock this session hears.
+    fn is_ours(&self, id: EventId) -> bool {
+        self.last
+            .is_some_and(|(last, heard)| id.epoch() == last.epoch() && believable(last, heard, id))
+    }
+
+    /// An answer that is no push: of a tick, or an error.
     fn answer(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
+        match (self.asked.pop_front(), value) {
+            (Some(Asked::Tick), value) => self.ticked(value),
+            (Some(Asked::Subscribe(channel)), Value::Error(error)) => {
+                self.refused(&channel, &String::from_utf8_lossy(error));
+                Ok(())
+            }
+            // The channel stays subscribed: what comes there is for nobody.
+            (Some(Asked::Unsubscribe(_)), Value::Error(_)) => Ok(()),
+            (answered, value) => Err(unasked(&answered, &format!("{value:?}"))),
+        }
+    }
+
+    fn ticked(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
         let clock: EventId = self.shared.read_tick(value)?;
         self.ticking = None;
-        self.shared.saw(clock);
+        self.last = Some((clock, Instant::now()));
+        self.shared.sessions.ticked(clock.epoch());
         for batch in &mut self.batches {
             batch.push(ToHub::Tick(clock));
         }
         Ok(())
+    }
+
+    /// Redis refuses a subscription. That is the trouble of those who want it, and of nobody else.
+    fn refused(&mut self, channel: &[u8], why: &str) {
+        self.shared.metrics.broker.with_label_values(&["subscription_refused"]).inc();
+        if channel == self.shared.probe_channel.as_bytes() {
+            let why = format!(
+                "Redis refuses this user the channel of probes, {}::probe:*: {why}",
+                self.shared.config.prefix
+            );
+            tracing::warn!(redis.addr = %self.shared.addr, error = %why, "probes cannot be heard");
+            for (_, answer) in self.probes.drain(..) {
+                let _ = answer.send(Err(why.clone()));
+            }
+            self.probes_refused = Some(why);
+            return;
+        }
+        let why: Arc<str> = why.into();
+        for (worker, key) in self.interest.refused(channel) {
+            self.batches[usize::from(worker)].push(ToHub::Refused(key, why.clone()));
+        }
     }
 
     /// What was understood goes to the workers.
@@ -240,7 +347,11 @@ impl Dispatch {
     }
 }
 
-/// `SUBSCRIBE` and `UNSUBSCRIBE` are confirmed by pushes alone, so they take no place among the answers.
+fn unasked(answered: &Option<Asked>, got: &str) -> SessionError {
+    SessionError::Refused(format!("Redis answered {answered:?} with {got}"))
+}
+
+/// `SUBSCRIBE` and `UNSUBSCRIBE` are confirmed by a push, and refused by an error in its place.
 fn subscribe(out: &mut BytesMut, verb: &[u8], channel: &[u8]) {
     let head = format!("*2\r\n${}\r\n", verb.len());
     out.extend_from_slice(head.as_bytes());

@@ -1,13 +1,16 @@
 //! What the broker's messages do to a worker's connections: the fan-out itself, lags and rejoins.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use sse_contract::{Channel, EventId};
 
 use crate::broker::ReadRequest;
 use crate::config::SlowReader;
 use crate::connection::{Batch, End, Joining, QueueLimits};
-use crate::frame::{Framing, SharedFrame};
+use crate::dispatch::believable;
+use crate::frame::{self, Framing, SharedFrame};
+use crate::hub::Refusal;
 use crate::inbox::{ChannelKey, ReadToken, ToHub};
 use crate::join::{Item, Join, Next};
 use crate::metrics::CloseReason;
@@ -37,6 +40,7 @@ impl Subscribers {
             ToHub::Event(key, frame) => self.events(&[(key, frame)]),
             ToHub::Tick(clock) => self.tick(clock),
             ToHub::Attached(key) => self.attach(key),
+            ToHub::Refused(key, why) => self.refused(key, &why),
             ToHub::Detached => self.detach(),
             ToHub::Lagged => self.lag_all(),
             ToHub::Count(channel, answer) => {
@@ -160,7 +164,9 @@ impl Subscribers {
             self.lag_all();
         }
         self.clock = Some(clock);
+        self.ticked = Instant::now();
         for token in std::mem::take(&mut self.ticking) {
+            self.all_lagged = false;
             let Some(slot) = self.find(token) else { continue };
             let mut items = std::mem::take(&mut self.items);
             if let Some(joining) = &mut self.connections[slot].joining {
@@ -195,8 +201,32 @@ impl Subscribers {
     /// All channels of a joining connection are attached.
     pub(crate) fn attached(&mut self, slot: usize) {
         if let Some(joining) = &mut self.connections[slot].joining {
-            let next = joining.join.attached();
-            self.act(slot, &mut Vec::new(), next);
+            let mut items = Vec::new();
+            let next = joining.join.attached(&mut items);
+            self.act(slot, &mut items, next);
+        }
+    }
+
+    /// The broker refuses a channel: whoever waits to be let in is told so, and every other stream with it ends, to be
+    /// told when it comes back.
+    fn refused(&mut self, key: ChannelKey, why: &Arc<str>) {
+        let now = self.now();
+        let slots: Vec<u32> = self.channels.subscribers(key).to_vec();
+        for slot in slots.into_iter().map(|slot| slot as usize) {
+            let channel = self.channels.name(key.slot).clone();
+            let retry = frame::closing(self.config.jittered_retry());
+            let connection = &mut self.connections[slot];
+            match connection.joining.as_mut().and_then(|joining| joining.waiter.take()) {
+                // It gives up the stream when it hears of it.
+                Some(waiter) => {
+                    let _ = waiter.send(Err(Refusal::Denied(channel, why.clone())));
+                }
+                None => {
+                    // A client that does not take its last words comes back all the same.
+                    let _ = connection.end(&retry, now);
+                    self.close(slot, CloseReason::Refused);
+                }
+            }
         }
     }
 
@@ -216,16 +246,26 @@ impl Subscribers {
         self.channels.detach_all();
         self.ticking.clear();
         self.clock = None;
+        self.all_lagged = false;
     }
 
+    /// Events may have passed by every connection.
     fn lag_all(&mut self) {
+        if self.all_lagged {
+            return;
+        }
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
+        let mut news = false;
         for slot in slots {
             match &mut self.connections[slot].joining {
-                Some(joining) => joining.join.lagged(),
-                None => self.lag(slot),
+                Some(joining) => news |= joining.join.lagged(),
+                None => {
+                    news = true;
+                    self.lag(slot);
+                }
             }
         }
+        self.all_lagged = !news;
     }
 
     /// A reader is too slow for the live events: what becomes of it is configured, by channel.
@@ -279,7 +319,8 @@ impl Subscribers {
         let names = connection.memberships.iter().map(|m| self.channels.name(m.channel).clone());
         let channels: Arc<[Channel]> = names.collect();
         let join = Join::resumed(position, self.limits());
-        let joining = Joining { join, channels, unattached: 0, held: None, read_number: 0 };
+        let joining =
+            Joining { join, channels, unattached: 0, held: None, read_number: 0, waiter: None };
         self.connections[slot].joining = Some(Box::new(joining));
         self.cells.lags.add(1);
         self.cells.joining.add(1);
@@ -287,6 +328,9 @@ impl Subscribers {
 
     fn snapshot(&mut self, snapshot: &Snapshot, tokens: &[ReadToken], cached: bool) {
         let mut items = std::mem::take(&mut self.items);
+        // A clock far beyond what the live side has heard of is asked about there before it is believed.
+        let dispatched = self.clock.filter(|clock| believable(*clock, self.ticked, snapshot.clock));
+        self.all_lagged = false;
         for token in tokens {
             let Some(slot) = self.find(token.connection) else { continue };
             let room = self.config.queue_bytes;
@@ -295,7 +339,7 @@ impl Subscribers {
                 continue;
             }
             let Joining { join, channels, .. } = &mut **joining;
-            let next = join.snapshot(snapshot, channels, self.clock, cached, room, &mut items);
+            let next = join.snapshot(snapshot, channels, dispatched, cached, room, &mut items);
             self.act(slot, &mut items, next);
         }
         self.items = items;
@@ -309,10 +353,23 @@ impl Subscribers {
                 self.cells.gaps[*reason as usize].add(1);
             }
         }
+        let retry = self.config.jittered_retry();
         let connection = &mut self.connections[slot];
         let token = Self::token(slot, connection.generation);
         let unchanged = items.is_empty() && next == Next::Tick;
+        let opened = items.iter().any(|item| matches!(item, Item::Opened(..)));
+        let waiter = connection
+            .joining
+            .as_mut()
+            .and_then(|joining| if opened { joining.waiter.take() } else { None });
+        if waiter.is_some() {
+            connection.queue_own(&frame::retry(retry), now);
+        }
         connection.queue_items(items.drain(..), now);
+        if let Some(waiter) = waiter {
+            // Whoever waited may have gone; the stream then goes as well.
+            let _ = waiter.send(Ok(()));
+        }
         match next {
             Next::Wait => {}
             Next::Tick => {
@@ -328,6 +385,7 @@ impl Subscribers {
                 connection.joining = None;
                 connection.seen = seen;
                 self.cells.joining.sub(1);
+                self.all_lagged = false;
             }
         }
         if !unchanged {
@@ -352,6 +410,7 @@ impl Subscribers {
             after,
             youngest: joining.join.youngest(),
             extents: (0..joining.channels.len()).map(|n| joining.join.extent(n)).collect(),
+            epoch: self.clock.map(EventId::epoch),
         });
     }
 

@@ -125,18 +125,21 @@ pub enum GapReason {
     UnknownId,
     /// History is switched off.
     NoHistory,
+    /// The stream was opened before it had a position, because the broker was away.
+    Late,
     /// A slow reader was sent only the newest of the channel, as configured.
     Conflated,
 }
 
 impl GapReason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [GapReason; 6] = [
+    pub const ALL: [GapReason; 7] = [
         GapReason::Trimmed,
         GapReason::Expired,
         GapReason::Reset,
         GapReason::UnknownId,
         GapReason::NoHistory,
+        GapReason::Late,
         GapReason::Conflated,
     ];
 
@@ -148,6 +151,7 @@ impl GapReason {
             GapReason::Reset => "reset",
             GapReason::UnknownId => "unknown_id",
             GapReason::NoHistory => "no_history",
+            GapReason::Late => "late",
             GapReason::Conflated => "conflated",
         }
     }
@@ -180,9 +184,32 @@ pub fn checkpoint(position: EventId) -> Box<[u8]> {
     block(Some(position), "checkpoint", "").framed(Framing::Plain).into()
 }
 
+/// Where a stream begins, as its opening checkpoint says. A page compares it with what it asked for: a service worker
+/// in between may have dropped its `Last-Event-ID`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Began {
+    /// With what is published from now on.
+    Now,
+    /// After the position.
+    After,
+}
+
+/// A stream's first checkpoint: `{"from":"now"}`, or `{"from":"<position>"}`.
+pub fn first_checkpoint(position: EventId, began: Began) -> Box<[u8]> {
+    let data = match began {
+        Began::Now => r#"{"from":"now"}"#.to_owned(),
+        Began::After => format!(r#"{{"from":"{position}"}}"#),
+    };
+    block(Some(position), "checkpoint", &data).framed(Framing::Plain).into()
+}
+
+/// The sign of life of an idle stream that cannot have a checkpoint, because the broker is away or its replay is not
+/// over. A script sees it, which it does not see a comment; it moves no cursor.
+pub const ALIVE: &[u8] = b"event: alive\ndata: \n\n";
+
 /// The first line of a stream. There is no blank line behind it: a parser takes the field at once, and
 /// clients that treat every block as a message see none.
-pub fn opening(retry_ms: u64) -> Box<[u8]> {
+pub fn retry(retry_ms: u64) -> Box<[u8]> {
     format!("retry: {retry_ms}\n").into_bytes().into()
 }
 
@@ -198,10 +225,9 @@ fn block(id: Option<EventId>, event: &str, data: &str) -> Chunk {
     Chunk::of(data.len() + event.len() + 64, |out| write_block(out, id, event, data))
 }
 
+/// The id is a block's last line. Some clients take the cursor when they read that line: cut off behind it, inside a
+/// large event, they would resume after an event that they never had.
 fn write_block(out: &mut Vec<u8>, id: Option<EventId>, event: &str, data: &str) {
-    if let Some(id) = id {
-        out.extend_from_slice(format!("id: {id}\n").as_bytes());
-    }
     if !event.is_empty() {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(event.as_bytes());
@@ -219,6 +245,9 @@ fn write_block(out: &mut Vec<u8>, id: Option<EventId>, event: &str, data: &str) 
         out.push(b'\n');
         let line_end = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
         rest = &rest[end + line_end..];
+    }
+    if let Some(id) = id {
+        out.extend_from_slice(format!("id: {id}\n").as_bytes());
     }
     out.push(b'\n');
 }
@@ -239,9 +268,9 @@ mod tests {
         let frame = Frame::event(ID, "tick", "a\nb\rc\r\nd\n");
         assert_eq!(
             text(&frame),
-            "id: 5-65536\nevent: tick\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
+            "event: tick\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \nid: 5-65536\n\n"
         );
-        assert_eq!(text(&Frame::event(ID, "", "")), "id: 5-65536\ndata: \n\n");
+        assert_eq!(text(&Frame::event(ID, "", "")), "data: \nid: 5-65536\n\n");
         assert_eq!(
             text(&Frame::raw("id: 9\r\revent: x")),
             "data: id: 9\ndata: \ndata: event: x\n\n"

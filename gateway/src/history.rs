@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Value;
+use redis::{RedisError, Value};
 use sse_contract::{Channel, EventId, Function};
 use tokio::sync::mpsc;
 
@@ -24,6 +24,9 @@ const RANGES: usize = 256;
 const POSITIONS: usize = 4;
 /// Pages that one read may hold together.
 const PAGES: usize = 16;
+
+/// The code of Redis' error when its ACL refuses a command or a key.
+const NO_PERMISSION: &str = "NOPERM";
 
 /// How long a page is shared with those who come later.
 const CACHE_TIME: Duration = Duration::from_secs(1);
@@ -151,8 +154,56 @@ impl Waiting {
     }
 }
 
-/// One read of these parts.
-pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, redis::RedisError> {
+/// One read of these parts. A history that cannot be read is answered as such; the others are read all the same.
+pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
+    let (refused, allowed): (Vec<Part>, Vec<Part>) =
+        plan.iter().cloned().partition(|(channel, ..)| shared.refuses(channel));
+    let mut snapshot = match read_together(shared, &allowed).await {
+        // Redis refuses a command as a whole if it refuses one of its keys, and does not say which.
+        Err(error) if error.code() == Some(NO_PERMISSION) && !allowed.is_empty() => {
+            find_refused(shared, &allowed).await?;
+            return Box::pin(read(shared, plan)).await;
+        }
+        other => other?,
+    };
+    for (channel, after, extent) in refused {
+        let range = Range::unreadable(after, extent);
+        snapshot.ranges.entry(channel).or_default().push(range);
+    }
+    Ok(snapshot)
+}
+
+/// Reads each history alone, and notes those that Redis refuses.
+async fn find_refused(shared: &RedisShared, plan: &[Part]) -> Result<(), RedisError> {
+    let mut found = false;
+    for part @ (channel, ..) in plan {
+        if shared.refuses(channel) {
+            continue;
+        }
+        match read_together(shared, std::slice::from_ref(part)).await {
+            Ok(_) => {}
+            Err(error) if error.code() == Some(NO_PERMISSION) => {
+                found = true;
+                unreadable(shared, channel, &error.to_string());
+                shared.note_refused(channel);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match found {
+        true => Ok(()),
+        // It is no history that Redis refuses.
+        false => read_together(shared, plan).await.map(|_| ()),
+    }
+}
+
+/// Its subscribers are told that events may be missing; the operator is told why.
+fn unreadable(shared: &RedisShared, channel: &Channel, why: &str) {
+    shared.metrics.broker.with_label_values(&["unreadable_history"]).inc();
+    tracing::warn!(channel.name = %channel, error = %why, "a history cannot be read");
+}
+
+async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
     let mut cmd = shared.library.call(Function::Read, plan.len() + 1);
     cmd.arg(shared.keys.state(0));
     for (channel, ..) in plan {
@@ -164,18 +215,21 @@ pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, redis
         let mark = if *extent == Extent::Newest { "~" } else { "" };
         cmd.arg(format!("{mark}{after}"));
     }
-    let value = shared.command(&cmd).await?;
+    let (_, value) = shared.command(&cmd).await?;
     shared.metrics.broker.with_label_values(&["read"]).inc();
-    snapshot(plan, value).ok_or_else(|| {
-        redis::RedisError::from((
-            redis::ErrorKind::UnexpectedReturnType,
-            "sse_read answered otherwise",
-        ))
+    let snapshot = snapshot(plan, value, |channel, why| unreadable(shared, channel, why));
+    snapshot.ok_or_else(|| {
+        RedisError::from((redis::ErrorKind::UnexpectedReturnType, "sse_read answered otherwise"))
     })
 }
 
-/// Understands the answer of `sse_read`; none if it is not of its form.
-fn snapshot(plan: &[Part], value: Value) -> Option<Snapshot> {
+/// Understands the answer of `sse_read`; none if it is not of its form. `unreadable` hears of histories that are not of
+/// theirs.
+fn snapshot(
+    plan: &[Part],
+    value: Value,
+    mut unreadable: impl FnMut(&Channel, &str),
+) -> Option<Snapshot> {
     let Value::Array(answer) = value else { return None };
     let mut answer = answer.into_iter();
     let clock = text(&answer.next()?)?.parse().ok()?;
@@ -183,34 +237,48 @@ fn snapshot(plan: &[Part], value: Value) -> Option<Snapshot> {
         (number(&answer.next()?)?, number(&answer.next()?)?, number(&answer.next()?)?);
     let mut ranges: HashMap<Channel, Vec<Range>> = HashMap::with_capacity(plan.len());
     for (channel, after, extent) in plan {
-        let range = range(*after, *extent, answer.next()?)?;
+        let range = range(*after, *extent, answer.next()?).unwrap_or_else(|why| {
+            unreadable(channel, &why);
+            Range::unreadable(*after, *extent)
+        });
         ranges.entry(channel.clone()).or_default().push(range);
     }
     Some(Snapshot { clock, now_ms, history: max_len > 0, ttl_ms, ranges })
 }
 
-fn range(after: EventId, extent: Extent, value: Value) -> Option<Range> {
-    let Value::Array(fields) = value else { return None };
-    let [last, oldest, added, length, more, entries] = <[Value; 6]>::try_from(fields).ok()?;
-    let Value::Array(entries) = entries else { return None };
+/// Understands one range; the error says why its history cannot be read.
+fn range(after: EventId, extent: Extent, value: Value) -> Result<Range, String> {
+    let odd = || "sse_read answered a range otherwise".to_owned();
+    let Value::Array(fields) = value else { return Err(odd()) };
+    if let [why] = &fields[..] {
+        return Err(text(why).ok_or_else(odd)?.to_owned());
+    }
+    let [last, oldest, added, length, more, entries] =
+        <[Value; 6]>::try_from(fields).map_err(|_| odd())?;
+    let Value::Array(entries) = entries else { return Err(odd()) };
     let mut frames = Vec::with_capacity(entries.len() / 3);
     for entry in entries.chunks_exact(3) {
-        let id = text(&entry[0])?.parse().ok()?;
-        frames.push(Frame::event(id, &lossy(&entry[2])?, &lossy(&entry[1])?));
+        let id = text(&entry[0]).ok_or_else(odd)?;
+        let id = id.parse().map_err(|_| format!("it holds {id}, which is no event's id"))?;
+        let (event, data) = (lossy(&entry[2]).ok_or_else(odd)?, lossy(&entry[1]).ok_or_else(odd)?);
+        frames.push(Frame::event(id, &event, &data));
     }
+    let number = |value| number(value).ok_or_else(odd);
     let upto = match number(&more)? {
         0 => None,
         _ => Some(frames.last().and_then(|frame| frame.id).unwrap_or(after)),
     };
-    Some(Range {
+    let id = |value| text(value).and_then(|text| text.parse().ok());
+    Ok(Range {
         after,
         upto,
-        last: text(&last)?.parse().ok(),
-        oldest: text(&oldest)?.parse().ok(),
+        last: id(&last),
+        oldest: id(&oldest),
         length: number(&length)?,
         untrimmed: number(&added)? == number(&length)?,
         frames: frames.into(),
         extent,
+        readable: true,
     })
 }
 
@@ -221,7 +289,8 @@ fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>
     let requests = &mut waiting.requests;
     waiting.order.retain(|key| {
         let request = &requests[key];
-        if cached && snapshot.clock < request.youngest {
+        let of_now = request.epoch == Some(snapshot.clock.epoch());
+        if cached && (snapshot.clock < request.youngest || !of_now) {
             return true;
         }
         let above = request.after > snapshot.clock;

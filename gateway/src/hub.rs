@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sse_contract::Channel;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
@@ -40,6 +41,33 @@ pub struct Subscription {
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
 }
+
+/// Why a stream cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The broker refuses a channel, for ever; its words.
+    Denied(Channel, Arc<str>),
+    /// The hub ends its streams.
+    Draining,
+}
+
+/// A stream on its way to its first position. Dropping it gives the stream up.
+#[derive(Debug)]
+pub struct Opening {
+    stream: Opened,
+    answered: oneshot::Receiver<Result<(), Refusal>>,
+}
+
+/// A stream whose client may be let in, and the way out that it still needs. Dropping it gives the stream up.
+#[derive(Debug)]
+pub struct Opened {
+    hub: Rc<Hub>,
+    /// None once it has a way out.
+    token: Option<u64>,
+}
+
+/// Who waits to be let in.
+pub(crate) type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
 /// Whether streams are to end, and over how long.
 pub type DrainSignal = watch::Receiver<Option<Duration>>;
@@ -72,28 +100,15 @@ impl Hub {
         }))
     }
 
-    /// A stream on a socket of its own, from the byte after the response head.
-    pub fn open_socket(&self, socket: OwnedFd, framing: Framing, subscription: Subscription) {
-        let mut state = self.state.borrow_mut();
-        let (slot, token) = state.reserve();
-        if let Err(error) = self.poller.add(&socket, token) {
-            tracing::warn!(%error, "a socket cannot be watched; its stream is closed");
-            return;
-        }
-        state.open(slot, token, Sink::Socket(socket), framing, subscription);
+    /// Opens a stream. Its client is let in when the stream is subscribed and has its position.
+    pub fn open(self: &Rc<Self>, framing: Framing, subscription: Subscription) -> Opening {
+        let (answer, answered) = oneshot::channel();
+        let token = self.state.borrow_mut().open(framing, subscription, answer);
+        Opening { stream: Opened { hub: self.clone(), token: Some(token) }, answered }
     }
 
-    /// A stream through a response's body.
-    pub fn open_body(&self, subscription: Subscription) -> PipeBody {
-        let mut state = self.state.borrow_mut();
-        let (slot, token) = state.reserve();
-        let pipe = BodyPipe::new(self.signals.clone(), token);
-        state.open(slot, token, Sink::Body(pipe.clone()), Framing::Plain, subscription);
-        PipeBody(pipe)
-    }
-
-    /// Serves the hub's connections until it is drained and empty.
-    pub async fn run(self: Rc<Self>, mut drain: DrainSignal) {
+    /// Serves the hub's connections until it is drained and empty. An error leaves its streams unserved.
+    pub async fn run(self: Rc<Self>, mut drain: DrainSignal) -> io::Result<()> {
         let (mut messages, mut more) = (Vec::new(), false);
         let mut ready = Vec::new();
         let mut sweep = tokio::time::interval(SWEEP);
@@ -106,10 +121,7 @@ impl Hub {
                     self.dispatch(&mut messages);
                 }
                 result = self.poller.wait(&mut ready) => {
-                    if let Err(error) = result {
-                        tracing::error!(%error, "sockets can no longer be watched");
-                        return;
-                    }
+                    result?;
                     self.state.borrow_mut().ready(&mut ready);
                 }
                 () = self.signals.wake.notified() => self.body_signals(),
@@ -124,7 +136,7 @@ impl Hub {
             if let Some(plan) = draining
                 && self.state.borrow_mut().drain(plan)
             {
-                return;
+                return Ok(());
             }
         }
     }
@@ -171,6 +183,14 @@ impl Hub {
         self.last_round.set((Instant::now(), began.elapsed()));
     }
 
+    /// Whoever waited has gone, or was refused.
+    fn give_up(&self, token: u64) {
+        let mut state = self.state.borrow_mut();
+        if let Some(slot) = state.find(token) {
+            state.close(slot, CloseReason::Gone);
+        }
+    }
+
     fn body_signals(&self) {
         while let Some((token, signal)) = self.signals.pop() {
             let mut state = self.state.borrow_mut();
@@ -179,6 +199,64 @@ impl Hub {
                 BodySignal::Writable => state.flush(slot),
                 BodySignal::Gone => state.close(slot, CloseReason::Gone),
             }
+        }
+    }
+}
+
+impl Opening {
+    /// Waits until the stream is subscribed and has its position, or for `patience`: then its client is let in all the
+    /// same, and told later where the stream begins.
+    pub async fn wait(mut self, patience: Duration) -> Result<Opened, Refusal> {
+        match tokio::time::timeout(patience, &mut self.answered).await {
+            Ok(Ok(answer)) => answer.map(|()| self.stream),
+            Ok(Err(_)) => Err(Refusal::Draining),
+            Err(_) => {
+                self.stream.late();
+                Ok(self.stream)
+            }
+        }
+    }
+}
+
+impl Opened {
+    fn late(&self) {
+        let mut state = self.hub.state.borrow_mut();
+        if let Some(slot) = self.token.and_then(|token| state.find(token)) {
+            state.let_in_late(slot);
+        }
+    }
+
+    /// The stream's way out is this socket, on which `head` is still to be written.
+    pub fn on_socket(mut self, socket: OwnedFd, head: Bytes) {
+        let Some(token) = self.token.take() else { return };
+        let mut state = self.hub.state.borrow_mut();
+        // It was closed meanwhile: so is the socket.
+        let Some(slot) = state.find(token) else { return };
+        if let Err(error) = self.hub.poller.add(&socket, token) {
+            tracing::warn!(%error, "a socket cannot be watched; its stream is closed");
+            return state.close(slot, CloseReason::Failed);
+        }
+        state.lead_out(slot, Sink::Socket(socket), Some(head));
+    }
+
+    /// The stream's way out is a response's body.
+    pub fn on_body(mut self) -> PipeBody {
+        let token = self.token.take().unwrap_or_default();
+        let pipe = BodyPipe::new(self.hub.signals.clone(), token);
+        let mut state = self.hub.state.borrow_mut();
+        match state.find(token) {
+            Some(slot) => state.lead_out(slot, Sink::Body(pipe.clone()), None),
+            None => pipe.end(),
+        }
+        drop(state);
+        PipeBody(pipe)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(token) = self.token.take() {
+            self.hub.give_up(token);
         }
     }
 }

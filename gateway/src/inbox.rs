@@ -1,8 +1,8 @@
 //! What a broker tells a worker's hub: an ordered, bounded queue between two threads.
 //!
 //! The broker's side never waits, because Redis cuts a subscriber that does not read. When a worker falls
-//! behind by more than the bound, its events are dropped here and it is told `Lagged` in their place: its
-//! connections then read history. Long before that, who publishes through this gateway waits for
+//! behind by more than the bound, its events are dropped here and it is told `Lagged` in each place where some are
+//! missing: its connections then read history. Long before that, who publishes through this gateway waits for
 //! [`Inbox::room`].
 
 use std::collections::VecDeque;
@@ -41,6 +41,8 @@ pub enum ToHub {
     Event(ChannelKey, SharedFrame),
     /// Everything at or below this position was told before this.
     Tick(EventId),
+    /// The broker refuses the channel, in these words.
+    Refused(ChannelKey, Arc<str>),
     /// The broker's connection is gone, and with it all attachments. Each channel is attached anew.
     Detached,
     /// Events may be missing here, though attachments stand.
@@ -82,8 +84,8 @@ pub struct Inbox {
 struct Queue {
     messages: VecDeque<ToHub>,
     bytes: usize,
-    /// `Lagged` stands in the queue for events dropped since.
-    lagged: bool,
+    /// Events are dropped, until the hub has caught up with half of what may wait.
+    dropping: bool,
 }
 
 impl Inbox {
@@ -108,14 +110,14 @@ impl Inbox {
         for message in messages {
             let bytes = event_bytes(&message);
             if bytes > 0 {
-                if queue.lagged {
+                queue.dropping |= queue.bytes + bytes > self.limit;
+                if queue.dropping {
                     dropped += 1;
-                    continue;
-                }
-                if queue.bytes + bytes > self.limit {
-                    dropped += 1;
-                    queue.lagged = true;
-                    queue.messages.push_back(ToHub::Lagged);
+                    // In every such place: a tick in between proves nothing of what was dropped before it and behind
+                    // the mark before that.
+                    if !matches!(queue.messages.back(), Some(ToHub::Lagged)) {
+                        queue.messages.push_back(ToHub::Lagged);
+                    }
                     continue;
                 }
                 queue.bytes += bytes;
@@ -163,11 +165,11 @@ impl Inbox {
                 let Some(message) = queue.messages.pop_front() else { break };
                 let size = event_bytes(&message);
                 queue.bytes -= size;
-                queue.lagged &= !matches!(message, ToHub::Lagged);
                 (events, bytes) = (events + usize::from(size > 0), bytes + size);
                 others += usize::from(size == 0);
                 into.push(message);
             }
+            queue.dropping &= queue.bytes > self.limit / 2;
             if queue.messages.is_empty() && queue.messages.capacity() > KEPT {
                 queue.messages.shrink_to(KEPT);
             }
@@ -206,16 +208,16 @@ mod tests {
     #[test]
     fn a_full_inbox_says_lagged_where_events_are_missing() {
         let inbox = Inbox::new(400);
+        let tick = |n| ToHub::Tick(EventId::new(n, 1, 0));
         assert_eq!(inbox.send([event(1), event(2), event(3), event(4)]), 2);
-        inbox.send([ToHub::Tick(EventId::new(9, 1, 0)), event(5)]);
+        inbox.send([tick(5), event(6), event(7), ToHub::Detached, tick(8), event(9)]);
         let mut got = Vec::new();
         inbox.take(&mut got);
-        assert!(matches!(
-            got[..],
-            [ToHub::Event(..), ToHub::Event(..), ToHub::Lagged, ToHub::Tick(_)]
-        ));
+        let missing: Vec<bool> = got.iter().map(|m| matches!(m, ToHub::Lagged)).collect();
+        // Event, event, mark, tick, mark, detached, tick, mark.
+        assert_eq!(missing, [false, false, true, false, true, false, false, true]);
         got.clear();
-        inbox.send([event(6)]);
+        inbox.send([event(10)]);
         inbox.take(&mut got);
         assert!(
             matches!(got[..], [ToHub::Event(..)]),

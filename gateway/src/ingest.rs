@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sse_contract::EventId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
@@ -15,6 +16,7 @@ use crate::connector::{self, Connection, SessionError};
 use crate::dispatch::{Command, Dispatch};
 use crate::redis_broker::{RedisShared, delays};
 use crate::resp::Value;
+use crate::session::{self, Run};
 
 /// The outcome of the ingest's first session, and whether there is one now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Ingest {
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<Status>,
     dispatch: Dispatch,
+    /// Of the last session.
+    number: u64,
 }
 
 impl Ingest {
@@ -44,7 +48,7 @@ impl Ingest {
         commands: mpsc::UnboundedReceiver<Command>,
         status: watch::Sender<Status>,
     ) -> Self {
-        Ingest { dispatch: Dispatch::new(shared.clone()), shared, commands, status }
+        Ingest { dispatch: Dispatch::new(shared.clone()), shared, commands, status, number: 0 }
     }
 
     /// Runs until everybody who could ask for anything is gone.
@@ -69,6 +73,7 @@ impl Ingest {
     }
 
     fn offline(&mut self, error: &SessionError) {
+        self.shared.sessions.end();
         self.dispatch.end();
         let text = error.to_string();
         let addr = &self.shared.addr;
@@ -104,8 +109,12 @@ impl Ingest {
         let timeout = self.shared.config.connect_timeout;
         let mut connection = connector::connect(&self.shared.info, timeout).await?;
         let prepared = tokio::time::timeout(timeout, self.prepare(&mut connection)).await;
-        prepared.unwrap_or(Err(SessionError::Timeout(timeout)))?;
-        self.dispatch.begin();
+        let (run, clock) = prepared.unwrap_or(Err(SessionError::Timeout(timeout)))?;
+        self.number += 1;
+        let (number, shared) = (self.number, &self.shared);
+        let begun = shared.sessions.begin(number, run, clock.epoch(), &shared.info, &shared.config);
+        begun.map_err(|error| SessionError::Refused(error.to_string()))?;
+        self.dispatch.begin(clock);
         tracing::info!(redis.addr = %self.shared.addr, "live events are received");
         self.shared.metrics.connected.with_label_values(&["redis"]).set(1);
         self.shared.metrics.broker.with_label_values(&["connected"]).inc();
@@ -113,7 +122,8 @@ impl Ingest {
         self.serve(&mut connection).await
     }
 
-    async fn prepare(&self, connection: &mut Connection) -> Result<(), SessionError> {
+    /// Makes the connection fit for a session; answers the server's run, and the clock of its data.
+    async fn prepare(&self, connection: &mut Connection) -> Result<(Run, EventId), SessionError> {
         let shared = &self.shared;
         shared.library.ensure(async |cmd| connection.ask(&cmd).await).await?;
         let policy = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").to_owned();
@@ -128,9 +138,16 @@ impl Ingest {
                 "any eviction ends an epoch, and every cursor with it: set maxmemory-policy noeviction"
             );
         }
+        let info = redis::cmd("INFO").arg("server").to_owned();
+        let run =
+            connection.call(&info, |value| Some(session::run_id(value.text()?)?.into())).await?;
+        let run = run.ok_or_else(|| {
+            let text = "INFO does not tell run_id: a gateway needs the right to INFO";
+            SessionError::Refused(text.to_owned())
+        })?;
         let tick = self.shared.tick_call();
-        let answer = connection.call(&tick, |value| shared.read_tick(value)).await?;
-        answer.map(|_| ())
+        let clock = connection.call(&tick, |value| shared.read_tick(value)).await??;
+        Ok((run, clock))
     }
 
     async fn serve(&mut self, connection: &mut Connection) -> Result<(), SessionError> {

@@ -85,6 +85,23 @@ impl Interest {
         self.attachments(channel)
     }
 
+    /// Redis refused a SUBSCRIBE. Answers whose wish that was.
+    pub fn refused(&mut self, channel: &[u8]) -> SmallVec<[Attachment; 2]> {
+        let Some(entry) = self.channels.get_mut(channel) else { return SmallVec::new() };
+        entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
+        if entry.unconfirmed > 0 {
+            // Another one is under way, and its answer is the one that counts.
+            return SmallVec::new();
+        }
+        let wanted = entry.asked;
+        entry.asked = false;
+        if entry.attachments.is_empty() {
+            self.channels.remove(channel);
+            return SmallVec::new();
+        }
+        if wanted { entry.attachments.clone() } else { SmallVec::new() }
+    }
+
     /// Who listens to a channel now.
     pub fn attachments(&self, channel: &[u8]) -> &[Attachment] {
         match self.channels.get(channel) {

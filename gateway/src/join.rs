@@ -16,7 +16,7 @@ use sse_contract::{Channel, EventId};
 pub use crate::account::Item;
 
 use crate::account::Account;
-use crate::frame::SharedFrame;
+use crate::frame::{GapReason, SharedFrame};
 use crate::snapshot::{Extent, Snapshot};
 
 /// Where a connection wants to begin.
@@ -80,6 +80,10 @@ pub struct Join {
     youngest: EventId,
     /// Channels of which only the newest event is sent until the connection is live; none for most.
     conflated: Vec<bool>,
+    /// Where the stream begins was not said yet.
+    unopened: bool,
+    /// The client was let in before the stream had a position: what was published since may be missing.
+    late: bool,
 }
 
 impl Join {
@@ -96,12 +100,20 @@ impl Join {
             limits,
             youngest: EventId::ZERO,
             conflated: Vec::new(),
+            unopened: true,
+            late: false,
         }
     }
 
     /// A join of a connection that was live up to `position`.
     pub fn resumed(position: EventId, limits: Limits) -> Self {
-        Join { account: Account::resumed(position), ..Join::new(Start::After(position), limits) }
+        let account = Account::resumed(position);
+        Join { account, unopened: false, ..Join::new(Start::After(position), limits) }
+    }
+
+    /// The client is let in although it cannot be said yet where its stream begins.
+    pub fn late(&mut self) {
+        self.late = true;
     }
 
     /// Until it is live, send only the newest event of the channels that are marked, one mark a channel.
@@ -120,7 +132,7 @@ impl Join {
     }
 
     /// Every channel is attached: from now on no event passes by unseen.
-    pub fn attached(&mut self) -> Next {
+    pub fn attached(&mut self, out: &mut Vec<Item>) -> Next {
         if self.phase != Phase::Attaching {
             return Next::Wait;
         }
@@ -129,7 +141,13 @@ impl Join {
                 self.phase = Phase::Ticking;
                 Next::Tick
             }
-            Start::Oldest | Start::After(_) => self.read(),
+            Start::Oldest => self.read(),
+            Start::After(_) => {
+                if std::mem::take(&mut self.unopened) {
+                    self.account.resume(out);
+                }
+                self.read()
+            }
         }
     }
 
@@ -140,10 +158,10 @@ impl Join {
         self.overflowed = false;
     }
 
-    /// Events may have passed by although the channels stay attached.
-    pub fn lagged(&mut self) {
+    /// Events may have passed by although the channels stay attached: one more read is due. Answers whether that is news.
+    pub fn lagged(&mut self) -> bool {
         self.drop_live();
-        self.overflowed = true;
+        !std::mem::replace(&mut self.overflowed, true)
     }
 
     /// A tick: everything at or below `clock` has been dispatched.
@@ -151,12 +169,13 @@ impl Join {
         if self.phase != Phase::Ticking {
             return Next::Wait;
         }
-        let unknown = match &self.start {
+        let untold = match &self.start {
             Start::After(_) | Start::Oldest => return self.read(),
-            Start::Now => None,
-            Start::Unknown(raw) => Some(raw.as_ref()),
+            Start::Now => self.late.then_some((GapReason::Late, "")),
+            Start::Unknown(raw) => Some((GapReason::UnknownId, raw.as_ref())),
         };
-        self.account.begin(clock, unknown, out);
+        self.account.begin(clock, untold, out);
+        self.unopened = false;
         // What was kept meanwhile is at or below the tick: it came before "now".
         self.drop_live();
         if std::mem::take(&mut self.overflowed) {
@@ -205,30 +224,36 @@ impl Join {
             return Next::Wait;
         }
         let clock = snapshot.clock;
+        if dispatched.is_none_or(|id| id.epoch() != clock.epoch()) {
+            // The live side has not seen this epoch begin: its events could still be of the old one, and the read of a
+            // master that is none any more. So nothing of it is told.
+            if cached {
+                return self.read();
+            }
+            self.phase = Phase::Ticking;
+            return Next::Tick;
+        }
         if cached && clock < self.youngest {
             return self.read();
         }
         self.youngest = clock;
-        if self.start == Start::Oldest && self.account.begin_oldest(snapshot, channels) {
+        if self.start == Start::Oldest && self.account.begin_oldest(snapshot, channels, out) {
             self.start = Start::After(EventId::ZERO);
+            self.unopened = false;
         }
         let conflated = &self.conflated;
         let extent = |n| extent(conflated, n);
-        if !self.account.take(snapshot, channels, extent, room, out) {
+        if !self.account.take(snapshot, channels, extent, &self.live, room, out) {
             return self.read();
         }
         if cached {
             return self.read();
         }
-        if dispatched.is_none_or(|id| id.epoch() != clock.epoch()) {
-            // The live side has not seen this epoch begin: its events could still be of the old one.
-            self.phase = Phase::Ticking;
-            return Next::Tick;
-        }
         if self.overflowed {
             self.overflowed = false;
             return self.read();
         }
+        self.account.end(snapshot, channels, out);
         self.go_live(clock, out)
     }
 
@@ -252,6 +277,7 @@ impl Join {
     }
 
     fn drop_live(&mut self) {
+        self.account.live_dropped();
         self.live = VecDeque::new();
         self.live_bytes = 0;
     }
@@ -294,6 +320,7 @@ mod tests {
             untrimmed: false,
             frames: ids.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
             extent: Extent::All,
+            readable: true,
         }
     }
 
@@ -313,7 +340,7 @@ mod tests {
     fn a_lag_before_the_first_position_is_read_up() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
         let mut join = Join::new(Start::Now, limits);
-        assert_eq!(join.attached(), Next::Tick);
+        assert_eq!(join.attached(&mut Vec::new()), Next::Tick);
         join.lagged();
         assert_eq!(join.tick(id(100), &mut Vec::new()), Next::Read(id(100)));
     }
@@ -323,18 +350,22 @@ mod tests {
     fn a_read_of_an_epoch_that_the_live_side_has_not_seen_makes_nobody_live() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
         let mut join = Join::resumed(id(5), limits);
-        assert_eq!(join.attached(), Next::Read(id(5)));
+        assert_eq!(join.attached(&mut Vec::new()), Next::Read(id(5)));
         let page = || {
             let range = range(id(5), None, 5, Some(5), &[]);
             snapshot(100, range.clone(), range)
         };
         let old = EventId::new(1_000_100, 6, 0);
-        let read = |join: &mut Join, dispatched| {
-            join.snapshot(&page(), &channels(), dispatched, false, 1 << 20, &mut Vec::new())
+        let read = |join: &mut Join, dispatched, cached, out: &mut Vec<Item>| {
+            join.snapshot(&page(), &channels(), dispatched, cached, 1 << 20, out)
         };
-        assert_eq!(read(&mut join, Some(old)), Next::Tick);
-        assert_eq!(join.tick(id(101), &mut Vec::new()), Next::Read(id(100)));
-        assert_eq!(read(&mut join, Some(id(101))), Next::Live(id(100)));
+        let mut out = Vec::new();
+        assert_eq!(read(&mut join, Some(old), true, &mut out), Next::Read(id(5)));
+        assert_eq!(read(&mut join, Some(old), false, &mut out), Next::Tick);
+        // It may be of a master that was deposed: nothing of it is told.
+        assert!(out.is_empty(), "{out:?}");
+        assert_eq!(join.tick(id(101), &mut out), Next::Read(id(5)));
+        assert_eq!(read(&mut join, Some(id(101)), false, &mut out), Next::Live(id(100)));
     }
 
     /// The chaos suite found this with seeds 1013 and 2003.
@@ -342,7 +373,7 @@ mod tests {
     fn an_older_page_is_not_taken() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
         let mut join = Join::new(Start::Oldest, limits);
-        join.attached();
+        join.attached(&mut Vec::new());
         let mut out = Vec::new();
         let mut read = |join: &mut Join, snapshot: &Snapshot, cached| {
             join.snapshot(snapshot, &channels(), Some(id(100)), cached, 1 << 20, &mut out);
@@ -367,5 +398,46 @@ mod tests {
             !out.iter().any(|item| matches!(item, Item::Frame(f) if f.id > Some(id(10)))),
             "{out:?}"
         );
+    }
+
+    /// Nothing but the live side has the events of a channel whose history cannot be read.
+    #[test]
+    fn live_events_of_an_unreadable_history_are_handed_out_in_their_order() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::resumed(id(5), limits);
+        join.attached(&mut Vec::new());
+        let read = |join: &mut Join, clock, upto, ids: &[u64], out: &mut Vec<Item>| {
+            let a = range(id(5), upto, 60, Some(5), ids);
+            let page = snapshot(clock, a, Range::unreadable(id(5), Extent::All));
+            join.snapshot(&page, &channels(), Some(id(100)), false, 1 << 20, out)
+        };
+        let told = |out: &mut Vec<Item>| {
+            let word = |item: Item| match item {
+                Item::Frame(frame) => (frame.id.unwrap_or_default().ms - 1_000_000).to_string(),
+                Item::Gap(_, reason) => format!("{reason:?}"),
+                other => format!("{other:?}"),
+            };
+            out.drain(..).map(word).collect::<Vec<_>>()
+        };
+        let mut out = Vec::new();
+        join.live(&Frame::event(id(20), "", "of b"));
+        assert_eq!(read(&mut join, 40, Some(10), &[10], &mut out), Next::Read(id(10)));
+        assert_eq!(told(&mut out), ["Trimmed", "10"]);
+        for n in [30, 35, 50] {
+            join.live(&Frame::event(id(n), "", "x"));
+        }
+        // 30 is of the readable one, and in its history as well.
+        // What the live side brings only behind this read is told.
+        assert_eq!(read(&mut join, 45, None, &[10, 30], &mut out), Next::Live(id(50)));
+        assert_eq!(told(&mut out), ["20", "30", "35", "Trimmed", "50"]);
+
+        // Once some of them were dropped, that is told anew.
+        let mut join = Join::resumed(id(5), limits);
+        join.attached(&mut Vec::new());
+        read(&mut join, 40, Some(10), &[10], &mut out);
+        assert_eq!(told(&mut out), ["Trimmed", "10"]);
+        join.lagged();
+        assert_eq!(read(&mut join, 40, None, &[], &mut out), Next::Read(id(40)));
+        assert_eq!(told(&mut out), ["Trimmed"]);
     }
 }

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod logging;
 pub mod metrics;
+pub mod vitals;
 
 // Pure: no I/O, no Redis, no actix.
 pub mod account;
@@ -28,6 +29,7 @@ pub mod redis_broker;
 pub mod redis_line;
 pub mod redis_publisher;
 pub mod redis_settings;
+pub mod session;
 
 // A worker's hub and its connections.
 pub mod channels;

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use redis::Cmd;
-use sse_contract::{Function, LIBRARY_VERSION, eval_script, library_source};
+use sse_contract::{Function, LIBRARY_VERSION, Meaning, eval_script, library_source, meaning};
 
 /// How functions are called on this Redis. Shared by all connections to it.
 #[derive(Debug, Default)]
@@ -27,16 +27,18 @@ pub enum Answer {
     Error(String),
 }
 
-/// Whether a server's error says that the library is not there (it did nothing).
-pub fn is_missing(error: &str) -> bool {
-    error.contains("Function not found") || error.contains("NOSCRIPT")
-}
-
 impl Library {
     /// A call of a function; keys and arguments are to be added with [`Cmd::arg`].
     pub fn call(&self, function: Function, keys: usize) -> Cmd {
+        let mut cmd = self.begin(function);
+        cmd.arg(keys);
+        cmd
+    }
+
+    /// The beginning of a call of a function; the number of keys comes next.
+    pub fn begin(&self, function: Function) -> Cmd {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut cmd = match scripts.as_ref() {
+        match scripts.as_ref() {
             None => {
                 let mut cmd = redis::cmd("FCALL");
                 cmd.arg(function.name());
@@ -47,9 +49,7 @@ impl Library {
                 cmd.arg(&digests[function as usize]);
                 cmd
             }
-        };
-        cmd.arg(keys);
-        cmd
+        }
     }
 
     /// Makes sure that the library is there in this version or a newer one. `call` sends one command and
@@ -66,7 +66,7 @@ impl Library {
                 return Ok(());
             }
             Answer::Integer(_) | Answer::Text(_) => None,
-            Answer::Error(error) if is_missing(&error) => None,
+            Answer::Error(error) if meaning(&error) == Meaning::Missing => None,
             Answer::Error(error) => Some(error),
         };
         if refused.is_none() {

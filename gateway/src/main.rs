@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use sse_gateway::server::RunError;
 use sse_gateway::{Config, Gateway, config, logging};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,6 +18,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A command line or configuration that is of no use (sysexits.h, EX_USAGE).
 const USAGE: u8 = 64;
+/// A part of the program ended before its time (sysexits.h, EX_SOFTWARE).
+const DIED: u8 = 70;
 
 fn main() -> ExitCode {
     let args = Args::try_parse().unwrap_or_else(|error| {
@@ -43,22 +46,36 @@ fn main() -> ExitCode {
     let ended = system.block_on(async {
         match args.command {
             None => serve(config, args.wait_for_redis).await,
-            Some(Command::Healthcheck) => operator::healthcheck(&config).await,
-            Some(Command::Settings { apply }) => operator::settings(config, apply).await,
-            Some(Command::Fence) => operator::fence(config).await,
+            Some(Command::Healthcheck) => operator::healthcheck(&config).await.map_err(Ended::from),
+            Some(Command::Settings { apply }) => {
+                operator::settings(config, apply).await.map_err(Ended::from)
+            }
+            Some(Command::Fence) => operator::fence(config).await.map_err(Ended::from),
             Some(Command::Defaults) => Ok(()),
         }
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &error),
+        Err(Ended { code, error }) => fail(code, &error),
     }
 }
 
-async fn serve(config: Config, patience: std::time::Duration) -> Result<(), String> {
+/// Why the program ends, and its exit status.
+struct Ended {
+    code: u8,
+    error: String,
+}
+
+impl<E: ToString> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Ended { code: 1, error: error.to_string() }
+    }
+}
+
+async fn serve(config: Config, patience: std::time::Duration) -> Result<(), Ended> {
     let broker = config.broker;
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         actix_rt::spawn(async move {
@@ -69,14 +86,17 @@ async fn serve(config: Config, patience: std::time::Duration) -> Result<(), Stri
     });
     // Waiting for Redis can be ended as well: the first process of a container has no default action.
     let gateway = tokio::select! {
-        gateway = Gateway::bind(config, patience) => gateway.map_err(|error| error.to_string())?,
+        gateway = Gateway::bind(config, patience) => gateway?,
         () = &mut stop => return Ok(()),
     };
     tracing::info!(
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
         "listening; the live console is at http://{}/", gateway.addr()
     );
-    gateway.run(stop).await.map_err(|error| error.to_string())?;
+    gateway.run(stop).await.map_err(|error| Ended {
+        code: if matches!(error, RunError::Died(_)) { DIED } else { 1 },
+        error: error.to_string(),
+    })?;
     tracing::info!("stopped");
     Ok(())
 }

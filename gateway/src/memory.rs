@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
@@ -57,8 +57,8 @@ struct State {
     order: VecDeque<(EventId, Channel)>,
     bytes: usize,
     idempotency: HashMap<(Channel, Arc<str>), Published>,
-    /// Idempotency keys in the order of their expiry.
-    expiring: VecDeque<(u64, Channel, Arc<str>)>,
+    /// Idempotency keys in the order of their expiry, by a clock that nobody sets.
+    expiring: VecDeque<(Instant, Channel, Arc<str>)>,
     /// About what those two take.
     key_bytes: usize,
 }
@@ -169,7 +169,7 @@ impl MemoryBroker {
         let id = state.clock.next(now);
         state.clock = id;
         if let Some(key) = key {
-            let until = now + self.limits.idempotency_ttl.as_millis() as u64;
+            let until = Instant::now() + self.limits.idempotency_ttl;
             state.remember(key, Published { id, payload }, until, self.limits.bytes / 4);
         }
         let told =
@@ -285,7 +285,7 @@ impl State {
         &mut self,
         key: (Channel, Arc<str>),
         published: Published,
-        until: u64,
+        until: Instant,
         bytes: usize,
     ) {
         self.key_bytes += key_size(&key.0, &key.1);
@@ -327,6 +327,7 @@ impl State {
             untrimmed: !entry.trimmed,
             frames: frames.into(),
             extent,
+            readable: true,
         }
     }
 
@@ -341,6 +342,7 @@ impl State {
             }
             entry.last.is_some() || !entry.attached.is_empty()
         });
+        let now = Instant::now();
         while self.expiring.front().is_some_and(|(until, ..)| *until <= now) && self.forget_key() {}
     }
 }

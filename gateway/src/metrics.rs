@@ -26,15 +26,18 @@ pub enum CloseReason {
     Drain,
     /// The reader was too slow, and its channels' policy is to close.
     Slow,
+    /// The broker refuses one of its channels.
+    Refused,
 }
 
 impl CloseReason {
-    const ALL: [CloseReason; 5] = [
+    const ALL: [CloseReason; 6] = [
         CloseReason::Gone,
         CloseReason::Failed,
         CloseReason::Stalled,
         CloseReason::Drain,
         CloseReason::Slow,
+        CloseReason::Refused,
     ];
 
     /// The word in metrics and logs.
@@ -45,6 +48,7 @@ impl CloseReason {
             CloseReason::Stalled => "stalled",
             CloseReason::Drain => "drain",
             CloseReason::Slow => "slow",
+            CloseReason::Refused => "refused",
         }
     }
 }

@@ -9,6 +9,7 @@ use sse_gateway::config::BrokerKind;
 use sse_gateway::metrics::Metrics;
 use sse_gateway::redis_broker::RedisBroker;
 use sse_gateway::redis_settings::RedisSettings;
+use sse_gateway::vitals;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -50,6 +51,7 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
             configured.ttl.as_millis() as u64,
             configured.max_data,
             configured.idempotency_ttl.as_millis() as u64,
+            u64::from(configured.durable),
         ];
         let clock = redis
             .administer(Function::Settings, &args.map(|n| n.to_string()))
@@ -76,8 +78,9 @@ async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, Strin
     if config.broker == BrokerKind::Memory {
         return Err("the broker is \"memory\"; name a Redis with --redis".to_owned());
     }
-    let redis = RedisBroker::start(RedisSettings::of(config), Metrics::default())
-        .map_err(|error| error.to_string())?;
+    let redis =
+        RedisBroker::start(RedisSettings::of(config), Metrics::default(), &vitals::watch().0)
+            .map_err(|error| error.to_string())?;
     let online = redis.online(Duration::ZERO).await;
     online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;
     Ok(redis)

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use bytes::Bytes;
 use sse_contract::EventId;
 
 use crate::frame::{Framing, SharedFrame};
@@ -14,6 +15,8 @@ pub enum Block {
     Shared(SharedFrame),
     /// A gap, a checkpoint: this connection's own, in its framing.
     Own(Box<[u8]>),
+    /// A response's head.
+    Head(Bytes),
 }
 
 impl Block {
@@ -21,6 +24,7 @@ impl Block {
         match self {
             Block::Shared(frame) => frame.bytes(framing),
             Block::Own(bytes) => bytes,
+            Block::Head(bytes) => bytes,
         }
     }
 }
@@ -50,6 +54,13 @@ impl Outbox {
         self.bytes += block.bytes(self.framing).len() - written;
         self.written += written;
         self.blocks.push_back(block);
+    }
+
+    /// Puts a response's head before all else; none of it may be written yet.
+    pub fn lead(&mut self, head: Bytes) {
+        debug_assert_eq!(self.written, 0);
+        self.bytes += head.len();
+        self.blocks.push_front(Block::Head(head));
     }
 
     /// Drops the events that are not begun. Answers the id of the first one, and how many had none.

@@ -46,6 +46,8 @@ pub enum Kind {
     PublishOutcomeUnknown,
     /// Redis refuses the channel.
     PublishDenied,
+    /// Redis refuses the subscription.
+    SubscribeDenied,
     /// Another site's page wants to publish, and is not among `cors.origins`.
     ForeignOrigin,
     /// The gateway stops, or waits for Redis.
@@ -78,6 +80,7 @@ impl Kind {
             }
             Kind::ForeignOrigin => ("foreign-origin", "Origin not allowed", 403),
             Kind::PublishDenied => ("publish-denied", "Publishing is denied", 403),
+            Kind::SubscribeDenied => ("subscribe-denied", "Subscribing is denied", 403),
             Kind::Unavailable => ("unavailable", "The gateway is not available", 503),
             Kind::NotFound => ("not-found", "Not found", 404),
             Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed", 405),

@@ -1,6 +1,8 @@
 //! One worker's way to publish: at the pace that the workers of this gateway keep up with.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sse_contract::EventId;
 
@@ -8,17 +10,20 @@ use crate::app::App;
 use crate::broker::{Broker, Publication, PublishError};
 use crate::redis_line::Line;
 
+/// How long what is published together waits for workers that are behind.
+const WORKERS_WAIT: Duration = Duration::from_secs(1);
+
 /// What a worker's handlers publish by.
 #[derive(Debug)]
 pub struct Publisher {
     app: Arc<App>,
-    line: Line,
+    line: Rc<Line>,
 }
 
 impl Publisher {
     /// A worker's.
     pub fn new(app: Arc<App>) -> Self {
-        Publisher { app, line: Line::default() }
+        Publisher { app, line: Rc::default() }
     }
 
     /// Publishes, in order; answers each one's id or error in the same order.
@@ -26,17 +31,61 @@ impl Publisher {
         match &self.app.broker {
             Broker::Memory(broker) => {
                 let mut results = Vec::with_capacity(items.len());
+                // One bound for all: a worker that hangs must not hold a batch for as long as it has events.
+                let end = Instant::now() + WORKERS_WAIT;
                 for item in items {
-                    self.app.room().await;
+                    self.app.room(end).await;
                     results.push(broker.publish(item));
                 }
                 results
             }
             Broker::Redis(broker) => {
-                self.app.room().await;
+                self.app.room(Instant::now() + WORKERS_WAIT).await;
                 // Boxed: it is some 15 KB, which every handler of the other broker would carry around as well.
                 Box::pin(broker.publish(&self.line, items)).await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::frame::Frame;
+    use crate::inbox::{ChannelKey, Inbox, ToHub};
+    use crate::memory::{MemoryBroker, MemoryLimits};
+    use crate::metrics::Metrics;
+
+    /// A worker that takes nothing any more costs a batch a second, and not a second for each of its events.
+    #[actix_web::test]
+    async fn a_batch_waits_for_a_worker_that_hangs_as_long_as_one_event_does() {
+        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+        let limits = MemoryLimits {
+            max_len: 10,
+            ttl: Duration::from_secs(60),
+            bytes: 1 << 20,
+            event_bytes: 1000,
+            idempotency_ttl: Duration::from_secs(60),
+            page_bytes: 1000,
+        };
+        let metrics = Metrics::default();
+        let broker = Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics.clone())));
+        let app = Arc::new(App::new(config, broker, metrics, 1));
+        let hanging = Inbox::new(1000);
+        let key = ChannelKey { slot: 0, generation: 0 };
+        hanging.send([ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);
+        app.add_hub(hanging);
+        let item = Publication {
+            channel: "demo".parse().unwrap(),
+            event: None,
+            data: "x".into(),
+            idempotency_key: None,
+        };
+        let publisher = Publisher::new(app);
+        let items = vec![item; 200];
+        let published = publisher.publish(&items);
+        let published = tokio::time::timeout(Duration::from_secs(60), published).await;
+        assert!(published.expect("within a minute").iter().all(Result::is_ok));
     }
 }

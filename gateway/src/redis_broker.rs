@@ -1,17 +1,19 @@
 //! Redis as the broker: what its parts share, and the front that hubs and handlers talk to.
 //!
 //! Connections of different kinds: the ingest's own (live events and ticks), a pool for reads and batches, and each
-//! worker's line for events published singly. None is waited for by another.
+//! worker's line for events published singly. None is waited for by another; all are of the ingest's session.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder;
-use deadpool_redis::{Pool, PoolError};
+use deadpool_redis::PoolError;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, RedisError};
-use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys};
+use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys, Meaning, meaning};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{Publication, PublishError, ReadRequest};
@@ -26,7 +28,12 @@ use crate::redis_line::Line;
 use crate::redis_publisher;
 use crate::redis_settings::{self, BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
 use crate::resp::Value;
+use crate::session::{Session, Sessions};
 use crate::snapshot::{Extent, Snapshot};
+use crate::vitals::Vitals;
+
+/// How long a refusal to show a history is taken for granted before it is asked for again.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 
 /// What the parts of the Redis broker share.
 #[derive(Debug)]
@@ -37,15 +44,39 @@ pub struct RedisShared {
     /// The address without credentials, for logs.
     pub(crate) addr: String,
     pub(crate) library: Library,
-    pub(crate) pool: Pool,
+    pub(crate) sessions: Sessions,
     /// For connections of one's own.
     pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
     pub(crate) probe_channel: String,
-    /// The highest position this gateway has seen: a new epoch begins above it.
-    seen: Mutex<Option<EventId>>,
+    /// Commands for the ingest, for as long as the front lives: without it the ingest ends.
+    commands: mpsc::WeakUnboundedSender<Command>,
+    /// What this gateway has seen: a new epoch begins above it.
+    seen: Mutex<Seen>,
     /// The limits as Redis holds them, once known.
     found: Mutex<Option<HistoryLimits>>,
+    /// Histories that Redis refuses to show this user, and since when that is known.
+    refused: Mutex<HashMap<Channel, Instant>>,
+}
+
+/// What tells a Redis that it has forgotten something.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The highest position.
+    id: Option<EventId>,
+    /// The highest count of ticks. Only ticks raise it: a clock that was set back is soon above all that was seen again.
+    beat: Option<u64>,
+}
+
+/// What a tick tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Told {
+    /// Nothing at or below this position can still be published.
+    pub clock: EventId,
+    /// Ticks counted in this data set.
+    pub beat: u64,
+    /// The limits that hold for all writers.
+    pub limits: HistoryLimits,
 }
 
 /// The broker's front.
@@ -60,12 +91,16 @@ pub struct RedisBroker {
 
 impl RedisBroker {
     /// Starts the broker's threads; they connect, and go on trying.
-    pub fn start(config: RedisSettings, metrics: Metrics) -> Result<Arc<Self>, BadRedisUrl> {
+    pub fn start(
+        config: RedisSettings,
+        metrics: Metrics,
+        vitals: &Vitals,
+    ) -> Result<Arc<Self>, BadRedisUrl> {
         let info = connection_info(&config.url)?;
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let pool = config.pool(&info).map_err(BadRedisUrl::new)?;
         let client = redis_settings::client(&info).map_err(BadRedisUrl::new)?;
+        let (commands, commands_rx) = mpsc::unbounded_channel();
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
             addr: info.addr().to_string(),
@@ -73,20 +108,21 @@ impl RedisBroker {
             probe_channel: format!("{}::probe:{:016x}", config.prefix, fastrand::u64(..)),
             info,
             library: Library::default(),
-            pool,
+            sessions: Sessions::default(),
             client,
             metrics,
+            commands: commands.downgrade(),
             seen: Mutex::default(),
             found: Mutex::default(),
+            refused: Mutex::default(),
             config,
         });
-        let (commands, commands_rx) = mpsc::unbounded_channel();
         let (asks, asks_rx) = mpsc::unbounded_channel();
         let (status_tx, status) = watch::channel(Status::Connecting);
         let ingest = shared.clone();
-        on_thread("sse-ingest", move || Ingest::new(ingest, commands_rx, status_tx).run());
+        on_thread("sse-ingest", vitals, move || Ingest::new(ingest, commands_rx, status_tx).run());
         let reader = shared.clone();
-        on_thread("sse-history", move || history::run(reader, asks_rx));
+        on_thread("sse-history", vitals, move || history::run(reader, asks_rx));
         Ok(Arc::new(RedisBroker { shared, commands, asks, status, workers: Mutex::new(0) }))
     }
 
@@ -137,7 +173,7 @@ impl RedisBroker {
 
     /// Asks for a tick.
     pub fn want_tick(&self) {
-        self.tell(Command::Tick);
+        self.shared.want_tick();
     }
 
     /// Asks for history.
@@ -154,7 +190,7 @@ impl RedisBroker {
     /// Publishes in order; a single event by the caller's line.
     pub async fn publish(
         &self,
-        line: &Line,
+        line: &Rc<Line>,
         items: &[Publication],
     ) -> Vec<Result<EventId, PublishError>> {
         redis_publisher::publish(&self.shared, line, items).await
@@ -167,8 +203,10 @@ impl RedisBroker {
         self.tell(Command::Probe(text.clone(), arrived));
         let publish = redis::cmd("PUBLISH").arg(&self.shared.probe_channel).arg(&text).to_owned();
         let work = async {
-            self.shared.command(&publish).await.map_err(|error| error.to_string())?;
-            arrival.await.map_err(|_| "the ingest is gone".to_owned())
+            let (session, _) = self.shared.command(&publish).await.map_err(|e| e.to_string())?;
+            arrival.await.map_err(|_| "the ingest is gone".to_owned())??;
+            drop(session);
+            Ok(())
         };
         let timeout = self.shared.config.answer_timeout;
         let late = || Err(format!("a probe event did not come back within {timeout:?}"));
@@ -183,7 +221,8 @@ impl RedisBroker {
     ) -> Result<String, RedisError> {
         let mut cmd = self.shared.library.call(function, 1);
         cmd.arg(self.shared.keys.state(0)).arg(args);
-        self.shared.command(&cmd).await.and_then(|value| Ok(redis::from_redis_value(value)?))
+        let (_, value) = self.shared.command(&cmd).await?;
+        Ok(redis::from_redis_value(value)?)
     }
 
     /// The limits this gateway is configured for, and those Redis holds.
@@ -205,20 +244,50 @@ impl RedisBroker {
 impl RedisShared {
     /// Notes a position that was dispatched.
     pub(crate) fn saw(&self, id: EventId) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = (*seen).max(Some(id));
+        let mut seen = self.seen();
+        seen.id = seen.id.max(Some(id));
     }
 
-    /// The eight arguments that tell the library who calls.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether Redis refused to show a channel's history a moment ago.
+    pub(crate) fn refuses(&self, channel: &Channel) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(channel).is_some_and(|since| since.elapsed() < REFUSED_FOR)
+    }
+
+    /// Redis refuses to show a channel's history.
+    pub(crate) fn note_refused(&self, channel: &Channel) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, since| since.elapsed() < REFUSED_FOR);
+        refused.insert(channel.clone(), Instant::now());
+    }
+
+    /// Asks the ingest for a tick behind all it was asked for before.
+    pub(crate) fn want_tick(&self) {
+        self.tell(Command::Tick);
+    }
+
+    fn tell(&self, command: Command) {
+        // The ingest ends only after everybody who could ask; a late word to it means nothing.
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(command);
+        }
+    }
+
+    /// The nine arguments that tell the library who calls.
     pub(crate) fn add_gateway_args(&self, cmd: &mut Cmd) {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen();
         let limits = &self.config.limits;
-        cmd.arg(seen.map_or(String::new(), |id| id.to_string()))
-            .arg(i32::from(self.config.durable))
+        cmd.arg(seen.id.map_or(String::new(), |id| id.to_string()))
+            .arg(seen.beat.map_or(String::new(), |beat| beat.to_string()))
             .arg(limits.max_len)
             .arg(limits.ttl.as_millis() as u64)
             .arg(limits.max_data)
             .arg(limits.idempotency_ttl.as_millis() as u64)
+            .arg(i32::from(limits.durable))
             .arg(self.keys.partitions())
             .arg(CONTRACT_VERSION);
     }
@@ -231,28 +300,15 @@ impl RedisShared {
         cmd
     }
 
-    /// The tick's answer: the clock. Notes the limits that Redis holds.
+    /// The tick's answer, noted: it is the ingest's word for what the data set is.
     pub(crate) fn read_tick(&self, value: &Value<'_>) -> Result<EventId, SessionError> {
-        if let Value::Error(error) = value {
-            let text = String::from_utf8_lossy(error).into_owned();
-            return Err(match text.strip_prefix("SSEMISMATCH ") {
-                Some(mismatch) => SessionError::Mismatch(mismatch.to_owned()),
-                None => SessionError::Refused(text),
-            });
-        }
-        let odd = || SessionError::Refused(format!("sse_tick answered {value:?}"));
-        let [clock, _, numbers @ ..] = value.elements() else { return Err(odd()) };
-        let clock = clock.text().and_then(|text| text.parse().ok()).ok_or_else(odd)?;
-        let numbers: Vec<u64> =
-            numbers.iter().filter_map(|n| u64::try_from(n.integer()?).ok()).collect();
-        let [max_len, ttl, max_data, idempotency_ttl] = numbers[..] else { return Err(odd()) };
-        self.note_limits(HistoryLimits {
-            max_len,
-            ttl: Duration::from_millis(ttl),
-            max_data,
-            idempotency_ttl: Duration::from_millis(idempotency_ttl),
-        });
-        Ok(clock)
+        let told = Told::read(value)?;
+        self.saw(told.clock);
+        let mut seen = self.seen();
+        seen.beat = seen.beat.max(Some(told.beat));
+        drop(seen);
+        self.note_limits(told.limits);
+        Ok(told.clock)
     }
 
     fn note_limits(&self, now: HistoryLimits) {
@@ -268,15 +324,24 @@ impl RedisShared {
         *found = Some(now);
     }
 
-    /// Sends one command on a connection of the pool; puts the library back if it is missing.
-    pub(crate) async fn command(&self, cmd: &Cmd) -> Result<redis::Value, RedisError> {
-        let mut connection = self.pool.get().await.map_err(pool_error)?;
+    /// Sends one command on a connection of the pool; puts the library back if it is missing. Answers in which session.
+    pub(crate) async fn command(
+        &self,
+        cmd: &Cmd,
+    ) -> Result<(Arc<Session>, redis::Value), RedisError> {
+        let session = self.sessions.get().await?;
+        let mut connection = session.pool.get().await.map_err(pool_error)?;
         match cmd.query_async(&mut connection).await {
-            Err(error) if crate::library::is_missing(&error.to_string()) => {
+            Err(error) if meaning(&words(&error)) == Meaning::Missing => {
                 self.ensure_library(&mut connection).await?;
                 Err(error)
             }
-            other => other,
+            Ok(value) if self.sessions.confirms(&session).await => Ok((session, value)),
+            Ok(_) => {
+                let why = "the session ended before the answer came".to_owned();
+                Err(RedisError::from((redis::ErrorKind::Io, "no session", why)))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -294,11 +359,39 @@ impl RedisShared {
                         Ok(Answer::Text(redis::from_redis_value(value).unwrap_or_default()))
                     }
                     Err(error) if error.is_io_error() => Err(EnsureError(error)),
-                    Err(error) => Ok(Answer::Error(error.to_string())),
+                    Err(error) => Ok(Answer::Error(words(&error))),
                 }
             })
             .await;
         ensured.map_err(|EnsureError(error)| error)
+    }
+}
+
+impl Told {
+    fn read(value: &Value<'_>) -> Result<Told, SessionError> {
+        if let Value::Error(error) = value {
+            let text = String::from_utf8_lossy(error).into_owned();
+            return Err(match text.strip_prefix("SSEMISMATCH ") {
+                Some(mismatch) => SessionError::Mismatch(mismatch.to_owned()),
+                None => SessionError::Refused(text),
+            });
+        }
+        let odd = || SessionError::Refused(format!("sse_tick answered {value:?}"));
+        let [clock, _, numbers @ ..] = value.elements() else { return Err(odd()) };
+        let clock = clock.text().and_then(|text| text.parse().ok()).ok_or_else(odd)?;
+        let numbers: Vec<u64> =
+            numbers.iter().filter_map(|n| u64::try_from(n.integer()?).ok()).collect();
+        let [max_len, ttl, max_data, idempotency_ttl, durable, beat] = numbers[..] else {
+            return Err(odd());
+        };
+        let limits = HistoryLimits {
+            max_len,
+            ttl: Duration::from_millis(ttl),
+            max_data,
+            idempotency_ttl: Duration::from_millis(idempotency_ttl),
+            durable: durable == 1,
+        };
+        Ok(Told { clock, beat, limits })
     }
 }
 
@@ -307,6 +400,14 @@ struct EnsureError(RedisError);
 impl From<String> for EnsureError {
     fn from(text: String) -> Self {
         EnsureError(RedisError::from((redis::ErrorKind::Client, "no library", text)))
+    }
+}
+
+/// An error as Redis wrote it: its code, then its words.
+pub(crate) fn words(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("{code} {}", error.detail().unwrap_or_default()),
+        None => error.to_string(),
     }
 }
 
@@ -329,11 +430,19 @@ pub(crate) fn delays(longest: Duration) -> impl Iterator<Item = Duration> {
 }
 
 /// Runs a future on a thread of its own, until it ends by itself.
-fn on_thread<F: Future<Output = ()>>(name: &str, work: impl FnOnce() -> F + Send + 'static) {
+fn on_thread<F: Future<Output = ()>>(
+    name: &str,
+    vitals: &Vitals,
+    work: impl FnOnce() -> F + Send + 'static,
+) {
+    let alive = vitals.guard(format!("the thread {name}"));
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(work()),
+            Ok(runtime) => {
+                runtime.block_on(work());
+                alive.leave();
+            }
             Err(error) => tracing::error!(%error, "a thread has no runtime"),
         }
     };

@@ -1,29 +1,54 @@
 //! Publishes through Redis: many at once on one connection of the pool, each answered for itself; a single one on
-//! its worker's line.
+//! its worker's line, together with others that wait there.
 //!
 //! Nothing is accepted and then lost: what was not sent is `Unavailable`, what may have happened is
-//! `OutcomeUnknown`. Only publications with an idempotency key are repeated here, because only theirs is
-//! the same event twice.
+//! `OutcomeUnknown`. A publication is repeated here only where that cannot make two events of it: it carries an idempotency
+//! key, and no answer came; or it is known that nothing was written.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError};
-use sse_contract::{EventId, Function};
+use redis::{Cmd, RedisError, Value};
+use sse_contract::{Call, EventId, Meaning, Publish, batch_answer, batch_len, detail, meaning};
 
 use crate::broker::{Publication, PublishError};
-use crate::library::is_missing;
-use crate::redis_broker::{RedisShared, pool_error};
-use crate::redis_line::{Line, Shared};
+use crate::redis_broker::{RedisShared, pool_error, words};
+use crate::redis_line::Line;
+use crate::session::Session;
 
-/// How often a publication with a key is sent at most.
+/// How often a publication is sent at most.
 const ATTEMPTS: usize = 4;
+
+/// What became of one attempt at a publication.
+pub type Outcome = Result<EventId, Failure>;
+
+/// Why an attempt did not publish, and who may try again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What is answered if nobody does.
+    pub error: PublishError,
+    /// Who may.
+    pub again: Again,
+}
+
+/// Whose publication may be sent again without becoming two events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Nobody's, or it would be refused again.
+    Never,
+    /// One that carries an idempotency key.
+    WithKey,
+    /// Any: nothing was written, because the data lives in another epoch than the gateway knew of.
+    InNewEpoch,
+}
 
 /// Publishes in order; answers in the same order.
 pub async fn publish(
-    shared: &RedisShared,
-    line: &Line,
+    shared: &Arc<RedisShared>,
+    line: &Rc<Line>,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
     let mut results = attempt(shared, line, items.iter()).await;
@@ -41,155 +66,282 @@ pub async fn publish(
         tokio::time::sleep(delay).await;
         let repeated = attempt(shared, line, again.iter().map(|&n| &items[n])).await;
         for (n, result) in again.into_iter().zip(repeated) {
-            // Once it may have been published, a later "nothing was sent" does not take that back.
-            if !matches!(
-                (&results[n], &result),
-                (Err(PublishError::OutcomeUnknown(_)), Err(PublishError::Unavailable(_)))
-            ) {
-                results[n] = result;
-            }
+            results[n] = later(&results[n], result);
         }
     }
-    for result in &results {
-        shared.metrics.count_publish(result);
-    }
-    results
+    let count = |result: Outcome| {
+        let result = result.map_err(|failure| failure.error);
+        shared.metrics.count_publish(&result);
+        result
+    };
+    results.into_iter().map(count).collect()
 }
 
-fn repeatable(item: &Publication, result: &Result<EventId, PublishError>) -> bool {
-    let failed =
-        matches!(result, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)));
-    failed && item.idempotency_key.is_some()
+fn repeatable(item: &Publication, result: &Outcome) -> bool {
+    match result {
+        Ok(_) => false,
+        Err(failure) => match failure.again {
+            Again::Never => false,
+            Again::WithKey => item.idempotency_key.is_some(),
+            Again::InNewEpoch => true,
+        },
+    }
 }
 
-/// A way to Redis that was sound a moment ago.
-enum Way {
-    Pooled(deadpool_redis::Connection),
-    Line(Shared),
-}
-
-impl Way {
-    async fn find(shared: &RedisShared, line: &Line, items: usize) -> Result<Way, RedisError> {
-        match items {
-            1 => line.get(shared).await.map(Way::Line),
-            _ => shared.pool.get().await.map(Way::Pooled).map_err(pool_error),
-        }
-    }
-
-    fn connection(&mut self) -> &mut MultiplexedConnection {
-        match self {
-            Way::Pooled(connection) => connection,
-            Way::Line(connection) => connection.connection(),
-        }
-    }
-
-    fn has_answered(&self) {
-        if let Way::Line(connection) = self {
-            connection.has_answered();
-        }
-    }
-
-    /// Whoever comes next connects anew.
-    fn give_up(self) {
-        match self {
-            Way::Pooled(connection) => drop(deadpool_redis::Connection::take(connection)),
-            Way::Line(connection) => connection.give_up(),
-        }
+/// Once it may have been published, a later "nothing was sent" does not take that back.
+fn later(before: &Outcome, now: Outcome) -> Outcome {
+    let unknown = |outcome: &Outcome| {
+        matches!(outcome, Err(Failure { error: PublishError::OutcomeUnknown(_), .. }))
+    };
+    let unsent = matches!(&now, Err(Failure { error: PublishError::Unavailable(_), .. }));
+    match (unknown(before) && unsent, now) {
+        (true, Err(now)) => before.clone().map_err(|was| Failure { again: now.again, ..was }),
+        (_, now) => now,
     }
 }
 
 async fn attempt<'a>(
-    shared: &RedisShared,
-    line: &Line,
+    shared: &Arc<RedisShared>,
+    line: &Rc<Line>,
     items: impl Iterator<Item = &'a Publication> + Clone,
-) -> Vec<Result<EventId, PublishError>> {
-    let mut way = match Way::find(shared, line, items.clone().count()).await {
-        Ok(way) => way,
-        Err(error) => {
-            let error = PublishError::Unavailable(format!("Redis: {error}"));
-            return items.map(|_| Err(error.clone())).collect();
+) -> Vec<Outcome> {
+    let count = items.clone().count();
+    if count == 1 {
+        let mut outcomes = Vec::with_capacity(1);
+        for item in items {
+            outcomes.push(line.publish(shared, item.clone()).await);
         }
+        return outcomes;
+    }
+    let items: Vec<Publish<'_>> = items.map(Publication::as_publish).collect();
+    let session = match shared.sessions.get().await {
+        Ok(session) => session,
+        Err(error) => return alike(count, &unsent(&error)),
     };
-    let connection = way.connection();
-    let mut results = send(shared, connection, items.clone()).await;
-    if results.iter().any(|result| matches!(result, Err(error) if is_missing(&error.to_string()))) {
-        // The library was missing from some item on, so those did nothing, whatever their keys.
+    match session.pool.get().await {
+        Ok(mut connection) => {
+            let sent = send(shared, &session, &mut connection, &items).await;
+            if !sent.usable {
+                drop(deadpool_redis::Connection::take(connection));
+            }
+            sent.outcomes
+        }
+        Err(error) => alike(count, &unsent(&pool_error(error))),
+    }
+}
+
+fn alike(count: usize, failure: &Failure) -> Vec<Outcome> {
+    vec![Err(failure.clone()); count]
+}
+
+/// Nothing was sent.
+pub fn unsent(error: &RedisError) -> Failure {
+    Failure { error: PublishError::Unavailable(format!("Redis: {error}")), again: Again::WithKey }
+}
+
+/// What became of publications sent together.
+#[derive(Debug)]
+pub struct Sent {
+    /// Of each, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the connection may be used again.
+    pub usable: bool,
+}
+
+/// Sends publications on a connection of this session, in one pipeline, so that Redis runs them in their order.
+pub async fn send(
+    shared: &RedisShared,
+    session: &Arc<Session>,
+    connection: &mut MultiplexedConnection,
+    items: &[Publish<'_>],
+) -> Sent {
+    let epoch = session.epoch();
+    let mut answers = pipeline(shared, connection, items, epoch).await;
+    if answers.iter().any(is_missing) {
+        // From some call on the library was missing, so those did nothing, whatever their keys.
         if let Err(error) = shared.ensure_library(connection).await {
             tracing::debug!(%error, "the function library cannot be put back");
         }
-        let missing = |result: &Result<EventId, RedisError>| matches!(result, Err(error) if is_missing(&error.to_string()));
-        let again: Vec<&Publication> =
-            items.zip(&results).filter(|(_, r)| missing(r)).map(|(item, _)| item).collect();
-        let mut repeated = send(shared, connection, again.into_iter()).await.into_iter();
-        for result in results.iter_mut().filter(|result| missing(result)) {
-            if let Some(new) = repeated.next() {
-                *result = new;
-            }
+        let missing: Vec<usize> = (0..items.len()).filter(|&n| is_missing(&answers[n])).collect();
+        let again: Vec<Publish<'_>> = missing.iter().map(|&n| items[n]).collect();
+        let repeated = pipeline(shared, connection, &again, epoch).await;
+        for (n, answer) in missing.into_iter().zip(repeated) {
+            answers[n] = answer;
         }
     }
-    if !results.iter().any(|result| matches!(result, Err(error) if unusable(error))) {
-        way.has_answered();
-    } else {
-        // A master that became a replica, or a connection that hangs.
-        way.give_up();
+    let usable = !answers.iter().any(|answer| matches!(answer, Err(Error::Lost(_))));
+    let mut outcomes: Vec<Outcome> =
+        answers.into_iter().map(|answer| answer.map_err(Failure::from)).collect();
+    if outcomes.iter().any(Result::is_ok) && !shared.sessions.confirms(session).await {
+        // A master that was deposed may have answered: what it acknowledged is lost when it hears of that.
+        let failure = Failure::from(Error::Lost("the session with Redis ended meanwhile".into()));
+        outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(failure.clone()));
+        return Sent { outcomes, usable: false };
     }
-    results.into_iter().map(|result| result.map_err(|error| classify(&error))).collect()
+    if outcomes.iter().any(|o| matches!(o, Err(failure) if failure.again == Again::InNewEpoch)) {
+        // The ingest has not heard of it yet, or this is not its server any more.
+        shared.want_tick();
+        session.other_epoch(epoch).await;
+    }
+    Sent { outcomes, usable }
 }
 
-/// One pipeline, so that Redis runs the publications in their order.
-async fn send<'a>(
+/// What an answer says instead of an id.
+#[derive(Debug)]
+enum Error {
+    /// Redis' words, and what they mean.
+    Answered(Meaning, String),
+    /// No answer came.
+    Lost(String),
+}
+
+fn is_missing(answer: &Result<EventId, Error>) -> bool {
+    matches!(answer, Err(Error::Answered(Meaning::Missing, _)))
+}
+
+async fn pipeline(
     shared: &RedisShared,
     connection: &mut MultiplexedConnection,
-    items: impl Iterator<Item = &'a Publication>,
-) -> Vec<Result<EventId, RedisError>> {
+    items: &[Publish<'_>],
+    epoch: u64,
+) -> Vec<Result<EventId, Error>> {
     let mut pipeline = redis::pipe();
-    for item in items {
-        pipeline.add_command(call(shared, item));
+    let mut lengths = Vec::new();
+    let mut rest = items;
+    while !rest.is_empty() {
+        let length = batch_len(rest.iter().map(|item| item.data.len()));
+        let (batch, others) = rest.split_at(length);
+        pipeline.add_command(command(shared, batch, epoch));
+        lengths.push(length);
+        rest = others;
     }
-    let count = pipeline.len();
-    let answers: Result<Vec<Result<String, RedisError>>, RedisError> =
+    let answers: Result<Vec<Result<Value, RedisError>>, RedisError> =
         pipeline.ignore_errors().query_async(connection).await;
-    let parsed = |id: String| {
-        id.parse().map_err(|_| {
-            RedisError::from((redis::ErrorKind::UnexpectedReturnType, "sse_publish answered", id))
-        })
-    };
     match answers {
-        Ok(answers) => answers.into_iter().map(|answer| answer.and_then(parsed)).collect(),
-        Err(error) => vec![Err(error); count],
+        Ok(answers) => lengths
+            .into_iter()
+            .zip(answers)
+            .flat_map(|(length, answer)| read(length, answer))
+            .collect(),
+        Err(error) => {
+            let lost = |_| Err(Error::Lost(error.to_string()));
+            items.iter().map(lost).collect()
+        }
     }
 }
 
-fn call(shared: &RedisShared, item: &Publication) -> Cmd {
-    let keys = 2 + usize::from(item.idempotency_key.is_some());
-    let mut cmd = shared.library.call(Function::Publish, keys);
-    cmd.arg(shared.keys.state(0)).arg(shared.keys.history(&item.channel));
-    if let Some(key) = &item.idempotency_key {
-        cmd.arg(shared.keys.idempotency(&item.channel, key));
-    }
-    cmd.arg(item.data.as_bytes());
-    if let Some(event) = &item.event {
-        cmd.arg(event.as_str());
+/// One call for these publications: alone, one costs Redis less without a batch around it.
+fn command(shared: &RedisShared, items: &[Publish<'_>], epoch: u64) -> Cmd {
+    let call = match items {
+        [item] => Call::publish(&shared.keys, item, Some(epoch)),
+        items => Call::batch(&shared.keys, 0, items, Some(epoch)),
+    };
+    let mut cmd = shared.library.begin(call.function());
+    for word in call.words() {
+        cmd.arg(word);
     }
     cmd
 }
 
-fn unusable(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_timeout() || error.code() == Some("READONLY")
+/// The answer to one call of so many publications.
+fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Result<EventId, Error>> {
+    let odd = |answer: &dyn std::fmt::Debug| {
+        Err(Error::Answered(Meaning::Unknown, format!("the library answered {answer:?}")))
+    };
+    let text = |value: Value| match redis::from_redis_value::<String>(value) {
+        Ok(text) => batch_answer(&text)
+            .map_err(|(meaning, words)| Error::Answered(meaning, words.to_owned())),
+        Err(error) => odd(&error),
+    };
+    match answer {
+        Ok(Value::Array(values)) if length > 1 && values.len() == length => {
+            values.into_iter().map(text).collect()
+        }
+        Ok(value) if length == 1 => vec![text(value)],
+        Ok(value) => (0..length).map(|_| odd(&value)).collect(),
+        Err(error) => (0..length).map(|_| Err(refusal(&error))).collect(),
+    }
 }
 
-fn classify(error: &RedisError) -> PublishError {
-    let detail = error.detail().unwrap_or_default().to_owned();
+/// What an error for a whole call says.
+fn refusal(error: &RedisError) -> Error {
+    let text = words(error);
     match error.code() {
-        Some("SSEINVALID") if detail.starts_with("data: ") => PublishError::TooLarge(detail),
-        Some("SSEINVALID") => PublishError::Refused(detail),
-        Some("SSECONFLICT") => PublishError::Conflict(detail),
-        Some("SSEDENIED" | "NOPERM") => PublishError::Denied(detail),
-        // Redis answered, and a script that fails before its first write has done nothing.
-        Some(_) => PublishError::Unavailable(format!("Redis: {error}")),
-        None if error.is_connection_refusal() => {
-            PublishError::Unavailable(format!("Redis: {error}"))
+        Some(_) => Error::Answered(meaning(&text), detail(&text).to_owned()),
+        None => Error::Lost(text),
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (meaning, text) = match error {
+            Error::Lost(text) => {
+                let error = PublishError::OutcomeUnknown(format!("Redis: {text}"));
+                return Failure { error, again: Again::WithKey };
+            }
+            Error::Answered(meaning, text) => (meaning, text),
+        };
+        let told = format!("Redis: {text}");
+        let (error, again) = match meaning {
+            Meaning::Invalid if text.starts_with("data: ") => {
+                (PublishError::TooLarge(text), Again::Never)
+            }
+            Meaning::Invalid => (PublishError::Refused(text), Again::Never),
+            Meaning::Conflict => (PublishError::Conflict(text), Again::Never),
+            Meaning::Denied => (PublishError::Denied(text), Again::Never),
+            Meaning::OtherEpoch => (PublishError::Unavailable(told), Again::InNewEpoch),
+            Meaning::Undone | Meaning::Missing => (PublishError::Unavailable(told), Again::WithKey),
+            Meaning::Mismatch => (PublishError::Unavailable(told), Again::Never),
+            // Whatever it is, the key may not have been kept, so that not even a publication with one is repeated.
+            Meaning::Unknown => (PublishError::OutcomeUnknown(told), Again::Never),
+        };
+        Failure { error, again }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(text: &str) -> Failure {
+        let (meaning, words) = batch_answer(text).unwrap_err();
+        Error::Answered(meaning, words.to_owned()).into()
+    }
+
+    #[test]
+    fn only_what_cannot_become_two_events_is_sent_again() {
+        use Again::{InNewEpoch, Never, WithKey};
+        for (text, again, unknown) in [
+            ("SSEINVALID data: 2 bytes, at most 1", Never, false),
+            ("SSECONFLICT x", Never, false),
+            ("SSEDENIED x", Never, false),
+            ("SSEEPOCH x", InNewEpoch, false),
+            ("SSEUNDONE x", WithKey, false),
+            ("NOPERM x", Never, true),
+            ("OOM x", Never, true),
+            ("READONLY x", Never, true),
+            ("anything", Never, true),
+        ] {
+            let failure = failure(text);
+            assert_eq!(failure.again, again, "{text}");
+            let is_unknown = matches!(failure.error, PublishError::OutcomeUnknown(_));
+            assert_eq!(is_unknown, unknown, "{text}");
         }
-        None => PublishError::OutcomeUnknown(format!("Redis: {error}")),
+        let lost = Failure::from(Error::Lost("broken pipe".into()));
+        assert_eq!(lost.again, WithKey);
+        assert!(matches!(lost.error, PublishError::OutcomeUnknown(_)));
+    }
+
+    #[test]
+    fn what_may_have_been_published_is_not_taken_back() {
+        let unknown: Outcome = Err(Error::Lost("broken pipe".into()).into());
+        let unsent = Err(failure("SSEUNDONE x"));
+        assert_eq!(
+            later(&unknown, unsent.clone()).unwrap_err().error,
+            unknown.clone().unwrap_err().error
+        );
+        assert_eq!(later(&unsent, unknown.clone()), unknown);
+        let id = EventId::new(5, 1, 0);
+        assert_eq!(later(&unknown, Ok(id)), Ok(id));
     }
 }

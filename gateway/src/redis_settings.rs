@@ -4,7 +4,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
 use redis::{
     AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
 };
@@ -22,17 +21,21 @@ pub struct HistoryLimits {
     pub max_data: u64,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
+    /// The operator's word that acknowledged writes survive a restart of Redis.
+    pub durable: bool,
 }
 
 impl fmt::Display for HistoryLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "history.max_len {}, history.ttl {}, publish.max_event_bytes {}, publish.idempotency_ttl {}",
+            "history.max_len {}, history.ttl {}, publish.max_event_bytes {}, publish.idempotency_ttl {}, \
+             redis.durable {}",
             self.max_len,
             humantime::format_duration(self.ttl),
             self.max_data,
             humantime::format_duration(self.idempotency_ttl),
+            self.durable,
         )
     }
 }
@@ -54,8 +57,6 @@ pub struct RedisSettings {
     pub tick: Duration,
     /// How long a channel stays subscribed after its last subscriber left.
     pub linger: Duration,
-    /// The operator's word that acknowledged writes survive a restart of Redis.
-    pub durable: bool,
     /// Connections for publishing and reading.
     pub pool_size: usize,
     /// Bytes of events in one range of a read.
@@ -76,7 +77,6 @@ impl RedisSettings {
             reconnect_max: redis.reconnect_max,
             tick: redis.tick,
             linger: redis.linger,
-            durable: redis.durable,
             pool_size: redis.pool_size,
             page_bytes: config.history.page_bytes,
             limits: HistoryLimits {
@@ -84,6 +84,7 @@ impl RedisSettings {
                 ttl: config.history.ttl,
                 max_data: config.publish.max_event_bytes.into(),
                 idempotency_ttl: config.publish.idempotency_ttl,
+                durable: redis.durable,
             },
         }
     }
@@ -93,19 +94,6 @@ impl RedisSettings {
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.answer_timeout))
-    }
-
-    /// Connections for one command at a time.
-    pub(crate) fn pool(&self, info: &ConnectionInfo) -> Result<Pool, RedisError> {
-        let manager = Manager::new_with_config(info.clone(), self.connections())?;
-        let mut pool = PoolConfig::new(self.pool_size);
-        pool.timeouts = Timeouts {
-            wait: Some(self.answer_timeout),
-            create: Some(self.connect_timeout),
-            recycle: Some(self.answer_timeout),
-        };
-        let pool = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build();
-        Ok(pool.expect("a runtime is named, which is all that can be missing"))
     }
 }
 

@@ -23,6 +23,7 @@ use crate::redis_broker::RedisBroker;
 use crate::redis_settings::RedisSettings;
 use crate::routes::routes;
 use crate::takeover::Takeable;
+use crate::vitals::{self, Vitals, Watch};
 use crate::{admin, listener};
 
 /// Why a gateway could not start.
@@ -51,6 +52,17 @@ pub enum StartError {
     },
 }
 
+/// Why a gateway ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system refuses something that a server needs.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// A part ended that streams depend on.
+    #[error("{0} ended before its time; without it streams would stay open and hear nothing")]
+    Died(String),
+}
+
 /// A gateway that is bound and does not serve yet.
 #[derive(Debug)]
 pub struct Gateway {
@@ -59,6 +71,8 @@ pub struct Gateway {
     addr: SocketAddr,
     admin_addr: SocketAddr,
     app: Arc<App>,
+    vitals: Vitals,
+    watch: Watch,
 }
 
 impl Gateway {
@@ -73,14 +87,15 @@ impl Gateway {
         };
         let (addr, admin_addr) = (addr(&public, "server.listen")?, addr(&admin, "admin.listen")?);
         let metrics = Metrics::default();
-        let broker = broker(&config, metrics.clone(), patience).await?;
+        let (vitals, watch) = vitals::watch();
+        let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
         let room = listener::descriptor_room();
         let max_streams = match config.stream.max_streams {
             0 => room,
             configured => configured,
         };
         let app = App::new(config, broker, metrics, max_streams);
-        Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app) })
+        Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), vitals, watch })
     }
 
     /// The public address, with the port that was bound.
@@ -100,16 +115,24 @@ impl Gateway {
 
     /// Serves until `stop` is done, then drains: not ready, no new streams, all streams ended over the
     /// configured spread. Returns by the configured deadline.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
-        let app = self.app;
+    ///
+    /// # Errors
+    ///
+    /// A part that streams depend on ended before its time: they are not served any more, and are to be cut off by the
+    /// process' end.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+        let (app, mut watch) = (self.app, self.watch);
         let drain_config = app.config.drain.clone();
         let drain = Arc::new(watch::Sender::new(None));
         let admin = admin::server(self.admin, app.clone())?;
-        let public = public_server(self.public, self.addr, &app, drain.clone())?;
+        let public = public_server(self.public, self.addr, &app, &self.vitals, drain.clone())?;
         let (admin_handle, public_handle) = (admin.handle(), public.handle());
         let (admin, public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
         let ticks = actix_rt::spawn(memory_ticks(app.clone()));
-        stop.await;
+        tokio::select! {
+            () = stop => {}
+            name = watch.death() => return Err(RunError::Died(name)),
+        }
         app.begin_drain();
         let streams = app.metrics.sum(|cells| cells.subscribers.get());
         tracing::info!(streams, spread = ?drain_config.spread, "draining");
@@ -127,7 +150,7 @@ impl Gateway {
         admin_handle.stop(false).await;
         for server in [admin, public] {
             if let Ok(Err(error)) = server.await {
-                return Err(error);
+                return Err(error.into());
             }
         }
         Ok(())
@@ -141,6 +164,7 @@ fn listen_error(addr: SocketAddr, key: &'static str, error: std::io::Error) -> S
 async fn broker(
     config: &Config,
     metrics: Metrics,
+    vitals: &Vitals,
     patience: Duration,
 ) -> Result<Broker, StartError> {
     let broker = match config.broker {
@@ -156,7 +180,7 @@ async fn broker(
             Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics)))
         }
         BrokerKind::Redis => {
-            let redis = RedisBroker::start(RedisSettings::of(config), metrics)
+            let redis = RedisBroker::start(RedisSettings::of(config), metrics, vitals)
                 .map_err(|error| StartError::Config(error.to_string()))?;
             redis
                 .online(patience)
@@ -172,6 +196,7 @@ fn public_server(
     listener: TcpListener,
     addr: SocketAddr,
     app: &Arc<App>,
+    vitals: &Vitals,
     drain: Arc<watch::Sender<Option<Duration>>>,
 ) -> std::io::Result<actix_server::Server> {
     let config = &app.config;
@@ -185,14 +210,20 @@ fn public_server(
         .disable_signals()
         .shutdown_timeout(config.drain.deadline.as_secs());
     let stopping = builder.graceful_shutdown_signal();
-    let app = app.clone();
+    let (app, vitals) = (app.clone(), vitals.clone());
     let builder = builder.listen("public", listener, move || {
         // A worker's hub lives on the worker's thread, which is where this runs.
         let cells = app.metrics.worker();
         let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
             .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
         app.add_hub(hub.inbox());
-        actix_rt::spawn(hub.clone().run(drain.subscribe()));
+        let (alive, serving) = (vitals.guard("a worker's hub"), hub.clone().run(drain.subscribe()));
+        actix_rt::spawn(async move {
+            match serving.await {
+                Ok(()) => alive.leave(),
+                Err(error) => tracing::error!(%error, "sockets can no longer be watched"),
+            }
+        });
         let stopping = stopping.clone();
         let http = HttpService::build()
             // Otherwise an idle kept-alive connection would hold the stop until it times out.
@@ -228,5 +259,21 @@ async fn memory_ticks(app: Arc<App>) {
     loop {
         interval.tick().await;
         broker.tick(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_web::test]
+    async fn the_death_of_a_part_ends_the_gateway() {
+        let flags =
+            ["server.listen", "admin.listen"].map(|key| (key.to_owned(), "127.0.0.1:0".to_owned()));
+        let config = Config::load(None, std::iter::empty(), &flags).unwrap();
+        let gateway = Gateway::bind(config, Duration::ZERO).await.unwrap();
+        drop(gateway.vitals.guard("a part"));
+        let ended = gateway.run(std::future::pending()).await;
+        assert!(matches!(&ended, Err(RunError::Died(name)) if name == "a part"), "{ended:?}");
     }
 }

@@ -21,6 +21,8 @@ use tokio::sync::Notify;
 /// A connection's way out.
 #[derive(Debug)]
 pub enum Sink {
+    /// None yet: the client is not let in. It takes nothing.
+    Awaited,
     /// The socket was taken over: the hub owns it and closes it by dropping it.
     Socket(OwnedFd),
     /// actix keeps the socket and reads from this pipe.
@@ -40,6 +42,7 @@ impl Sink {
     /// Writes what fits now. `Ok(0)` means that nothing does until the sink is writable again.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
+            Sink::Awaited => Ok(0),
             Sink::Socket(fd) => {
                 accepted(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
             }
@@ -50,6 +53,7 @@ impl Sink {
     /// Writes what fits now of several pieces in a row.
     pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
+            Sink::Awaited => Ok(0),
             Sink::Socket(fd) => accepted(rustix::io::writev(fd, slices)),
             Sink::Body(pipe) => {
                 let mut sum = 0;
@@ -174,7 +178,8 @@ impl BodyPipe {
         Ok(n)
     }
 
-    fn end(&self) {
+    /// Nothing more is written.
+    pub(crate) fn end(&self) {
         let mut pipe = self.inner.borrow_mut();
         pipe.ended = true;
         if let Some(reader) = pipe.reader.take() {

@@ -41,6 +41,25 @@ pub struct Range {
     pub frames: Arc<[SharedFrame]>,
     /// Which of the events above `after` these are.
     pub extent: Extent,
+    /// Whether the history could be read; otherwise nothing else here means anything.
+    pub readable: bool,
+}
+
+impl Range {
+    /// Of a history that cannot be read.
+    pub fn unreadable(after: EventId, extent: Extent) -> Self {
+        Range {
+            after,
+            upto: None,
+            last: None,
+            oldest: None,
+            length: 0,
+            untrimmed: false,
+            frames: [].into(),
+            extent,
+            readable: false,
+        }
+    }
 }
 
 /// Which part of a history is read.
@@ -66,6 +85,9 @@ impl Snapshot {
     /// Whether every event of the range's channel in (`position`, clock] is still in its stream: the
     /// rules of ARCHITECTURE.md, "Complete or told".
     pub fn complete(&self, range: &Range, position: EventId) -> bool {
+        if !range.readable {
+            return false;
+        }
         let young = position.ms > self.now_ms.max(self.clock.ms).saturating_sub(self.ttl_ms);
         range.last.is_some_and(|last| last <= position)
             // Nothing fits between a position and the id just above it, so nothing was cut there either.
@@ -78,6 +100,9 @@ impl Snapshot {
     pub fn missing(&self, range: &Range, position: EventId) -> Option<GapReason> {
         if self.complete(range, position) {
             return None;
+        }
+        if !range.readable {
+            return Some(GapReason::Trimmed);
         }
         let old = position.ms <= self.now_ms.max(self.clock.ms).saturating_sub(self.ttl_ms);
         Some(if old { GapReason::Expired } else { GapReason::Trimmed })
@@ -107,7 +132,17 @@ mod tests {
     fn range(oldest: Option<u64>, last: Option<u64>, untrimmed: bool) -> Range {
         let [oldest, last] = [oldest, last].map(|ms| ms.map(id));
         let (after, extent) = (EventId::ZERO, Extent::All);
-        Range { after, upto: None, last, oldest, length: 0, untrimmed, frames: [].into(), extent }
+        Range {
+            after,
+            upto: None,
+            last,
+            oldest,
+            length: 0,
+            untrimmed,
+            frames: [].into(),
+            extent,
+            readable: true,
+        }
     }
 
     #[test]

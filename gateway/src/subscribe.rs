@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::app::App;
 use crate::frame::{self, Framing};
-use crate::hub::Hub;
+use crate::hub::{Hub, Refusal};
 use crate::problem::{Kind, Problem};
 use crate::request;
 use crate::takeover::TakeoverOrder;
@@ -27,18 +27,26 @@ pub async fn get(
     if app.full() {
         return Ok(come_back(&request, &app, "full"));
     }
-    let hub = hub.0.clone();
     let old = request.version() == Version::HTTP_10;
     let order = request
         .conn_data::<TakeoverOrder>()
         .filter(|_| app.config.stream.takeover && (old || request.version() == Version::HTTP_11));
-    let mut response = match order {
-        Some(order) => {
-            let framing = if old { Framing::Plain } else { Framing::Chunked };
-            head().force_close().body(order.clone().body(hub, framing, subscription))
+    // A body's framing is actix's.
+    let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
+    let opening = hub.0.open(framing, subscription);
+    let opened = match opening.wait(app.config.stream.open_wait).await {
+        Ok(opened) => opened,
+        Err(Refusal::Draining) => return Ok(come_back(&request, &app, "draining")),
+        Err(Refusal::Denied(channel, why)) => {
+            app.reject("denied");
+            let detail = format!("Redis refuses this gateway the channel {channel}: {why}");
+            return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
         }
-        None if old => head().force_close().body(hub.open_body(subscription)),
-        None => head().body(hub.open_body(subscription)),
+    };
+    let mut response = match order {
+        Some(order) => head().force_close().body(order.clone().body(opened)),
+        None if old => head().force_close().body(opened.on_body()),
+        None => head().body(opened.on_body()),
     };
     // HTTP/1.0 knows no chunks (RFC 9112 §6.1): the close ends the body.
     response.head_mut().no_chunking(old);

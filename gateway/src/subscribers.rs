@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use slab::Slab;
 use sse_contract::EventId;
 
@@ -14,7 +15,7 @@ use crate::channels::Channels;
 use crate::config::StreamConfig;
 use crate::connection::{Connection, Deciseconds, End, Joining, Membership};
 use crate::frame::{self, Framing};
-use crate::hub::Subscription;
+use crate::hub::{Subscription, Waiter};
 use crate::join::{Item, Join, Limits};
 use crate::metrics::{Cells, CloseReason};
 use crate::poller::Readiness;
@@ -28,6 +29,8 @@ pub struct Subscribers {
     /// The last position the broker dispatched here; none while it is away. Every event at or below it,
     /// of the channels attached here, was handled.
     pub(crate) clock: Option<EventId>,
+    /// When the last tick was heard.
+    pub(crate) ticked: Instant,
     /// Connections that wait for a tick.
     pub(crate) ticking: Vec<u64>,
     pub(crate) broker: Broker,
@@ -50,6 +53,8 @@ pub struct Subscribers {
     pub(crate) plain: usize,
     /// Connections with events queued that nobody has tried to write.
     pub(crate) unwritten: Vec<u64>,
+    /// Every connection is to read history once more than it has asked for: another lag is no news to any.
+    pub(crate) all_lagged: bool,
 }
 
 impl Subscribers {
@@ -59,6 +64,7 @@ impl Subscribers {
             connections: Slab::new(),
             channels: Channels::default(),
             clock: None,
+            ticked: Instant::now(),
             ticking: Vec::new(),
             broker,
             worker,
@@ -73,6 +79,7 @@ impl Subscribers {
             joined: Vec::new(),
             plain: 0,
             unwritten: Vec::new(),
+            all_lagged: false,
         }
     }
 
@@ -94,34 +101,33 @@ impl Subscribers {
         (u64::from(connection.generation) == token >> 32).then_some(slot)
     }
 
-    pub(crate) fn reserve(&mut self) -> (usize, u64) {
-        self.generation = self.generation.wrapping_add(1);
-        let slot = self.connections.vacant_key();
-        (slot, Self::token(slot, self.generation))
-    }
-
+    /// Takes a place for a stream whose client waits. Answers its token.
     pub(crate) fn open(
         &mut self,
-        slot: usize,
-        token: u64,
-        sink: Sink,
         framing: Framing,
         subscription: Subscription,
-    ) {
-        let now = self.now();
+        waiter: Waiter,
+    ) -> u64 {
+        self.generation = self.generation.wrapping_add(1);
+        let (now, generation) = (self.now(), self.generation);
         let joining = Joining {
             join: Join::new(subscription.start, self.limits()),
             channels: subscription.channels.clone(),
             unattached: 0,
             held: None,
             read_number: 0,
+            waiter: Some(waiter),
         };
-        let generation = (token >> 32) as u32;
-        let connection =
-            Connection::new(sink, joining, subscription.checkpoints, framing, generation, now);
+        let connection = Connection::new(
+            Sink::Awaited,
+            joining,
+            subscription.checkpoints,
+            framing,
+            generation,
+            now,
+        );
         self.plain += usize::from(framing == Framing::Plain);
-        let inserted = self.connections.insert(connection);
-        debug_assert_eq!(inserted, slot);
+        let slot = self.connections.insert(connection);
         let mut unattached = 0;
         for channel in subscription.channels.iter() {
             let joined = self.channels.join(channel, slot as u32);
@@ -135,20 +141,38 @@ impl Subscribers {
         self.cells.opened.add(1);
         self.cells.joining.add(1);
         self.count();
-        tracing::debug!(channels = subscription.channels.len(), "a stream is open");
-        let retry = frame::opening(self.config.jittered_retry());
-        self.connections[slot].queue_own(&retry, now);
         if let Some(joining) = &mut self.connections[slot].joining {
             joining.unattached = unattached;
         }
         if unattached == 0 {
             self.attached(slot);
         }
-        // A socket that was just added is reported writable before long. Until then the first position may have come,
-        // and one write takes both.
-        if self.connections.get(slot).is_some_and(|c| matches!(c.sink, Sink::Body(_))) {
-            self.flush(slot);
+        self.all_lagged = false;
+        Self::token(slot, generation)
+    }
+
+    /// The client is let in before its stream has a position: it is told when to come back, and that it waits.
+    pub(crate) fn let_in_late(&mut self, slot: usize) {
+        let now = self.now();
+        let retry = frame::retry(self.config.jittered_retry());
+        let connection = &mut self.connections[slot];
+        let Some(joining) = &mut connection.joining else { return };
+        if joining.waiter.take().is_some() {
+            joining.join.late();
+            connection.queue_own(&retry, now);
         }
+    }
+
+    /// The stream's bytes go this way from now on, behind `head`.
+    pub(crate) fn lead_out(&mut self, slot: usize, sink: Sink, head: Option<Bytes>) {
+        let now = self.now();
+        tracing::debug!("a stream is open");
+        let connection = &mut self.connections[slot];
+        connection.sink = sink;
+        if let Some(head) = head {
+            connection.lead(head, now);
+        }
+        self.flush(slot);
     }
 
     pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
@@ -229,6 +253,7 @@ impl Subscribers {
                 Some(id) if connection.joining.is_none() && connection.checkpoints => {
                     connection.heartbeat(&frame::checkpoint(id), now)
                 }
+                _ if connection.checkpoints => connection.heartbeat(frame::ALIVE, now),
                 _ => connection.heartbeat(frame::COMMENT, now),
             };
             if sent.is_err() {

@@ -1,6 +1,6 @@
 //! What only Redis can do to a gateway: other publishers, other versions, faults.
 
-use crate::support::{Redis, Subscriber, TestGateway, eventually};
+use crate::support::{Redis, Subscriber, TestGateway, eventually, replica_of};
 use crate::wire::Wire;
 
 #[test]
@@ -18,8 +18,7 @@ fn any_redis_client_publishes() {
     let typed = ["FCALL", "sse_publish", "2", "sse:state", "sse:history:demo", "x", "tick"];
     redis.command(&typed);
     assert_eq!(subscriber.event().event, "tick");
-    let resumed = [("Last-Event-ID", id.as_str())];
-    let mut second = Subscriber::open(gateway.addr, "channel=demo", &resumed);
+    let mut second = gateway.resumed("channel=demo", &id);
     assert_eq!(second.next().event, "tick", "what was published raw is live only");
 }
 
@@ -55,7 +54,7 @@ fn the_library_is_replaced_only_by_a_newer_one() {
     };
     redis.command(&["FUNCTION", "LOAD", &library(0)]);
     drop(TestGateway::redis(&redis, &[]));
-    assert_eq!(redis.command(&["FCALL", "sse_version", "0"]), "1");
+    assert_eq!(redis.command(&["FCALL", "sse_version", "0"]), "2");
     redis.command(&["FUNCTION", "LOAD", "REPLACE", &library(99)]);
     // A library that claims to be newer stays, though this one cannot serve.
     assert!(TestGateway::try_start(&[("broker", "redis"), ("redis.url", &redis.url())]).is_err());
@@ -83,8 +82,7 @@ fn where_functions_are_refused_scripts_serve() {
         }
     };
     assert_eq!(subscriber.event().id, next);
-    let resumed = [("Last-Event-ID", id.as_str())];
-    assert_eq!(Subscriber::open(gateway.addr, "channel=demo", &resumed).next().id, next);
+    assert_eq!(gateway.resumed("channel=demo", &id).next().id, next);
 }
 
 #[test]
@@ -211,19 +209,6 @@ fn a_redis_reloaded_from_an_older_dump_is_told_once_and_ids_rise() {
     let mut resumed = Subscriber::open(gateway.addr, "channel=demo", &header);
     reset(&mut resumed);
     assert_eq!(resumed.event().id, new);
-}
-
-/// A replica of another Redis, in step with it.
-fn replica_of(redis: &Redis) -> Redis {
-    let replica = Redis::start();
-    // It would wait some seconds for others to come.
-    redis.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-    let [host, port] = [redis.addr.ip().to_string(), redis.addr.port().to_string()];
-    replica.command(&["REPLICAOF", &host, &port]);
-    eventually("the replica is in step", || {
-        replica.command(&["INFO", "replication"]).contains("master_link_status:up")
-    });
-    replica
 }
 
 #[test]

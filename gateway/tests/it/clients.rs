@@ -71,6 +71,30 @@ const QUERY: &str = "channel=quiet";
 fn keeps_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
     the_opening_checkpoint_is_its_place(&open);
     a_heartbeat_moves_its_place(&open);
+    an_event_that_was_cut_off_comes_again(&open);
+}
+
+/// Some clients take the cursor when they read the `id:` line, whatever of the event is still to come.
+fn an_event_that_was_cut_off_comes_again<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
+    on_both(&[("stream.heartbeat", "1h"), ("stream.retry", "100ms")], |gateway| {
+        let wire = Wire::to(gateway.addr);
+        let client = open(wire.addr);
+        live(gateway, 1);
+        let small = gateway.publish("quiet", "small");
+        eventually("it hears a message", || client.others().len() == 1);
+        wire.cut_behind(100_000);
+        let data = "x".repeat(200_000);
+        let large = gateway.publish("quiet", &data);
+        eventually("it is back", || {
+            resumes(&wire).len() == 1 && gateway.sum(|c| c.joining.get()) == 0
+        });
+        let last = gateway.publish("quiet", "last");
+        eventually("it hears what follows", || client.others().iter().any(|e| e.id == last));
+        let expected = [(&small, "small"), (&large, data.as_str()), (&last, "last")];
+        assert_eq!(client.others(), expected.map(|(id, data)| heard("message", id, data)));
+        assert_eq!(resumes(&wire), [small]);
+        client.close();
+    });
 }
 
 fn the_opening_checkpoint_is_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {

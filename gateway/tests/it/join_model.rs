@@ -201,11 +201,14 @@ impl World {
     fn lag(&mut self, n: usize) {
         let client = &mut self.clients[n];
         match &mut client.join {
-            Some(join) => join.lagged(),
+            Some(join) => {
+                join.lagged();
+            }
             None => {
                 client.leave_live(self.dispatched);
-                let next = client.join.as_mut().unwrap().attached();
-                client.act(Vec::new(), next, EventId::ZERO, &self.truth);
+                let mut items = Vec::new();
+                let next = client.join.as_mut().unwrap().attached(&mut items);
+                client.act(items, next, EventId::ZERO, &self.truth);
             }
         }
     }
@@ -216,8 +219,9 @@ impl World {
             return;
         }
         client.attached = true;
-        let next = client.join.as_mut().unwrap().attached();
-        client.act(Vec::new(), next, EventId::ZERO, &self.truth);
+        let mut items = Vec::new();
+        let next = client.join.as_mut().unwrap().attached(&mut items);
+        client.act(items, next, EventId::ZERO, &self.truth);
     }
 
     /// Redis runs a read; its answer is under way.
@@ -250,6 +254,7 @@ impl World {
                     untrimmed: history.added == history.kept.len(),
                     frames: frames.collect::<Vec<SharedFrame>>().into(),
                     extent: Extent::All,
+                    readable: true,
                 }
             };
             (name(channel), vec![above(from), above(after)])
@@ -282,9 +287,9 @@ impl World {
         let client = &mut self.clients[n];
         let mut items = Vec::new();
         let names = client.names.clone();
-        client.oldest = false;
         let Some(join) = &mut client.join else { return };
         let next = join.snapshot(&snapshot, &names, self.dispatched, false, ROOM, &mut items);
+        client.oldest &= !items.iter().any(|item| matches!(item, Item::Opened(..)));
         client.act(items, next, snapshot.clock, &self.truth);
     }
 
@@ -295,7 +300,10 @@ impl World {
             let covered = |c| snapshot.covering(c, after, Extent::All).is_some();
             let join = self.clients[n].join.as_ref();
             let young = join.is_some_and(|join| snapshot.clock >= join.youngest());
+            // As the history thread does: no page of another epoch than the live side's.
+            let of_now = self.dispatched.map(EventId::epoch) == Some(snapshot.clock.epoch());
             *owner == n
+                && of_now
                 && young
                 && snapshot.clock > after
                 && self.clients[n].names.iter().all(covered)
@@ -303,13 +311,14 @@ impl World {
         let Some((_, snapshot, gone)) = self.cache.iter().find(useful).cloned() else { return };
         let client = &mut self.clients[n];
         client.read = None;
-        if std::mem::take(&mut client.oldest) {
+        if client.oldest {
             client.excused = gone;
         }
         let mut items = Vec::new();
         let names = client.names.clone();
         let Some(join) = &mut client.join else { return };
         let next = join.snapshot(&snapshot, &names, self.dispatched, true, ROOM, &mut items);
+        client.oldest &= !items.iter().any(|item| matches!(item, Item::Opened(..)));
         client.act(items, next, snapshot.clock, &self.truth);
     }
 
@@ -462,7 +471,7 @@ impl Client {
         for item in items {
             match item {
                 Item::Frame(frame) => self.receive(frame.id.unwrap(), None, truth),
-                Item::Checkpoint(id) => {
+                Item::Opened(id, _) | Item::Checkpoint(id) => {
                     if self.settled.ms == u64::MAX {
                         self.settled = id;
                     }

@@ -3,6 +3,8 @@
 mod brokers;
 mod clients;
 mod console;
+mod contract;
+mod edges;
 mod event_source;
 mod join_model;
 mod nginx;

@@ -32,8 +32,8 @@ fn a_stream_opens_with_retry_and_a_position_and_carries_events() {
         ] {
             assert!(subscriber.head.contains(header), "{header}: {}", subscriber.head);
         }
-        let opening = subscriber.next();
-        assert_eq!((opening.event.as_str(), opening.data.as_str()), ("checkpoint", ""));
+        let opening = subscriber.opening();
+        assert_eq!(opening.data, r#"{"from":"now"}"#);
         assert!(subscriber.retry.is_some_and(|ms| (3000..=4500).contains(&ms)));
         let first = gateway.publish("demo", "hello");
         let answer = gateway.post("/channels/demo?event=tick", &[], "a\r\nb\rc\n".as_bytes());
@@ -80,8 +80,7 @@ fn a_reconnecting_client_has_every_event_once() {
         }
         drop(first);
         let query = "channel=a&channel=b";
-        let header = [("Last-Event-ID", ids[49].as_str())];
-        let mut second = Subscriber::open(gateway.addr, query, &header);
+        let mut second = gateway.resumed(query, &ids[49]);
         for (n, id) in ids.iter().enumerate().skip(50) {
             assert_eq!(second.next(), event(id, &n.to_string()));
         }
@@ -134,7 +133,7 @@ fn a_cursor_that_proves_nothing_is_told_so_once() {
             let old = gateway.publish(&channel, "old");
             let mut subscriber =
                 gateway.subscribe(&format!("channel={channel}&last_event_id={cursor}"));
-            let gap = subscriber.next();
+            let gap = subscriber.event();
             assert_eq!(gap.event, "gap", "{gap:?}");
             let data: serde_json::Value = serde_json::from_str(&gap.data).unwrap();
             assert_eq!(data["reason"], reason, "{data}");
@@ -155,7 +154,7 @@ fn an_id_of_the_future_is_unknown() {
         let id = parsed(&gateway.publish("demo", "old"));
         let future = sse_contract::EventId { ms: id.ms + 3_600_000, ..id };
         let mut subscriber = gateway.subscribe(&format!("channel=demo&last_event_id={future}"));
-        let gap = subscriber.next();
+        let gap = subscriber.event();
         assert!(gap.data.contains("unknown_id"), "{gap:?}");
         assert!(parsed(&gap.id) < future, "the cursor is put right");
     });
@@ -172,6 +171,7 @@ fn what_was_trimmed_is_told_with_the_oldest_kept() {
         }
         let mut subscriber =
             gateway.subscribe(&format!("channel=demo&channel=quiet&last_event_id={first}"));
+        assert_eq!(subscriber.opening().id, first);
         let gap = subscriber.next();
         let data: serde_json::Value = serde_json::from_str(&gap.data).unwrap();
         assert_eq!((gap.event.as_str(), gap.id.as_str()), ("gap", first.as_str()));
@@ -226,7 +226,9 @@ fn old_beside_new(gateway: &TestGateway) {
     old.set_read_timeout(Some(BOUND)).unwrap();
     old.write_all(b"GET /events?channel=a&channel=b HTTP/1.0\r\n\r\n").unwrap();
     let mut new = gateway.live("channel=a&channel=b");
-    eventually("both are live", || gateway.sum(|c| c.joining.get()) == 0);
+    eventually("both are live", || {
+        gateway.sum(|c| c.subscribers.get()) == 2 && gateway.sum(|c| c.joining.get()) == 0
+    });
     let items: String =
         (0..200).map(|n| format!("{{\"channels\":[\"a\",\"b\"],\"data\":{n}}}\n")).collect();
     let ndjson = [("Content-Type", "application/x-ndjson")];
@@ -239,7 +241,7 @@ fn old_beside_new(gateway: &TestGateway) {
     for (n, id) in ids.enumerate() {
         let data = (n / 2).to_string();
         assert_eq!(new.event(), event(&id, &data));
-        expected += &format!("id: {id}\ndata: {data}\n\n");
+        expected += &format!("data: {data}\nid: {id}\n\n");
     }
     let mut text = String::new();
     let mut buffer = [0; 4096];
@@ -448,7 +450,7 @@ fn a_slow_reader_reads_history_and_misses_nothing() {
     on_both(&[("stream.queue_bytes", "50000")], |gateway| {
         let mut reading = gateway.live("channel=demo");
         let mut slow = Subscriber::narrow(gateway.addr, "channel=demo");
-        assert_eq!(slow.next().event, "checkpoint");
+        slow.opening();
         let count = flood(gateway, "demo", &mut reading);
         assert!(gateway.sum(|c| c.lags.get()) >= 1, "it lagged");
         for n in 0..count {
@@ -504,7 +506,11 @@ fn a_slow_reader_is_closed_where_that_is_configured() {
 #[test]
 fn many_clients_far_behind_cost_few_reads() {
     let redis = Redis::start();
-    let settings = [("history.max_len", "10000"), ("redis.answer_timeout", "60s")];
+    let settings = [
+        ("history.max_len", "10000"),
+        ("redis.answer_timeout", "60s"),
+        ("stream.open_wait", "10ms"),
+    ];
     let gateway = TestGateway::redis(&redis, &settings);
     let first = gateway.publish("demo", "first");
     let lines: String =

@@ -120,11 +120,19 @@ impl TestGateway {
         Subscriber::open(self.addr, query, &[])
     }
 
-    /// Opens a stream and waits until it is live.
+    /// Opens a stream and reads where it begins.
     pub fn live(&self, query: &str) -> Subscriber {
         let mut subscriber = self.subscribe(query);
-        let first = subscriber.next();
-        assert_eq!(first.event, "checkpoint", "{first:?}");
+        subscriber.opening();
+        subscriber
+    }
+
+    /// Opens a stream that goes on after a position, and reads where it begins.
+    pub fn resumed(&self, query: &str, last_event_id: &str) -> Subscriber {
+        let header = [("Last-Event-ID", last_event_id)];
+        let mut subscriber = Subscriber::open(self.addr, query, &header);
+        let from = format!("{{\"from\":\"{last_event_id}\"}}");
+        assert_eq!(subscriber.opening().data, from);
         subscriber
     }
 
@@ -353,6 +361,15 @@ impl Subscriber {
         }
     }
 
+    /// The stream's first checkpoint.
+    #[track_caller]
+    pub fn opening(&mut self) -> Block {
+        let first = self.next();
+        assert_eq!(first.event, "checkpoint", "{first:?}");
+        assert!(first.data.starts_with("{\"from\":\""), "{first:?}");
+        first
+    }
+
     /// Whether the body's end was announced, and not only the connection cut.
     pub fn is_whole(&self) -> bool {
         self.reader.get_ref().ended
@@ -362,12 +379,14 @@ impl Subscriber {
     #[track_caller]
     pub fn event(&mut self) -> Block {
         let end = Instant::now() + BOUND;
+        let mut passed = Vec::new();
         loop {
-            assert!(Instant::now() < end, "no event came");
+            assert!(Instant::now() < end, "no event came, but {passed:?}");
             let block = self.next();
             if block.event != "checkpoint" {
                 return block;
             }
+            passed.push(block.id);
         }
     }
 
@@ -435,6 +454,7 @@ pub struct Redis {
     pub addr: SocketAddr,
     child: Child,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     dir: tempdir::Dir,
 }
 
@@ -446,11 +466,17 @@ impl Redis {
 
     /// With further arguments.
     pub fn start_with(args: &[&str]) -> Self {
+        Self::start_in(&[], args)
+    }
+
+    /// With these variables in its environment, and further arguments.
+    pub fn start_in(env: &[(&str, &str)], args: &[&str]) -> Self {
         let addr = own_addr();
         let dir = tempdir::Dir::new("redis");
         let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
-        let child = spawn_redis(addr, &args, &dir);
-        Redis { addr, child, args, dir }
+        let env: Vec<_> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let child = spawn_redis(addr, &args, &env, &dir);
+        Redis { addr, child, args, env, dir }
     }
 
     pub fn url(&self) -> String {
@@ -465,7 +491,7 @@ impl Redis {
 
     /// Starts it again on the same address, with what its persistence kept.
     pub fn restart(&mut self) {
-        self.child = spawn_redis(self.addr, &self.args, &self.dir);
+        self.child = spawn_redis(self.addr, &self.args, &self.env, &self.dir);
     }
 
     /// Stops or continues the process (`STOP`, `CONT`).
@@ -502,6 +528,19 @@ impl Redis {
     }
 }
 
+/// A replica of another Redis, in step with it.
+pub fn replica_of(redis: &Redis) -> Redis {
+    let replica = Redis::start();
+    // It would wait some seconds for others to come.
+    redis.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    let [host, port] = [redis.addr.ip().to_string(), redis.addr.port().to_string()];
+    replica.command(&["REPLICAOF", &host, &port]);
+    eventually("the replica is in step", || {
+        replica.command(&["INFO", "replication"]).contains("master_link_status:up")
+    });
+    replica
+}
+
 fn talk(stream: &mut TcpStream, args: &[&[u8]]) -> String {
     let mut wire = format!("*{}\r\n", args.len()).into_bytes();
     for arg in args {
@@ -529,12 +568,18 @@ impl Drop for Redis {
     }
 }
 
-fn spawn_redis(addr: SocketAddr, args: &[String], dir: &tempdir::Dir) -> Child {
+fn spawn_redis(
+    addr: SocketAddr,
+    args: &[String],
+    env: &[(String, String)],
+    dir: &tempdir::Dir,
+) -> Child {
     let mut command = Command::new("redis-server");
     command
         .args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()])
         .args(["--save", "", "--dir", dir.path().to_str().unwrap(), "--loglevel", "notice"])
         .args(args)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped());
     let mut child = spawn(&mut command, "redis-server");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -25,6 +25,8 @@ struct State {
     asked: Vec<u8>,
     /// The wire is dropped.
     ended: bool,
+    /// Behind so many bytes more to clients, every connection ends.
+    left: Option<usize>,
 }
 
 /// How many bytes reach the client at once.
@@ -57,6 +59,11 @@ impl Wire {
         let mut state = self.state();
         state.to = None;
         state.end_all();
+    }
+
+    /// Ends every connection once so many bytes more have reached clients; those that follow pass whole.
+    pub fn cut_behind(&self, bytes: usize) {
+        self.state().left = Some(bytes);
     }
 
     /// What clients have sent so far.
@@ -115,7 +122,7 @@ fn forward(client: TcpStream, shared: &Arc<Mutex<State>>, pieces: Pieces) {
     let both = || [&client, &gateway].map(|socket| socket.try_clone().unwrap());
     state.sockets.extend(both());
     let ([from_client, to_gateway], [to_client, from_gateway]) = (both(), both());
-    let asked = shared.clone();
+    let (asked, sent) = (shared.clone(), shared.clone());
     thread::spawn(move || {
         pump(from_client, &to_gateway, |bytes| {
             asked.lock().unwrap().asked.extend_from_slice(bytes);
@@ -125,6 +132,17 @@ fn forward(client: TcpStream, shared: &Arc<Mutex<State>>, pieces: Pieces) {
     thread::spawn(move || {
         let mut sizes = fastrand::Rng::with_seed(3);
         pump(from_gateway, &to_client, |mut bytes| {
+            let left = sent.lock().unwrap().left;
+            if let Some(left) = left.filter(|left| *left <= bytes.len()) {
+                (&to_client).write_all(&bytes[..left])?;
+                let mut state = sent.lock().unwrap();
+                state.left = None;
+                state.end_all();
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            if let Some(left) = &mut sent.lock().unwrap().left {
+                *left -= bytes.len();
+            }
             if let Pieces::AsTheyCome = pieces {
                 return (&to_client).write_all(bytes);
             }
