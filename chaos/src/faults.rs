@@ -1,4 +1,13 @@
-//! The catalogue of faults.
+//! The catalogue of faults: their names, and what each of them may cause. The rooms below do them.
+
+pub mod access;
+pub mod data;
+pub mod gateways;
+pub mod life;
+pub mod rollback;
+pub mod time;
+
+use sse_contract::CONTRACT_VERSION;
 
 /// Something that is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,19 +17,37 @@ pub enum Fault {
     RedisAof,
     RedisPause,
     Promote,
-    KillPubsub,
-    KillNormal,
-    FunctionFlush,
-    ScriptFlush,
+    TwoMasters,
+    FailoverBack,
+    Revert,
+    DebugReload,
     FlushAll,
     ClockBack,
     Evict,
     Fence,
+    DelFence,
+    Del,
+    PoisonType,
+    PoisonId,
     Trim,
+    Oom,
+    TimeGlitch,
+    TimeBack,
+    TimeForward,
+    KillPubsub,
+    KillNormal,
+    FunctionFlush,
+    ScriptFlush,
+    ClientPause,
+    AclUser,
+    RefuseChannel,
+    RawFrames,
+    ForgedFrames,
     GatewayKill,
     GatewayKillAll,
     GatewayTerm,
     GatewayPause,
+    Flood,
     WireCut,
     WireSilent,
     WireStall,
@@ -30,39 +57,65 @@ pub enum Fault {
     ReadersAbort,
 }
 
+use Fault::*;
+
 /// Every fault, its name on the command line, and what it does.
-const CATALOGUE: [(Fault, &str, &str); 25] = [
-    (Fault::RedisRollback, "redis-rollback", "Redis is killed and starts from an older snapshot"),
-    (Fault::RedisEmpty, "redis-empty", "Redis is killed and starts without data"),
-    (Fault::RedisAof, "redis-aof", "Redis is killed and starts with all it had acknowledged"),
-    (Fault::RedisPause, "redis-pause", "Redis stands still (SIGSTOP)"),
-    (Fault::Promote, "promote", "a replica that lags becomes the master"),
-    (Fault::KillPubsub, "kill-pubsub", "CLIENT KILL TYPE pubsub"),
-    (Fault::KillNormal, "kill-normal", "CLIENT KILL TYPE normal"),
-    (Fault::FunctionFlush, "function-flush", "FUNCTION FLUSH"),
-    (Fault::ScriptFlush, "script-flush", "SCRIPT FLUSH"),
-    (Fault::FlushAll, "flushall", "FLUSHALL"),
-    (Fault::ClockBack, "clock-back", "the clock in sse:state is set back by hand"),
-    (Fault::Evict, "evict", "Redis is short of memory and evicts keys"),
-    (Fault::Fence, "fence", "sse_fence"),
-    (Fault::Trim, "trim", "XTRIM of some histories"),
-    (Fault::GatewayKill, "gateway-kill", "a gateway is killed and started"),
-    (Fault::GatewayKillAll, "gateway-kill-all", "all gateways are killed at once and started"),
-    (Fault::GatewayTerm, "gateway-term", "a gateway is drained (SIGTERM) and started"),
-    (Fault::GatewayPause, "gateway-pause", "a gateway stands still (SIGSTOP)"),
-    (Fault::WireCut, "wire-cut", "connections to Redis are closed"),
-    (Fault::WireSilent, "wire-silent", "connections to Redis stay open and carry nothing any more"),
-    (Fault::WireStall, "wire-stall", "nothing passes between one gateway and Redis for a while"),
-    (Fault::PacketLoss, "packet-loss", "a gateway's packets are dropped at random (iptables)"),
-    (Fault::PacketDrop, "packet-drop", "all of a gateway's packets are dropped (iptables)"),
-    (Fault::ReadersStall, "readers-stall", "no subscriber reads for a while"),
-    (Fault::ReadersAbort, "readers-abort", "all subscribers drop their connections at once"),
+const CATALOGUE: [(Fault, &str, &str); 43] = [
+    (RedisRollback, "redis-rollback", "Redis is killed and starts from an older snapshot"),
+    (RedisEmpty, "redis-empty", "Redis is killed and starts without data"),
+    (RedisAof, "redis-aof", "Redis is killed and starts with all it had acknowledged"),
+    (RedisPause, "redis-pause", "Redis stands still (SIGSTOP)"),
+    (Promote, "promote", "a replica that lags becomes the master"),
+    (TwoMasters, "two-masters", "a master that was replaced goes on until it is demoted"),
+    (
+        FailoverBack,
+        "failover-back",
+        "a replica that lags becomes the master, and the old one again",
+    ),
+    (Revert, "revert", "state and histories are put back to what they were, in the living Redis"),
+    (DebugReload, "debug-reload", "the living Redis loads an older snapshot"),
+    (FlushAll, "flushall", "FLUSHALL"),
+    (ClockBack, "clock-back", "the clock in sse:state is set back by hand"),
+    (Evict, "evict", "Redis is short of memory and evicts keys"),
+    (Fence, "fence", "sse_fence"),
+    (DelFence, "del-fence", "a history is deleted, with sse_fence"),
+    (Del, "del", "a history is deleted, and nobody says so"),
+    (PoisonType, "poison-type", "a history is a list for a while"),
+    (PoisonId, "poison-id", "a history holds an id that none can be"),
+    (Trim, "trim", "XTRIM of some histories"),
+    (Oom, "oom", "Redis is out of memory and refuses writes"),
+    (TimeGlitch, "time-glitch", "Redis' time is minutes ahead, for less than a tick"),
+    (TimeBack, "time-back", "Redis' time goes back by seconds, for a while or for good"),
+    (TimeForward, "time-forward", "Redis' time goes forward by seconds, for good"),
+    (KillPubsub, "kill-pubsub", "CLIENT KILL TYPE pubsub"),
+    (KillNormal, "kill-normal", "CLIENT KILL TYPE normal"),
+    (FunctionFlush, "function-flush", "FUNCTION FLUSH"),
+    (ScriptFlush, "script-flush", "SCRIPT FLUSH"),
+    (ClientPause, "client-pause", "CLIENT PAUSE"),
+    (AclUser, "acl-user", "gateways and publishers lose the right to one command for a while"),
+    (RefuseChannel, "refuse-channel", "gateways and publishers lose the right to one channel"),
+    (RawFrames, "raw-frames", "PUBLISH of plain text"),
+    (ForgedFrames, "forged-frames", "PUBLISH of frames that no publisher can have written"),
+    (GatewayKill, "gateway-kill", "a gateway is killed and started"),
+    (GatewayKillAll, "gateway-kill-all", "all gateways are killed at once and started"),
+    (GatewayTerm, "gateway-term", "a gateway is drained (SIGTERM) and started"),
+    (GatewayPause, "gateway-pause", "a gateway stands still (SIGSTOP)"),
+    (Flood, "flood", "a gateway stands still while more is published than its inbox takes"),
+    (WireCut, "wire-cut", "connections to Redis are closed"),
+    (WireSilent, "wire-silent", "connections to Redis stay open and carry nothing any more"),
+    (WireStall, "wire-stall", "nothing passes between one gateway and Redis for a while"),
+    (PacketLoss, "packet-loss", "a gateway's packets are dropped at random (iptables)"),
+    (PacketDrop, "packet-drop", "all of a gateway's packets are dropped (iptables)"),
+    (ReadersStall, "readers-stall", "no subscriber reads for a while"),
+    (ReadersAbort, "readers-abort", "all subscribers drop their connections at once"),
 ];
 
 impl Fault {
-    /// Every fault.
+    /// Every fault that this version of the contract promises to survive.
     pub fn all() -> impl Iterator<Item = Fault> {
-        CATALOGUE.iter().map(|(fault, ..)| *fault)
+        // Version 1 cannot notice a DEL of one history: that is what `sse_fence` is for.
+        let promised = |fault: &Fault| CONTRACT_VERSION >= 2 || *fault != Del;
+        CATALOGUE.iter().map(|(fault, ..)| *fault).filter(promised)
     }
 
     /// The fault of this name.
@@ -87,29 +140,70 @@ impl Fault {
 
     /// Whether it is done to Redis; else to gateways, wires and readers.
     pub fn of_redis(self) -> bool {
-        (self as usize) <= Fault::Trim as usize
+        (self as usize) <= ForgedFrames as usize
     }
 
     /// Whether it needs a network namespace.
     pub fn of_packets(self) -> bool {
-        matches!(self, Fault::PacketLoss | Fault::PacketDrop)
+        matches!(self, PacketLoss | PacketDrop)
+    }
+
+    /// Whether it needs a server whose time can be set.
+    pub fn of_time(self) -> bool {
+        matches!(self, TimeGlitch | TimeBack | TimeForward)
+    }
+
+    /// Whether there is such a thing where the broker is a gateway's own memory.
+    pub fn of_memory(self) -> bool {
+        !self.of_redis()
+            && !matches!(self, WireCut | WireSilent | WireStall | PacketLoss | PacketDrop)
+    }
+
+    /// Whether the gateway's process ends, and a broker in its memory with it.
+    pub fn ends_gateways(self) -> bool {
+        matches!(self, GatewayKill | GatewayKillAll | GatewayTerm)
     }
 
     /// Whether Redis may begin an epoch after it, so that a `reset` may be told.
     pub fn ends_epoch(self) -> bool {
-        self.loses_keys() || matches!(self, Fault::RedisAof | Fault::ClockBack | Fault::Fence)
+        self.loses_keys()
+            || matches!(self, RedisAof | ClockBack | Fence | DelFence | PoisonId | Revert)
     }
 
     /// Whether Redis may forget idempotency keys, so that a repeated publication is a second event.
     pub fn loses_keys(self) -> bool {
         matches!(
             self,
-            Fault::RedisRollback
-                | Fault::RedisEmpty
-                | Fault::Promote
-                | Fault::FlushAll
-                | Fault::Evict
+            RedisRollback
+                | RedisEmpty
+                | Promote
+                | TwoMasters
+                | FailoverBack
+                | DebugReload
+                | FlushAll
+                | Evict
         )
+    }
+
+    /// Whether two servers may take publications at one time.
+    pub fn makes_two_masters(self) -> bool {
+        matches!(self, Promote | TwoMasters | FailoverBack)
+    }
+
+    /// Whether a life of the data may be put back, or live on beside another one, so that ids already issued
+    /// are issued again.
+    pub fn splits(self) -> bool {
+        self.loses_keys() || matches!(self, Revert | ClockBack)
+    }
+
+    /// Whether gateways may be unable to read a history that is there.
+    pub fn hides_histories(self) -> bool {
+        matches!(self, AclUser | PoisonType | PoisonId)
+    }
+
+    /// Whether gateways or publishers may be refused what they ask for.
+    pub fn refuses(self) -> bool {
+        matches!(self, AclUser | RefuseChannel | PoisonType | PoisonId)
     }
 }
 
@@ -119,8 +213,9 @@ mod tests {
 
     #[test]
     fn the_catalogue_is_in_the_order_of_the_enum() {
-        for fault in Fault::all() {
-            assert_eq!(Fault::named(fault.name()), Some(fault));
+        for (fault, name, _) in CATALOGUE {
+            assert_eq!(Fault::named(name), Some(fault));
+            assert_eq!(fault.name(), name);
         }
     }
 }

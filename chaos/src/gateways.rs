@@ -11,33 +11,16 @@ use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::proxy::Link;
 use crate::publisher::exchange;
-use crate::run::Plan;
-
-/// Settings that make time pass faster, and queues short enough to overflow.
-const SETTINGS: [&str; 14] = [
-    "server.workers=2",
-    "redis.tick=200ms",
-    "redis.answer_timeout=1s",
-    "redis.connect_timeout=1s",
-    "redis.reconnect_max=500ms",
-    "history.max_len=300",
-    "history.ttl=15s",
-    "stream.heartbeat=1s",
-    "stream.retry=100ms",
-    "stream.queue_events=64",
-    "stream.queue_bytes=32768",
-    "stream.progress_deadline=5s",
-    "drain.spread=300ms",
-    "drain.deadline=5s",
-];
+use crate::redis_side::GATEWAY_USER;
+use crate::resp::PASSWORD;
 
 /// One gateway.
 #[derive(Debug)]
 pub struct Gateway {
     /// Where it serves.
     pub addr: SocketAddr,
-    /// Its way to Redis.
-    pub link: Link,
+    /// Its way to Redis; none for one that keeps events in its own memory.
+    pub link: Option<Link>,
     program: PathBuf,
     log: PathBuf,
     settings: Vec<String>,
@@ -47,26 +30,21 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// One that is not started yet, of this plan's program. In a namespace it is reached at the namespace's
-    /// address.
+    /// One that is not started yet. In a namespace it is reached at the namespace's address.
     pub fn new(
-        number: usize,
         host: IpAddr,
-        plan: &Plan,
-        dir: &Path,
-        link: Link,
+        program: &Path,
+        log: PathBuf,
+        settings: Vec<String>,
+        link: Option<Link>,
         namespace: Option<Namespace>,
     ) -> Self {
-        let mut settings: Vec<String> = SETTINGS.map(str::to_owned).into();
-        // One serves its streams as ordinary response bodies: the promises are the same.
-        settings.push(format!("stream.takeover={}", number != 1));
-        settings.extend_from_slice(&plan.settings);
         let host = namespace.as_ref().map_or(host, |ns| ns.inside);
         Gateway {
             addr: SocketAddr::new(host, 8080),
             link,
-            program: plan.gateway.clone(),
-            log: dir.join(format!("gateway-{number}.log")),
+            program: program.to_owned(),
+            log,
             settings,
             process: None,
             namespace,
@@ -84,8 +62,11 @@ impl Gateway {
             if self.namespace.is_some() { Ipv4Addr::LOCALHOST.into() } else { self.addr.ip() };
         command
             .args(["--open", "--wait-for-redis", "120s", "--listen", &self.addr.to_string()])
-            .args(["--admin-listen", &SocketAddr::new(admin, 9090).to_string()])
-            .args(["--redis", &format!("redis://{}", self.link.addr)]);
+            .args(["--admin-listen", &SocketAddr::new(admin, 9090).to_string()]);
+        if let Some(link) = &self.link {
+            let url = format!("redis://{GATEWAY_USER}:{PASSWORD}@{}", link.addr);
+            command.args(["--redis", &url]);
+        }
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
@@ -122,7 +103,7 @@ impl Gateway {
 
     /// Whether it answers requests: it accepts connections before it has reached Redis.
     async fn answers(&self) -> bool {
-        let request = "HEAD / HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\n\r\n";
+        let request = b"HEAD / HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\n\r\n";
         let answer = tokio::time::timeout(Duration::from_secs(1), exchange(self.addr, request));
         matches!(answer.await, Ok(Ok(_)))
     }

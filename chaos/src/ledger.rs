@@ -1,13 +1,16 @@
 //! What was published, by the publishers' own account: the truth that subscribers are held against.
+//!
+//! Times are the suite's own. Nothing here takes an id's milliseconds for a time: Redis' clock is set back and forth.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sse_contract::EventId;
 
 use crate::payload::Stamp;
 
-/// Unix time in milliseconds: the scale of event ids, so that both compare.
+/// Unix time in milliseconds, by the suite's clock.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
@@ -17,34 +20,56 @@ pub fn now_ms() -> u64 {
 pub struct Acked {
     /// What it is.
     pub stamp: Stamp,
+    /// Its channel.
+    pub channel: u16,
     /// When it was first sent: it happened no earlier.
     pub sent_ms: u64,
+    /// When its publisher was answered: it happened no later.
+    pub known_ms: u64,
+}
+
+/// A publication that may have become an event without anybody's knowledge.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    from_ms: u64,
+    to_ms: u64,
 }
 
 /// Every publication tried, acknowledged or seen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ledger {
     /// The run's seed, from which payloads follow.
     pub seed: u64,
     /// When each publication was first sent.
     attempted: HashMap<Stamp, u64>,
-    acked: BTreeMap<EventId, Acked>,
-    /// Every id that was acknowledged or received, whatever for.
-    ids: HashMap<EventId, Stamp>,
-    /// The ids that one publication has, in the order in which they were learnt. One, normally.
-    by_stamp: HashMap<Stamp, Vec<EventId>>,
+    /// By channel. Two lives of the data may issue one id twice.
+    acked: HashMap<u16, BTreeMap<(EventId, Stamp), Acked>>,
+    /// Every id known of a channel, acknowledged or received, and since when.
+    events: HashMap<u16, BTreeMap<EventId, u64>>,
+    /// The ids that one publication has, in the order in which they were learnt, and when. One a channel, normally.
+    by_stamp: HashMap<Stamp, Vec<(EventId, u64)>>,
+    by_id: HashMap<EventId, Stamp>,
+    /// Ids that were two events, and when that was learnt.
+    pub clashes: Vec<(EventId, Stamp, Stamp, u64)>,
+    /// Publications of unknown outcome, by channel.
+    doubts: HashMap<u16, Vec<Doubt>>,
+    /// Epochs in the order in which they were first seen, and when.
+    epochs: Vec<(u64, u64)>,
+    /// How many plain texts were sent to each channel.
+    raw: HashMap<u16, u32>,
+    twice: HashSet<EventId>,
+    /// When an id was learnt whose milliseconds were above all before, and these.
+    clocks: Vec<(u64, u64)>,
+    /// The same for the ids of each epoch.
+    heights: HashMap<u64, Vec<(u64, EventId)>>,
+    /// The event acknowledged last, and when.
+    pub latest: Option<(EventId, u64)>,
 }
 
 impl Ledger {
     /// Nothing yet.
     pub fn new(seed: u64) -> Self {
-        Ledger {
-            seed,
-            attempted: HashMap::new(),
-            acked: BTreeMap::new(),
-            ids: HashMap::new(),
-            by_stamp: HashMap::new(),
-        }
+        Ledger { seed, ..Ledger::default() }
     }
 
     /// A publication is about to be sent, for the first time or again.
@@ -52,11 +77,57 @@ impl Ledger {
         self.attempted.entry(stamp).or_insert_with(now_ms);
     }
 
-    /// A publication was acknowledged. The error tells what cannot be.
-    pub fn acknowledged(&mut self, stamp: Stamp, id: EventId) -> Result<(), String> {
-        let sent_ms = self.attempted.get(&stamp).copied().unwrap_or_else(now_ms);
-        self.acked.insert(id, Acked { stamp, sent_ms });
-        self.identify(id, stamp)
+    /// When a publication was first sent.
+    pub fn sent_ms(&self, stamp: Stamp) -> Option<u64> {
+        self.attempted.get(&stamp).copied()
+    }
+
+    /// A publication was acknowledged on one of its channels.
+    pub fn acknowledged(&mut self, stamp: Stamp, channel: u16, id: EventId) {
+        let known_ms = now_ms();
+        let sent_ms = self.sent_ms(stamp).unwrap_or(known_ms);
+        let acked = Acked { stamp, channel, sent_ms, known_ms };
+        self.acked.entry(channel).or_default().insert((id, stamp), acked);
+        self.events.entry(channel).or_default().entry(id).or_insert(known_ms);
+        self.latest = Some((id, known_ms));
+        self.identify(id, stamp, known_ms);
+    }
+
+    /// Whether a publication is known to have become an event on each of its channels.
+    pub fn is_acked(&self, stamp: Stamp) -> bool {
+        let on = |channel: &u16| {
+            let known = self.by_stamp.get(&stamp).into_iter().flatten();
+            let acked = self.acked.get(channel);
+            known
+                .into_iter()
+                .any(|(id, _)| acked.is_some_and(|acked| acked.contains_key(&(*id, stamp))))
+        };
+        stamp.channels().iter().all(on)
+    }
+
+    /// The channel of an event, if that is known: an event does not say which of its publication's it is of.
+    pub fn channel_of(&self, id: EventId, stamp: Stamp) -> Option<u16> {
+        let acked = |channel: &&u16| {
+            self.acked.get(channel).is_some_and(|acked| acked.contains_key(&(id, stamp)))
+        };
+        match stamp.channels() {
+            [only] => Some(*only),
+            several => several.iter().find(acked).copied(),
+        }
+    }
+
+    /// A request ended without telling what became of a publication.
+    pub fn doubted(&mut self, stamp: Stamp, from_ms: u64) {
+        let to_ms = now_ms();
+        for channel in stamp.channels() {
+            self.doubts.entry(*channel).or_default().push(Doubt { from_ms, to_ms });
+        }
+    }
+
+    /// Whether a publication of unknown outcome may have become an event of this channel then.
+    pub fn doubtful(&self, channel: u16, from_ms: u64, to_ms: u64) -> bool {
+        let doubts = self.doubts.get(&channel).into_iter().flatten();
+        doubts.into_iter().any(|doubt| doubt.from_ms <= to_ms && from_ms <= doubt.to_ms)
     }
 
     /// An event was received. The error tells what is wrong with it.
@@ -68,41 +139,131 @@ impl Ledger {
         if stamp.text(self.seed) != data {
             return Err(format!("{id} holds {stamp:?} with another text: {:?}", cut(data)));
         }
-        self.identify(id, stamp).map(|()| stamp)
-    }
-
-    fn identify(&mut self, id: EventId, stamp: Stamp) -> Result<(), String> {
-        match self.ids.insert(id, stamp) {
-            None => self.by_stamp.entry(stamp).or_default().push(id),
-            Some(was) if was != stamp => {
-                return Err(format!("{id} is both {was:?} and {stamp:?}"));
-            }
-            Some(_) => {}
+        let now = now_ms();
+        if let [channel] = stamp.channels() {
+            self.events.entry(*channel).or_default().entry(id).or_insert(now);
         }
-        Ok(())
+        self.identify(id, stamp, now);
+        Ok(stamp)
     }
 
-    /// The acknowledged events above `after`, up to and including `upto`.
-    pub fn between(
+    fn identify(&mut self, id: EventId, stamp: Stamp, now: u64) {
+        self.epoch_seen(id.epoch());
+        if self.clocks.last().is_none_or(|(_, ms)| *ms < id.ms) {
+            self.clocks.push((now, id.ms));
+        }
+        let heights = self.heights.entry(id.epoch()).or_default();
+        if heights.last().is_none_or(|(_, height)| *height < id) {
+            heights.push((now, id));
+        }
+        match self.by_id.insert(id, stamp) {
+            Some(was) if was == stamp => return,
+            Some(was) => {
+                self.twice.insert(id);
+                self.clashes.push((id, was, stamp, now));
+            }
+            None => {}
+        }
+        let ids = self.by_stamp.entry(stamp).or_default();
+        if ids.iter().all(|(known, _)| *known != id) {
+            ids.push((id, now));
+        }
+    }
+
+    /// An id of this epoch was seen.
+    pub fn epoch_seen(&mut self, epoch: u64) {
+        if self.epochs.iter().rev().all(|(known, _)| *known != epoch) {
+            self.epochs.push((epoch, now_ms()));
+        }
+    }
+
+    /// When an epoch was first seen.
+    pub fn epoch_began_ms(&self, epoch: u64) -> Option<u64> {
+        self.epochs.iter().find(|(known, _)| *known == epoch).map(|(_, ms)| *ms)
+    }
+
+    /// Epochs in the order in which they were first seen, and when.
+    pub fn epochs(&self) -> &[(u64, u64)] {
+        &self.epochs
+    }
+
+    /// The acknowledged events of a channel.
+    pub fn acked_on(&self, channel: u16) -> impl Iterator<Item = (EventId, &Acked)> + '_ {
+        self.acked.get(&channel).into_iter().flatten().map(|((id, _), acked)| (*id, acked))
+    }
+
+    /// Whether an id was two events: then a place in a history says nothing about which of them is there.
+    pub fn was_two(&self, id: EventId) -> bool {
+        self.twice.contains(&id)
+    }
+
+    /// Whether an id of the same epoch above this one was known at that time: this one was issued in another life of
+    /// the data, or again.
+    pub fn was_passed(&self, id: EventId, at_ms: u64) -> bool {
+        let Some(heights) = self.heights.get(&id.epoch()) else { return false };
+        let place = heights.partition_point(|(known_ms, _)| *known_ms < at_ms);
+        place.checked_sub(1).is_some_and(|n| heights[n].1 > id)
+    }
+
+    /// Known ids of a channel strictly between two, and since when each is known.
+    pub fn known_between(
         &self,
+        channel: u16,
         after: EventId,
-        upto: EventId,
-    ) -> impl Iterator<Item = (EventId, Acked)> + '_ {
-        use std::ops::Bound::{Excluded, Included};
-        let range = (after < upto).then(|| self.acked.range((Excluded(after), Included(upto))));
-        range.into_iter().flatten().map(|(id, acked)| (*id, *acked))
+        below: Option<EventId>,
+    ) -> impl Iterator<Item = (EventId, u64)> + '_ {
+        let below = below.map_or(Unbounded, Excluded);
+        let sound = !matches!(below, Excluded(below) if below <= after);
+        let ids = self.events.get(&channel).filter(|_| sound);
+        ids.into_iter()
+            .flat_map(move |ids| ids.range((Excluded(after), below)))
+            .map(|(id, ms)| (*id, *ms))
     }
 
-    /// Publications that became more than one event, with the ids.
-    pub fn repeated(&self) -> impl Iterator<Item = (Stamp, &[EventId])> {
-        self.by_stamp.iter().filter(|(_, ids)| ids.len() > 1).map(|(s, ids)| (*s, &ids[..]))
+    /// The highest milliseconds of an id learnt up to this time: Redis' clock was there.
+    pub fn clock_ms(&self, upto_ms: u64) -> u64 {
+        let place = self.clocks.partition_point(|(at, _)| *at <= upto_ms);
+        place.checked_sub(1).map_or(0, |n| self.clocks[n].1)
     }
 
-    /// How many publications were acknowledged, and how many were sent and never answered for.
+    /// Whether this id is known as an event of the channel.
+    pub fn is_event(&self, channel: u16, id: EventId) -> bool {
+        let ambiguous = self.by_id.get(&id).is_some_and(|s| s.channels().contains(&channel));
+        ambiguous || self.events.get(&channel).is_some_and(|ids| ids.contains_key(&id))
+    }
+
+    /// The latest time at which an id at or below this one was learnt: a time at which it was about to be.
+    pub fn learnt_ms(&self, channel: u16, upto: EventId) -> u64 {
+        let ids = self.events.get(&channel);
+        ids.and_then(|ids| ids.range(..=upto).next_back()).map_or(0, |(_, ms)| *ms)
+    }
+
+    /// A plain text that is about to be sent to a channel.
+    pub fn raw(&mut self, channel: u16) -> String {
+        let count = self.raw.entry(channel).or_default();
+        *count += 1;
+        format!("raw {channel} {count}")
+    }
+
+    /// The number and channel of a plain text that was sent.
+    pub fn was_raw(&self, data: &str) -> Option<(u16, u32)> {
+        let mut words = data.strip_prefix("raw ")?.split(' ');
+        let (channel, n) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let known = words.next().is_none() && (1..=*self.raw.get(&channel)?).contains(&n);
+        known.then_some((channel, n))
+    }
+
+    /// Publications that became more events than they have channels, with the ids.
+    pub fn repeated(&self) -> impl Iterator<Item = (Stamp, &[(EventId, u64)])> {
+        let more = |(stamp, ids): &(&Stamp, &Vec<_>)| ids.len() > stamp.channels().len();
+        self.by_stamp.iter().filter(more).map(|(stamp, ids)| (*stamp, &ids[..]))
+    }
+
+    /// How many events were acknowledged, and how many publications were never answered for.
     pub fn counts(&self) -> (usize, usize) {
-        let known = self.acked.values().map(|acked| acked.stamp);
-        let known: std::collections::HashSet<Stamp> = known.collect();
-        (known.len(), self.attempted.len() - known.len())
+        let acked = self.acked.values().map(BTreeMap::len).sum();
+        let unknown = self.attempted.keys().filter(|stamp| !self.is_acked(**stamp)).count();
+        (acked, unknown)
     }
 }
 

@@ -3,14 +3,20 @@
 //!
 //! Exit code 0: every promise was kept. 1: one was not. 2: the run could not be done.
 
+mod by_http;
+mod by_redis;
+mod census;
+mod clock;
 mod faults;
 mod gateways;
 mod ledger;
 mod namespace;
+mod nginx;
 mod payload;
 mod process;
 mod proxy;
 mod publisher;
+mod reading;
 mod redis_side;
 mod report;
 mod resp;
@@ -18,11 +24,15 @@ mod run;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod settings;
 mod stage;
 mod storm;
 mod stream;
 mod subscriber;
 mod tally;
+mod truth;
+mod verdict;
+mod wire_rules;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,9 +46,12 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(name = "sse-chaos", version, about)]
 struct Args {
-    /// Where faults, payloads and habits come from; a number, or "random"
+    /// Where settings, faults, payloads and habits come from; a number, or "random"
     #[arg(long, default_value = "random")]
     seed: String,
+    /// How many runs, each with the next seed; their sums are printed at the end
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
     /// How long things break; some 20 seconds come on top
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -48,13 +61,13 @@ struct Args {
     /// Print the faults there are
     #[arg(long)]
     list: bool,
-    /// How many subscribers
-    #[arg(long, default_value_t = 30)]
+    /// How many subscribers, besides those that publish on open
+    #[arg(long, default_value_t = 32)]
     subscribers: usize,
     /// The gateway's program [default: beside this one, or in target/release or target/debug]
     #[arg(long)]
     gateway: Option<PathBuf>,
-    /// A setting of every gateway, over the suite's own; may be repeated
+    /// A setting of every gateway, over what the seed draws; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -65,34 +78,53 @@ fn main() -> ExitCode {
         Fault::all().for_each(|fault| println!("{:17} {}", fault.name(), fault.about()));
         return ExitCode::SUCCESS;
     }
-    let plan = match plan(args) {
-        Ok(plan) => plan,
+    let first = match seed(&args.seed) {
+        Ok(seed) => seed,
         Err(error) => return trouble(&error),
     };
+    let mut sums = report::Sums::default();
+    for seed in first..first.saturating_add(args.seeds) {
+        if let Err(error) = plan(&args, seed).and_then(|plan| perform(&plan, &mut sums)) {
+            trouble(&error);
+            sums.undone(seed);
+            if args.seeds == 1 || error == INTERRUPTED {
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if args.seeds > 1 {
+        println!("{} seeds from {first} on, all together", args.seeds);
+        sums.print();
+        println!("{}", sums.json());
+    }
+    ExitCode::from(sums.exit_code())
+}
+
+fn perform(plan: &run::Plan, sums: &mut report::Sums) -> Result<(), String> {
     println!("seed {}, {} with {} faults", plan.seed, plan.gateway.display(), plan.faults.len());
+    println!("  {}", plan.settings.words().join(" "));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return trouble(&error.to_string()),
-    };
-    let done = tokio::task::LocalSet::new().block_on(&runtime, async {
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let stage = tokio::task::LocalSet::new().block_on(&runtime, async {
         // However the run ends, it is dropped here, and every process and namespace with it.
         tokio::select! {
-            done = run::run(&plan) => done,
+            done = run::run(plan) => done,
             error = interrupted() => Err(error),
         }
-    });
-    match done {
-        Ok(stage) => ExitCode::from(u8::from(!report::print(&plan, &stage))),
-        Err(error) => trouble(&error),
+    })?;
+    report::print(plan, &stage);
+    sums.add(plan, &stage);
+    Ok(())
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    match text {
+        "random" => Ok(fastrand::u64(..1_000_000)),
+        number => number.parse().map_err(|_| format!("--seed {number}: not a number")),
     }
 }
 
-fn plan(args: Args) -> Result<run::Plan, String> {
-    let seed = match args.seed.as_str() {
-        "random" => fastrand::u64(..1_000_000),
-        number => number.parse().map_err(|_| format!("--seed {number}: not a number"))?,
-    };
+fn plan(args: &Args, seed: u64) -> Result<run::Plan, String> {
     let named = |name: &String| {
         Fault::named(name).ok_or_else(|| format!("--faults {name}: unknown; see --list"))
     };
@@ -100,10 +132,15 @@ fn plan(args: Args) -> Result<run::Plan, String> {
         true => Fault::all().collect(),
         false => args.faults.iter().map(named).collect::<Result<_, _>>()?,
     };
-    let gateway = args.gateway.map_or_else(find_gateway, Ok)?;
-    let storm = Duration::from_secs(args.seconds);
-    let (subscribers, settings) = (args.subscribers, args.settings);
-    Ok(run::Plan { seed, storm, faults, gateway, settings, subscribers })
+    Ok(run::Plan {
+        seed,
+        storm: Duration::from_secs(args.seconds),
+        faults,
+        gateway: args.gateway.clone().map_or_else(find_gateway, Ok)?,
+        settings: settings::Settings::draw(seed, &args.settings)?,
+        over: args.settings.clone(),
+        subscribers: args.subscribers,
+    })
 }
 
 fn find_gateway() -> Result<PathBuf, String> {
@@ -113,13 +150,15 @@ fn find_gateway() -> Result<PathBuf, String> {
     found.ok_or_else(|| "no sse-gateway found: build it, or name it with --gateway".to_owned())
 }
 
+const INTERRUPTED: &str = "interrupted";
+
 async fn interrupted() -> String {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         return std::future::pending().await;
     };
     tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-    "interrupted".to_owned()
+    INTERRUPTED.to_owned()
 }
 
 fn trouble(error: &str) -> ExitCode {

@@ -3,18 +3,89 @@
 //! A payload follows from the run's seed and its stamp alone. Many hold what would break a careless
 //! encoder: empty lines, lines that look like fields, spaces at the edges.
 
-/// The channels of a run: one of large events, six busy ones, one that is nearly quiet.
-pub const CHANNELS: [&str; 8] =
-    ["bulk", "orders", "user:42", "a/b", "x.y@z", "n=1~2", "under_score-", "quiet"];
+use std::borrow::Cow;
+
+/// The lasting channels of a run: one of large events, busy ones, one that is nearly quiet, and names that
+/// hold the names of other things.
+pub const CHANNELS: [&str; 13] = [
+    "bulk",
+    "orders",
+    "user:42",
+    "a/b",
+    "x.y@z",
+    "n=1~2",
+    "under_score-",
+    "quiet",
+    "user",
+    "history:orders",
+    "idem:user:42",
+    "state",
+    "known:{a:b}",
+];
 /// Where events are large, so that slow readers fall behind.
 pub const BULK: u16 = 0;
+/// Whose name, a colon and a key could be read as another channel's name and a key.
+pub const USER: u16 = 8;
+/// What such a key begins with names this channel: `user:42`.
+pub const USER_42: u16 = 2;
 /// Where hours could pass between two events.
 pub const QUIET: u16 = 7;
+/// Those with a steady flow of events.
+pub const BUSY: std::ops::Range<u16> = 1..7;
+
+/// Channels that come and go, by the hundred.
+pub const CROWD: std::ops::Range<u16> = 100..400;
+/// Channels that publications to several channels go to, as one item.
+const GROUPS: [[u16; 2]; 3] = [[1, 3], [4, USER], [USER_42, 9]];
+/// A stamp's channel from here on is an index into [`GROUPS`].
+const GROUP: u16 = 900;
+/// Channels used once: by a client that publishes as soon as its stream is open.
+pub const ONCE: std::ops::Range<u16> = 1_000..60_000;
+
+/// Publishers from here on have no idempotency keys.
+pub const KEYLESS: u16 = 1_000;
+/// The publisher of the final markers.
+pub const MARKER: u16 = u16::MAX;
+
+/// The name of a channel.
+pub fn channel_name(index: u16) -> Cow<'static, str> {
+    match CHANNELS.get(usize::from(index)) {
+        Some(name) => Cow::Borrowed(name),
+        None if CROWD.contains(&index) => Cow::Owned(format!("crowd:{index}")),
+        None => Cow::Owned(format!("once:{index}")),
+    }
+}
+
+/// The same for the path or the query of a URL.
+pub fn channel_in_url(index: u16) -> String {
+    let name = channel_name(index);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let each = name.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    each.collect()
+}
+
+/// The channel of this name.
+pub fn channel_index(name: &str) -> Option<u16> {
+    if let Some(n) = CHANNELS.iter().position(|known| *known == name) {
+        return Some(n as u16);
+    }
+    let (kind, number) = name.split_once(':')?;
+    let number: u16 = number.parse().ok()?;
+    let range = match kind {
+        "crowd" => CROWD,
+        "once" => ONCE,
+        _ => return None,
+    };
+    range.contains(&number).then_some(number)
+}
 
 /// Names one publication: what was meant to be published once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stamp {
-    /// Index into [`CHANNELS`].
+    /// A channel, or a group of channels.
     pub channel: u16,
     /// Who published.
     pub publisher: u16,
@@ -23,14 +94,22 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The channel's name.
-    pub fn channel_name(self) -> &'static str {
-        CHANNELS[usize::from(self.channel)]
+    /// A publication to several channels as one item.
+    pub fn of_group(n: usize, publisher: u16, seq: u32) -> Stamp {
+        Stamp { channel: GROUP + (n % GROUPS.len()) as u16, publisher, seq }
     }
 
-    /// The idempotency key of this publication.
-    pub fn key(self) -> String {
-        format!("p{}-{}", self.publisher, self.seq)
+    /// The channels it goes to.
+    pub fn channels(&self) -> &[u16] {
+        let group = self.channel.checked_sub(GROUP).and_then(|n| GROUPS.get(usize::from(n)));
+        group.map_or(std::slice::from_ref(&self.channel), |group| group)
+    }
+
+    /// The idempotency key of this publication, if it has one.
+    pub fn key(self) -> Option<String> {
+        let head = if self.channel == USER { "42:" } else { "" };
+        let keyless = (KEYLESS..MARKER).contains(&self.publisher);
+        (!keyless).then(|| format!("{head}p{}-{}", self.publisher, self.seq))
     }
 
     /// The payload.
@@ -60,6 +139,34 @@ impl Stamp {
             publisher: parts.next()?.parse().ok()?,
             seq: parts.next()?.parse().ok()?,
         };
-        (usize::from(stamp.channel) < CHANNELS.len() && parts.next().is_none()).then_some(stamp)
+        parts.next().is_none().then_some(stamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_is_found_by_its_name() {
+        for index in (0..CHANNELS.len() as u16).chain(CROWD).chain([1_000, 59_999]) {
+            assert_eq!(channel_index(&channel_name(index)), Some(index));
+        }
+        assert_eq!(channel_index("crowd:5"), None);
+    }
+
+    #[test]
+    fn a_group_is_several_channels_and_a_channel_is_one() {
+        assert_eq!(Stamp::of_group(1, 1, 1).channels(), [4, USER]);
+        assert_eq!(Stamp { channel: QUIET, publisher: 1, seq: 1 }.channels(), [QUIET]);
+    }
+
+    #[test]
+    fn a_key_with_a_colon_reads_like_another_channels() {
+        let key = |channel| Stamp { channel, publisher: 3, seq: 7 }.key().unwrap();
+        assert_eq!(
+            format!("{}:{}", CHANNELS[usize::from(USER)], key(USER)),
+            format!("{}:{}", CHANNELS[usize::from(USER_42)], key(USER_42)),
+        );
     }
 }

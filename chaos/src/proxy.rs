@@ -49,6 +49,11 @@ impl Link {
         });
     }
 
+    /// Leads new connections to another server, and leaves those there are where they are.
+    pub fn redirect(&self, target: SocketAddr) {
+        self.orders.send_modify(|orders| orders.target = target);
+    }
+
     /// Closes every connection.
     pub fn cut(&self) {
         self.orders.send_modify(|orders| orders.cuts += 1);

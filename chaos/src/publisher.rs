@@ -1,32 +1,57 @@
-//! Publishers: some through a gateway, some straight through Redis, all with idempotency keys.
+//! Publishers: some through a gateway, some straight through Redis, most with idempotency keys.
 //!
-//! What is not acknowledged is sent again with the same key until it is, so that at the end every
-//! publication is known to be an event, except the few that the run's end cuts off.
+//! With a key, what is not acknowledged is sent again until it is, so that at the end every publication is known to be an
+//! event, except the few that the run's end cuts off. Without one, it is sent again only where the answer says that nothing
+//! was sent; else nobody will ever know.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sse_contract::{EventId, Keys};
+use sse_contract::EventId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::payload::{BULK, CHANNELS, QUIET, Stamp};
-use crate::resp::{Redis, Reply};
+use crate::by_http;
+use crate::by_redis::Direct;
+use crate::ledger::now_ms;
+use crate::payload::{BULK, BUSY, CHANNELS, CROWD, MARKER, QUIET, Stamp, USER, USER_42};
 use crate::stage::Stage;
 use crate::stream::Body;
 use crate::tally::Wrong;
 
-/// How long a gateway may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How a publisher reaches Redis.
+/// How a publisher reaches the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// `POST` to any gateway.
     Http,
-    /// `FCALL` on a connection of its own.
+    /// `FCALL` or `EVALSHA` on a connection of its own.
     Direct,
+}
+
+/// Where a publisher's events go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beat {
+    /// To the lasting channels.
+    Town,
+    /// To several of them at once.
+    Groups,
+    /// To the channels that come and go.
+    Crowd,
+}
+
+/// What became of one publication on one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is this event.
+    Event(EventId),
+    /// Nothing was written.
+    Nothing,
+    /// Nobody can say.
+    Unknown,
+    /// Nothing was written, and never will be. That is wrong, and was noted.
+    Never,
 }
 
 /// One publisher, with a count of its own.
@@ -35,17 +60,20 @@ pub struct Publisher {
     stage: Rc<Stage>,
     number: u16,
     way: Way,
+    beat: Beat,
     rng: fastrand::Rng,
     seq: u32,
     pending: Vec<Stamp>,
-    connection: Option<Redis>,
+    direct: Direct,
 }
 
 impl Publisher {
     /// Publisher `number`.
-    pub fn new(stage: Rc<Stage>, number: u16, way: Way) -> Self {
+    pub fn new(stage: Rc<Stage>, number: u16, way: Way, beat: Beat) -> Self {
+        let way = if stage.settings.memory() { Way::Http } else { way };
         let rng = fastrand::Rng::with_seed(stage.seed ^ (0x9ab1 << 16) ^ u64::from(number));
-        Publisher { stage, number, way, rng, seq: 0, pending: Vec::new(), connection: None }
+        let (seq, pending, direct) = (0, Vec::new(), Direct::default());
+        Publisher { stage, number, way, beat, rng, seq, pending, direct }
     }
 
     /// Publishes until the last call, and then until all of it is acknowledged.
@@ -62,15 +90,21 @@ impl Publisher {
         }
     }
 
-    /// Publishes one marker on each channel; it is the last event there.
-    pub async fn mark_the_end(stage: Rc<Stage>) {
-        let mut publisher = Publisher::new(stage, u16::MAX, Way::Direct);
-        let mark = |channel| Stamp { channel, publisher: u16::MAX, seq: 0 };
-        publisher.pending = (0..CHANNELS.len() as u16).map(mark).collect();
-        while !publisher.pending.is_empty() {
-            publisher.publish().await;
+    /// Publishes these, and tries again until all are acknowledged or the time is over.
+    pub async fn deliver(mut self, stamps: Vec<Stamp>, bound: Duration) {
+        let end = Instant::now() + bound;
+        self.pending = stamps;
+        while !self.publish().await && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Publishes one marker on each channel; it is the last event there.
+    pub async fn mark_the_end(stage: Rc<Stage>) {
+        let mark = |channel| Stamp { channel, publisher: MARKER, seq: 0 };
+        let marks = (0..CHANNELS.len() as u16).chain(CROWD).map(mark).collect();
+        let publisher = Publisher::new(stage, MARKER, Way::Direct, Beat::Town);
+        publisher.deliver(marks, Duration::from_secs(3_600)).await;
     }
 
     fn invent(&mut self) {
@@ -79,141 +113,101 @@ impl Publisher {
         }
         for _ in 0..self.rng.usize(1..8) {
             self.seq += 1;
-            let channel = match self.rng.u16(0..3000) {
-                0 => QUIET,
-                1..300 => BULK,
-                n => 1 + n % 6,
-            };
-            self.pending.push(Stamp { channel, publisher: self.number, seq: self.seq });
+            let (publisher, seq) = (self.number, self.seq);
+            let stamp = |channel| Stamp { channel, publisher, seq };
+            match self.beat {
+                Beat::Groups => {
+                    self.pending.push(Stamp::of_group(self.rng.usize(0..8), publisher, seq));
+                }
+                Beat::Crowd => self.pending.push(stamp(self.rng.u16(CROWD))),
+                Beat::Town => match self.rng.u16(0..3_000) {
+                    0 => self.pending.push(stamp(QUIET)),
+                    1..250 => self.pending.push(stamp(BULK)),
+                    // Two publications whose channels and keys read alike, one behind the other.
+                    250..400 => self.pending.extend([stamp(USER), stamp(USER_42)]),
+                    n @ 400..700 => self.pending.push(stamp(USER + 1 + n % 4)),
+                    n => self.pending.push(stamp(BUSY.start + n % BUSY.len() as u16)),
+                },
+            }
         }
     }
 
-    /// Sends what is pending; answers whether all of it was acknowledged.
+    /// Sends what is pending; answers whether nothing of it is to be sent again.
     async fn publish(&mut self) -> bool {
+        let sent_ms = now_ms();
         for stamp in &self.pending {
             self.stage.ledger.borrow_mut().sending(*stamp);
         }
+        let (stage, rng) = (self.stage.clone(), &mut self.rng);
         let answers = match self.way {
-            Way::Http => self.by_http().await,
-            Way::Direct => self.by_redis().await,
+            Way::Http => by_http::publish(&stage, rng, &self.pending).await,
+            Way::Direct => self.direct.publish(&stage, rng.bool(), &self.pending).await,
         };
-        let mut left = Vec::new();
-        for (n, stamp) in std::mem::take(&mut self.pending).into_iter().enumerate() {
-            let Some(id) = answers.get(n).copied().flatten() else {
-                left.push(stamp);
-                continue;
-            };
-            if let Err(text) = self.stage.ledger.borrow_mut().acknowledged(stamp, id) {
-                self.stage.tally.borrow_mut().wrong(Wrong::Forged, text);
-            }
-        }
-        self.stage.tally.borrow_mut().unanswered += left.len() as u64;
-        self.pending = left;
+        let pending = std::mem::take(&mut self.pending);
+        self.pending =
+            pending.into_iter().filter(|s| self.is_left(*s, &answers, sent_ms)).collect();
+        self.stage.tally.borrow_mut().unanswered += self.pending.len() as u64;
         self.pending.is_empty()
     }
 
-    async fn by_http(&mut self) -> Vec<Option<EventId>> {
-        let gateways = &self.stage.gateways;
-        let addr = gateways[self.rng.usize(..gateways.len())];
-        let seed = self.stage.seed;
-        let (head, body) = match self.pending[..] {
-            [only] if self.rng.bool() => {
-                let channel = only.channel_name().replace('/', "%2F");
-                let head =
-                    format!("/channels/{channel} HTTP/1.1\r\nIdempotency-Key: {}", only.key());
-                (head, only.text(seed))
-            }
-            _ => {
-                let line = |stamp: &Stamp| {
-                    let item = serde_json::json!({
-                        "channel": stamp.channel_name(),
-                        "data": stamp.text(seed),
-                        "idempotency_key": stamp.key(),
-                    });
-                    format!("{item}\n")
-                };
-                let head = "/publish HTTP/1.1\r\nContent-Type: application/x-ndjson".to_owned();
-                (head, self.pending.iter().map(line).collect())
-            }
-        };
-        let length = body.len();
-        let request = format!(
-            "POST {head}\r\nHost: chaos\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        let answer = tokio::time::timeout(PATIENCE, exchange(addr, &request)).await;
-        let Ok(Ok((head, body))) = answer else { return Vec::new() };
-        self.judge(&head, &body);
-        let id = |line: &str| {
-            let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-            let place = value["line"].as_u64().unwrap_or(1) as usize;
-            Some((place.checked_sub(1)?, value["id"].as_str()?.parse().ok()?))
-        };
-        let mut ids = vec![None; self.pending.len()];
-        for (place, id) in body.lines().filter_map(id) {
-            if let Some(slot) = ids.get_mut(place) {
-                *slot = Some(id);
+    /// Writes down what became of one publication; answers whether it is to be sent again.
+    fn is_left(&self, stamp: Stamp, answers: &Answers, sent_ms: u64) -> bool {
+        let mut ledger = self.stage.ledger.borrow_mut();
+        let (mut unknown, mut nothing) = (false, false);
+        for channel in stamp.channels() {
+            match answers.of(stamp, *channel) {
+                Answer::Event(id) => ledger.acknowledged(stamp, *channel, id),
+                Answer::Nothing => nothing = true,
+                Answer::Unknown => unknown = true,
+                Answer::Never => {}
             }
         }
-        ids
+        if unknown {
+            ledger.doubted(stamp, sent_ms);
+        }
+        let again = stamp.key().is_some() || (nothing && !unknown && stamp.channels().len() == 1);
+        (unknown || nothing) && again
+    }
+}
+
+/// What became of a batch. What is not in it is unknown.
+#[derive(Debug, Default)]
+pub struct Answers(std::collections::HashMap<(Stamp, u16), Answer>);
+
+impl Answers {
+    /// Nothing of it was written.
+    pub fn nothing(stamps: &[Stamp]) -> Answers {
+        let mut answers = Answers::default();
+        for stamp in stamps {
+            for channel in stamp.channels() {
+                answers.note(*stamp, *channel, Answer::Nothing);
+            }
+        }
+        answers
     }
 
-    /// Nothing sent here is wrong, so no answer may say that it is.
-    fn judge(&self, head: &str, body: &str) {
-        let status = head.split(' ').nth(1).unwrap_or_default();
-        if !matches!(status, "200" | "207" | "503") {
-            let text = format!("a publication was answered {status}: {body}");
-            self.stage.tally.borrow_mut().wrong(Wrong::Terminal, text);
-        }
+    /// Writes one down.
+    pub fn note(&mut self, stamp: Stamp, channel: u16, answer: Answer) {
+        self.0.insert((stamp, channel), answer);
     }
 
-    async fn by_redis(&mut self) -> Vec<Option<EventId>> {
-        let mut ids = Vec::new();
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => match Redis::connect(self.stage.redis).await {
-                Ok(connection) => connection,
-                Err(_) => return ids,
-            },
-        };
-        let (keys, seed) = (Keys::new("sse".to_owned(), 1), self.stage.seed);
-        let call = |stamp: &Stamp| {
-            let channel = stamp.channel_name();
-            vec![
-                "FCALL".to_owned(),
-                "sse_publish".to_owned(),
-                "3".to_owned(),
-                keys.state(0),
-                format!("sse:history:{channel}"),
-                format!("sse:idem:{channel}:{}", stamp.key()),
-                stamp.text(seed),
-            ]
-        };
-        let calls: Vec<Vec<String>> = self.pending.iter().map(call).collect();
-        if connection.send(&calls).await.is_err() {
-            return ids;
-        }
-        let mut replica = false;
-        for _ in &self.pending {
-            match connection.reply().await {
-                Ok(Reply::Text(id)) => ids.push(id.parse().ok()),
-                Ok(Reply::Error(error)) => {
-                    replica |= error.starts_with("READONLY");
-                    ids.push(None);
-                }
-                Err(_) => return ids,
-            }
-        }
-        if !replica {
-            self.connection = Some(connection);
-        }
-        ids
+    fn of(&self, stamp: Stamp, channel: u16) -> Answer {
+        self.0.get(&(stamp, channel)).copied().unwrap_or(Answer::Unknown)
+    }
+}
+
+/// A refusal that no fault explains.
+pub fn refused(stage: &Stage, text: &str, sent_ms: u64) {
+    let mut tally = stage.tally.borrow_mut();
+    if !tally.touched(sent_ms.saturating_sub(1_000), now_ms(), |fault| fault.refuses()) {
+        tally.wrong(Wrong::Terminal, format!("a publication was refused: {text}"));
     }
 }
 
 /// One request on a connection of its own; answers head and body.
-pub async fn exchange(addr: SocketAddr, request: &str) -> std::io::Result<(String, String)> {
+pub async fn exchange(addr: SocketAddr, request: &[u8]) -> std::io::Result<(String, String)> {
     let mut stream = TcpStream::connect(addr).await?;
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(request).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n");

@@ -7,27 +7,49 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::clock::{Clock, Shim};
 use crate::process::Process;
 use crate::proxy::Link;
-use crate::resp::{Redis, Reply};
+use crate::resp::{PASSWORD, Redis, Reply};
+use crate::settings::{Broker, Settings};
 
 /// How long a Redis may take to start on a busy machine.
 const START: Duration = Duration::from_secs(30);
+
+/// The user that gateways are.
+pub const GATEWAY_USER: &str = "gate";
+/// The user that publishers without a gateway are.
+pub const PUBLISHER_USER: &str = "shop";
+/// The commands that docs/guide.md gives to a publisher, and those for scripts.
+const PUBLISHER_RIGHTS: &str = "+hello +auth +client +fcall +evalsha +script|load +hmget +hget +hset +xinfo +xadd \
+    +xdel +pexpireat +get +set +unlink +info +time +publish";
+/// What a gateway needs besides.
+const GATEWAY_RIGHTS: &str = "+function +subscribe +unsubscribe +ssubscribe +sunsubscribe +xrange \
+    +xrevrange +config|get +ping +role +hincrby +hdel +exists +hexists +script +unwatch +del";
 
 /// One `redis-server`.
 #[derive(Debug)]
 pub struct Node {
     /// Its address, which stays the same when it restarts.
     pub addr: SocketAddr,
+    /// Its time, where that can be set.
+    pub clock: Option<Clock>,
+    users: [String; 2],
     dir: PathBuf,
     process: Option<Process>,
 }
 
 impl Node {
     /// Starts one without data in a directory of its own.
-    pub async fn start(addr: SocketAddr, dir: PathBuf) -> Result<Node, String> {
+    pub async fn start(
+        addr: SocketAddr,
+        dir: PathBuf,
+        settings: &Settings,
+        shim: Option<Shim>,
+    ) -> Result<Node, String> {
         std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        let mut node = Node { addr, dir, process: None };
+        let clock = shim.map(|shim| Clock::new(shim, dir.join("clock"))).transpose()?;
+        let mut node = Node { addr, clock, users: users(settings), dir, process: None };
         node.revive(false).await?;
         Ok(node)
     }
@@ -41,7 +63,13 @@ impl Node {
             .arg(&self.dir)
             .args(["--save", "", "--appendonly", if aof { "yes" } else { "no" }])
             .args(["--appendfsync", "always", "--repl-diskless-sync-delay", "0"])
-            .args(["--repl-timeout", "10"]);
+            .args(["--repl-timeout", "10", "--enable-debug-command", "yes"]);
+        for user in &self.users {
+            command.arg("--user").args(user.split_whitespace());
+        }
+        if let Some(clock) = &self.clock {
+            clock.rule(&mut command);
+        }
         self.process = Some(Process::start(&mut command, &self.dir.join("redis.log"))?);
         let end = Instant::now() + START;
         loop {
@@ -85,8 +113,40 @@ impl Node {
     pub async fn must(&self, args: &[&str]) -> Result<String, String> {
         match self.call(args).await {
             Ok(Reply::Text(text)) => Ok(text),
-            Ok(Reply::Error(error)) | Err(error) => Err(format!("{args:?}: {error}")),
+            Ok(Reply::Error(error)) | Err(error) => {
+                let args: String = args.join(" ").chars().take(100).collect();
+                Err(format!("{args}: {error}"))
+            }
         }
+    }
+
+    /// Writes a snapshot, once no other is being written.
+    pub async fn save(&self) -> Result<(), String> {
+        let end = Instant::now() + START;
+        loop {
+            match self.must(&["SAVE"]).await {
+                Err(error) if error.contains("in progress") && Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done.map(|_| ()),
+            }
+        }
+    }
+
+    /// Runs commands that must succeed as one step.
+    pub async fn must_all(&self, commands: &[Vec<String>]) -> Result<(), String> {
+        let mut connection = Redis::connect(self.addr).await?;
+        let one = |name: &str| vec![name.to_owned()];
+        let all: Vec<_> =
+            [one("MULTI")].into_iter().chain(commands.to_vec()).chain([one("EXEC")]).collect();
+        connection.send(&all).await?;
+        for args in &all {
+            if let Reply::Error(error) = connection.reply().await? {
+                let args: String = args.join(" ").chars().take(100).collect();
+                return Err(format!("{args}: {error}"));
+            }
+        }
+        Ok(())
     }
 
     /// One field of `INFO`.
@@ -95,6 +155,46 @@ impl Node {
         let head = format!("{field}:");
         Ok(text.lines().find_map(|line| line.strip_prefix(&head)).unwrap_or_default().to_owned())
     }
+
+    /// Makes it a replica of whoever listens there.
+    pub async fn follow(&self, addr: SocketAddr) -> Result<(), String> {
+        let (host, port) = (addr.ip().to_string(), addr.port().to_string());
+        self.must(&["REPLICAOF", &host, &port]).await.map(|_| ())
+    }
+
+    /// Makes it a master.
+    pub async fn lead(&self) -> Result<(), String> {
+        self.must(&["REPLICAOF", "NO", "ONE"]).await.map(|_| ())
+    }
+
+    /// Waits until it has all that its master had.
+    pub async fn caught_up(&self) -> Result<(), String> {
+        let end = Instant::now() + START;
+        while self.info("master_link_status").await? != "up" {
+            if Instant::now() > end {
+                return Err("the replica does not follow the master".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// The users of gateways and publishers, as `redis-server` takes them.
+fn users(settings: &Settings) -> [String; 2] {
+    let limited = |rights: &str| format!("~sse:* &sse:* -@all {rights}");
+    let rights = match settings.limited_user {
+        true => {
+            [limited(&format!("{PUBLISHER_RIGHTS} {GATEWAY_RIGHTS}")), limited(PUBLISHER_RIGHTS)]
+        }
+        false => ["~* &* +@all".to_owned(), "~* &* +@all".to_owned()],
+    };
+    let functions = if settings.broker == Broker::Scripts { "-function -fcall" } else { "" };
+    let [gateway, publisher] = rights;
+    [
+        format!("{GATEWAY_USER} on >{PASSWORD} {gateway} {functions}"),
+        format!("{PUBLISHER_USER} on >{PASSWORD} {publisher} {functions}"),
+    ]
 }
 
 /// The master, its replica and who may reach them.
@@ -112,50 +212,32 @@ pub struct RedisSide {
 
 impl RedisSide {
     /// Two nodes; links are opened on `hosts`, in this order.
-    pub async fn start(nodes: [IpAddr; 2], hosts: &[IpAddr], dir: PathBuf) -> Result<Self, String> {
+    pub async fn start(
+        nodes: [IpAddr; 2],
+        hosts: &[IpAddr],
+        dir: PathBuf,
+        settings: &Settings,
+    ) -> Result<Self, String> {
+        let shim = Shim::compile(&dir)
+            .inspect_err(|error| eprintln!("no clock is set in this run: {error}"))
+            .ok();
         let [first, second] = nodes.map(|ip| SocketAddr::new(ip, 6379));
-        let master = Node::start(first, dir.join("redis-1")).await?;
-        let replica = Node::start(second, dir.join("redis-2")).await?;
+        let master = Node::start(first, dir.join("redis-1"), settings, shim.clone()).await?;
+        let replica = Node::start(second, dir.join("redis-2"), settings, shim).await?;
         let replication = Link::open(first.ip(), first).await?;
         let mut links = Vec::new();
         for host in hosts {
             links.push(Link::open(*host, first).await?);
         }
-        let side = RedisSide { master, replica, replication, links };
-        side.follow().await?;
-        Ok(side)
+        replica.follow(replication.addr).await?;
+        Ok(RedisSide { master, replica, replication, links })
     }
 
-    /// Makes the replica follow the master.
-    pub async fn follow(&self) -> Result<(), String> {
-        let (host, port) = (self.replication.addr.ip(), self.replication.addr.port());
-        self.replica.must(&["REPLICAOF", &host.to_string(), &port.to_string()]).await.map(|_| ())
-    }
-
-    /// Waits until the replica has all there was.
-    pub async fn caught_up(&self) -> Result<(), String> {
-        let end = Instant::now() + START;
-        while self.replica.info("master_link_status").await? != "up" {
-            if Instant::now() > end {
-                return Err("the replica does not follow the master".to_owned());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
-    }
-
-    /// The replica becomes the master of everybody; the old one is killed and follows it, empty.
-    pub async fn promote(&mut self) -> Result<(), String> {
-        self.replication.cut();
-        self.replica.must(&["REPLICAOF", "NO", "ONE"]).await?;
-        for link in &self.links {
-            link.switch(self.replica.addr);
-        }
+    /// What was the replica is the master from now on, for new connections and for the suite; the old one is
+    /// still what it was.
+    pub fn swap(&mut self) {
         std::mem::swap(&mut self.master, &mut self.replica);
-        self.replica.wipe();
         self.replication.switch(self.master.addr);
         self.replication.stall(false);
-        self.replica.revive(false).await?;
-        self.follow().await
     }
 }

@@ -10,6 +10,9 @@ use tokio::net::TcpStream;
 /// How long Redis may take before nobody waits for it any longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Of every user that the suite makes.
+pub const PASSWORD: &str = "chaos";
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -31,20 +34,34 @@ impl Redis {
         Ok(Redis(BufReader::new(stream)))
     }
 
+    /// Connects and says who it is.
+    pub async fn log_in(addr: SocketAddr, user: &str) -> Result<Redis, String> {
+        let mut connection = Redis::connect(addr).await?;
+        match connection.call(&["AUTH", user, PASSWORD]).await? {
+            Reply::Text(_) => Ok(connection),
+            Reply::Error(error) => Err(error),
+        }
+    }
+
     /// Runs one command.
-    pub async fn call(&mut self, args: &[&str]) -> Result<Reply, String> {
-        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+    pub async fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Reply, String> {
         self.send(&[args]).await?;
         self.reply().await
     }
 
     /// Sends commands without waiting for answers; there will be one [`Redis::reply`] for each.
-    pub async fn send(&mut self, commands: &[Vec<String>]) -> Result<(), String> {
+    pub async fn send<A: AsRef<[u8]>, C: AsRef<[A]>>(
+        &mut self,
+        commands: &[C],
+    ) -> Result<(), String> {
         let mut wire = Vec::new();
         for args in commands {
+            let args = args.as_ref();
             wire.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
-            for arg in args {
-                wire.extend_from_slice(format!("${}\r\n{arg}\r\n", arg.len()).as_bytes());
+            for arg in args.iter().map(AsRef::as_ref) {
+                wire.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+                wire.extend_from_slice(arg);
+                wire.extend_from_slice(b"\r\n");
             }
         }
         bounded(self.0.get_mut().write_all(&wire)).await

@@ -1,6 +1,6 @@
 //! One run: set up, warm up, storm, heal, calm, settle.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,38 +8,57 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::census;
 use crate::faults::Fault;
 use crate::gateways::Gateway;
 use crate::ledger::now_ms;
 use crate::namespace::Namespace;
+use crate::nginx::Nginx;
+use crate::payload::KEYLESS;
 use crate::process::Scratch;
-use crate::publisher::{Publisher, Way};
+use crate::publisher::{Beat, Publisher, Way};
+use crate::reading::RECOVERY;
 use crate::redis_side::RedisSide;
-use crate::session::check_repeats;
-use crate::stage::Stage;
+use crate::settings::Settings;
+use crate::stage::{Places, Stage};
 use crate::storm::Lane;
 use crate::subscriber::{Habit, Subscriber};
 use crate::tally::Wrong;
+use crate::verdict::Court;
 
 const GATEWAYS: usize = 3;
-const PUBLISHERS: u16 = 6;
+/// Who publishes, how and where to.
+const PUBLISHERS: [(u16, Way, Beat); 10] = [
+    (0, Way::Http, Beat::Town),
+    (1, Way::Direct, Beat::Town),
+    (2, Way::Http, Beat::Town),
+    (3, Way::Direct, Beat::Town),
+    (4, Way::Http, Beat::Groups),
+    (5, Way::Direct, Beat::Town),
+    (6, Way::Http, Beat::Crowd),
+    (7, Way::Direct, Beat::Crowd),
+    (KEYLESS, Way::Http, Beat::Town),
+    (KEYLESS + 1, Way::Direct, Beat::Town),
+];
 /// The habits of the subscribers, one after the other.
-const HABITS: [Habit; 15] = {
-    use Habit::{Fresh, Hopping, Slow, Stalling, Steady};
+const HABITS: [Habit; 16] = {
+    use Habit::{Crowd, Fresh, Hopping, Slow, Stalling, Steady};
     [
-        Steady, Hopping, Fresh, Slow, Steady, Hopping, Stalling, Steady, Hopping, Fresh, Slow,
-        Steady, Hopping, Fresh, Stalling,
+        Steady, Hopping, Fresh, Slow, Crowd, Steady, Hopping, Stalling, Steady, Hopping, Fresh,
+        Slow, Crowd, Hopping, Fresh, Stalling,
     ]
 };
+/// Clients that publish as soon as their stream is open.
+const OPENERS: usize = 6;
 /// Nothing is broken for so long, first and last.
 const CALM: Duration = Duration::from_secs(4);
-/// Everybody must be up to date so long after the last fault, whatever the machine.
-const RECOVERY: Duration = Duration::from_secs(60);
+/// How long publishers may take at the end until all is acknowledged.
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// What to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where faults, payloads and habits come from.
+    /// Where faults, payloads, habits and settings come from.
     pub seed: u64,
     /// How long the storm lasts.
     pub storm: Duration,
@@ -47,8 +66,10 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The gateway's program.
     pub gateway: PathBuf,
-    /// Its settings, `KEY=VALUE`, over the suite's own.
-    pub settings: Vec<String>,
+    /// What the seed drew.
+    pub settings: Settings,
+    /// What the command line set instead.
+    pub over: Vec<String>,
     /// How many subscribers.
     pub subscribers: usize,
 }
@@ -56,8 +77,9 @@ pub struct Plan {
 /// Everything that has to be taken down again; dropping it does.
 struct Set {
     stage: Rc<Stage>,
-    redis: RedisSide,
+    redis: Option<RedisSide>,
     gateways: Vec<Gateway>,
+    nginx: Option<Nginx>,
     scratch: Scratch,
 }
 
@@ -68,7 +90,7 @@ pub async fn run(plan: &Plan) -> Result<Rc<Stage>, String> {
     let played = play(plan, &mut set).await;
     for gateway in &set.gateways {
         for panic in gateway.panics() {
-            stage.tally.borrow_mut().wrong(Wrong::Crashed, panic);
+            stage.wrong(Wrong::Crashed, panic);
         }
     }
     if played.is_err() || stage.tally.borrow().violations() > 0 {
@@ -80,7 +102,8 @@ pub async fn run(plan: &Plan) -> Result<Rc<Stage>, String> {
 
 async fn set_up(plan: &Plan) -> Result<Set, String> {
     let scratch = Scratch::new()?;
-    let namespace = match plan.faults.iter().any(|fault| fault.of_packets()) {
+    let memory = plan.settings.memory();
+    let mut namespace = match !memory && plan.faults.iter().any(|fault| fault.of_packets()) {
         true => Namespace::new()
             .inspect_err(|error| eprintln!("packets are not dropped in this run: {error}"))
             .ok(),
@@ -89,56 +112,85 @@ async fn set_up(plan: &Plan) -> Result<Set, String> {
     // A part of the loopback network for this run alone.
     let (a, b) = (fastrand::u8(2..250), fastrand::u8(..));
     let host = |n: u8| IpAddr::from(Ipv4Addr::new(127, a, b, n));
-    let mut wires: Vec<IpAddr> = (0..=GATEWAYS as u8).map(|n| host(20 + n)).collect();
-    if let Some(namespace) = &namespace {
-        wires[GATEWAYS - 1] = namespace.outside;
-    }
     let dir = scratch.path().to_owned();
-    let redis = RedisSide::start([host(10), host(11)], &wires, dir.clone()).await?;
-    let mut namespace = namespace;
-    let gateway = |n: usize| {
-        let namespace = if n == GATEWAYS - 1 { namespace.take() } else { None };
-        let link = redis.links[n].clone();
-        Gateway::new(n, host(30 + n as u8), plan, &dir, link, namespace)
-    };
-    let mut gateways: Vec<Gateway> = (0..GATEWAYS).map(gateway).collect();
-    for gateway in &mut gateways {
+    let mut redis = None;
+    if !memory {
+        let mut wires: Vec<IpAddr> = (0..=GATEWAYS as u8).map(|n| host(20 + n)).collect();
+        if let Some(namespace) = &namespace {
+            wires[GATEWAYS - 1] = namespace.outside;
+        }
+        let nodes = [host(10), host(11)];
+        redis = Some(RedisSide::start(nodes, &wires, dir.clone(), &plan.settings).await?);
+    }
+    let count = if memory { 1 } else { GATEWAYS };
+    let mut gateways: Vec<Gateway> = Vec::new();
+    for n in 0..count {
+        let inside = if n == GATEWAYS - 1 { namespace.take() } else { None };
+        let link = redis.as_ref().map(|side| side.links[n].clone());
+        let (settings, log) = (plan.settings.of_gateway(n), dir.join(format!("gateway-{n}.log")));
+        let mut gateway =
+            Gateway::new(host(30 + n as u8), &plan.gateway, log, settings, link, inside);
         gateway.start()?;
+        gateways.push(gateway);
     }
     for gateway in &gateways {
         gateway.serving().await?;
     }
-    let addrs = gateways.iter().map(|g| g.addr).collect();
-    let stage = Rc::new(Stage::new(plan.seed, addrs, redis.links[GATEWAYS].addr));
-    Ok(Set { stage, redis, gateways, scratch })
+    let addrs: Vec<SocketAddr> = gateways.iter().map(|g| g.addr).collect();
+    let nginx = Nginx::start(SocketAddr::new(host(40), 8080), &addrs, &dir)
+        .inspect_err(|error| eprintln!("nobody comes through nginx in this run: {error}"))
+        .ok();
+    let places = Places {
+        gateways: addrs,
+        nginx: nginx.as_ref().map(|nginx| nginx.addr),
+        redis: redis.as_ref().map(|side| side.links[GATEWAYS].addr),
+        master: redis.as_ref().map(|side| side.master.addr),
+    };
+    let stage = Rc::new(Stage::new(plan.seed, plan.settings.clone(), places));
+    Ok(Set { stage, redis, gateways, nginx, scratch })
+}
+
+/// Everybody who takes part.
+struct Cast {
+    publishers: Vec<JoinHandle<()>>,
+    subscribers: Vec<JoinHandle<()>>,
+    census: JoinHandle<()>,
+}
+
+async fn enter(plan: &Plan, stage: &Rc<Stage>) -> Cast {
+    let census = tokio::task::spawn_local(census::watch(stage.clone()));
+    let publisher = |(number, way, beat)| {
+        tokio::task::spawn_local(Publisher::new(stage.clone(), number, way, beat).run())
+    };
+    let publishers = PUBLISHERS.map(publisher).into();
+    sleep(Duration::from_millis(500)).await;
+    stage.reached.borrow_mut().resize(plan.subscribers, Default::default());
+    let habits = (0..plan.subscribers).map(|n| HABITS[n % HABITS.len()]);
+    let habits = habits.chain([Habit::Opener; OPENERS]).enumerate();
+    let subscriber =
+        |(n, habit)| tokio::task::spawn_local(Subscriber::new(stage.clone(), n, habit).run());
+    Cast { publishers, subscribers: habits.map(subscriber).collect(), census }
 }
 
 async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
     let stage = set.stage.clone();
     stage.say("everything is up; nothing is broken yet");
     stage.tally.borrow_mut().calm = true;
-    let publishers: Vec<JoinHandle<()>> = (0..PUBLISHERS)
-        .map(|n| {
-            let way = if n % 2 == 0 { Way::Http } else { Way::Direct };
-            tokio::task::spawn_local(Publisher::new(stage.clone(), n, way).run())
-        })
-        .collect();
-    sleep(Duration::from_millis(500)).await;
-    stage.reached.borrow_mut().resize(plan.subscribers, 0);
-    let subscribers: Vec<JoinHandle<()>> = (0..plan.subscribers)
-        .map(|n| {
-            let habit = HABITS[n % HABITS.len()];
-            tokio::task::spawn_local(Subscriber::new(stage.clone(), n, habit).run())
-        })
-        .collect();
+    // Even slow readers read as fast as they can: no gap is due to anybody.
+    stage.cue.send_modify(|cue| cue.calm = true);
+    let cast = enter(plan, &stage).await;
     sleep(CALM).await;
     stage.tally.borrow_mut().calm = false;
+    stage.cue.send_modify(|cue| cue.calm = false);
 
     storm(plan, set).await?;
     stage.say("the last fault is over");
     // The storm may end in a restart: recovery is counted from when everything is up.
     for gateway in &set.gateways {
         gateway.serving().await?;
+    }
+    if let Some(error) = set.nginx.as_mut().and_then(Nginx::ended) {
+        return Err(error);
     }
     stage.cue.send_modify(|cue| cue.calm = true);
     recover(&stage).await;
@@ -151,18 +203,15 @@ async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
     sleep(CALM).await;
 
     stage.last_call.set(true);
-    for publisher in publishers {
-        if timeout(RECOVERY, publisher).await.is_err() {
-            stage
-                .tally
-                .borrow_mut()
-                .wrong(Wrong::Stuck, "a publisher is never answered".to_owned());
+    for publisher in cast.publishers {
+        if timeout(LAST_WORDS, publisher).await.is_err() {
+            stage.wrong(Wrong::Stuck, "a publisher is never answered".to_owned());
         }
     }
-    let marked = timeout(RECOVERY, Publisher::mark_the_end(stage.clone())).await;
+    let marked = timeout(LAST_WORDS, Publisher::mark_the_end(stage.clone())).await;
     marked.map_err(|_| "the final markers cannot be published".to_owned())?;
     let end = Instant::now() + RECOVERY;
-    for subscriber in subscribers {
+    for subscriber in cast.subscribers {
         while !subscriber.is_finished() && !stage.cue.borrow().over {
             sleep(Duration::from_millis(20)).await;
             stage.cue.send_if_modified(|cue| {
@@ -172,56 +221,85 @@ async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
         }
         subscriber.await.map_err(|error| format!("a subscriber's own fault: {error}"))?;
     }
+    cast.census.abort();
     stage.say("every stream has ended; settling");
     settle(&stage);
     Ok(())
 }
 
 async fn storm(plan: &Plan, set: &mut Set) -> Result<(), String> {
-    let until = Instant::now() + plan.storm;
+    let stage = set.stage.clone();
     let packets = set.gateways.iter().any(|gateway| gateway.namespace().is_some());
-    let (redis, others): (Vec<Fault>, Vec<Fault>) =
-        plan.faults.iter().filter(|f| packets || !f.of_packets()).partition(|f| f.of_redis());
-    let links = set.redis.links.clone();
-    let at_redis = Lane::new(set.stage.clone(), redis, 0x4ed15, plan.storm).redis(&mut set.redis);
-    let at_gateways = Lane::new(set.stage.clone(), others, 0x6a7e, plan.storm)
-        .gateways(&mut set.gateways, &links);
+    let clocks = set.redis.as_ref().is_some_and(|side| side.master.clock.is_some());
+    let possible = |fault: &&Fault| {
+        (packets || !fault.of_packets())
+            && (clocks || !fault.of_time())
+            && (set.redis.is_some() || fault.of_memory())
+    };
+    let (at_redis, others): (Vec<Fault>, Vec<Fault>) =
+        plan.faults.iter().filter(possible).partition(|f| f.of_redis());
+    let links = set.redis.as_ref().map_or(Vec::new(), |side| side.links.clone());
+    let at_gateways =
+        Lane::new(stage.clone(), others, 0x6a7e, plan.storm).gateways(&mut set.gateways, &links);
+    let at_redis = async {
+        match &mut set.redis {
+            Some(side) => Lane::new(stage.clone(), at_redis, 0x4ed15, plan.storm).redis(side).await,
+            None => Ok(()),
+        }
+    };
     tokio::try_join!(at_redis, at_gateways, async {
-        tokio::time::sleep_until(until).await;
+        sleep(plan.storm).await;
         Ok(())
     })?;
     Ok(())
 }
 
-/// Waits until every subscriber has reached the present.
+/// Waits until every subscriber has reached the present: an event that was acknowledged when everything was up, in the
+/// epoch of today.
 async fn recover(stage: &Rc<Stage>) {
-    let healed = stage.tally.borrow().healed_ms.max(now_ms());
-    let end = Instant::now() + RECOVERY;
-    let behind = || {
-        let reached = stage.reached.borrow();
-        let late = |at: &u64| *at <= healed || *at + 2_000 < now_ms();
-        reached.iter().enumerate().filter(|(_, at)| late(at)).map(|(n, _)| n).collect::<Vec<_>>()
-    };
-    while !behind().is_empty() {
+    let began_ms = now_ms();
+    let mut end = Instant::now() + RECOVERY;
+    let mut target: Option<sse_contract::EventId> = None;
+    loop {
+        let latest = stage.ledger.borrow().latest.filter(|(_, at)| *at >= began_ms);
+        if let Some((id, _)) = latest
+            && target.is_none_or(|target| target.epoch() != id.epoch())
+        {
+            // Whoever was up to date in an epoch that ended only now has the whole time again.
+            end = Instant::now() + RECOVERY;
+            target = Some(id);
+        }
+        let late = |at: &sse_contract::EventId| {
+            target.is_none_or(|target| at.epoch() != target.epoch() || *at < target)
+        };
+        let behind: Vec<usize> = {
+            let reached = stage.reached.borrow();
+            (0..reached.len()).filter(|n| late(&reached[*n])).collect()
+        };
+        if target.is_some() && behind.is_empty() {
+            break;
+        }
         if Instant::now() > end {
-            let text =
-                format!("the subscribers {:?} are not up to date after {RECOVERY:?}", behind());
-            return stage.tally.borrow_mut().wrong(Wrong::Stuck, text);
+            let text = format!(
+                "the subscribers {behind:?} are not up to date after {RECOVERY:?}; at {target:?}"
+            );
+            return stage.wrong(Wrong::Stuck, text);
         }
         sleep(Duration::from_millis(20)).await;
     }
-    let mut tally = stage.tally.borrow_mut();
-    tally.repair_ms = tally.repair_ms.max(now_ms() - tally.healed_ms);
+    stage.tally.borrow_mut().recovery_ms = now_ms() - began_ms;
 }
 
 fn settle(stage: &Rc<Stage>) {
-    let (ledger, mut tally) = (stage.ledger.borrow(), stage.tally.borrow_mut());
+    let (ledger, census) = (stage.ledger.borrow(), stage.census.borrow());
+    let mut tally = stage.tally.borrow_mut();
+    let court = Court { ledger: &ledger, census: &census, settings: &stage.settings };
     let over = stage.cue.borrow().over;
     for session in stage.sessions.borrow().iter() {
-        session.settle(&ledger, &mut tally);
-        if over && session.last && !session.complete() {
+        court.judge(session, &mut tally);
+        if over && session.last && !session.name.starts_with("Opener") && !session.complete() {
             session.wrong(Wrong::Stuck, "not all final events came".to_owned(), &mut tally);
         }
     }
-    check_repeats(&ledger, &mut tally);
+    court.judge_all(&mut tally);
 }

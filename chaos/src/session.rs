@@ -1,20 +1,22 @@
-//! What one subscriber saw, and whether it may be so.
+//! What one subscriber saw, and what of it can be judged at once.
 //!
 //! A session is what an EventSource is to its page: it lives across reconnections and keeps the cursor.
-//! Order, identity and repetition are checked as blocks arrive; loss is checked at its end, against the
-//! ledger. It does no I/O.
+//! Order, identity and repetition are checked as blocks arrive. Loss and the truth of gaps are judged at the end of
+//! the run, when every publisher's answer is known: [`crate::verdict`]. It does no I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sse_contract::EventId;
 
-use crate::ledger::{Acked, Ledger, now_ms};
-use crate::payload::{CHANNELS, Stamp};
+use crate::faults::Fault;
+use crate::ledger::{Ledger, now_ms};
+use crate::payload::{Stamp, channel_name};
 use crate::stream::Block;
 use crate::tally::{Tally, Wrong};
+use crate::truth::Gap;
 
-/// The Redis clock and ours are one machine's; an id may run ahead of time by a little.
-const CLOCK_SLACK_MS: u64 = 100;
+/// An event may be acknowledged, and its epoch be seen, a moment after a client was told of it.
+const EPOCH_SLACK_MS: u64 = 2_000;
 
 /// Where a session began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,29 +25,58 @@ pub enum From {
     Now,
     /// `last_event_id=0`.
     Oldest,
+    /// With a cursor that no gateway gave out.
+    Garbage,
 }
 
-/// A gap that was told.
-#[derive(Debug, Clone)]
-struct Gap {
-    /// None: all of them.
-    channel: Option<u16>,
-    after: EventId,
-    oldest: Option<EventId>,
-    read_ms: u64,
+/// How a client differs from a browser's EventSource.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quirks {
+    /// It asked for no checkpoints.
+    pub no_checkpoints: bool,
+    /// It takes the cursor when it has read the `id:` line, as npm's `eventsource` does.
+    pub eager: bool,
+    /// It speaks HTTP/1.0.
+    pub http10: bool,
+    /// It comes through nginx.
+    pub nginx: bool,
 }
 
-impl Gap {
-    /// Whether it speaks for an event.
-    fn covers(&self, id: EventId, event: &Acked) -> bool {
-        match (self.channel, self.oldest) {
-            (Some(channel), _) if channel != event.stamp.channel => false,
-            (Some(_), Some(oldest)) => id < oldest && id > self.after,
-            // It speaks for what had happened when it was written, so at most for what had been sent when
-            // it was read.
-            _ => event.sent_ms <= self.read_ms && id.ms <= self.read_ms + CLOCK_SLACK_MS,
-        }
-    }
+/// One connection.
+#[derive(Debug)]
+pub struct Open {
+    /// When it asked.
+    pub at_ms: u64,
+    /// When it had read the answer's head.
+    pub head_ms: Option<u64>,
+    /// What it named as its position.
+    pub cursor: Option<String>,
+    /// How many blocks came.
+    pub blocks: u32,
+    /// The epochs out of which a reset was told, and when.
+    pub resets: HashMap<u64, u64>,
+    /// The last live-only text of each channel.
+    pub raw: HashMap<u16, u32>,
+}
+
+/// One step of the position.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// When it was read.
+    pub at_ms: u64,
+    /// Where to.
+    pub id: EventId,
+}
+
+/// The first position.
+#[derive(Debug, Clone, Copy)]
+pub struct First {
+    /// Where.
+    pub id: EventId,
+    /// When it was read.
+    pub at_ms: u64,
+    /// On which connection.
+    pub open: usize,
 }
 
 /// One entry of the story that is told when something is wrong.
@@ -61,20 +92,32 @@ struct Note {
 pub struct Session {
     /// For the report.
     pub name: String,
-    /// Indices into [`CHANNELS`].
+    /// Its channels.
     pub channels: Vec<u16>,
     /// Where it began.
     pub from: From,
+    /// How it differs from a browser.
+    pub quirks: Quirks,
     /// The `Last-Event-ID` of the next request, verbatim.
     pub cursor: Option<String>,
-    position: EventId,
-    /// Every event received, of which channel, and when.
-    received: HashMap<EventId, (u16, u64)>,
-    gaps: Vec<Gap>,
-    /// The first block's position, and when it was read.
-    first: Option<(EventId, u64)>,
+    /// Where it stands.
+    pub position: EventId,
+    /// Every connection.
+    pub opens: Vec<Open>,
+    /// Every block with an id.
+    pub steps: Vec<Step>,
+    /// Every event received, and when.
+    pub received: HashMap<(EventId, Stamp), u64>,
+    /// Every gap told.
+    pub gaps: Vec<Gap>,
+    /// The first block's position.
+    pub first: Option<First>,
     /// The first event received on each channel.
-    first_on: HashMap<u16, EventId>,
+    pub first_on: HashMap<u16, EventId>,
+    /// Every epoch that a position of it was of.
+    pub epochs: HashSet<u64>,
+    /// Up to when a change of epoch was told.
+    pub vouched_ms: u64,
     markers: usize,
     notes: Vec<Note>,
     /// The end of the fault up to which this session is known to be repaired.
@@ -83,26 +126,34 @@ pub struct Session {
     pub prompt: bool,
     /// Whether its subscriber ended with it, instead of beginning anew.
     pub last: bool,
+    /// The event that was published as soon as it was open, and the faults at work then.
+    pub opener: Option<(Stamp, Vec<&'static str>)>,
 }
 
 impl Session {
     /// One that has seen nothing.
-    pub fn new(name: String, channels: Vec<u16>, from: From) -> Self {
+    pub fn new(name: String, channels: Vec<u16>, from: From, quirks: Quirks) -> Self {
         Session {
             name,
             channels,
             from,
+            quirks,
             cursor: None,
             position: EventId::ZERO,
+            opens: Vec::new(),
+            steps: Vec::new(),
             received: HashMap::new(),
             gaps: Vec::new(),
             first: None,
             first_on: HashMap::new(),
+            epochs: HashSet::new(),
+            vouched_ms: 0,
             markers: 0,
             notes: Vec::new(),
             repaired_ms: 0,
             prompt: false,
             last: false,
+            opener: None,
         }
     }
 
@@ -111,25 +162,54 @@ impl Session {
         self.markers == self.channels.len()
     }
 
-    /// The time of its position.
-    pub fn reached_ms(&self) -> u64 {
-        self.position.ms
-    }
-
     /// Writes down something for the story.
     pub fn note(&mut self, text: String) {
         self.notes.push(Note { at_ms: now_ms(), cursor: self.position, text });
     }
 
+    /// A request is about to be sent. Answers the position that it names, if it names one.
+    pub fn opening(&mut self) -> Option<String> {
+        let cursor = match (&self.cursor, self.from) {
+            (Some(cursor), _) => Some(cursor.clone()),
+            (None, From::Garbage) => Some("LangGraph:-1".to_owned()),
+            (None, _) => None,
+        };
+        self.opens.push(Open {
+            at_ms: now_ms(),
+            head_ms: None,
+            cursor: cursor.clone(),
+            blocks: 0,
+            resets: HashMap::new(),
+            raw: HashMap::new(),
+        });
+        cursor
+    }
+
+    /// The answer's head was read: from here on it is subscribed.
+    pub fn head(&mut self) {
+        if let Some(open) = self.opens.last_mut() {
+            open.head_ms = Some(now_ms());
+        }
+    }
+
+    /// A position whose block was cut off, as a client that takes it at once takes it.
+    pub fn cut_off(&mut self, id: &str) {
+        self.note(format!("took the cursor {id} of a block that was cut off"));
+        self.cursor = Some(id.to_owned());
+    }
+
     /// Takes a block.
     pub fn take(&mut self, block: &Block, ledger: &mut Ledger, tally: &mut Tally) {
-        let Some(text) = &block.id else {
-            return self.wrong(Wrong::Forged, format!("a block without id: {block:?}"), tally);
-        };
+        if self.opens.is_empty() {
+            self.opening();
+        }
+        self.check_opening(block, tally);
+        let Some(text) = &block.id else { return self.without_id(block, ledger, tally) };
         let Ok(id) = text.parse::<EventId>() else {
             return self.wrong(Wrong::Forged, format!("the id {text:?}"), tally);
         };
         let now = now_ms();
+        ledger.epoch_seen(id.epoch());
         match block.event.as_str() {
             "" => self.event(id, now, &block.data, ledger, tally),
             "checkpoint" => {
@@ -141,9 +221,27 @@ impl Session {
             "gap" => self.gap(id, now, &block.data, tally),
             other => self.wrong(Wrong::Forged, format!("the event type {other:?}"), tally),
         }
-        self.first.get_or_insert((id, now));
-        self.position = id;
+        let open = self.opens.len() - 1;
+        if self.first.is_none() {
+            self.first = Some(First { id, at_ms: now, open });
+            self.vouched_ms = self.vouched_ms.max(now);
+        }
+        self.step(id, now, ledger, tally);
         self.cursor = Some(text.clone());
+    }
+
+    fn step(&mut self, id: EventId, now: u64, ledger: &Ledger, tally: &mut Tally) {
+        let epoch = id.epoch();
+        if !self.steps.is_empty() && epoch != self.position.epoch() {
+            let began_ms = ledger.epoch_began_ms(epoch).unwrap_or(0);
+            if began_ms > self.vouched_ms + EPOCH_SLACK_MS {
+                let text = format!("from {} to {id} without a reset", self.position);
+                self.wrong(Wrong::Untold, text, tally);
+            }
+        }
+        self.epochs.insert(epoch);
+        self.position = id;
+        self.steps.push(Step { at_ms: now, id });
     }
 
     fn event(&mut self, id: EventId, now: u64, data: &str, ledger: &mut Ledger, tally: &mut Tally) {
@@ -151,21 +249,40 @@ impl Session {
             Ok(stamp) => stamp,
             Err(text) => return self.wrong(Wrong::Forged, text, tally),
         };
-        if !self.channels.contains(&stamp.channel) {
-            let text = format!("{id} is of {}, not ours", stamp.channel_name());
-            self.wrong(Wrong::Forged, text, tally);
+        if !stamp.channels().iter().any(|channel| self.channels.contains(channel)) {
+            let text = format!("{id} is of {}, not ours", channel_name(stamp.channel));
+            return self.wrong(Wrong::Forged, text, tally);
         }
-        if self.received.insert(id, (stamp.channel, now)).is_some() {
-            let text = format!("{id} {stamp:?} came twice; position {}", self.position);
-            self.wrong(Wrong::Duplicated, text, tally);
-        } else if self.cursor.is_some() && id <= self.position {
-            let text = format!("{id} {stamp:?} came behind {}", self.position);
-            self.wrong(Wrong::Disorder, text, tally);
+        match self.received.insert((id, stamp), now) {
+            // A reset may take the position back to where another master stands, and what comes after it comes again.
+            Some(before) if id > self.position && self.went_back(id, before, tally) => {
+                tally.again += 1;
+            }
+            Some(_) => {
+                let text = format!("{id} {stamp:?} came twice; position {}", self.position);
+                self.wrong(Wrong::Duplicated, text, tally);
+            }
+            None if self.cursor.is_some() && id <= self.position => {
+                let text = format!("{id} {stamp:?} came behind {}", self.position);
+                self.wrong(Wrong::Disorder, text, tally);
+            }
+            None => {}
         }
         tally.events += 1;
-        self.first_on.entry(stamp.channel).or_insert(id);
+        if let Some(channel) = ledger.channel_of(id, stamp) {
+            self.first_on.entry(channel).or_insert(id);
+        }
         self.markers += usize::from(stamp.seq == 0);
-        if self.prompt && tally.active == 0 && id.ms > tally.healed_ms + CLOCK_SLACK_MS {
+        let sent_ms = ledger.sent_ms(stamp).unwrap_or(now);
+        let reset = self.opens.last().and_then(|open| open.resets.get(&id.epoch())).copied();
+        if let Some(reset_ms) = reset
+            && sent_ms > reset_ms
+            && !tally.split_between(sent_ms, now)
+        {
+            let text = format!("a reset out of the epoch of {id}, which goes on");
+            self.wrong(Wrong::FalseGap, text, tally);
+        }
+        if self.prompt && tally.active == 0 && sent_ms > tally.healed_ms {
             if self.repaired_ms != tally.healed_ms {
                 tally.repair_ms = tally.repair_ms.max(now.saturating_sub(tally.healed_ms));
             }
@@ -173,110 +290,53 @@ impl Session {
         }
     }
 
-    fn gap(&mut self, id: EventId, now: u64, data: &str, tally: &mut Tally) {
-        let value: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-        let text = |name: &str| value[name].as_str();
-        let (Some(channel), Some(reason)) = (text("channel"), text("reason")) else {
-            return self.wrong(Wrong::Forged, format!("the gap {data:?}"), tally);
-        };
-        self.note(format!("gap {data} id {id}"));
-        *tally.gaps.entry(reason.to_owned()).or_default() += 1;
-        let whole = matches!(reason, "reset" | "unknown_id" | "no_history");
-        if tally.calm || (whole && tally.epochs_ended == 0) {
-            let text = format!("{data}, though nothing was broken that could cause it");
-            self.wrong(Wrong::FalseGap, text, tally);
-        }
-        let star = channel == "*";
-        let index = CHANNELS.iter().position(|name| *name == channel).map(|n| n as u16);
-        let known = index.is_some_and(|n| self.channels.contains(&n));
-        if star != whole || !(star || known) {
-            return self.wrong(Wrong::Forged, format!("the gap {data}"), tally);
-        }
-        // Up it may move, as with a checkpoint: what lies between is owed all the same.
-        if !star && self.cursor.is_some() && id < self.position {
-            let text =
-                format!("the gap {data} moved the position back to {id}, from {}", self.position);
-            self.wrong(Wrong::Disorder, text, tally);
-        }
-        let position = |name: &str| text(name).and_then(|id| id.parse().ok());
-        let after = position("after").unwrap_or_default();
-        let oldest = if star { None } else { position("oldest") };
-        self.gaps.push(Gap { channel: index.filter(|_| !star), after, oldest, read_ms: now });
-    }
-
-    /// The check for loss: every acknowledged event between where this session began and where it stands
-    /// was received, or a gap spoke for it.
-    pub fn settle(&self, ledger: &Ledger, tally: &mut Tally) {
-        let Some((first, first_ms)) = self.first else { return };
-        let start = if self.from == From::Now { first } else { EventId::ZERO };
-        // What a reset moved down is still above the start.
-        let upto = self.received.keys().copied().max().unwrap_or(start).max(self.position);
-        let mut told = false;
-        for (id, event) in ledger.between(start, upto) {
-            if !self.channels.contains(&event.stamp.channel)
-                || self.received.contains_key(&id)
-                || (self.from == From::Oldest
-                    && !self.owed_from_oldest(id, &event, first_ms, tally))
-            {
-                continue;
-            }
-            if self.gaps.iter().any(|gap| gap.covers(id, &event)) {
-                tally.told += 1;
-            } else {
-                self.wrong(Wrong::Lost, format!("{id} {:?}", event.stamp), tally);
-                if !std::mem::replace(&mut told, true) {
-                    tally.story(|| self.story(event.sent_ms, id.ms));
-                }
-            }
-        }
-    }
-
-    /// "From the oldest" claims nothing about what was gone when it first read: below the oldest, or lost
-    /// by Redis before.
-    fn owed_from_oldest(&self, id: EventId, event: &Acked, first_ms: u64, tally: &Tally) -> bool {
-        let behind = self.first_on.get(&event.stamp.channel).is_some_and(|first| id > *first);
-        event.sent_ms > first_ms || (behind && !tally.epoch_ended_between(event.sent_ms, first_ms))
+    /// Whether a reset took the position below an event since it was received, while there were two masters.
+    fn went_back(&self, id: EventId, since_ms: u64, tally: &Tally) -> bool {
+        let back = |gap: &Gap| gap.reason == "reset" && gap.read_ms >= since_ms && gap.id < id;
+        self.gaps.iter().any(back) && tally.touched(since_ms, now_ms(), Fault::splits)
     }
 
     /// Notes a violation.
     pub fn wrong(&self, what: Wrong, text: String, tally: &mut Tally) {
         tally.wrong(what, format!("{}: {text}", self.name));
         if what != Wrong::Lost {
-            tally.story(|| self.story(now_ms(), now_ms()));
+            tally.story(what, || self.story(now_ms(), now_ms()));
         }
     }
 
+    /// The positions just below and above one, when they were read, and on which channel an event came there.
+    pub fn around(&self, id: EventId) -> String {
+        let mut steps: Vec<Step> = self.steps.clone();
+        steps.sort_by_key(|step| step.id);
+        let place = steps.partition_point(|step| step.id < id);
+        let mut text = format!("  around {id}:\n");
+        for step in &steps[place.saturating_sub(6)..steps.len().min(place + 6)] {
+            let came = self.received.keys().find(|(came, _)| *came == step.id);
+            let channel = came.map_or("no event".into(), |(_, stamp)| channel_name(stamp.channel));
+            text += &format!("    {} of {channel} at {}\n", step.id, step.at_ms);
+        }
+        for gap in &self.gaps {
+            text += &format!("    gap {} at {} after {}\n", gap.reason, gap.read_ms, gap.after);
+        }
+        text
+    }
+
     /// What this session lived through around a time.
-    fn story(&self, from_ms: u64, to_ms: u64) -> String {
-        let channels: Vec<&str> = self.channels.iter().map(|n| CHANNELS[usize::from(*n)]).collect();
-        let mut text = format!("{} on {channels:?} from {:?}\n", self.name, self.from);
+    pub fn story(&self, from_ms: u64, to_ms: u64) -> String {
+        let channels: Vec<_> = self.channels.iter().take(12).map(|n| channel_name(*n)).collect();
+        let mut text =
+            format!("{} on {channels:?} from {:?}, {:?}\n", self.name, self.from, self.quirks);
+        text += &format!("  first {:?}\n", self.first);
         let near = |at: u64| at + 4_000 > from_ms && at < to_ms + 12_000;
         for note in self.notes.iter().filter(|note| near(note.at_ms)) {
             text += &format!("  {} at {}: {}\n", note.at_ms, note.cursor, note.text);
         }
-        let mut ids: Vec<_> = self.received.iter().collect();
-        ids.sort_unstable();
-        let place = ids.partition_point(|(id, _)| id.ms < to_ms);
-        for (id, (channel, at)) in &ids[place.saturating_sub(8)..ids.len().min(place + 16)] {
-            text += &format!("  received {id} of channel {channel} at {at}\n");
+        let mut times: Vec<_> = self.received.iter().map(|((id, s), at)| (*at, *id, *s)).collect();
+        times.sort_unstable();
+        let place = times.partition_point(|(at, ..)| *at < from_ms);
+        for (at, id, stamp) in &times[place.saturating_sub(8)..times.len().min(place + 16)] {
+            text += &format!("  received {id} {stamp:?} at {at}\n");
         }
         text
     }
-}
-
-/// A publication that became two events although no idempotency key was lost.
-pub fn check_repeats(ledger: &Ledger, tally: &mut Tally) {
-    for (stamp, ids) in ledger.repeated() {
-        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else { continue };
-        if !tally.keys_lost_between(low.ms, high.ms) {
-            let text = format!("{} became {ids:?}", describe(stamp));
-            tally.wrong(Wrong::Duplicated, text);
-        } else {
-            tally.repeated += 1;
-        }
-    }
-}
-
-fn describe(stamp: Stamp) -> String {
-    format!("the publication {} of {:?}", stamp.key(), stamp.channel_name())
 }

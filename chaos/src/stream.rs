@@ -20,9 +20,32 @@ pub struct Parser {
     block: Block,
     lines: Vec<String>,
     any: bool,
+    /// The last field was an id.
+    id_last: bool,
+}
+
+/// A block that was cut off behind its `id:` line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CutOff {
+    /// More of it was to come: whoever takes the cursor at once skips it.
+    Inside(String),
+    /// Nothing of it is missing but the empty line.
+    AtTheEnd(Block),
 }
 
 impl Parser {
+    /// What is left of a block at the end of a stream, if its `id:` line was read.
+    pub fn cut_off(&self) -> Option<CutOff> {
+        let id = self.block.id.clone()?;
+        if self.id_last && self.line.is_empty() && !self.lines.is_empty() {
+            return Some(CutOff::AtTheEnd(Block {
+                data: self.lines.join("\n"),
+                ..self.block.clone()
+            }));
+        }
+        Some(CutOff::Inside(id))
+    }
+
     /// Takes bytes; answers the blocks that are whole now.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Block> {
         let mut blocks = Vec::new();
@@ -49,6 +72,7 @@ impl Parser {
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
+        self.id_last = field == "id";
         match field {
             "id" => self.block.id = Some(value.to_owned()),
             "event" => self.block.event = value.to_owned(),
@@ -106,5 +130,45 @@ impl Body {
             }
         }
         content
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_become_blocks_wherever_they_are_cut() {
+        let text = "retry: 5\n\nid: 1-65536\r\ndata: a\rdata:\ndata:  b\n\n:\nevent: gap\ndata: {}\n\ndata: cut";
+        let framed =
+            format!("3\r\n{}\r\n{:x};x=y\r\n{}\r\n", &text[..3], text.len() - 3, &text[3..]);
+        for (head, bytes) in [("", text), ("Transfer-Encoding: chunked", framed.as_str())] {
+            for size in 1..bytes.len() {
+                let (mut parser, mut body) = (Parser::default(), Body::of(head));
+                let pieces = bytes.as_bytes().chunks(size);
+                let blocks: Vec<Block> =
+                    pieces.flat_map(|piece| parser.feed(&body.decode(piece))).collect();
+                let [event, gap] = &blocks[..] else { panic!("{blocks:?}") };
+                assert_eq!(
+                    (event.id.as_deref(), event.data.as_str()),
+                    (Some("1-65536"), "a\n\n b")
+                );
+                assert_eq!((gap.event.as_str(), gap.data.as_str()), ("gap", "{}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_cut_off_is_known_by_its_id() {
+        let after = |text: &str| {
+            let mut parser = Parser::default();
+            parser.feed(text.as_bytes());
+            parser.cut_off()
+        };
+        assert_eq!(after("data: a\n\ndata: b\nid: 1-6"), None);
+        assert_eq!(after("id: 1-6\ndata: a\n"), Some(CutOff::Inside("1-6".to_owned())));
+        let whole =
+            Block { id: Some("1-6".to_owned()), event: String::new(), data: "a".to_owned() };
+        assert_eq!(after("data: a\nid: 1-6\n"), Some(CutOff::AtTheEnd(whole)));
     }
 }

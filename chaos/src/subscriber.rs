@@ -5,21 +5,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
-use crate::ledger::now_ms;
-use crate::payload::CHANNELS;
-use crate::session::{From, Session};
+use crate::payload::{BUSY, CHANNELS, CROWD, ONCE, Stamp, channel_in_url};
+use crate::publisher::{Beat, Publisher, Way};
+use crate::reading::{Left, Reading};
+use crate::session::{From, Quirks, Session};
 use crate::stage::{Cue, Stage};
-use crate::stream::{Body, Parser};
-use crate::tally::Wrong;
 
-/// A stream without a byte for so long is given up, as a browser behind a dead router would. Heartbeats
-/// come every second, and a gateway is paused for eight at most.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long the publisher of a client that publishes on `open` tries.
+const OPENER_BOUND: Duration = Duration::from_secs(20);
 
 /// How a subscriber behaves while things break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,87 +32,91 @@ pub enum Habit {
     Stalling,
     /// Forgets everything every few seconds and begins anew.
     Fresh,
+    /// On dozens of channels that come and go; leaves and comes back about when they are given up.
+    Crowd,
+    /// Opens a channel that nobody used, and publishes there as soon as the answer's head has come.
+    Opener,
 }
 
 /// One subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
-    stage: Rc<Stage>,
-    cue: watch::Receiver<Cue>,
-    number: usize,
-    habit: Habit,
-    rng: fastrand::Rng,
-    session: Session,
+    pub(crate) stage: Rc<Stage>,
+    pub(crate) cue: watch::Receiver<Cue>,
+    pub(crate) number: usize,
+    pub(crate) habit: Habit,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) session: Session,
     lives: u32,
-}
-
-/// Why reading a stream ended.
-#[derive(Debug)]
-enum Left {
-    Ended,
-    Silent,
-    Hopped,
-    Finished,
-    Reborn,
 }
 
 impl Subscriber {
     /// Subscriber `number`.
     pub fn new(stage: Rc<Stage>, number: usize, habit: Habit) -> Self {
-        let mut rng = fastrand::Rng::with_seed(stage.seed ^ (0x5ab5 << 16) ^ number as u64);
-        let session = Self::born(number, habit, 0, &mut rng);
-        Subscriber { cue: stage.cue.subscribe(), stage, number, habit, rng, session, lives: 0 }
+        let rng = fastrand::Rng::with_seed(stage.seed ^ (0x5ab5 << 16) ^ number as u64);
+        let nobody = Session::new(String::new(), Vec::new(), From::Now, Quirks::default());
+        let cue = stage.cue.subscribe();
+        let mut subscriber =
+            Subscriber { cue, stage, number, habit, rng, session: nobody, lives: 0 };
+        subscriber.session = subscriber.born();
+        subscriber
     }
 
-    fn born(number: usize, habit: Habit, life: u32, rng: &mut fastrand::Rng) -> Session {
-        let mut channels: Vec<u16> = (0..CHANNELS.len() as u16).collect();
-        rng.shuffle(&mut channels);
-        let some = match rng.u8(0..4) {
-            0 => 1,
-            1 => CHANNELS.len(),
-            _ => rng.usize(2..5),
+    fn born(&mut self) -> Session {
+        let rng = &mut self.rng;
+        let channels = match self.habit {
+            Habit::Opener => vec![self.stage.fresh_channel()],
+            Habit::Crowd => {
+                let mut all: Vec<u16> = CROWD.collect();
+                rng.shuffle(&mut all);
+                all.truncate(rng.usize(20..90));
+                all
+            }
+            _ => some_channels(rng),
         };
-        channels.truncate(some);
-        // Without a busy channel nothing would be learnt about repair.
-        if !channels.iter().any(|n| (1..7).contains(n)) {
-            channels.push(rng.u16(1..7));
-        }
-        let from = if rng.bool() { From::Now } else { From::Oldest };
-        let name = format!("{habit:?} {number}.{life}");
-        let mut session = Session::new(name, channels, from);
-        session.prompt = matches!(habit, Habit::Steady | Habit::Hopping);
+        let from = match (self.habit, rng.u8(0..10)) {
+            (Habit::Opener, _) => From::Now,
+            (Habit::Fresh, 0) => From::Garbage,
+            (_, 0..5) => From::Now,
+            _ => From::Oldest,
+        };
+        let nginx = self.stage.places.nginx.is_some() && rng.u8(0..8) == 0;
+        let quirks = Quirks {
+            no_checkpoints: rng.u8(0..8) == 0 && self.habit != Habit::Opener,
+            eager: rng.u8(0..4) == 0,
+            http10: rng.u8(0..8) == 0,
+            nginx,
+        };
+        let name = format!("{:?} {}.{}", self.habit, self.number, self.lives);
+        let mut session = Session::new(name, channels, from, quirks);
+        session.prompt = matches!(self.habit, Habit::Steady | Habit::Hopping);
         session
+    }
+
+    /// Whether the run waits until it is up to date.
+    pub fn lasts(&self) -> bool {
+        self.habit != Habit::Opener
+    }
+
+    /// Whether it reads less than comes, at this time.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self.habit, Habit::Slow | Habit::Stalling) && !self.cue.borrow().calm
     }
 
     /// Subscribes until the markers have come or the run is over.
     pub async fn run(mut self) {
-        let mut first = true;
         loop {
             let cue = *self.cue.borrow_and_update();
-            if cue.over || self.session.complete() {
+            let bored =
+                !self.lasts() && self.stage.last_call.get() && self.session.opener.is_none();
+            if cue.over || bored || self.session.complete() {
                 break;
             }
-            let addr = self.stage.gateways[self.rng.usize(..self.stage.gateways.len())];
-            let connected = timeout(Duration::from_secs(3), self.open(addr)).await;
             let mut pause = self.rng.u64(20..200);
-            if let Ok(Ok(stream)) = connected {
-                self.stage.tally.borrow_mut().reconnects += u64::from(!first);
-                first = false;
-                self.session.note(format!("connected to {addr}"));
+            if let Some(stream) = self.connect().await {
                 let left = self.read(stream, cue.aborts).await;
                 self.session.note(format!("{left:?}"));
-                match left {
-                    Left::Hopped if self.rng.u8(0..25) == 0 => pause = self.rng.u64(9_000..20_000),
-                    Left::Reborn => {
-                        self.lives += 1;
-                        let rng = &mut self.rng;
-                        let next = Self::born(self.number, self.habit, self.lives, rng);
-                        let old = std::mem::replace(&mut self.session, next);
-                        self.stage.sessions.borrow_mut().push(old);
-                        first = true;
-                    }
-                    _ => {}
-                }
+                pause = self.pause_after(left, pause);
             }
             // Calm ends a long absence, but is no reason to try without a pause.
             if self.cue.borrow().calm {
@@ -128,103 +130,109 @@ impl Subscriber {
         self.stage.sessions.borrow_mut().push(self.session);
     }
 
+    fn pause_after(&mut self, left: Left, pause: u64) -> u64 {
+        match (left, self.habit) {
+            (Left::Refused, _) => 300 + pause,
+            (Left::Reborn, _) => {
+                self.lives += 1;
+                let next = self.born();
+                let old = std::mem::replace(&mut self.session, next);
+                self.stage.sessions.borrow_mut().push(old);
+                if self.lasts() { pause } else { 200 + pause }
+            }
+            (Left::Hopped, Habit::Crowd) => {
+                let linger = self.stage.settings.linger.as_millis() as u64;
+                linger * self.rng.u64(3..17) / 10 + self.rng.u64(0..40)
+            }
+            (Left::Hopped, _) if self.rng.u8(0..25) == 0 => self.rng.u64(9_000..20_000),
+            _ => pause,
+        }
+    }
+
+    async fn connect(&mut self) -> Option<TcpStream> {
+        let places = &self.stage.places;
+        let addr = match places.nginx {
+            Some(nginx) if self.session.quirks.nginx => nginx,
+            _ => places.gateways[self.rng.usize(..places.gateways.len())],
+        };
+        let again = !self.session.opens.is_empty();
+        let connected = timeout(Duration::from_secs(3), self.open(addr)).await;
+        let Ok(Ok(stream)) = connected else { return None };
+        self.session.note(format!("connected to {addr}"));
+        let mut tally = self.stage.tally.borrow_mut();
+        tally.reconnects += u64::from(again);
+        if !again {
+            self.session.count(self.habit, &mut tally);
+        }
+        Some(stream)
+    }
+
     async fn open(&mut self, addr: SocketAddr) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
-        if matches!(self.habit, Habit::Slow | Habit::Stalling) {
+        if self.is_slow() {
             socket.set_recv_buffer_size(8 * 1024)?;
         }
         let mut stream = socket.connect(addr).await?;
         let mut query: Vec<String> = Vec::new();
         for n in &self.session.channels {
-            query.push(format!("channel={}", CHANNELS[usize::from(*n)].replace('=', "%3D")));
+            query.push(format!("channel={}", channel_in_url(*n)));
         }
+        let quirks = self.session.quirks;
         if self.session.from == From::Oldest {
             query.push("last_event_id=0".to_owned());
         }
-        let cursor = self.session.cursor.as_ref();
+        if quirks.no_checkpoints {
+            query.push("checkpoints=off".to_owned());
+        }
+        let cursor = self.session.opening();
         let cursor = cursor.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         let query = query.join("&");
-        let head = format!("GET /events?{query} HTTP/1.1\r\nHost: chaos\r\n");
+        let version = if quirks.http10 { "1.0" } else { "1.1" };
+        let head = format!("GET /events?{query} HTTP/{version}\r\nHost: chaos\r\n");
         let accept = "Accept: text/event-stream\r\n\r\n";
         stream.write_all(format!("{head}{cursor}{accept}").as_bytes()).await?;
         Ok(stream)
     }
 
-    async fn read(&mut self, mut stream: TcpStream, aborts: u32) -> Left {
-        let mut parser = Parser::default();
-        let mut body: Option<Body> = None;
-        let mut head = Vec::new();
+    /// The answer's head has come. Who publishes then does it now.
+    pub(crate) fn opened(&mut self) {
+        self.session.head();
+        if self.habit != Habit::Opener || self.session.opener.is_some() {
+            return;
+        }
+        let channel = self.session.channels[0];
+        let stamp = Stamp { channel, publisher: self.number as u16, seq: 1 };
+        let way = if self.rng.bool() { Way::Http } else { Way::Direct };
+        let number = (u64::from(channel - ONCE.start) % 60_000) as u16;
+        let publisher = Publisher::new(self.stage.clone(), number, way, Beat::Town);
+        tokio::task::spawn_local(publisher.deliver(vec![stamp], OPENER_BOUND));
+        let faults = self.stage.tally.borrow().at_work().map(|fault| fault.name()).collect();
+        self.session.opener = Some((stamp, faults));
+    }
+
+    pub(crate) fn reading(&mut self, aborts: u32) -> Reading {
         let leave = match self.habit {
             Habit::Hopping => self.rng.u64(100..4_000),
             Habit::Fresh => self.rng.u64(1_000..7_000),
+            Habit::Crowd => self.rng.u64(50..3_000),
             _ => 3_600_000,
         };
-        let leave = Instant::now() + Duration::from_millis(leave);
-        let mut dawdle = Instant::now() + Duration::from_millis(self.rng.u64(500..4_000));
-        let mut silence = Instant::now() + SILENCE;
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let cue = *self.cue.borrow_and_update();
-            if cue.over || self.session.complete() {
-                return Left::Finished;
-            }
-            if cue.aborts != aborts {
-                return Left::Hopped;
-            }
-            let mut size = buffer.len();
-            if !cue.calm {
-                let now = now_ms();
-                let mut hold = cue.stalled_until_ms.saturating_sub(now);
-                if self.habit == Habit::Slow {
-                    (size, hold) = (self.rng.usize(1..4_000), hold.max(self.rng.u64(20..80)));
-                }
-                if self.habit == Habit::Stalling && dawdle < Instant::now() {
-                    hold = hold.max(self.rng.u64(500..7_000));
-                    dawdle =
-                        Instant::now() + Duration::from_millis(hold + self.rng.u64(500..5_000));
-                }
-                if hold > 0 {
-                    // Calm ends a stall, so that the run's end does not wait for it.
-                    let calm = self.cue.wait_for(|cue| cue.calm || cue.over);
-                    let _ = timeout(Duration::from_millis(hold), calm).await;
-                    silence = silence.max(Instant::now() + Duration::from_secs(1));
-                }
-            }
-            let n = tokio::select! {
-                read = stream.read(&mut buffer[..size]) => match read {
-                    Ok(n) if n > 0 => n,
-                    _ => return Left::Ended,
-                },
-                () = sleep_until(leave), if !cue.calm => {
-                    return if self.habit == Habit::Fresh { Left::Reborn } else { Left::Hopped };
-                }
-                () = sleep_until(silence) => return Left::Silent,
-                _ = self.cue.changed() => continue,
-            };
-            silence = Instant::now() + SILENCE;
-            let mut bytes = &buffer[..n];
-            if body.is_none() {
-                head.extend_from_slice(bytes);
-                let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
-                let text = String::from_utf8_lossy(&head[..end]).into_owned();
-                self.judge(&text);
-                body = Some(Body::of(&text));
-                bytes = &head[end + 4..];
-            }
-            let Some(body) = &mut body else { continue };
-            for block in parser.feed(&body.decode(bytes)) {
-                let mut ledger = self.stage.ledger.borrow_mut();
-                self.session.take(&block, &mut ledger, &mut self.stage.tally.borrow_mut());
-            }
-            self.stage.reached.borrow_mut()[self.number] = self.session.reached_ms();
-        }
+        Reading::new(aborts, leave, self.rng.u64(500..4_000), self.is_slow())
     }
+}
 
-    /// Any status but 200 would end a native EventSource for good, whatever the trouble.
-    fn judge(&mut self, head: &str) {
-        if head.split(' ').nth(1) != Some("200") {
-            let line = head.lines().next().unwrap_or_default().to_owned();
-            self.session.wrong(Wrong::Terminal, line, &mut self.stage.tally.borrow_mut());
-        }
+fn some_channels(rng: &mut fastrand::Rng) -> Vec<u16> {
+    let mut channels: Vec<u16> = (0..CHANNELS.len() as u16).collect();
+    rng.shuffle(&mut channels);
+    let some = match rng.u8(0..4) {
+        0 => 1,
+        1 => CHANNELS.len(),
+        _ => rng.usize(2..6),
+    };
+    channels.truncate(some);
+    // Without a busy channel nothing would be learnt about repair.
+    if !channels.iter().any(|n| BUSY.contains(n)) {
+        channels.push(rng.u16(BUSY));
     }
+    channels
 }

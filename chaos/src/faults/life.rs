@@ -1,0 +1,137 @@
+//! What happens to the lives of Redis: crashes, pauses, and who is the master.
+
+use rustix::process::Signal;
+use std::time::Duration;
+use tokio::time::sleep;
+
+use super::Fault;
+use crate::redis_side::RedisSide;
+use crate::storm::Hand;
+
+/// Ends or stops the master, and starts it again with what it should have kept.
+pub async fn crash(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    let master = &mut side.master;
+    match fault {
+        Fault::RedisPause => {
+            master.signal(Signal::STOP);
+            hand.wait(1_000..8_000).await;
+            master.signal(Signal::CONT);
+            return Ok(());
+        }
+        Fault::RedisRollback => {
+            master.save().await?;
+            hand.wait(300..2_500).await;
+            master.kill();
+        }
+        Fault::RedisAof => {
+            master.must(&["CONFIG", "SET", "appendonly", "yes"]).await?;
+            while master.info("aof_rewrite_in_progress").await? != "0"
+                || master.info("aof_rewrite_scheduled").await? != "0"
+            {
+                sleep(Duration::from_millis(50)).await;
+            }
+            hand.wait(200..1_500).await;
+            master.kill();
+        }
+        _ => master.wipe(),
+    }
+    hand.stage.census.borrow_mut().breaks();
+    hand.wait(0..1_500).await;
+    let aof = fault == Fault::RedisAof;
+    master.revive(aof).await?;
+    if aof {
+        master.must(&["CONFIG", "SET", "appendonly", "no"]).await?;
+    }
+    Ok(())
+}
+
+/// The replica, which lags, becomes the master of everybody; the old one is killed and follows it, empty.
+pub async fn promote(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    side.replica.caught_up().await?;
+    side.replication.stall(true);
+    hand.wait(200..2_500).await;
+    if hand.rng.bool() {
+        side.master.signal(Signal::STOP);
+        hand.wait(200..2_500).await;
+    }
+    side.replication.cut();
+    side.replica.lead().await?;
+    hand.stage.master.set(Some(side.replica.addr));
+    for link in &side.links {
+        link.switch(side.replica.addr);
+    }
+    side.swap();
+    side.replica.wipe();
+    side.replica.revive(false).await?;
+    side.replica.follow(side.replication.addr).await
+}
+
+/// The master stands still, is replaced, goes on beside its successor, and is demoted. Connections that there were stay
+/// with it; new ones are led to the successor, some sooner than others.
+pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    side.replica.caught_up().await?;
+    if hand.rng.bool() {
+        side.replication.stall(true);
+        hand.wait(100..1_000).await;
+    }
+    side.master.signal(Signal::STOP);
+    hand.wait(50..1_500).await;
+    side.replication.cut();
+    side.replica.lead().await?;
+    hand.stage.master.set(Some(side.replica.addr));
+    for link in &side.links {
+        if hand.rng.bool() {
+            link.redirect(side.replica.addr);
+            // Half of those who are led there at once are also sent away from the old one.
+            if hand.rng.bool() {
+                link.cut();
+            }
+        }
+    }
+    hand.wait(0..1_000).await;
+    side.master.signal(Signal::CONT);
+    hand.wait(300..2_500).await;
+    for link in &side.links {
+        link.redirect(side.replica.addr);
+    }
+    hand.wait(0..500).await;
+    side.swap();
+    // As Sentinel does it.
+    side.replica.follow(side.replication.addr).await?;
+    for kind in ["normal", "pubsub"] {
+        side.replica.must(&["CLIENT", "KILL", "TYPE", kind]).await?;
+    }
+    side.replica.caught_up().await
+}
+
+/// The replica, which lags, becomes the master, and a moment later the old one is the master again, with the replica's
+/// data; perhaps before anybody else has seen the replica.
+pub async fn failover_back(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    side.replica.caught_up().await?;
+    side.replication.stall(true);
+    hand.wait(200..1_500).await;
+    let unseen = hand.rng.bool();
+    for link in &side.links {
+        match unseen {
+            true => link.stall(true),
+            false => link.switch(side.replica.addr),
+        }
+    }
+    side.replication.cut();
+    side.replica.lead().await?;
+    hand.stage.master.set(Some(side.replica.addr));
+    side.master.follow(side.replica.addr).await?;
+    side.master.caught_up().await?;
+    if !unseen {
+        hand.wait(0..1_500).await;
+    }
+    side.master.lead().await?;
+    hand.stage.master.set(Some(side.master.addr));
+    for link in &side.links {
+        link.switch(side.master.addr);
+        link.stall(false);
+    }
+    side.replication.switch(side.master.addr);
+    side.replication.stall(false);
+    side.replica.follow(side.replication.addr).await
+}

@@ -1,0 +1,65 @@
+//! The living Redis is put back to what it was, as by a RESTORE or a reverted virtual machine: its process, and every
+//! connection, stay.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::payload::CHANNELS;
+use crate::redis_side::RedisSide;
+use crate::storm::Hand;
+
+/// Copies the state, the histories and what is known of them, or puts them back. COPY keeps everything that DUMP and
+/// RESTORE would: times to live, and how many entries a stream ever had.
+const SAVE: &str = "
+for _, key in ipairs(redis.call('KEYS', 'sse:known:*')) do KEYS[#KEYS + 1] = key end
+for _, key in ipairs(KEYS) do redis.call('COPY', key, 'saved:' .. key, 'REPLACE') end
+return #KEYS";
+const RESTORE: &str = "
+for _, key in ipairs(redis.call('KEYS', 'sse:known:*')) do KEYS[#KEYS + 1] = key end
+for _, key in ipairs(KEYS) do redis.call('DEL', key) end
+for _, saved in ipairs(redis.call('KEYS', 'saved:*')) do
+  redis.call('RENAME', saved, string.sub(saved, 7))
+end
+return #KEYS";
+
+/// State and histories become what they were some ticks ago.
+pub async fn revert(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    script(side, SAVE).await?;
+    ticks(hand, side).await?;
+    hand.stage.census.borrow_mut().breaks();
+    script(side, RESTORE).await
+}
+
+/// All data become what they were some ticks ago.
+pub async fn debug_reload(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    side.master.save().await?;
+    ticks(hand, side).await?;
+    hand.stage.census.borrow_mut().breaks();
+    side.master.must(&["DEBUG", "RELOAD", "NOSAVE"]).await.map(|_| ())
+}
+
+async fn script(side: &RedisSide, text: &str) -> Result<(), String> {
+    let keys = CHANNELS.map(|name| format!("sse:history:{name}"));
+    let count = (keys.len() + 1).to_string();
+    let mut call = vec!["EVAL", text, &count, "sse:state"];
+    call.extend(keys.iter().map(String::as_str));
+    side.master.must(&call).await.map(|_| ())
+}
+
+/// Waits until every gateway has seen the state rise: what was seen can only be missed by those who saw it.
+async fn ticks(hand: &mut Hand, side: &RedisSide) -> Result<(), String> {
+    let beat = || async {
+        let text = side.master.must(&["HGET", "sse:state", "beat"]).await?;
+        Ok::<u64, String>(text.parse().unwrap_or(0))
+    };
+    let before = beat().await?;
+    sleep(hand.stage.settings.tick * 3).await;
+    hand.wait(200..1_500).await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    // Version 1 has no beat, and a state of it none to wait for.
+    while before > 0 && beat().await? < before + 3 && tokio::time::Instant::now() < end {
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! An nginx in front of the gateways, set up as the one of the deployment is, for some of the subscribers.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::Process;
+
+/// A running nginx; gone when this is dropped.
+#[derive(Debug)]
+pub struct Nginx {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    process: Process,
+}
+
+impl Nginx {
+    /// Starts one, or says why that cannot be.
+    pub fn start(addr: SocketAddr, gateways: &[SocketAddr], dir: &Path) -> Result<Nginx, String> {
+        let servers = gateways.iter().map(|addr| format!("server {addr} max_fails=0;"));
+        let servers = servers.collect::<Vec<_>>().join("\n        ");
+        let text = CONFIG.replace("ADDR", &addr.to_string()).replace("SERVERS", &servers);
+        let (config, prefix) = (dir.join("nginx.conf"), dir.join("nginx"));
+        let write = std::fs::create_dir_all(&prefix).and_then(|()| std::fs::write(&config, text));
+        write.map_err(|error| format!("{}: {error}", config.display()))?;
+        let mut command = Command::new("nginx");
+        command.args(["-e", "stderr", "-p"]).arg(&prefix).arg("-c").arg(&config);
+        let process = Process::start(&mut command, &dir.join("nginx.log"))?;
+        Ok(Nginx { addr, process })
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<String> {
+        self.process.ended().map(|status| format!("nginx ended with {status}"))
+    }
+}
+
+// One process without a master, so that ending it leaves nobody behind. What concerns streams is as in
+// nginx/gateway.conf.
+const CONFIG: &str = "
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr crit;
+events { worker_connections 512; }
+http {
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    upstream gateways {
+        SERVERS
+    }
+    server {
+        listen ADDR;
+        location = /events {
+            proxy_pass http://gateways;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_buffering off;
+            proxy_connect_timeout 1s;
+            proxy_read_timeout 9s;
+            proxy_next_upstream error timeout http_502 http_503;
+            proxy_next_upstream_tries 3;
+            error_page 502 503 504 = @comeback;
+        }
+        location @comeback {
+            default_type text/event-stream;
+            return 200 \"retry: 300\\n\\n\";
+        }
+    }
+}
+";

@@ -1,0 +1,266 @@
+//! Reading one stream: as fast as the habit allows, until it ends or its reader leaves.
+
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::faults::Fault;
+use crate::ledger::now_ms;
+use crate::session::Session;
+use crate::stage::Cue;
+use crate::stream::{Body, CutOff, Parser};
+use crate::subscriber::{Habit, Subscriber};
+use crate::tally::{Tally, Wrong};
+use crate::truth::HEARD_MS;
+
+/// A stream without a byte for so long is given up, as a browser behind a dead router would. Heartbeats
+/// come every second, and a gateway is paused for eight at most.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The same while nothing is broken.
+const CALM_SILENCE: Duration = Duration::from_secs(4);
+/// How long a client that published on `open` waits for its event.
+const OPENER_BOUND_MS: u64 = 30_000;
+/// Everybody must be up to date so long after the last fault.
+pub const RECOVERY: Duration = Duration::from_secs(10);
+
+/// Why reading a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By the other side.
+    Ended,
+    /// Nothing came.
+    Silent,
+    /// The reader left, and comes back.
+    Hopped,
+    /// The answer was no stream.
+    Refused,
+    /// All is read.
+    Finished,
+    /// The reader left, and begins anew.
+    Reborn,
+}
+
+/// One stream as far as it was read.
+#[derive(Debug)]
+pub struct Reading {
+    parser: Parser,
+    body: Option<Body>,
+    head: Vec<u8>,
+    aborts: u32,
+    /// Its receive buffer is small.
+    slow: bool,
+    leave: Instant,
+    dawdle: Instant,
+    silence: Instant,
+}
+
+impl Reading {
+    /// Nothing is read yet. The reader leaves after so long, and stops for the first time after so long.
+    pub fn new(aborts: u32, leave_ms: u64, dawdle_ms: u64, slow: bool) -> Self {
+        let after = |ms| Instant::now() + Duration::from_millis(ms);
+        Reading {
+            parser: Parser::default(),
+            body: None,
+            head: Vec::new(),
+            aborts,
+            slow,
+            leave: after(leave_ms),
+            dawdle: after(dawdle_ms),
+            silence: Instant::now() + SILENCE,
+        }
+    }
+}
+
+impl Subscriber {
+    pub(crate) async fn read(&mut self, mut stream: TcpStream, aborts: u32) -> Left {
+        let mut reading = self.reading(aborts);
+        let mut buffer = vec![0; 16 * 1024];
+        let left = loop {
+            let cue = *self.cue.borrow_and_update();
+            if let Some(left) = self.has_to_leave(&reading, cue) {
+                break left;
+            }
+            let size = if cue.calm { buffer.len() } else { self.dawdle(&mut reading, cue).await };
+            if cue.calm {
+                reading.silence = reading.silence.min(Instant::now() + CALM_SILENCE);
+            }
+            let n = tokio::select! {
+                read = stream.read(&mut buffer[..size]) => match read {
+                    Ok(n) if n > 0 => n,
+                    _ => break Left::Ended,
+                },
+                () = sleep_until(reading.leave), if !cue.calm => break self.leaves(),
+                () = sleep_until(reading.silence) => break Left::Silent,
+                // An opener looks at its watch.
+                () = sleep_until(Instant::now() + Duration::from_millis(100)), if !self.lasts() => continue,
+                _ = self.cue.changed() => continue,
+            };
+            reading.silence = Instant::now() + SILENCE;
+            if !self.digest(&mut reading, &buffer[..n]) {
+                break Left::Refused;
+            }
+        };
+        self.cut_off(&reading, left);
+        left
+    }
+
+    fn has_to_leave(&mut self, reading: &Reading, cue: Cue) -> Option<Left> {
+        if cue.over || self.session.complete() {
+            return Some(Left::Finished);
+        }
+        if self.habit == Habit::Opener && self.session.opener.is_some() && self.opener_is_done(cue)
+        {
+            return Some(Left::Reborn);
+        }
+        // A buffer is small or large from the start.
+        let hops = cue.aborts != reading.aborts || reading.slow != self.is_slow();
+        hops.then_some(Left::Hopped)
+    }
+
+    fn leaves(&mut self) -> Left {
+        match self.habit {
+            Habit::Fresh => Left::Reborn,
+            Habit::Crowd if self.rng.u8(0..6) == 0 => Left::Reborn,
+            _ => Left::Hopped,
+        }
+    }
+
+    /// Waits as a slow reader does; answers how many bytes it takes next.
+    async fn dawdle(&mut self, reading: &mut Reading, cue: Cue) -> usize {
+        let mut size = 16 * 1024;
+        let mut hold = cue.stalled_until_ms.saturating_sub(now_ms());
+        if self.habit == Habit::Slow {
+            (size, hold) = (self.rng.usize(1..4_000), hold.max(self.rng.u64(20..80)));
+        }
+        if self.habit == Habit::Stalling && reading.dawdle < Instant::now() {
+            hold = hold.max(self.rng.u64(500..7_000));
+            let next = hold + self.rng.u64(500..5_000);
+            reading.dawdle = Instant::now() + Duration::from_millis(next);
+        }
+        if hold > 0 {
+            // Calm ends a stall, so that the run's end does not wait for it.
+            let calm = self.cue.wait_for(|cue| cue.calm || cue.over);
+            let _ = timeout(Duration::from_millis(hold), calm).await;
+            reading.silence = reading.silence.max(Instant::now() + Duration::from_secs(1));
+        }
+        size
+    }
+
+    /// Takes bytes; answers whether this is a stream.
+    fn digest(&mut self, reading: &mut Reading, mut bytes: &[u8]) -> bool {
+        if reading.body.is_none() {
+            let before = reading.head.len();
+            reading.head.extend_from_slice(bytes);
+            let end = reading.head.windows(4).position(|w| w == b"\r\n\r\n");
+            let Some(end) = end else { return true };
+            let text = String::from_utf8_lossy(&reading.head[..end]).into_owned();
+            if !self.judge(&text) {
+                return false;
+            }
+            self.opened();
+            reading.body = Some(Body::of(&text));
+            bytes = &bytes[end + 4 - before..];
+        }
+        let Some(body) = &mut reading.body else { return true };
+        for block in reading.parser.feed(&body.decode(bytes)) {
+            let mut ledger = self.stage.ledger.borrow_mut();
+            self.session.take(&block, &mut ledger, &mut self.stage.tally.borrow_mut());
+        }
+        if let Some(reached) = self.stage.reached.borrow_mut().get_mut(self.number) {
+            *reached = self.session.position;
+        }
+        true
+    }
+
+    /// Any status but 200 would end a native EventSource for good, whatever the trouble; but for a channel that Redis
+    /// refuses it may.
+    fn judge(&mut self, head: &str) -> bool {
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        let mut tally = self.stage.tally.borrow_mut();
+        let asked_ms = self.session.opens.last().map_or(0, |open| open.at_ms);
+        let may = status == "403"
+            && tally.touched(asked_ms.saturating_sub(2_000), now_ms(), |fault| fault.refuses());
+        if status != "200" && !may {
+            let line = head.lines().next().unwrap_or_default().to_owned();
+            self.session.wrong(Wrong::Terminal, line, &mut tally);
+        }
+        if self.session.quirks.http10 && head.to_ascii_lowercase().contains("chunked") {
+            let text = "chunks to a client of HTTP/1.0".to_owned();
+            self.session.wrong(Wrong::Forged, text, &mut tally);
+        }
+        status == "200"
+    }
+
+    /// A client that takes the cursor at the `id:` line has it although the block's end never came.
+    fn cut_off(&mut self, reading: &Reading, left: Left) {
+        if !self.session.quirks.eager || left == Left::Finished {
+            return;
+        }
+        match reading.parser.cut_off() {
+            Some(CutOff::Inside(id)) => self.session.cut_off(&id),
+            // The id is a block's last line. That the empty line after it comes in the same packet is more than any
+            // server can promise, so a client that is cut off between them is taken to have the event.
+            Some(CutOff::AtTheEnd(block)) => {
+                let mut ledger = self.stage.ledger.borrow_mut();
+                self.session.take(&block, &mut ledger, &mut self.stage.tally.borrow_mut());
+            }
+            None => {}
+        }
+    }
+
+    /// Whether what was published on `open` has come, was told missing, or never will be known.
+    fn opener_is_done(&mut self, cue: Cue) -> bool {
+        let Some((stamp, _)) = self.session.opener else { return false };
+        let ledger = self.stage.ledger.borrow();
+        let sent_ms = ledger.sent_ms(stamp).unwrap_or_else(now_ms);
+        let acked = ledger.acked_on(stamp.channel).next().map(|(id, acked)| (id, acked.known_ms));
+        if self.session.received.keys().any(|(_, came)| *came == stamp) {
+            return acked.is_some() || now_ms() > sent_ms + OPENER_BOUND_MS;
+        }
+        if let Some((id, known_ms)) = acked {
+            let position = self.session.position;
+            let told = self.session.gaps.iter().any(|gap| gap.channel.is_none());
+            if position >= id || (told && position.epoch() != id.epoch()) {
+                // Between two masters it may be of the other one's life, which is told with the end of one of them.
+                let two = |fault: Fault| fault.makes_two_masters();
+                let two = self.stage.tally.borrow().touched(sent_ms, now_ms(), two);
+                return told || !two || now_ms() > known_ms + HEARD_MS + 1_000;
+            }
+            // Whoever had no position before the connection was lost has no claim.
+            let first = self.session.first.map(|first| &self.session.opens[first.open]);
+            if first.is_some_and(|open| open.head_ms.is_none_or(|head_ms| sent_ms <= head_ms)) {
+                return true;
+            }
+            let mut tally = self.stage.tally.borrow_mut();
+            let since_ms = known_ms.max(tally.healed_ms);
+            if cue.calm && tally.active == 0 && stuck(since_ms) {
+                let text = "what was published on open neither comes nor is told".to_owned();
+                self.session.wrong(Wrong::Stuck, text, &mut tally);
+                return true;
+            }
+        }
+        now_ms() > sent_ms + OPENER_BOUND_MS
+    }
+}
+
+fn stuck(since_ms: u64) -> bool {
+    now_ms() > since_ms + RECOVERY.as_millis() as u64
+}
+
+impl Session {
+    /// Counts what kind of client it is.
+    pub fn count(&self, habit: Habit, tally: &mut Tally) {
+        tally.client(&format!("{habit:?}").to_lowercase());
+        tally.client(&format!("from {:?}", self.from).to_lowercase());
+        let quirks = self.quirks;
+        let named = [
+            (quirks.no_checkpoints, "checkpoints=off"),
+            (quirks.eager, "cursor at the id: line"),
+            (quirks.http10, "http/1.0"),
+            (quirks.nginx, "through nginx"),
+        ];
+        named.iter().filter(|(so, _)| *so).for_each(|(_, name)| tally.client(name));
+    }
+}

@@ -1,0 +1,101 @@
+//! What a stream may say besides events: how it begins, blocks without an id, and gaps, as far as that can be judged at
+//! once.
+
+use sse_contract::{CONTRACT_VERSION, EventId};
+
+use crate::ledger::{Ledger, now_ms};
+use crate::session::{From, Session};
+use crate::stream::Block;
+use crate::tally::{Tally, Wrong};
+use crate::truth::Gap;
+
+impl Session {
+    /// Every stream with checkpoints begins with one that says where, unless a gap says first why it cannot.
+    pub(crate) fn check_opening(&mut self, block: &Block, tally: &mut Tally) {
+        // A client that was let in late waits, and hears so.
+        if block.event == "alive" && block.id.is_none() {
+            return;
+        }
+        let open = self.opens.len() - 1;
+        let open = &mut self.opens[open];
+        open.blocks += 1;
+        if CONTRACT_VERSION < 2 || self.quirks.no_checkpoints || open.blocks > 1 {
+            return;
+        }
+        let cursor = open.cursor.clone();
+        let from: serde_json::Value = serde_json::from_str(&block.data).unwrap_or_default();
+        let right = match (block.event.as_str(), self.from, &cursor) {
+            ("gap", ..) => matches!(from["reason"].as_str(), Some("late" | "unknown_id")),
+            ("checkpoint", From::Now, None) => from["from"] == "now",
+            ("checkpoint", _, Some(cursor)) => {
+                from["from"] == cursor.as_str() || self.from == From::Garbage
+            }
+            ("checkpoint", _, None) => from["from"].is_string(),
+            _ => false,
+        };
+        if !right {
+            let text = format!("a stream after {cursor:?} begins with {block:?}");
+            self.wrong(Wrong::Forged, text, tally);
+        }
+    }
+
+    pub(crate) fn without_id(&mut self, block: &Block, ledger: &Ledger, tally: &mut Tally) {
+        match (block.event.as_str(), ledger.was_raw(&block.data)) {
+            ("alive", _) => return,
+            ("gap", _) => return self.gap(self.position, now_ms(), &block.data, tally),
+            ("", Some((channel, n))) if self.channels.contains(&channel) => {
+                tally.raw += 1;
+                let Some(open) = self.opens.last_mut() else { return };
+                let before = open.raw.insert(channel, n);
+                if before.is_none_or(|before| before < n) {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        self.wrong(Wrong::Forged, format!("a block without id: {block:?}"), tally);
+    }
+
+    pub(crate) fn gap(&mut self, id: EventId, now: u64, data: &str, tally: &mut Tally) {
+        let open = self.opens.len() - 1;
+        let Some(gap) = Gap::read(data, id, now, open, self.steps.len(), tally.calm) else {
+            return self.wrong(Wrong::Forged, format!("the gap {data:?}"), tally);
+        };
+        self.note(format!("gap {data} id {id}"));
+        *tally.gaps.entry(gap.reason.clone()).or_default() += 1;
+        if gap.channel.is_some_and(|channel| !self.channels.contains(&channel)) {
+            return self.wrong(Wrong::Forged, format!("the gap {data}"), tally);
+        }
+        // Up it may move, as with a checkpoint: what lies between is owed all the same.
+        if gap.channel.is_some() && self.cursor.is_some() && id < self.position {
+            let text =
+                format!("the gap {data} moved the position back to {id}, from {}", self.position);
+            self.wrong(Wrong::Disorder, text, tally);
+        }
+        self.told_twice(&gap, data, tally);
+        if gap.reason == "reset" {
+            self.opens[open].resets.insert(gap.after.epoch(), now);
+        }
+        if gap.channel.is_none() {
+            self.vouched_ms = now;
+        }
+        self.gaps.push(gap);
+    }
+
+    fn told_twice(&mut self, gap: &Gap, data: &str, tally: &mut Tally) {
+        let open = self.opens.len() - 1;
+        let told = self.gaps.iter().rev().find(|told| told.is(gap) && told.open == open);
+        let again = told.is_some_and(|told| match gap.channel {
+            // How often a reset may be told follows from the epochs that began; that is judged at the end.
+            None => !matches!(gap.reason.as_str(), "reset" | "no_history"),
+            Some(_) => gap.oldest.is_some() && gap.oldest <= told.oldest,
+        });
+        if again {
+            self.wrong(
+                Wrong::FalseGap,
+                format!("{data} was told before on this connection"),
+                tally,
+            );
+        }
+    }
+}
