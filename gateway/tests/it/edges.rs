@@ -128,6 +128,8 @@ fn idempotency_keys_of_nested_names_are_two() {
 fn a_stream_that_opens_while_its_worker_is_behind_misses_nothing_silently() {
     let settings = [
         ("server.workers", "1"),
+        // However long a worker takes, nobody is let in late.
+        ("stream.open_wait", "60s"),
         ("stream.inbox_bytes", "3000"),
         ("stream.queue_events", "2000"),
         ("history.max_len", "100000"),
