@@ -66,7 +66,7 @@ pub struct Dispatch {
     /// Whether there is a session; without one, wishes are only noted.
     connected: bool,
     /// What is to be written.
-    pub(crate) out: BytesMut,
+    pub out: BytesMut,
     /// What was written there and is not answered.
     asked: VecDeque<Asked>,
     /// The clock that the last tick told, and when.

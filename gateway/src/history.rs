@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{RedisError, Value};
+use redis::{Cmd, RedisError, Value};
 use sse_contract::{Channel, EventId, Function};
 use tokio::sync::mpsc;
 
@@ -70,41 +70,77 @@ struct Pace {
     since: Instant,
 }
 
+/// Who waits for which read, and what was read a moment ago. No I/O.
+#[derive(Debug, Default)]
+pub struct Reads {
+    workers: Vec<Arc<Inbox>>,
+    waiting: Waiting,
+    cache: Cache,
+}
+
+impl Reads {
+    /// What somebody asks.
+    pub fn hear(&mut self, ask: Ask) {
+        match ask {
+            Ask::Register(inbox) => self.workers.push(inbox),
+            Ask::Read(request) => self.waiting.add(request),
+        }
+    }
+
+    /// Whether nobody waits.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.requests.is_empty()
+    }
+
+    /// Answers those whom a page serves that was read before they asked.
+    pub fn serve_cached(&mut self, now: Instant) {
+        for snapshot in self.cache.young(now) {
+            answer(&mut self.waiting, &snapshot, &self.workers, true);
+        }
+    }
+
+    /// What to read next.
+    pub fn plan(&self) -> Vec<Part> {
+        self.waiting.plan()
+    }
+
+    /// Redis answered a read that was planned after all who wait had asked.
+    pub fn answered(&mut self, snapshot: Snapshot, now: Instant) {
+        let snapshot = Arc::new(snapshot);
+        answer(&mut self.waiting, &snapshot, &self.workers, false);
+        self.cache.add(snapshot, now);
+    }
+}
+
 /// Reads for as long as anybody can ask.
 pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask>) {
-    let mut workers: Vec<Arc<Inbox>> = Vec::new();
-    let mut waiting = Waiting::default();
-    let mut cache = Cache::default();
+    let mut reads = Reads::default();
     let mut pace = Pace { allowance: BURST, since: Instant::now() };
     let longest = shared.config.reconnect_max;
     let mut delay = delays(longest);
     loop {
-        if waiting.requests.is_empty() {
+        if reads.is_idle() {
             match asks.recv().await {
-                Some(ask) => take(ask, &mut waiting, &mut workers),
+                Some(ask) => reads.hear(ask),
                 None => return,
             }
         }
         while let Ok(ask) = asks.try_recv() {
-            take(ask, &mut waiting, &mut workers);
+            reads.hear(ask);
         }
-        for snapshot in cache.young() {
-            answer(&mut waiting, &snapshot, &workers, true);
-        }
-        if waiting.requests.is_empty() {
+        reads.serve_cached(Instant::now());
+        if reads.is_idle() {
             continue;
         }
         pace.turn().await;
         while let Ok(ask) = asks.try_recv() {
-            take(ask, &mut waiting, &mut workers);
+            reads.hear(ask);
         }
-        let plan = waiting.plan();
+        let plan = reads.plan();
         match read(&shared, &plan).await {
             Ok(snapshot) => {
                 delay = delays(longest);
-                let snapshot = Arc::new(snapshot);
-                answer(&mut waiting, &snapshot, &workers, false);
-                cache.add(snapshot);
+                reads.answered(snapshot, Instant::now());
             }
             Err(error) => {
                 tracing::debug!(%error, "history cannot be read; trying on");
@@ -113,13 +149,6 @@ pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask
                 tokio::time::sleep(wait).await;
             }
         }
-    }
-}
-
-fn take(ask: Ask, waiting: &mut Waiting, workers: &mut Vec<Arc<Inbox>>) {
-    match ask {
-        Ask::Register(inbox) => workers.push(inbox),
-        Ask::Read(request) => waiting.add(request),
     }
 }
 
@@ -203,7 +232,8 @@ fn unreadable(shared: &RedisShared, channel: &Channel, why: &str) {
     tracing::warn!(channel.name = %channel, error = %why, "a history cannot be read");
 }
 
-async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
+/// The command that reads these parts together.
+pub fn read_call(shared: &RedisShared, plan: &[Part]) -> Cmd {
     let mut cmd = shared.library.call(Function::Read, plan.len() + 1);
     cmd.arg(shared.keys.state(0));
     for (channel, ..) in plan {
@@ -215,7 +245,11 @@ async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, 
         let mark = if *extent == Extent::Newest { "~" } else { "" };
         cmd.arg(format!("{mark}{after}"));
     }
-    let (_, value) = shared.command(&cmd).await?;
+    cmd
+}
+
+async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
+    let (_, value) = shared.command(&read_call(shared, plan)).await?;
     shared.metrics.broker.with_label_values(&["read"]).inc();
     let snapshot = snapshot(plan, value, |channel, why| unreadable(shared, channel, why));
     snapshot.ok_or_else(|| {
@@ -225,7 +259,7 @@ async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, 
 
 /// Understands the answer of `sse_read`; none if it is not of its form. `unreadable` hears of histories that are not of
 /// theirs.
-fn snapshot(
+pub fn snapshot(
     plan: &[Part],
     value: Value,
     mut unreadable: impl FnMut(&Channel, &str),
@@ -317,7 +351,7 @@ fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>
 
 impl Cache {
     /// Keeps a snapshot for a moment. One of another epoch makes all before it useless.
-    fn add(&mut self, snapshot: Arc<Snapshot>) {
+    fn add(&mut self, snapshot: Arc<Snapshot>, now: Instant) {
         let epoch = snapshot.clock.epoch();
         if self.snapshots.back().is_some_and(|(.., last)| last.clock.epoch() != epoch) {
             *self = Cache::default();
@@ -328,15 +362,15 @@ impl Cache {
             return;
         }
         self.bytes += bytes;
-        self.snapshots.push_back((Instant::now(), bytes, snapshot));
+        self.snapshots.push_back((now, bytes, snapshot));
         while self.bytes > CACHE_BYTES {
             self.drop_oldest();
         }
     }
 
     /// What is young enough to be of use, oldest first.
-    fn young(&mut self) -> Vec<Arc<Snapshot>> {
-        while self.snapshots.front().is_some_and(|(read, ..)| read.elapsed() > CACHE_TIME) {
+    fn young(&mut self, now: Instant) -> Vec<Arc<Snapshot>> {
+        while self.snapshots.front().is_some_and(|(read, ..)| now - *read > CACHE_TIME) {
             self.drop_oldest();
         }
         self.snapshots.iter().map(|(.., snapshot)| snapshot.clone()).collect()

@@ -116,16 +116,13 @@ impl Hub {
         let mut draining = None;
         loop {
             tokio::select! {
-                () = self.turn(more) => {
-                    more = self.inbox.take(&mut messages);
-                    self.dispatch(&mut messages);
-                }
+                () = self.turn(more) => more = self.round(&mut messages),
                 result = self.poller.wait(&mut ready) => {
                     result?;
                     self.state.borrow_mut().ready(&mut ready);
                 }
                 () = self.signals.wake.notified() => self.body_signals(),
-                _ = sweep.tick() => self.state.borrow_mut().sweep(),
+                _ = sweep.tick() => self.sweep(),
                 Ok(()) = drain.changed(), if draining.is_none() => {
                     if let Some(spread) = *drain.borrow_and_update() {
                         draining = Some(self.state.borrow().drain_plan(spread));
@@ -163,8 +160,10 @@ impl Hub {
         }
     }
 
-    /// One round: what the inbox handed out, its events together where nothing else stands between them.
-    fn dispatch(&self, messages: &mut Vec<ToHub>) {
+    /// One round: what the inbox hands out at once, its events together where nothing else stands between them. Answers
+    /// whether there is more. `messages` is room to work in.
+    pub fn round(&self, messages: &mut Vec<ToHub>) -> bool {
+        let more = self.inbox.take(messages);
         let began = Instant::now();
         let mut state = self.state.borrow_mut();
         let mut run = Vec::new();
@@ -181,6 +180,12 @@ impl Hub {
         }
         state.events(&run);
         self.last_round.set((Instant::now(), began.elapsed()));
+        more
+    }
+
+    /// Heartbeats and deadlines.
+    pub fn sweep(&self) {
+        self.state.borrow_mut().sweep();
     }
 
     /// Whoever waited has gone, or was refused.
@@ -191,7 +196,8 @@ impl Hub {
         }
     }
 
-    fn body_signals(&self) {
+    /// Acts on what bodies told: of room, or of their end.
+    pub fn body_signals(&self) {
         while let Some((token, signal)) = self.signals.pop() {
             let mut state = self.state.borrow_mut();
             let Some(slot) = state.find(token) else { continue };
@@ -204,6 +210,11 @@ impl Hub {
 }
 
 impl Opening {
+    /// Whether [`Opening::wait`] has its answer.
+    pub fn is_answered(&self) -> bool {
+        !self.answered.is_empty() || self.answered.is_terminated()
+    }
+
     /// Waits until the stream is subscribed and has its position, or for `patience`: then its client is let in all the
     /// same, and told later where the stream begins.
     pub async fn wait(mut self, patience: Duration) -> Result<Opened, Refusal> {

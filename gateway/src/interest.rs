@@ -134,17 +134,18 @@ impl Interest {
         expired
     }
 
-    /// A new session begins. Answers every channel that is wanted: to be subscribed.
+    /// A new session begins. Answers every channel that is wanted: to be subscribed. In the order of their names, so
+    /// that a run of a model can be repeated.
     pub fn restart(&mut self) -> Vec<Box<[u8]>> {
         self.idle.clear();
         self.channels.retain(|_, entry| !entry.attachments.is_empty());
-        self.channels
-            .iter_mut()
-            .map(|(channel, entry)| {
-                (entry.asked, entry.unconfirmed) = (true, 1);
-                channel.clone()
-            })
-            .collect()
+        let wanted = self.channels.iter_mut().map(|(channel, entry)| {
+            (entry.asked, entry.unconfirmed) = (true, 1);
+            channel.clone()
+        });
+        let mut wanted: Vec<_> = wanted.collect();
+        wanted.sort_unstable();
+        wanted
     }
 
     /// The session ended: nothing is subscribed.

@@ -38,13 +38,16 @@ const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// What the parts of the Redis broker share.
 #[derive(Debug)]
 pub struct RedisShared {
-    pub(crate) config: RedisSettings,
+    /// What it was configured for.
+    pub config: RedisSettings,
     pub(crate) keys: Keys,
-    pub(crate) info: ConnectionInfo,
+    /// Where Redis is.
+    pub info: ConnectionInfo,
     /// The address without credentials, for logs.
     pub(crate) addr: String,
     pub(crate) library: Library,
-    pub(crate) sessions: Sessions,
+    /// What all connections belong to.
+    pub sessions: Sessions,
     /// For connections of one's own.
     pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
@@ -89,6 +92,19 @@ pub struct RedisBroker {
     workers: Mutex<u16>,
 }
 
+/// What the broker's threads work with.
+#[derive(Debug)]
+pub struct Works {
+    /// Of all threads.
+    pub shared: Arc<RedisShared>,
+    /// What the ingest is asked.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// What the history thread is asked.
+    pub asks: mpsc::UnboundedReceiver<Ask>,
+    /// What the ingest says of itself.
+    pub status: watch::Sender<Status>,
+}
+
 impl RedisBroker {
     /// Starts the broker's threads; they connect, and go on trying.
     pub fn start(
@@ -96,11 +112,25 @@ impl RedisBroker {
         metrics: Metrics,
         vitals: &Vitals,
     ) -> Result<Arc<Self>, BadRedisUrl> {
-        let info = connection_info(&config.url)?;
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let (broker, works) = RedisBroker::without_threads(config, metrics)?;
+        let Works { shared, commands, asks, status } = works;
+        let ingest = shared.clone();
+        on_thread("sse-ingest", vitals, move || Ingest::new(ingest, commands, status).run());
+        on_thread("sse-history", vitals, move || history::run(shared, asks));
+        Ok(broker)
+    }
+
+    /// A broker whose threads are not started, and what they would work with: the model of the join moves it step by
+    /// step.
+    pub fn without_threads(
+        config: RedisSettings,
+        metrics: Metrics,
+    ) -> Result<(Arc<Self>, Works), BadRedisUrl> {
+        let info = connection_info(&config.url)?;
         let client = redis_settings::client(&info).map_err(BadRedisUrl::new)?;
-        let (commands, commands_rx) = mpsc::unbounded_channel();
+        let (commands, heard) = mpsc::unbounded_channel();
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
             addr: info.addr().to_string(),
@@ -119,11 +149,10 @@ impl RedisBroker {
         });
         let (asks, asks_rx) = mpsc::unbounded_channel();
         let (status_tx, status) = watch::channel(Status::Connecting);
-        let ingest = shared.clone();
-        on_thread("sse-ingest", vitals, move || Ingest::new(ingest, commands_rx, status_tx).run());
-        let reader = shared.clone();
-        on_thread("sse-history", vitals, move || history::run(reader, asks_rx));
-        Ok(Arc::new(RedisBroker { shared, commands, asks, status, workers: Mutex::new(0) }))
+        let works =
+            Works { shared: shared.clone(), commands: heard, asks: asks_rx, status: status_tx };
+        let broker = RedisBroker { shared, commands, asks, status, workers: Mutex::new(0) };
+        Ok((Arc::new(broker), works))
     }
 
     /// Waits until live events are received, or says why that does not come about within `patience`.
@@ -293,7 +322,7 @@ impl RedisShared {
     }
 
     /// The tick's command.
-    pub(crate) fn tick_call(&self) -> Cmd {
+    pub fn tick_call(&self) -> Cmd {
         let mut cmd = self.library.call(Function::Tick, 1);
         cmd.arg(self.keys.state(0));
         self.add_gateway_args(&mut cmd);
@@ -301,7 +330,7 @@ impl RedisShared {
     }
 
     /// The tick's answer, noted: it is the ingest's word for what the data set is.
-    pub(crate) fn read_tick(&self, value: &Value<'_>) -> Result<EventId, SessionError> {
+    pub fn read_tick(&self, value: &Value<'_>) -> Result<EventId, SessionError> {
         let told = Told::read(value)?;
         self.saw(told.clock);
         let mut seen = self.seen();

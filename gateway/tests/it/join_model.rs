@@ -1,572 +1,674 @@
-//! The join against a model of the world: whatever the order of faults, reads and live events, a client
-//! has every event once and in order, or was told of a gap.
+//! The join, and the whole live side around it, against a model of the world: whatever the order of faults, reads and
+//! live events, a client has every event once and in order, or was told of a gap.
 //!
-//! The model is a Redis with histories that are trimmed, expire, roll back and begin epochs, a live side
-//! that is cut and lags, and clients that reconnect. Steps come from a seed; `SSE_MODEL_SEEDS` runs more.
+//! The world is two servers of Redis, of which one or both are masters, two gateways with one to three workers each,
+//! and clients that reconnect to any worker of either. The gateways' own code runs here, from the bytes of Redis'
+//! connection to those of a client's stream: `Dispatch`, `Interest`, `Inbox`, `Hub`, `Join`, `Reads`. What is modelled
+//! is Redis (`redis`), the network, and who reads when. Steps come from a seed; `SSE_MODEL_SEEDS` runs more.
+//!
+//! What a client is owed. A client lives in one epoch e at a time, on the server on which its gateway lives in e. Each
+//! id that it is sent moves its position, from p to q. Take every event of its channels with an id of e between p and q
+//! that was ever acknowledged on that server, whoever published it there:
+//!
+//! - if it is in that server's data, and was published while nothing had befallen the data, then it was received, or a
+//!   gap was told before q was sent;
+//! - otherwise (a fault took it back, or it was published behind a fault that no tick had noticed yet) it is a debt: a
+//!   `reset` must be told sooner or later. So e must end, which is what beats, runs and lines of masters are for.
+//!
+//! What was acknowledged by another master, and did not reach the data on which the gateway lives, is owed to nobody
+//! there. A client moves to another epoch by a `reset` alone, which speaks for everything up to its read's clock S; of
+//! epochs before it, only what is at or below S may follow. A client that starts "now" is owed what was published since
+//! its response's head arrived. A start from the oldest is owed what was kept when it was first read.
+//!
+//! Told, for the rest: `trimmed` and `expired` say that events up to the oldest kept, or up to S, may be missing. They
+//! are told only where something was removed, or is old enough; `reset` once for an epoch that the gateway heard of and
+//! that is another than the client's; `unknown_id` never to a cursor that was given out.
+//!
+//! S is not on the wire. The model takes the youngest clock that the gateway has read by then, which may be younger,
+//! if the client is slow.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+mod client;
+mod gateway;
+mod redis;
 
-use sse_contract::{Channel, EventId};
-use sse_gateway::frame::{Frame, SharedFrame};
-use sse_gateway::join::{Item, Join, Limits, Next, Start};
-use sse_gateway::snapshot::{Extent, Range, Snapshot};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-const TTL: u64 = 400;
-const LIMITS: Limits = Limits { live_events: 4, live_bytes: 10_000 };
-const ROOM: usize = 120;
+use sse_contract::{EventId, encode_live};
+use sse_gateway::frame::Framing;
+use sse_gateway::hub::Subscription;
+use sse_gateway::join::Start;
+use tokio::runtime::Runtime;
 
-/// One channel's history, and what it forgot.
-#[derive(Clone, Default)]
-struct History {
-    kept: Vec<EventId>,
-    last: Option<EventId>,
-    added: usize,
+use client::{Client, Facts, Stream};
+use gateway::{Gateway, Request, Shape};
+use redis::{Data, Event, Published, Server};
+
+/// Beyond what is believed.
+const FAR: u64 = 100_000;
+
+/// What happens next.
+#[derive(Clone, Copy, PartialEq)]
+enum Step {
+    Publish,
+    WantTick,
+    Ingest,
+    ServeLink,
+    Connect,
+    Round,
+    PlanRead,
+    ServeRead,
+    FinishRead,
+    Client,
+    Reconnect,
+    Sweep,
+    Replicate,
+    Stall,
+    OddMessage,
+    Fault,
 }
 
-#[derive(Clone)]
-struct Redis {
-    clock: EventId,
-    histories: Vec<History>,
-}
+/// How often each happens.
+const STEPS: [(Step, u32); 16] = [
+    (Step::Publish, 14),
+    (Step::WantTick, 2),
+    (Step::Ingest, 16),
+    (Step::ServeLink, 10),
+    (Step::Connect, 3),
+    (Step::Round, 20),
+    (Step::PlanRead, 6),
+    (Step::ServeRead, 6),
+    (Step::FinishRead, 6),
+    (Step::Client, 20),
+    (Step::Reconnect, 2),
+    (Step::Sweep, 1),
+    (Step::Replicate, 1),
+    (Step::Stall, 1),
+    (Step::OddMessage, 1),
+    (Step::Fault, 4),
+];
 
-/// What the live side brings, in order.
+/// One step that happens ten times as often, and one that happens a tenth as often, for a while.
 #[derive(Clone, Copy)]
-enum Live {
-    Event(usize, EventId),
-    Tick(EventId),
+struct Mood {
+    often: Step,
+    seldom: Step,
 }
 
-struct World {
+impl Mood {
+    fn new(random: &mut fastrand::Rng) -> Self {
+        let often = [Step::Round, Step::Publish, Step::Reconnect, Step::OddMessage, Step::Client];
+        let seldom = [Step::Fault, Step::Round, Step::Ingest, Step::ServeRead, Step::FinishRead];
+        let mut choose = |steps: [Step; 5]| steps[random.usize(0..steps.len())];
+        Mood { often: choose(often), seldom: choose(seldom) }
+    }
+
+    fn step(self, random: &mut fastrand::Rng) -> Step {
+        let weight = |(step, weight): &(Step, u32)| match step {
+            step if *step == self.seldom => weight.div_ceil(10) * 2,
+            step if *step == self.often => weight * 10 + 10,
+            _ => weight * 2,
+        };
+        let mut at = random.u32(0..STEPS.iter().map(weight).sum());
+        for choice in &STEPS {
+            match at.checked_sub(weight(choice)) {
+                Some(rest) => at = rest,
+                None => return choice.0,
+            }
+        }
+        unreachable!()
+    }
+}
+
+struct World<'a> {
     random: fastrand::Rng,
+    runtime: &'a Runtime,
     now: u64,
-    epochs: u32,
-    redis: Redis,
-    /// A state to which a crash may roll back.
-    saved: Redis,
-    /// Every event ever published, of any epoch, in order.
-    truth: Vec<(EventId, usize)>,
-    live: VecDeque<Live>,
-    subscribed: bool,
-    dispatched: Option<EventId>,
+    /// The highest time that a server, or a clock of one, has had.
+    latest: u64,
+    servers: [Server; 2],
+    /// Where whoever connects is led to.
+    master: usize,
+    /// Something happened to a server's data that no tick has noticed.
+    saved: Vec<(usize, Data)>,
+    gateways: Vec<Gateway>,
     clients: Vec<Client>,
-    /// Earlier answers, whose they were, and what was not kept any more when they were read.
-    cache: Vec<(usize, Arc<Snapshot>, HashSet<EventId>)>,
+    events: Vec<Published>,
+    removed: Vec<EventId>,
+    /// Bytes of a large event.
+    large: usize,
 }
 
-/// A client and the connection it has now.
-struct Client {
-    channels: Vec<usize>,
-    names: Vec<Channel>,
-    join: Option<Box<Join>>,
-    /// While live: events above this are sent.
-    seen: EventId,
-    attached: bool,
-    read: Option<EventId>,
-    answer: Option<Arc<Snapshot>>,
-    ticking: bool,
-    /// The cursor an EventSource would send.
-    cursor: EventId,
-    /// Everything at or below was received, or told, or came before the first position.
-    settled: EventId,
-    /// Per channel: up to here a gap was told.
-    told: HashMap<usize, EventId>,
-    received: usize,
-    /// It asked for the oldest kept, and no read was answered yet.
-    oldest: bool,
-    /// What was not kept at that read: nobody promised it.
-    excused: HashSet<EventId>,
-}
-
-fn name(channel: usize) -> Channel {
-    format!("c{channel}").parse().unwrap()
-}
-
-/// The position just before an event.
-fn below(id: EventId) -> EventId {
-    EventId { seq: id.seq - 1, ..id }
-}
-
-impl World {
-    fn new(seed: u64) -> Self {
+impl<'a> World<'a> {
+    fn new(seed: u64, runtime: &'a Runtime) -> Self {
+        fastrand::seed(seed);
         let mut random = fastrand::Rng::with_seed(seed);
-        let channels = random.usize(1..4);
-        let redis = Redis {
-            clock: EventId::new(1000, 1, 0),
-            histories: vec![History::default(); channels],
+        let (channels, draws) = (random.usize(1..4), Rc::new(Cell::new(0)));
+        let mut servers = [(); 2].map(|()| Server::new(channels, draws.clone()));
+        servers[0].promote();
+        let shape = |random: &mut fastrand::Rng| Shape {
+            workers: random.usize(1..4),
+            // The last one is more than a run hands out, twice.
+            inbox_bytes: [1_000, 4_000, 140_000][random.usize(0..3)],
+            lingers: random.bool(),
         };
-        let mut world = World {
+        let gateways = (0..2).map(|_| Gateway::new(shape(&mut random))).collect();
+        let clients = (0..5).map(|_| {
+            let mut mine: Vec<usize> = (0..channels).collect();
+            random.shuffle(&mut mine);
+            mine.truncate(random.usize(1..=channels));
+            Client::new(mine)
+        });
+        let clients = clients.collect();
+        World {
+            large: [1, 100, 3000, 12_000][random.usize(0..4)],
             random,
+            runtime,
             now: 1000,
-            epochs: 1,
-            saved: redis.clone(),
-            redis,
-            truth: Vec::new(),
-            live: VecDeque::new(),
-            subscribed: true,
-            dispatched: None,
-            clients: Vec::new(),
-            cache: Vec::new(),
-        };
-        for _ in 0..3 {
-            let mut channels: Vec<usize> = (0..channels).collect();
-            world.random.shuffle(&mut channels);
-            channels.truncate(world.random.usize(1..=channels.len()));
-            world.clients.push(Client::new(channels));
-        }
-        world.tick();
-        world
-    }
-
-    fn publish(&mut self, channel: usize) {
-        let id = self.redis.clock.next(self.now);
-        self.redis.clock = id;
-        let history = &mut self.redis.histories[channel];
-        history.kept.push(id);
-        history.last = Some(id);
-        history.added += 1;
-        self.truth.push((id, channel));
-        if self.subscribed {
-            self.live.push_back(Live::Event(channel, id));
+            latest: 1000,
+            servers,
+            master: 0,
+            saved: Vec::new(),
+            gateways,
+            clients,
+            events: Vec::new(),
+            removed: vec![EventId::ZERO; channels],
         }
     }
 
-    fn tick(&mut self) {
-        if self.now > self.redis.clock.ms {
-            self.redis.clock = EventId { ms: self.now, seq: self.redis.clock.epoch() << 16 };
-        }
-        if self.subscribed {
-            self.live.push_back(Live::Tick(self.redis.clock));
+    fn time(&mut self, server: usize) -> u64 {
+        let time = self.now + self.servers[server].skew;
+        self.latest = self.latest.max(time);
+        time
+    }
+
+    /// What a server did to its histories, and how far its clock is.
+    fn look(&mut self, server: usize, before: &[Vec<EventId>]) {
+        let server = &self.servers[server];
+        self.latest = self.latest.max(server.clock().ms);
+        for (channel, before) in before.iter().enumerate() {
+            let kept = server.data.histories[channel].as_ref().map(|history| &history.kept);
+            let oldest = kept.and_then(|kept| kept.front()).map(|(id, _)| *id);
+            let gone = before.iter().filter(|id| oldest.is_none_or(|oldest| **id < oldest));
+            self.removed[channel] = gone.copied().max().unwrap_or_default().max(self.removed[channel]);
         }
     }
 
-    /// As the script does: above the clock, the time and whatever this gateway has seen.
-    fn begin_epoch(&mut self) {
-        let highest = self.truth.last().map_or(0, |(id, _)| id.ms);
-        let ms = self.redis.clock.ms.max(self.now).max(highest) + 1;
-        // Drawn from 2^28 in truth; here no two are alike.
-        self.epochs += 1;
-        self.redis.clock = EventId::new(ms, self.epochs, 0);
+    /// Something that may remove events.
+    fn at<T>(&mut self, server: usize, act: impl FnOnce(&mut Self) -> T) -> T {
+        let histories = self.servers[server].data.histories.iter();
+        let ids = histories.map(|history| {
+            let kept = history.iter().flat_map(|history| &history.kept);
+            kept.map(|(id, _)| *id).collect()
+        });
+        let before: Vec<Vec<EventId>> = ids.collect();
+        let answer = act(self);
+        self.look(server, &before);
+        answer
     }
 
-    fn detach(&mut self) {
-        self.subscribed = false;
-        self.live.clear();
-        for client in &mut self.clients {
-            client.leave_live(self.dispatched);
-            client.attached = false;
-            (client.read, client.answer, client.ticking) = (None, None, false);
-            client.join.as_mut().unwrap().detached();
-        }
-        self.dispatched = None;
+    fn publish(&mut self, server: usize, channel: usize, epoch: Option<u64>) {
+        let now = self.time(server);
+        let published = self.at(server, |world| {
+            world.servers[server].publish(channel, epoch, now, &mut world.events)
+        });
+        let Some(event) = published else { return };
+        let message = encode_live(self.events[event].id, "", self.data(event).as_bytes());
+        self.send(server, channel, &message);
     }
 
-    fn dispatch(&mut self) {
-        let Some(message) = self.live.pop_front() else { return };
-        let (position, tick) = match message {
-            Live::Event(_, id) => (id, false),
-            Live::Tick(clock) => (clock, true),
-        };
-        if let Some(last) = self.dispatched
-            && (position.epoch() != last.epoch() || position < last || (position == last && !tick))
-        {
-            for n in 0..self.clients.len() {
-                self.lag(n);
-            }
-        }
-        match message {
-            Live::Event(channel, id) => {
-                let frame = Frame::event(id, "", "x");
-                for client in &mut self.clients {
-                    if client.channels.contains(&channel) && client.attached {
-                        client.live(&frame, channel, &self.truth);
-                    }
-                }
-            }
-            Live::Tick(clock) => {
-                for n in 0..self.clients.len() {
-                    if std::mem::take(&mut self.clients[n].ticking) {
-                        let mut items = Vec::new();
-                        let client = &mut self.clients[n];
-                        let Some(join) = &mut client.join else { continue };
-                        let next = join.tick(clock, &mut items);
-                        client.act(items, next, clock, &self.truth);
-                    }
-                }
-            }
-        }
-        self.dispatched = Some(position);
+    fn data(&self, event: Event) -> String {
+        data(event, self.large)
     }
 
-    fn lag(&mut self, n: usize) {
-        let client = &mut self.clients[n];
-        match &mut client.join {
-            Some(join) => {
-                join.lagged();
-            }
-            None => {
-                client.leave_live(self.dispatched);
-                let mut items = Vec::new();
-                let next = client.join.as_mut().unwrap().attached(&mut items);
-                client.act(items, next, EventId::ZERO, &self.truth);
-            }
+    /// To everybody who is subscribed there.
+    fn send(&mut self, server: usize, channel: usize, message: &[u8]) {
+        let links = self.gateways.iter_mut().filter_map(|gateway| gateway.link.as_mut());
+        for link in links.filter(|link| link.server == server) {
+            link.publish(&format!("sse:c{channel}"), message);
         }
     }
 
-    fn attach(&mut self, n: usize) {
-        let client = &mut self.clients[n];
-        if client.attached || !self.subscribed {
+    /// A gateway goes on with coming into a session.
+    fn connect(&mut self, g: usize) {
+        if self.gateways[g].link.is_some() {
             return;
         }
-        client.attached = true;
-        let mut items = Vec::new();
-        let next = client.join.as_mut().unwrap().attached(&mut items);
-        client.act(items, next, EventId::ZERO, &self.truth);
+        if self.gateways[g].prepared.is_some() {
+            return self.gateways[g].begin();
+        }
+        let stale = self.random.u8(0..8) == 0;
+        let server = if stale { 1 - self.master } else { self.master };
+        if self.servers[server].master {
+            let caller = self.gateways[g].caller();
+            let answer = self.tick(server, &caller);
+            let run = self.servers[server].run();
+            self.gateways[g].connect(server, run, answer);
+        }
     }
 
-    /// Redis runs a read; its answer is under way.
-    fn serve(&mut self, n: usize) {
-        let Some(after) = self.clients[n].read.take() else { return };
-        let page = self.random.usize(1..4);
-        // A read may serve a client from further back, as shared ones do.
-        let from = if self.random.bool() { after } else { EventId::ZERO };
-        self.tick_without_telling();
-        let redis = &self.redis;
-        let kept = |id: EventId, c: usize| redis.histories[c].kept.contains(&id);
-        let gone = self.truth.iter().filter(|(id, c)| !kept(*id, *c)).map(|(id, _)| *id);
-        let gone: HashSet<EventId> = gone.collect();
-        if self.clients[n].oldest {
-            self.clients[n].excused = gone.clone();
-        }
-        let ranges = self.clients[n].channels.iter().map(|&channel| {
-            let history = &redis.histories[channel];
-            let above = |from: EventId| {
-                let ids: Vec<EventId> =
-                    history.kept.iter().copied().filter(|id| *id > from).collect();
-                let upto = (ids.len() > page).then(|| ids[page - 1]);
-                let frames = ids.iter().take(page).map(|id| Frame::event(*id, "", "x"));
-                Range {
-                    after: from,
-                    upto,
-                    last: history.last,
-                    oldest: history.kept.first().copied(),
-                    length: history.kept.len() as u64,
-                    untrimmed: history.added == history.kept.len(),
-                    frames: frames.collect::<Vec<SharedFrame>>().into(),
-                    extent: Extent::All,
-                    readable: true,
-                }
-            };
-            (name(channel), vec![above(from), above(after)])
-        });
-        let snapshot = Snapshot {
-            clock: redis.clock,
-            now_ms: self.now,
-            history: true,
-            ttl_ms: TTL,
-            ranges: ranges.collect(),
+    fn tick(&mut self, server: usize, caller: &redis::Caller) -> Vec<u8> {
+        let now = self.time(server);
+        self.at(server, |world| world.servers[server].tick(caller, now))
+    }
+
+    /// Redis does what the ingest asked for.
+    fn serve_link(&mut self, g: usize) {
+        let Some(link) = &mut self.gateways[g].link else { return };
+        let Some(request) = link.requests.pop_front().filter(|_| link.open) else { return };
+        let answer = match request {
+            Request::Subscribe(channel) => return link.confirm("subscribe", &channel),
+            Request::Unsubscribe(channel) => return link.confirm("unsubscribe", &channel),
+            Request::Tick(caller) => {
+                let server = link.server;
+                self.tick(server, &caller)
+            }
         };
-        let snapshot = Arc::new(snapshot);
-        // As the history thread does: pages of another epoch are of no use.
-        self.cache.retain(|(_, cached, _)| cached.clock.epoch() == snapshot.clock.epoch());
-        self.cache.push((n, snapshot.clone(), gone));
-        if self.cache.len() > 8 {
-            self.cache.remove(0);
+        let link = self.gateways[g].link.as_mut();
+        link.expect("it was there").replies.push_back(answer);
+    }
+
+    /// Redis answers a read.
+    fn serve_read(&mut self, g: usize, page: usize) {
+        let Some(mut flight) = self.gateways[g].flight.take() else { return };
+        if flight.answer.is_none() {
+            let (server, large) = (flight.server, self.large);
+            let now = self.time(server);
+            let answer = self.at(server, |world| {
+                let server = &mut world.servers[server];
+                server.read(&flight.caller, &flight.parts, page, now, |event| data(event, large))
+            });
+            flight.answer = Some(answer);
         }
-        self.clients[n].answer = Some(snapshot);
-    }
-
-    fn tick_without_telling(&mut self) {
-        let subscribed = std::mem::take(&mut self.subscribed);
-        self.tick();
-        self.subscribed = subscribed;
-    }
-
-    fn answer(&mut self, n: usize) {
-        let Some(snapshot) = self.clients[n].answer.take() else { return };
-        let client = &mut self.clients[n];
-        let mut items = Vec::new();
-        let names = client.names.clone();
-        let Some(join) = &mut client.join else { return };
-        let next = join.snapshot(&snapshot, &names, self.dispatched, false, ROOM, &mut items);
-        client.oldest &= !items.iter().any(|item| matches!(item, Item::Opened(..)));
-        client.act(items, next, snapshot.clock, &self.truth);
-    }
-
-    /// A page that was read some time ago brings a client on.
-    fn answer_from_cache(&mut self, n: usize) {
-        let Some(after) = self.clients[n].read else { return };
-        let useful = |(owner, snapshot, _): &&(usize, Arc<Snapshot>, HashSet<EventId>)| {
-            let covered = |c| snapshot.covering(c, after, Extent::All).is_some();
-            let join = self.clients[n].join.as_ref();
-            let young = join.is_some_and(|join| snapshot.clock >= join.youngest());
-            // As the history thread does: no page of another epoch than the live side's.
-            let of_now = self.dispatched.map(EventId::epoch) == Some(snapshot.clock.epoch());
-            *owner == n
-                && of_now
-                && young
-                && snapshot.clock > after
-                && self.clients[n].names.iter().all(covered)
-        };
-        let Some((_, snapshot, gone)) = self.cache.iter().find(useful).cloned() else { return };
-        let client = &mut self.clients[n];
-        client.read = None;
-        if client.oldest {
-            client.excused = gone;
-        }
-        let mut items = Vec::new();
-        let names = client.names.clone();
-        let Some(join) = &mut client.join else { return };
-        let next = join.snapshot(&snapshot, &names, self.dispatched, true, ROOM, &mut items);
-        client.oldest &= !items.iter().any(|item| matches!(item, Item::Opened(..)));
-        client.act(items, next, snapshot.clock, &self.truth);
+        self.gateways[g].flight = Some(flight);
     }
 
     fn reconnect(&mut self, n: usize) {
-        let start = match self.random.u8(0..10) {
-            0 => Start::Now,
-            1 => Start::Oldest,
-            2 => Start::Unknown("?".into()),
-            _ => Start::After(self.clients[n].cursor),
+        let client = &mut self.clients[n];
+        let start = match (self.random.u8(0..10), client.cursor) {
+            (0, _) | (_, None) => Start::Now,
+            (1, _) => Start::Oldest,
+            (2, _) => Start::Unknown("?".into()),
+            (_, Some(cursor)) => Start::After(cursor),
         };
-        self.clients[n].connect(start);
+        // Its old connection is closed before the new one is opened, or some time after.
+        client.stream = Stream::None;
+        let g = self.random.usize(0..2);
+        let gateway = &mut self.gateways[g];
+        let w = self.random.usize(0..gateway.workers.len());
+        let worker = &gateway.workers[w];
+        let subscription =
+            Subscription { channels: client.names.clone(), start: start.clone(), checkpoints: true };
+        let opening = worker.hub.open(Framing::Plain, subscription);
+        client.connect(start, (g, w), worker.at, opening);
     }
 
-    fn step(&mut self, faults: bool) {
-        let channel = self.random.usize(0..self.redis.histories.len());
+    /// The client is let in, if its stream is subscribed or it has waited long enough.
+    fn let_in(&mut self, n: usize, late: bool) {
+        let client = &mut self.clients[n];
+        match std::mem::replace(&mut client.stream, Stream::None) {
+            Stream::Waiting(opening) if late || opening.is_answered() => {
+                let late = !opening.is_answered();
+                let opened = self.runtime.block_on(opening.wait(Duration::ZERO)).unwrap();
+                client.open(opened.on_body(), late, self.events.len());
+            }
+            other => client.stream = other,
+        }
+    }
+
+    fn read(&mut self, n: usize) {
+        let client = &mut self.clients[n];
+        if client.stalled > 0 {
+            client.stalled -= 1;
+            return;
+        }
+        loop {
+            let facts = Facts {
+                events: &self.events,
+                servers: &self.servers,
+                gateway: &self.gateways[client.gateway],
+                removed: &self.removed,
+                latest: self.latest,
+            };
+            let any = client.read(&facts);
+            self.gateways[client.gateway].workers[client.worker].hub.body_signals();
+            if !any {
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self, mood: Mood, faults: bool) {
         let n = self.random.usize(0..self.clients.len());
+        let g = self.random.usize(0..2);
         self.now += self.random.u64(0..4);
-        match self.random.u8(0..if faults { 110 } else { 90 }) {
-            0..20 => self.publish(channel),
-            20..26 => self.tick(),
-            26..50 => self.dispatch(),
-            50..60 => self.attach(n),
-            60..63 => self.answer_from_cache(n),
-            63..75 => self.serve(n),
-            75..88 => self.answer(n),
-            88..90 => {
-                self.subscribed = true;
-                self.tick();
+        let step = mood.step(&mut self.random);
+        match step {
+            Step::Publish => self.publish_somewhere(),
+            Step::WantTick => self.gateways[g].want_tick(),
+            Step::Ingest => {
+                let values = self.random.usize(0..10);
+                self.gateways[g].ingest(values);
             }
-            90..93 => self.reconnect(n),
-            93..95 => self.detach(),
-            95..97 => self.lag(n),
-            97..101 => {
-                let history = &mut self.redis.histories[channel];
-                let cut = self.random.usize(0..=history.kept.len());
-                history.kept.drain(..cut);
+            Step::ServeLink => (0..self.random.u8(1..5)).for_each(|_| self.serve_link(g)),
+            Step::Connect => self.connect(g),
+            Step::Round => {
+                let w = self.random.usize(0..self.gateways[g].workers.len());
+                self.gateways[g].round(w);
             }
-            101 => self.saved = self.redis.clone(),
-            102 => {
-                // A crash and reload: the live side is cut, and the next script finds another run id.
-                self.detach();
-                self.redis = self.saved.clone();
-                self.begin_epoch();
-                self.saved = self.redis.clone();
+            Step::PlanRead => self.gateways[g].plan_read(self.now),
+            Step::ServeRead => {
+                let page = self.random.usize(1..6);
+                self.serve_read(g, page);
             }
-            103 => self.begin_epoch(),
-            104 => {
-                self.now += TTL;
-                let now = self.now;
-                for history in &mut self.redis.histories {
-                    if history.last.is_some_and(|last| last.ms + TTL < now) {
-                        *history = History::default();
-                    }
+            Step::FinishRead => {
+                let patient = self.random.bool();
+                self.gateways[g].finish_read(self.now, patient);
+            }
+            Step::Client => self.client_turn(n),
+            Step::Reconnect => self.reconnect(n),
+            Step::Sweep => {
+                let workers = &self.gateways[g].workers;
+                workers[self.random.usize(0..workers.len())].hub.sweep();
+            }
+            Step::Replicate => self.replicate(),
+            Step::Stall => self.clients[n].stalled = self.random.u32(0..40),
+            Step::OddMessage => self.odd_message(),
+            Step::Fault if faults => self.fault(),
+            Step::Fault => {}
+        }
+    }
+
+    fn client_turn(&mut self, n: usize) {
+        let late = self.random.u8(0..30) == 0;
+        self.let_in(n, late);
+        self.read(n);
+    }
+
+    /// By a gateway in the epoch of its session, or by anybody in any.
+    fn publish_somewhere(&mut self) {
+        let channel = self.random.usize(0..self.removed.len());
+        let g = self.random.usize(0..2);
+        if self.random.u8(0..30) == 0 {
+            // More than an inbox, or a client's queue, may hold.
+            for _ in 0..self.random.u8(0..40) {
+                self.publish(self.master, channel, None);
+            }
+        }
+        match (self.random.bool(), self.gateways[g].session()) {
+            (true, Some((epoch, server))) => self.publish(server, channel, Some(epoch)),
+            _ => {
+                let stale = self.random.u8(0..4) == 0;
+                let server = if stale { 1 - self.master } else { self.master };
+                self.publish(server, channel, None);
+            }
+        }
+    }
+
+    /// What is published on a live channel without the library.
+    fn odd_message(&mut self) {
+        let channel = self.random.usize(0..self.removed.len());
+        let server = self.random.usize(0..2);
+        let clock = self.servers[server].clock();
+        let message = match self.random.u8(0..4) {
+            0 => b"raw".to_vec(),
+            1 => b"\xff\x09what?".to_vec(),
+            2 => {
+                let far = EventId { ms: clock.ms + FAR, seq: clock.seq };
+                encode_live(far, "", b"forged")
+            }
+            _ => encode_live(EventId::new(clock.ms, 1 << 27, 0), "", b"forged"),
+        };
+        self.send(server, channel, &message);
+    }
+
+    fn replicate(&mut self) {
+        let replica = 1 - self.master;
+        if !self.servers[replica].master {
+            let master = self.servers[self.master].data.clone();
+            self.at(replica, |world| world.servers[replica].replace(master));
+            self.servers[replica].lost.clear();
+        }
+    }
+
+    /// Cuts off whoever is connected to a server.
+    fn cut(&mut self, server: usize) {
+        for gateway in &mut self.gateways {
+            let linked = gateway.link.as_ref().or(gateway.prepared.as_ref().map(|(link, _)| link));
+            if linked.is_some_and(|link| link.server == server) {
+                gateway.cut(self.random.usize(0..5));
+            }
+            if gateway.flight.as_ref().is_some_and(|flight| flight.server == server) {
+                gateway.cut_reads();
+            }
+        }
+    }
+
+    fn fault(&mut self) {
+        let server = self.random.usize(0..2);
+        let key = self.random.usize(0..self.removed.len() + 2);
+        match self.random.u8(0..22) {
+            0..3 => self.at(server, |world| world.trim(server)),
+            3 => self.at(server, |world| {
+                let channel = key % world.removed.len();
+                world.servers[server].data.histories[channel] = None;
+            }),
+            4..6 => self.cut(server),
+            6..9 => self.fail_over(),
+            9..11 => self.demote(),
+            11 => self.blink(),
+            12 => self.at(server, |world| world.servers[server].flush()),
+            13 => self.at(server, |world| world.servers[server].evict(key)),
+            14..17 => self.save(),
+            17..19 => self.roll_back(),
+            19 => self.crash(server),
+            20 => {
+                self.servers[server].skew = [0, 0, 20, 500][self.random.usize(0..4)];
+                if self.random.u8(0..10) == 0 {
+                    self.servers[server].leap(FAR);
                 }
             }
-            _ => {}
+            _ => self.now += TTL_AND_MORE,
         }
+    }
+
+    fn trim(&mut self, server: usize) {
+        let channel = self.random.usize(0..self.removed.len());
+        if let Some(history) = &mut self.servers[server].data.histories[channel] {
+            let cut = self.random.usize(0..=history.kept.len());
+            history.kept.drain(..cut);
+        }
+    }
+
+    /// The replica becomes the master. The old one does not know.
+    fn fail_over(&mut self) {
+        let replica = 1 - self.master;
+        if !self.servers[replica].master {
+            self.servers[replica].promote();
+            self.master = replica;
+        }
+    }
+
+    /// The master that was deposed hears of it.
+    fn demote(&mut self) {
+        let old = 1 - self.master;
+        if self.servers[old].master {
+            self.cut(old);
+            self.at(old, |world| {
+                let [a, b] = &mut world.servers;
+                let (old, master) = if old == 0 { (a, b) } else { (b, a) };
+                old.demote(master);
+            });
+        }
+    }
+
+    /// A failover to the replica and back, between two ticks. Connections may survive it.
+    fn blink(&mut self) {
+        let (master, replica) = (self.master, 1 - self.master);
+        if self.servers[replica].master {
+            return;
+        }
+        let kept = self.servers[replica].data.clone();
+        self.servers[replica].promote();
+        for _ in 0..self.random.usize(0..3) {
+            let channel = self.random.usize(0..self.removed.len());
+            self.publish(replica, channel, None);
+        }
+        let data = self.servers[replica].data.clone();
+        self.at(master, |world| world.servers[master].blink(data));
+        let [a, b] = &mut self.servers;
+        let (replica, master) = if replica == 0 { (a, b) } else { (b, a) };
+        replica.data = kept;
+        replica.demote(master);
+        if self.random.bool() {
+            self.cut(self.master);
+        }
+    }
+
+    fn save(&mut self) {
+        let server = self.random.usize(0..2);
+        self.saved.retain(|(of, _)| *of != server);
+        self.saved.push((server, self.servers[server].data.clone()));
+    }
+
+    /// The data goes back in time, under a process that stays. No further back than every gateway knows of: ticks are
+    /// counted, and whoever has seen none since may count up to what the others have seen.
+    fn roll_back(&mut self) {
+        if self.saved.is_empty() {
+            return;
+        }
+        let (server, data) = self.saved[self.random.usize(0..self.saved.len())].clone();
+        let mut probe = Server::new(0, Rc::default());
+        probe.data = data.clone();
+        let beat = probe.beat();
+        if self.gateways.iter().all(|gateway| gateway.caller().beat > Some(beat)) {
+            self.at(server, |world| world.servers[server].replace(data));
+        }
+    }
+
+    /// A process dies, and another one has what was saved, or nothing.
+    fn crash(&mut self, server: usize) {
+        self.cut(server);
+        self.servers[server].restart();
+        let data = self.saved.iter().find(|(of, _)| *of == server).map(|(_, data)| data.clone());
+        self.at(server, |world| world.servers[server].replace(data.unwrap_or_default()));
     }
 
     /// No more faults: everything in flight arrives, and everybody must be live and whole.
     fn settle(&mut self) {
-        self.subscribed = true;
-        for _ in 0..200 {
-            self.tick();
-            for n in 0..self.clients.len() {
-                self.attach(n);
-                self.serve(n);
-                self.answer(n);
-                if self.clients[n].ticking {
-                    self.tick();
-                }
+        self.demote();
+        self.servers.iter_mut().for_each(|server| server.skew = 0);
+        self.replicate();
+        self.clients.iter_mut().for_each(|client| client.stalled = 0);
+        self.turn();
+        for _ in 0..1000 {
+            if self.all_live() {
+                break;
             }
-            while !self.live.is_empty() {
-                self.dispatch();
-            }
+            self.turn();
         }
-        for channel in 0..self.redis.histories.len() {
-            self.publish(channel);
+        assert!(self.all_live(), "a client never became live");
+        for channel in 0..self.removed.len() {
+            self.publish(self.master, channel, None);
         }
-        while !self.live.is_empty() {
-            self.dispatch();
-        }
+        (0..3).for_each(|_| self.turn());
+        let log = &self.servers[self.master].data.log;
         for client in &self.clients {
-            assert!(client.join.is_none(), "a client never became live: {:?}", client.join);
-            let mine = |(_, c): &&(EventId, usize)| client.channels.contains(c);
-            let last = self.truth.iter().rfind(mine).unwrap();
-            assert!(client.settled >= last.0, "the last event did not arrive");
+            let mine = |event: &&Event| client.channels.contains(&self.events[**event].channel);
+            client.finish(self.events[*log.iter().rfind(mine).unwrap()].id);
+        }
+    }
+
+    fn all_live(&self) -> bool {
+        let mut workers = self.gateways.iter().flat_map(|gateway| &gateway.workers);
+        let open = |client: &Client| matches!(client.stream, Stream::Open(_));
+        let joined = self.gateways.iter().all(|gateway| gateway.link.is_some());
+        joined && self.clients.iter().all(open) && workers.all(|w| w.cells.joining.get() == 0)
+    }
+
+    /// Everybody does all there is to do.
+    fn turn(&mut self) {
+        self.now += 1;
+        for g in 0..2 {
+            self.connect(g);
+            self.gateways[g].want_tick();
+            self.gateways[g].ingest(50);
+            let asks = |gateway: &Gateway| {
+                gateway.link.as_ref().is_some_and(|link| link.open && !link.requests.is_empty())
+            };
+            while asks(&self.gateways[g]) {
+                self.serve_link(g);
+            }
+            self.gateways[g].ingest(50);
+            (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
+            self.gateways[g].plan_read(self.now);
+            self.serve_read(g, 20);
+            self.gateways[g].finish_read(self.now, false);
+        }
+        for n in 0..self.clients.len() {
+            if matches!(self.clients[n].stream, Stream::None) {
+                self.reconnect(n);
+            }
+            self.let_in(n, false);
+            self.read(n);
         }
     }
 }
 
-impl Client {
-    fn new(channels: Vec<usize>) -> Self {
-        let mut client = Client {
-            names: channels.iter().map(|c| name(*c)).collect(),
-            channels,
-            join: None,
-            seen: EventId::ZERO,
-            attached: false,
-            read: None,
-            answer: None,
-            ticking: false,
-            cursor: EventId::ZERO,
-            settled: EventId::ZERO,
-            told: HashMap::new(),
-            received: 0,
-            oldest: false,
-            excused: HashSet::new(),
-        };
-        client.connect(Start::Now);
-        client
-    }
+/// More than a history lives.
+const TTL_AND_MORE: u64 = redis::TTL + 100;
 
-    fn connect(&mut self, start: Start) {
-        self.told.clear();
-        self.excused.clear();
-        match start {
-            // What came before "now" was not asked for; where "now" is, the first checkpoint tells.
-            Start::Now | Start::Unknown(_) => self.settled = EventId { ms: u64::MAX, seq: 0 },
-            Start::Oldest => self.settled = EventId::ZERO,
-            Start::After(cursor) => self.settled = cursor,
-        }
-        self.oldest = start == Start::Oldest;
-        self.join = Some(Box::new(Join::new(start, LIMITS)));
-        self.attached = false;
-        (self.read, self.answer, self.ticking) = (None, None, false);
-    }
+fn data(event: Event, large: usize) -> String {
+    let size = if event % 3 == 0 { large } else { 1 };
+    format!("{event} {}", "x".repeat(size))
+}
 
-    fn leave_live(&mut self, dispatched: Option<EventId>) {
-        if self.join.is_none() {
-            let position = dispatched.map_or(self.seen, |d| d.max(self.seen));
-            self.join = Some(Box::new(Join::resumed(position, LIMITS)));
-        }
+/// Answers how many events were received, and how many resets.
+fn play(seed: u64, runtime: &Runtime) -> (usize, usize) {
+    let mut world = World::new(seed, runtime);
+    for n in 0..world.clients.len() {
+        world.reconnect(n);
     }
-
-    fn live(&mut self, frame: &SharedFrame, channel: usize, truth: &[(EventId, usize)]) {
-        match &mut self.join {
-            Some(join) => {
-                join.live(frame);
-            }
-            None if frame.id.unwrap() > self.seen => {
-                self.seen = frame.id.unwrap();
-                self.receive(self.seen, Some(channel), truth);
-            }
-            None => {}
-        }
+    for stretch in 0..12 {
+        let mood = Mood::new(&mut world.random);
+        // Quiet stretches let everybody become live between the faults.
+        (0..100).for_each(|_| world.step(mood, stretch % 2 == 1));
     }
-
-    fn act(&mut self, items: Vec<Item>, next: Next, clock: EventId, truth: &[(EventId, usize)]) {
-        for item in items {
-            match item {
-                Item::Frame(frame) => self.receive(frame.id.unwrap(), None, truth),
-                Item::Opened(id, _) | Item::Checkpoint(id) => {
-                    if self.settled.ms == u64::MAX {
-                        self.settled = id;
-                    }
-                    self.receive_position(id, truth);
-                }
-                Item::Gap(bytes, _) => self.gap(&bytes, clock),
-            }
-        }
-        match next {
-            Next::Wait => {}
-            Next::Tick => self.ticking = true,
-            Next::Read(after) => {
-                // After a lag, "now" is where the reading begins.
-                if self.settled.ms == u64::MAX {
-                    self.settled = after;
-                }
-                self.read = Some(after);
-            }
-            Next::Live(seen) => {
-                self.join = None;
-                self.seen = seen;
-            }
-        }
-    }
-
-    fn tell(&mut self, channel: usize, upto: EventId) {
-        let told = self.told.entry(channel).or_default();
-        *told = upto.max(*told);
-    }
-
-    fn gap(&mut self, bytes: &[u8], clock: EventId) {
-        let text = std::str::from_utf8(bytes).unwrap();
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        self.cursor = field("id: ").parse().unwrap();
-        let data: serde_json::Value = serde_json::from_str(field("data: ")).unwrap();
-        let oldest = data["oldest"].as_str().map(|id| id.parse::<EventId>().unwrap());
-        let missing = match data["reason"].as_str().unwrap() {
-            "trimmed" | "expired" => oldest.map_or(clock, below),
-            _ => clock,
-        };
-        match data["channel"].as_str().unwrap() {
-            "*" => {
-                for channel in self.channels.clone() {
-                    self.tell(channel, missing);
-                }
-                // Both may move the position, down to the clock of a younger epoch too.
-                if self.settled > clock {
-                    self.settled = clock;
-                }
-            }
-            named => {
-                let channel = named[1..].parse().unwrap();
-                self.tell(channel, missing);
-            }
-        }
-    }
-
-    fn receive(&mut self, id: EventId, channel: Option<usize>, truth: &[(EventId, usize)]) {
-        let at = truth.iter().find(|(t, _)| *t == id).expect("an event that was published");
-        assert!(channel.is_none_or(|c| c == at.1) && self.channels.contains(&at.1));
-        assert!(id > self.settled, "twice or out of order: {id:?} after {:?}", self.settled);
-        self.receive_position(id, truth);
-        self.received += 1;
-    }
-
-    /// All of the client's events below `id` must have been received, or told missing.
-    fn receive_position(&mut self, id: EventId, truth: &[(EventId, usize)]) {
-        let missing = truth.iter().find(|(t, c)| {
-            *t > self.settled
-                && *t < id
-                && self.channels.contains(c)
-                && !self.excused.contains(t)
-                && self.told.get(c).is_none_or(|told| t > told)
-        });
-        assert!(missing.is_none(), "lost without a gap: {missing:?}, {:?} to {id:?}", self.settled);
-        self.settled = self.settled.max(id);
-        self.cursor = id;
-    }
+    world.settle();
+    let clients = world.clients.iter();
+    clients.fold((0, 0), |sum, client| (sum.0 + client.received, sum.1 + client.resets))
 }
 
 #[test]
 fn whatever_happens_nothing_is_lost_without_a_gap() {
-    let seeds = std::env::var("SSE_MODEL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
-    let mut received = 0;
-    for seed in 0..seeds {
-        let played = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            for step in 0..1500 {
-                // Quiet stretches let everybody become live between the faults.
-                world.step(step % 300 < 200);
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let (first, seeds) = (number("SSE_MODEL_FIRST"), number("SSE_MODEL_SEEDS").unwrap_or(300));
+    let (first, seeds) = (first.unwrap_or(0), first.unwrap_or(0) + seeds);
+    let next = AtomicU64::new(first);
+    let (received, resets) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return;
             }
-            world.settle();
-            world.clients.iter().map(|client| client.received).sum::<usize>()
-        });
-        received += played.unwrap_or_else(|_| panic!("seed {seed}"));
-    }
-    assert!(received > seeds as usize * 100, "the model does something: {received}");
+            let play = std::panic::AssertUnwindSafe(|| play(seed, &runtime));
+            let Ok(counts) = std::panic::catch_unwind(play) else {
+                next.store(seeds, Ordering::Relaxed);
+                panic!("seed {seed}");
+            };
+            received.fetch_add(counts.0, Ordering::Relaxed);
+            resets.fetch_add(counts.1, Ordering::Relaxed);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let [received, resets] = [received, resets].map(|count| count.load(Ordering::Relaxed) as u64);
+    eprintln!("COUNTS {received} {resets}");
+    assert!(received > (seeds - first) * 50, "the model does something: {received}");
+    assert!(resets > seeds - first, "epochs end: {resets}");
 }

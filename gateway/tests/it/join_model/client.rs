@@ -1,0 +1,387 @@
+//! The model's clients: each reads its stream's bytes as an EventSource does, and knows what it is owed.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use actix_web::body::MessageBody;
+use sse_contract::{Channel, EventId};
+use sse_gateway::hub::Opening;
+use sse_gateway::join::Start;
+use sse_gateway::sink::PipeBody;
+
+use super::gateway::Gateway;
+use super::redis::{Event, Published, Server, TTL, name};
+
+/// What a client's account is checked against.
+pub struct Facts<'a> {
+    pub events: &'a [Published],
+    pub servers: &'a [Server],
+    pub gateway: &'a Gateway,
+    /// By channel: the highest id that ever left a history.
+    pub removed: &'a [EventId],
+    /// The highest time that anybody ever saw.
+    pub latest: u64,
+}
+
+/// The client's way into its gateway.
+pub enum Stream {
+    /// Its response's head is awaited.
+    Waiting(Opening),
+    Open(PipeBody),
+    None,
+}
+
+/// How a client may understand what it was sent. A reset does not say for which epoch it was told, so there may be
+/// several ways; one must hold.
+#[derive(Clone)]
+struct Claim {
+    /// The epoch that the client lives in.
+    epoch: u64,
+    /// Where in what its gateway has heard that may be, at the earliest.
+    since: usize,
+    /// What is at or below may be of other epochs, because a reset or a start from the oldest was told.
+    replays: EventId,
+    /// Per channel: up to here a gap was told, in this epoch.
+    told: HashMap<usize, EventId>,
+    /// Passed by, and not told yet: a reset must follow.
+    debts: HashSet<Event>,
+}
+
+pub struct Client {
+    pub channels: Vec<usize>,
+    pub names: Arc<[Channel]>,
+    pub gateway: usize,
+    pub worker: usize,
+    pub stream: Stream,
+    /// It reads nothing for so many turns.
+    pub stalled: u32,
+    wire: String,
+    /// The last id it was sent, as an EventSource keeps it.
+    pub cursor: Option<EventId>,
+    start: Start,
+    /// Everything at or below was received, told missing, or came before the client; none before the first position.
+    position: Option<EventId>,
+    claims: Vec<Claim>,
+    /// What its worker had handled when it connected.
+    since: usize,
+    /// How many events there were when its response's head was sent, if that said "subscribed".
+    let_in: Option<Event>,
+    pub received: usize,
+    pub resets: usize,
+}
+
+/// One block of the stream.
+struct Block<'a> {
+    kind: &'a str,
+    data: &'a str,
+    id: Option<EventId>,
+}
+
+impl<'a> Block<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut block = Block { kind: "message", data: "", id: None };
+        for line in text.lines() {
+            match line.split_once(": ") {
+                Some(("event", kind)) => block.kind = kind,
+                Some(("data", data)) => block.data = data,
+                Some(("id", id)) => block.id = Some(id.parse().unwrap()),
+                _ => assert!(line.starts_with("retry: ") || line == ":", "{line}"),
+            }
+        }
+        block
+    }
+}
+
+impl Client {
+    pub fn new(channels: Vec<usize>) -> Self {
+        Client {
+            names: channels.iter().map(|c| name(*c)).collect(),
+            channels,
+            gateway: 0,
+            worker: 0,
+            stream: Stream::None,
+            stalled: 0,
+            wire: String::new(),
+            cursor: None,
+            start: Start::Now,
+            position: None,
+            claims: Vec::new(),
+            since: 0,
+            let_in: None,
+            received: 0,
+            resets: 0,
+        }
+    }
+
+    /// A new connection of it. `at` is what its worker has handled of what the gateway has heard.
+    pub fn connect(&mut self, start: Start, place: (usize, usize), at: usize, opening: Opening) {
+        (self.gateway, self.worker) = place;
+        self.stream = Stream::Waiting(opening);
+        self.wire.clear();
+        (self.since, self.let_in) = (at, None);
+        self.position = None;
+        if let Start::After(cursor) = start {
+            self.position = Some(cursor);
+            let debts = self.claims.drain(..).map(|claim| claim.debts);
+            let debts = debts.min_by_key(HashSet::len).unwrap_or_default();
+            self.claims.push(Claim { debts, ..Claim::new(cursor.epoch(), at) });
+        }
+        self.start = start;
+    }
+
+    /// The response's head arrives.
+    pub fn open(&mut self, body: PipeBody, late: bool, events: usize) {
+        self.stream = Stream::Open(body);
+        self.let_in = (!late).then_some(events);
+    }
+
+    /// Reads what has arrived. Answers whether anything has.
+    pub fn read(&mut self, facts: &Facts) -> bool {
+        let Stream::Open(body) = &mut self.stream else { return false };
+        let mut context = Context::from_waker(Waker::noop());
+        let bytes = match Pin::new(body).poll_next(&mut context) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok(bytes))) => bytes,
+            Poll::Ready(end) => panic!("the stream ended: {end:?}"),
+        };
+        let mut wire = std::mem::take(&mut self.wire);
+        wire.push_str(std::str::from_utf8(&bytes).unwrap());
+        let mut at = 0;
+        let mut line = 0;
+        while let Some(length) = wire[line..].find('\n') {
+            line += length + 1;
+            if length == 0 {
+                self.block(&Block::of(&wire[at..line - 1]), facts);
+                at = line;
+            }
+        }
+        wire.drain(..at);
+        self.wire = wire;
+        true
+    }
+
+    fn block(&mut self, block: &Block, facts: &Facts) {
+        if std::env::var("T").is_ok() { eprintln!("{:p} g{} {} {:?} {} | {:?} {:?} since {} {:?} {:?}", Arc::as_ptr(&self.names) as *const u8, self.gateway, block.kind, block.id, &block.data[..block.data.len().min(90)], self.claims.iter().map(|c|c.epoch).collect::<Vec<_>>(), self.start, self.since, facts.gateway.heard, facts.gateway.clocks); }
+        match (block.kind, block.id) {
+            ("gap", Some(id)) => self.gap(block, id, facts),
+            ("checkpoint", Some(id)) => self.checkpoint(block, id, facts),
+            ("message", Some(id)) => self.event(block, id, facts),
+            ("message", None) => assert_eq!(block.data, "raw"),
+            ("alive", None) => {}
+            (kind, id) => panic!("{kind} {id:?}"),
+        }
+        self.cursor = block.id.or(self.cursor);
+    }
+
+    fn event(&mut self, block: &Block, id: EventId, facts: &Facts) {
+        let event: Event = block.data.split(' ').next().unwrap().parse().expect("an event that was published");
+        let published = &facts.events[event];
+        assert_eq!(published.id, id);
+        assert!(self.channels.contains(&published.channel), "an event of another channel");
+        let position = self.position.expect("a position comes before the first event");
+        assert!(id > position, "twice or out of order: {id:?} after {position:?}");
+        self.advance(id, false, facts);
+        self.received += 1;
+    }
+
+    fn checkpoint(&mut self, block: &Block, id: EventId, facts: &Facts) {
+        match (self.position, &self.start) {
+            (Some(position), _) => {
+                assert!(id >= position, "a checkpoint below the position: {id:?}, {position:?}");
+                self.advance(id, true, facts);
+            }
+            (None, Start::Oldest) => self.begin_oldest(id, facts),
+            (None, _) => {
+                assert_eq!(block.data, r#"{"from":"now"}"#);
+                self.begin_now(id, facts);
+            }
+        }
+    }
+
+    /// The first position of a client that wants what is kept: of each channel's oldest event then, the lowest.
+    fn begin_oldest(&mut self, id: EventId, facts: &Facts) {
+        self.position = Some(id);
+        self.claims = facts.epochs(self.since).map(|(since, epoch)| Claim::new(epoch, since)).collect();
+        for claim in &mut self.claims {
+            claim.replays = facts.clock(claim.epoch);
+            for channel in &self.channels {
+                let gone = facts.gateway.gone.get(channel).copied().unwrap_or_default();
+                claim.told.insert(*channel, if self.channels.len() == 1 { id } else { gone });
+            }
+        }
+    }
+
+    /// The first position of a client that wants what is published from now on.
+    fn begin_now(&mut self, id: EventId, facts: &Facts) {
+        self.position = Some(id);
+        self.claims = vec![Claim::new(id.epoch(), self.since)];
+        let Some(let_in) = self.let_in else { return };
+        let log = &facts.server(id.epoch()).data.log;
+        let missed = log.iter().find(|event| {
+            let published = &facts.events[**event];
+            **event >= let_in
+                && published.sound
+                && published.id <= id
+                && published.id.epoch() == id.epoch()
+                && self.channels.contains(&published.channel)
+        });
+        assert!(missed.is_none(), "published after the head and lost: {missed:?}");
+    }
+
+    /// It is sent up to `id`: everything between was received, or must have been told missing.
+    fn advance(&mut self, id: EventId, inclusive: bool, facts: &Facts) {
+        let from = self.position.replace(id).unwrap();
+        if from == id {
+            return;
+        }
+        let mut why = String::new();
+        let channels = &self.channels;
+        self.claims.retain_mut(|claim| {
+            let held = claim.advance(channels, from, id, inclusive, facts);
+            held.map_err(|error| why = error).is_ok()
+        });
+        assert!(!self.claims.is_empty(), "{why}");
+    }
+
+    fn gap(&mut self, block: &Block, id: EventId, facts: &Facts) {
+        let data: serde_json::Value = serde_json::from_str(block.data).unwrap();
+        let oldest = data["oldest"].as_str().map(|id| id.parse::<EventId>().unwrap());
+        let reason = data["reason"].as_str().unwrap();
+        assert_eq!(data["channel"] == "*", !matches!(reason, "trimmed" | "expired"));
+        match reason {
+            "reset" => self.reset(id, facts),
+            "unknown_id" => {
+                assert!(matches!(self.start, Start::Unknown(_)), "its own cursor is unknown");
+                self.position = None;
+                // The checkpoint behind it says where the stream begins.
+                self.let_in = None;
+            }
+            "late" => self.let_in = None,
+            "trimmed" | "expired" => {
+                let channel = data["channel"].as_str().unwrap()[1..].parse().unwrap();
+                self.missing(reason, channel, id, oldest, facts);
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    fn missing(
+        &mut self,
+        reason: &str,
+        channel: usize,
+        id: EventId,
+        oldest: Option<EventId>,
+        facts: &Facts,
+    ) {
+        let position = self.position.expect("a position comes before a gap");
+        assert!(id >= position, "a gap moves the position back");
+        self.advance(id, true, facts);
+        if reason == "expired" {
+            assert!(position.ms <= facts.latest.saturating_sub(TTL), "it has not expired");
+        } else {
+            // What is cut off at all cannot always be told from what was cut off before the position.
+            assert!(facts.removed[channel] > EventId::ZERO, "nothing was ever trimmed");
+        }
+        for claim in &mut self.claims {
+            let upto = oldest.map_or(facts.clock(claim.epoch), EventId::before);
+            let told = claim.told.entry(channel).or_default();
+            *told = upto.max(*told);
+        }
+    }
+
+    /// Once for each epoch that its gateway came to live in, and that is another than the client's.
+    fn reset(&mut self, id: EventId, facts: &Facts) {
+        let position = self.position.expect("a position comes before a reset");
+        if id > position && self.claims.iter().any(|claim| claim.epoch == id.epoch()) {
+            self.advance(id, true, facts);
+        }
+        let mut claims: Vec<Claim> = Vec::new();
+        for before in &self.claims {
+            for (since, epoch) in facts.epochs(before.since) {
+                if epoch != before.epoch && claims.iter().all(|claim| claim.epoch != epoch) {
+                    let replays = facts.clock(epoch);
+                    let told = self.channels.iter().map(|channel| (*channel, replays)).collect();
+                    claims.push(Claim { replays, told, ..Claim::new(epoch, since) });
+                }
+            }
+        }
+        let lived: Vec<u64> = self.claims.iter().map(|claim| claim.epoch).collect();
+        assert!(!claims.is_empty(), "a reset, though {lived:?} lives: {:?}", facts.gateway.heard);
+        self.claims = claims;
+        self.position = Some(id);
+        self.resets += 1;
+    }
+
+    /// At the end it has everything.
+    pub fn finish(&self, last: EventId) {
+        assert!(self.position >= Some(last), "{last:?} did not arrive: {:?}", self.position);
+        let least = self.claims.iter().min_by_key(|claim| claim.debts.len()).unwrap();
+        assert!(least.debts.is_empty(), "passed by and never told: {:?}", least.debts);
+    }
+}
+
+impl Claim {
+    fn new(epoch: u64, since: usize) -> Self {
+        let replays = EventId::ZERO;
+        Claim { epoch, since, replays, told: HashMap::new(), debts: HashSet::new() }
+    }
+
+    /// Everything between was received, or told; the error says what was not.
+    fn advance(
+        &mut self,
+        channels: &[usize],
+        from: EventId,
+        id: EventId,
+        inclusive: bool,
+        facts: &Facts,
+    ) -> Result<(), String> {
+        if id.epoch() != self.epoch {
+            let replayed = id <= self.replays;
+            let error = || format!("another epoch without a word: {id:?} in {}", self.epoch);
+            return replayed.then_some(()).ok_or_else(error);
+        }
+        let server = facts.server(self.epoch);
+        let passed_by = |event: &&Event| {
+            let published = &facts.events[**event];
+            published.id > from
+                && (published.id < id || (inclusive && published.id == id))
+                && published.id.epoch() == id.epoch()
+                && channels.contains(&published.channel)
+                && self.told.get(&published.channel).is_none_or(|told| published.id > *told)
+        };
+        let begin = server.data.log.partition_point(|event| facts.events[*event].id <= from);
+        let log = &server.data.log[begin..];
+        let log = log.iter().take_while(|event| facts.events[**event].id <= id);
+        let mut debts: Vec<Event> = server.lost.iter().filter(passed_by).copied().collect();
+        for event in log.filter(passed_by) {
+            let Published { id: lost, channel, sound } = facts.events[*event];
+            if sound {
+                return Err(format!("lost without a gap: {lost:?} of c{channel}, {from:?} to {id:?}"));
+            }
+            debts.push(*event);
+        }
+        self.debts.extend(debts);
+        Ok(())
+    }
+}
+
+impl Facts<'_> {
+    /// The server on which the gateway lived in an epoch.
+    fn server(&self, epoch: u64) -> &Server {
+        let heard = self.gateway.heard.iter().rfind(|(heard, _)| *heard == epoch);
+        &self.servers[heard.expect("an epoch that was heard").1]
+    }
+
+    /// The youngest clock of its reads in an epoch.
+    fn clock(&self, epoch: u64) -> EventId {
+        self.gateway.clocks.get(&epoch).copied().unwrap_or_default()
+    }
+
+    /// What it has heard of since then and read something of.
+    fn epochs(&self, since: usize) -> impl Iterator<Item = (usize, u64)> {
+        let heard = self.gateway.heard.iter().map(|(epoch, _)| *epoch).enumerate().skip(since);
+        heard.filter(|(_, epoch)| self.gateway.clocks.contains_key(epoch))
+    }
+}

@@ -1,0 +1,364 @@
+//! The model's gateways: all that is between Redis' bytes and a stream's is the gateway's own code, moved step by step.
+//! What is missing is I/O: the ingest's loop, connecting, and the pool.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use redis::Value;
+use sse_contract::EventId;
+use sse_gateway::broker::Broker;
+use sse_gateway::config::StreamConfig;
+use sse_gateway::dispatch::{Command, Dispatch};
+use sse_gateway::history::{self, Part, Reads};
+use sse_gateway::hub::Hub;
+use sse_gateway::metrics::{Cells, Metrics};
+use sse_gateway::redis_broker::{RedisBroker, Works};
+use sse_gateway::redis_settings::{HistoryLimits, RedisSettings};
+use sse_gateway::resp;
+use sse_gateway::session::Session;
+
+use super::redis::{Caller, channel_of};
+
+/// What a gateway's ingest sends to Redis.
+pub enum Request {
+    Subscribe(String),
+    Unsubscribe(String),
+    Tick(Caller),
+}
+
+/// The ingest's connection.
+pub struct Link {
+    pub server: usize,
+    run: String,
+    subscribed: HashSet<String>,
+    pub requests: VecDeque<Request>,
+    /// Whole values on their way to the gateway.
+    pub replies: VecDeque<Vec<u8>>,
+    /// The server's end.
+    pub open: bool,
+}
+
+/// A read under way.
+pub struct Flight {
+    pub server: usize,
+    session: Arc<Session>,
+    plan: Vec<Part>,
+    pub caller: Caller,
+    pub parts: Vec<(usize, EventId)>,
+    /// The outer one tells whether Redis has answered, the inner one whether it did what was asked.
+    pub answer: Option<Option<Value>>,
+}
+
+pub struct Worker {
+    pub hub: Rc<Hub>,
+    pub cells: Arc<Cells>,
+    /// What it has handled of what the gateway has heard, as an index in `Gateway::heard`.
+    pub at: usize,
+}
+
+pub struct Gateway {
+    works: Works,
+    dispatch: Dispatch,
+    reads: Reads,
+    pub workers: Vec<Worker>,
+    /// Connected, and the answer to the session's first tick.
+    pub prepared: Option<(Link, Vec<u8>)>,
+    /// In session.
+    pub link: Option<Link>,
+    sessions: u64,
+    pub flight: Option<Flight>,
+    /// Every epoch that a tick told, and the server that it came from.
+    pub heard: Vec<(u64, usize)>,
+    /// The youngest clock of its reads, by epoch.
+    pub clocks: HashMap<u64, EventId>,
+    /// By channel: the oldest event kept was above this at some read.
+    pub gone: HashMap<usize, EventId>,
+    messages: Vec<sse_gateway::inbox::ToHub>,
+    began: Instant,
+}
+
+/// What differs between worlds.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub workers: usize,
+    pub inbox_bytes: usize,
+    pub lingers: bool,
+}
+
+fn settings(shape: Shape) -> RedisSettings {
+    let hour = Duration::from_secs(3600);
+    RedisSettings {
+        url: "redis://127.0.0.1:1".to_owned(),
+        prefix: "sse".to_owned(),
+        connect_timeout: hour,
+        answer_timeout: hour,
+        reconnect_max: hour,
+        // The world asks for ticks itself.
+        tick: hour,
+        linger: if shape.lingers { hour } else { Duration::ZERO },
+        pool_size: 1,
+        page_bytes: 1000,
+        limits: HistoryLimits {
+            max_len: 1000,
+            ttl: Duration::from_millis(super::redis::TTL),
+            max_data: 1 << 20,
+            idempotency_ttl: Duration::from_secs(600),
+            durable: false,
+        },
+    }
+}
+
+fn stream_config(shape: Shape) -> StreamConfig {
+    StreamConfig {
+        // Every sweep sends one.
+        heartbeat: Duration::ZERO,
+        retry: Duration::ZERO,
+        open_wait: Duration::ZERO,
+        max_streams: 0,
+        max_channels: 10,
+        queue_events: 4,
+        queue_bytes: 10_000,
+        inbox_bytes: shape.inbox_bytes,
+        progress_deadline: Duration::from_secs(3600),
+        coalesce: Duration::ZERO,
+        slow_readers: Vec::new(),
+        takeover: false,
+    }
+}
+
+impl Gateway {
+    pub fn new(shape: Shape) -> Self {
+        let metrics = Metrics::default();
+        let (broker, works) =
+            RedisBroker::without_threads(settings(shape), metrics.clone()).unwrap();
+        let worker = |_| {
+            let cells = metrics.worker();
+            let broker = Broker::Redis(broker.clone());
+            let hub = Hub::new(broker, stream_config(shape), cells.clone()).unwrap();
+            Worker { hub, cells, at: 0 }
+        };
+        Gateway {
+            workers: (0..shape.workers).map(worker).collect(),
+            dispatch: Dispatch::new(works.shared.clone()),
+            works,
+            reads: Reads::default(),
+            prepared: None,
+            link: None,
+            sessions: 0,
+            flight: None,
+            heard: Vec::new(),
+            clocks: HashMap::new(),
+            gone: HashMap::new(),
+            messages: Vec::new(),
+            began: Instant::now(),
+        }
+    }
+
+    /// What the next call tells of what this gateway has seen.
+    pub fn caller(&self) -> Caller {
+        let packed = self.works.shared.tick_call().get_packed_command();
+        match request(&packed).0 {
+            Request::Tick(caller) => caller,
+            _ => unreachable!(),
+        }
+    }
+
+    /// A connection to a server, which has answered the first tick.
+    pub fn connect(&mut self, server: usize, run: String, answer: Vec<u8>) {
+        let link = Link {
+            server,
+            run,
+            subscribed: HashSet::new(),
+            requests: VecDeque::new(),
+            replies: VecDeque::new(),
+            open: true,
+        };
+        self.prepared = Some((link, answer));
+    }
+
+    /// As `Ingest::session` does once it is prepared.
+    pub fn begin(&mut self) {
+        let Some((link, answer)) = self.prepared.take() else { return };
+        let (value, _) = resp::parse(&answer).unwrap().unwrap();
+        let shared = &self.works.shared;
+        let Ok(clock) = shared.read_tick(&value) else { return };
+        self.sessions += 1;
+        let (number, run) = (self.sessions, link.run.as_str().into());
+        let begun =
+            shared.sessions.begin(number, run, clock.epoch(), &shared.info, &shared.config);
+        begun.unwrap();
+        self.dispatch.begin(clock);
+        self.heard.push((clock.epoch(), link.server));
+        self.link = Some(link);
+    }
+
+    /// As `Ingest::offline` does.
+    fn end(&mut self) {
+        self.works.shared.sessions.end();
+        self.dispatch.end();
+        self.link = None;
+    }
+
+    /// The server cuts off what is connected to it. What is on its way may still arrive.
+    pub fn cut(&mut self, arriving: usize) {
+        self.prepared = None;
+        if let Some(link) = &mut self.link {
+            link.open = false;
+            link.replies.truncate(arriving);
+        }
+    }
+
+    /// A read to that server fails.
+    pub fn cut_reads(&mut self) {
+        if let Some(flight) = &mut self.flight
+            && flight.answer.is_none()
+        {
+            flight.answer = Some(None);
+        }
+    }
+
+    pub fn want_tick(&mut self) {
+        self.dispatch.command(Command::Tick);
+    }
+
+    /// The ingest hears what workers ask, writes, and reads so many values.
+    pub fn ingest(&mut self, values: usize) {
+        while let Ok(command) = self.works.commands.try_recv() {
+            self.dispatch.command(command);
+        }
+        let Some(link) = &mut self.link else { return };
+        self.dispatch.maintain();
+        let mut out = self.dispatch.out.split().freeze();
+        while !out.is_empty() {
+            let (request, length) = request(&out);
+            link.requests.push_back(request);
+            out = out.slice(length..);
+        }
+        let server = link.server;
+        let end = !link.open && link.replies.len() <= values;
+        let values = values.min(link.replies.len());
+        let input: Vec<u8> = link.replies.drain(..values).flatten().collect();
+        let understood = self.dispatch.understand(&mut BytesMut::from(&input[..]));
+        if let Some(Ok(session)) = self.works.shared.sessions.get().now_or_never()
+            && self.heard.last() != Some(&(session.epoch(), server))
+        {
+            self.heard.push((session.epoch(), server));
+        }
+        if end || understood.is_err() {
+            return self.end();
+        }
+        self.dispatch.deliver();
+    }
+
+    /// The epoch that publications through this gateway are to live in, and the server.
+    pub fn session(&self) -> Option<(u64, usize)> {
+        let server = self.link.as_ref()?.server;
+        let session = self.works.shared.sessions.get().now_or_never()?.ok()?;
+        Some((session.epoch(), server))
+    }
+
+    /// A worker's round.
+    pub fn round(&mut self, n: usize) {
+        let worker = &mut self.workers[n];
+        worker.hub.body_signals();
+        if !worker.hub.round(&mut self.messages) {
+            worker.at = self.heard.len().saturating_sub(1);
+        }
+    }
+
+    fn now(&self, ms: u64) -> Instant {
+        self.began + Duration::from_millis(ms)
+    }
+
+    /// The history thread looks at what it was asked, and sends a read if it may.
+    pub fn plan_read(&mut self, ms: u64) {
+        if self.flight.is_some() {
+            return;
+        }
+        while let Ok(ask) = self.works.asks.try_recv() {
+            self.reads.hear(ask);
+        }
+        self.reads.serve_cached(self.now(ms));
+        if self.reads.is_idle() || self.link.is_none() {
+            return;
+        }
+        let shared = &self.works.shared;
+        let Some(Ok(session)) = shared.sessions.get().now_or_never() else { return };
+        let plan = self.reads.plan();
+        let call = history::read_call(shared, &plan);
+        let (_, words, _) = words(&call.get_packed_command());
+        // FCALL, name, number of keys, keys, then the caller's nine.
+        let caller = Caller::of(&words[4 + plan.len()..]);
+        let parts = plan.iter().map(|(c, after, _)| (channel_of(c.as_str()), *after)).collect();
+        let server = self.link.as_ref().unwrap().server;
+        self.flight = Some(Flight { server, session, plan, caller, parts, answer: None });
+    }
+
+    /// The read's answer arrives. As `RedisShared::command` does; without a session it waits for the next one.
+    pub fn finish_read(&mut self, ms: u64, patient: bool) {
+        let Some(flight) = self.flight.take_if(|flight| flight.answer.is_some()) else { return };
+        if self.link.is_none() && patient {
+            self.flight = Some(flight);
+            return;
+        }
+        let Some(Some(value)) = flight.answer else { return };
+        let confirmed = self.works.shared.sessions.confirms(&flight.session);
+        if self.link.is_none() || confirmed.now_or_never() != Some(true) {
+            return;
+        }
+        let snapshot = history::snapshot(&flight.plan, value, |_, why| panic!("{why}")).unwrap();
+        let youngest = self.clocks.entry(snapshot.clock.epoch()).or_default();
+        *youngest = snapshot.clock.max(*youngest);
+        for (channel, range) in &snapshot.ranges {
+            let gone = range[0].oldest.map_or(snapshot.clock, EventId::before);
+            let known = self.gone.entry(channel_of(channel.as_str())).or_default();
+            *known = gone.max(*known);
+        }
+        self.reads.answered(snapshot, self.now(ms));
+    }
+}
+
+impl Link {
+    /// Redis runs one request.
+    pub fn confirm(&mut self, verb: &str, channel: &str) {
+        match verb {
+            "subscribe" => self.subscribed.insert(channel.to_owned()),
+            _ => self.subscribed.remove(channel),
+        };
+        let (a, b) = (verb.len(), channel.len());
+        let push = format!(">3\r\n${a}\r\n{verb}\r\n${b}\r\n{channel}\r\n:1\r\n");
+        self.replies.push_back(push.into_bytes());
+    }
+
+    /// A message is published on this server.
+    pub fn publish(&mut self, channel: &str, message: &[u8]) {
+        if !self.open || !self.subscribed.contains(channel) {
+            return;
+        }
+        let (a, b) = (channel.len(), message.len());
+        let head = format!(">3\r\n$7\r\nmessage\r\n${a}\r\n{channel}\r\n${b}\r\n");
+        self.replies.push_back([head.as_bytes(), message, b"\r\n"].concat());
+    }
+}
+
+/// The words of a packed command, the first one apart, and its length.
+fn words(packed: &[u8]) -> (String, Vec<String>, usize) {
+    let (value, length) = resp::parse(packed).unwrap().unwrap();
+    let words = value.elements().iter().map(|word| word.text().unwrap().to_owned());
+    let words: Vec<String> = words.collect();
+    (words[0].clone(), words, length)
+}
+
+fn request(packed: &[u8]) -> (Request, usize) {
+    let (verb, words, length) = words(packed);
+    let request = match verb.as_str() {
+        "SUBSCRIBE" => Request::Subscribe(words[1].clone()),
+        "UNSUBSCRIBE" => Request::Unsubscribe(words[1].clone()),
+        _ => Request::Tick(Caller::of(&words[4..])),
+    };
+    (request, length)
+}
