@@ -1,6 +1,6 @@
 //! The model's clients: each reads its stream's bytes as an EventSource does, and knows what it is owed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -11,19 +11,8 @@ use sse_gateway::hub::Opening;
 use sse_gateway::join::Start;
 use sse_gateway::sink::PipeBody;
 
-use super::gateway::Gateway;
-use super::redis::{Event, Published, Server, TTL, name};
-
-/// What a client's account is checked against.
-pub struct Facts<'a> {
-    pub events: &'a [Published],
-    pub servers: &'a [Server],
-    pub gateway: &'a Gateway,
-    /// By channel: the highest id that ever left a history.
-    pub removed: &'a [EventId],
-    /// The highest time that anybody ever saw.
-    pub latest: u64,
-}
+use super::claim::{Claim, Facts};
+use super::redis::{Event, TTL, name};
 
 /// The client's way into its gateway.
 pub enum Stream {
@@ -31,22 +20,6 @@ pub enum Stream {
     Waiting(Opening),
     Open(PipeBody),
     None,
-}
-
-/// How a client may understand what it was sent. A reset does not say for which epoch it was told, so there may be
-/// several ways; one must hold.
-#[derive(Clone)]
-struct Claim {
-    /// The epoch that the client lives in.
-    epoch: u64,
-    /// Where in what its gateway has heard that may be, at the earliest.
-    since: usize,
-    /// What is at or below may be of other epochs, because a reset or a start from the oldest was told.
-    replays: EventId,
-    /// Per channel: up to here a gap was told, in this epoch.
-    told: HashMap<usize, EventId>,
-    /// Passed by, and not told yet: a reset must follow.
-    debts: HashSet<Event>,
 }
 
 pub struct Client {
@@ -163,7 +136,6 @@ impl Client {
     }
 
     fn block(&mut self, block: &Block, facts: &Facts) {
-        if std::env::var("T").is_ok() { eprintln!("{:p} g{} {} {:?} {} | {:?} {:?} since {} {:?} {:?}", Arc::as_ptr(&self.names) as *const u8, self.gateway, block.kind, block.id, &block.data[..block.data.len().min(90)], self.claims.iter().map(|c|c.epoch).collect::<Vec<_>>(), self.start, self.since, facts.gateway.heard, facts.gateway.clocks); }
         match (block.kind, block.id) {
             ("gap", Some(id)) => self.gap(block, id, facts),
             ("checkpoint", Some(id)) => self.checkpoint(block, id, facts),
@@ -176,7 +148,8 @@ impl Client {
     }
 
     fn event(&mut self, block: &Block, id: EventId, facts: &Facts) {
-        let event: Event = block.data.split(' ').next().unwrap().parse().expect("an event that was published");
+        let event: Event =
+            block.data.split(' ').next().unwrap().parse().expect("an event that was published");
         let published = &facts.events[event];
         assert_eq!(published.id, id);
         assert!(self.channels.contains(&published.channel), "an event of another channel");
@@ -203,7 +176,8 @@ impl Client {
     /// The first position of a client that wants what is kept: of each channel's oldest event then, the lowest.
     fn begin_oldest(&mut self, id: EventId, facts: &Facts) {
         self.position = Some(id);
-        self.claims = facts.epochs(self.since).map(|(since, epoch)| Claim::new(epoch, since)).collect();
+        self.claims =
+            facts.epochs(self.since).map(|(since, epoch)| Claim::new(epoch, since)).collect();
         for claim in &mut self.claims {
             claim.replays = facts.clock(claim.epoch);
             for channel in &self.channels {
@@ -282,7 +256,7 @@ impl Client {
             assert!(position.ms <= facts.latest.saturating_sub(TTL), "it has not expired");
         } else {
             // What is cut off at all cannot always be told from what was cut off before the position.
-            assert!(facts.removed[channel] > EventId::ZERO, "nothing was ever trimmed");
+            assert!(facts.cut[channel], "nothing was ever trimmed");
         }
         for claim in &mut self.claims {
             let upto = oldest.map_or(facts.clock(claim.epoch), EventId::before);
@@ -319,69 +293,5 @@ impl Client {
         assert!(self.position >= Some(last), "{last:?} did not arrive: {:?}", self.position);
         let least = self.claims.iter().min_by_key(|claim| claim.debts.len()).unwrap();
         assert!(least.debts.is_empty(), "passed by and never told: {:?}", least.debts);
-    }
-}
-
-impl Claim {
-    fn new(epoch: u64, since: usize) -> Self {
-        let replays = EventId::ZERO;
-        Claim { epoch, since, replays, told: HashMap::new(), debts: HashSet::new() }
-    }
-
-    /// Everything between was received, or told; the error says what was not.
-    fn advance(
-        &mut self,
-        channels: &[usize],
-        from: EventId,
-        id: EventId,
-        inclusive: bool,
-        facts: &Facts,
-    ) -> Result<(), String> {
-        if id.epoch() != self.epoch {
-            let replayed = id <= self.replays;
-            let error = || format!("another epoch without a word: {id:?} in {}", self.epoch);
-            return replayed.then_some(()).ok_or_else(error);
-        }
-        let server = facts.server(self.epoch);
-        let passed_by = |event: &&Event| {
-            let published = &facts.events[**event];
-            published.id > from
-                && (published.id < id || (inclusive && published.id == id))
-                && published.id.epoch() == id.epoch()
-                && channels.contains(&published.channel)
-                && self.told.get(&published.channel).is_none_or(|told| published.id > *told)
-        };
-        let begin = server.data.log.partition_point(|event| facts.events[*event].id <= from);
-        let log = &server.data.log[begin..];
-        let log = log.iter().take_while(|event| facts.events[**event].id <= id);
-        let mut debts: Vec<Event> = server.lost.iter().filter(passed_by).copied().collect();
-        for event in log.filter(passed_by) {
-            let Published { id: lost, channel, sound } = facts.events[*event];
-            if sound {
-                return Err(format!("lost without a gap: {lost:?} of c{channel}, {from:?} to {id:?}"));
-            }
-            debts.push(*event);
-        }
-        self.debts.extend(debts);
-        Ok(())
-    }
-}
-
-impl Facts<'_> {
-    /// The server on which the gateway lived in an epoch.
-    fn server(&self, epoch: u64) -> &Server {
-        let heard = self.gateway.heard.iter().rfind(|(heard, _)| *heard == epoch);
-        &self.servers[heard.expect("an epoch that was heard").1]
-    }
-
-    /// The youngest clock of its reads in an epoch.
-    fn clock(&self, epoch: u64) -> EventId {
-        self.gateway.clocks.get(&epoch).copied().unwrap_or_default()
-    }
-
-    /// What it has heard of since then and read something of.
-    fn epochs(&self, since: usize) -> impl Iterator<Item = (usize, u64)> {
-        let heard = self.gateway.heard.iter().map(|(epoch, _)| *epoch).enumerate().skip(since);
-        heard.filter(|(_, epoch)| self.gateway.clocks.contains_key(epoch))
     }
 }

@@ -1,7 +1,7 @@
 //! The model's gateways: all that is between Redis' bytes and a stream's is the gateway's own code, moved step by step.
 //! What is missing is I/O: the ingest's loop, connecting, and the pool.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,26 +21,8 @@ use sse_gateway::redis_settings::{HistoryLimits, RedisSettings};
 use sse_gateway::resp;
 use sse_gateway::session::Session;
 
+use super::link::{Link, Request, request, words};
 use super::redis::{Caller, channel_of};
-
-/// What a gateway's ingest sends to Redis.
-pub enum Request {
-    Subscribe(String),
-    Unsubscribe(String),
-    Tick(Caller),
-}
-
-/// The ingest's connection.
-pub struct Link {
-    pub server: usize,
-    run: String,
-    subscribed: HashSet<String>,
-    pub requests: VecDeque<Request>,
-    /// Whole values on their way to the gateway.
-    pub replies: VecDeque<Vec<u8>>,
-    /// The server's end.
-    pub open: bool,
-}
 
 /// A read under way.
 pub struct Flight {
@@ -70,6 +52,8 @@ pub struct Gateway {
     /// In session.
     pub link: Option<Link>,
     sessions: u64,
+    /// The highest count of ticks that it was told, and the highest clock.
+    pub told: (u64, EventId),
     pub flight: Option<Flight>,
     /// Every epoch that a tick told, and the server that it came from.
     pub heard: Vec<(u64, usize)>,
@@ -149,6 +133,7 @@ impl Gateway {
             prepared: None,
             link: None,
             sessions: 0,
+            told: (0, EventId::ZERO),
             flight: None,
             heard: Vec::new(),
             clocks: HashMap::new(),
@@ -169,31 +154,35 @@ impl Gateway {
 
     /// A connection to a server, which has answered the first tick.
     pub fn connect(&mut self, server: usize, run: String, answer: Vec<u8>) {
-        let link = Link {
-            server,
-            run,
-            subscribed: HashSet::new(),
-            requests: VecDeque::new(),
-            replies: VecDeque::new(),
-            open: true,
-        };
+        let link = Link::to(server, run);
         self.prepared = Some((link, answer));
     }
 
     /// As `Ingest::session` does once it is prepared.
     pub fn begin(&mut self) {
         let Some((link, answer)) = self.prepared.take() else { return };
+        self.note(&answer);
         let (value, _) = resp::parse(&answer).unwrap().unwrap();
         let shared = &self.works.shared;
         let Ok(clock) = shared.read_tick(&value) else { return };
         self.sessions += 1;
         let (number, run) = (self.sessions, link.run.as_str().into());
-        let begun =
-            shared.sessions.begin(number, run, clock.epoch(), &shared.info, &shared.config);
+        let begun = shared.sessions.begin(number, run, clock.epoch(), &shared.info, &shared.config);
         begun.unwrap();
         self.dispatch.begin(clock);
         self.heard.push((clock.epoch(), link.server));
         self.link = Some(link);
+    }
+
+    /// What a tick tells, for the model to know what a gateway must have noticed.
+    fn note(&mut self, answer: &[u8]) {
+        if !answer.starts_with(b"*8") {
+            return;
+        }
+        let (value, _) = resp::parse(answer).unwrap().unwrap();
+        let [clock, .., beat] = value.elements() else { unreachable!() };
+        let clock = clock.text().unwrap().parse().unwrap();
+        self.told = (self.told.0.max(beat.integer().unwrap() as u64), self.told.1.max(clock));
     }
 
     /// As `Ingest::offline` does.
@@ -241,7 +230,9 @@ impl Gateway {
         let server = link.server;
         let end = !link.open && link.replies.len() <= values;
         let values = values.min(link.replies.len());
-        let input: Vec<u8> = link.replies.drain(..values).flatten().collect();
+        let replies: Vec<Vec<u8>> = link.replies.drain(..values).collect();
+        replies.iter().for_each(|reply| self.note(reply));
+        let input = replies.concat();
         let understood = self.dispatch.understand(&mut BytesMut::from(&input[..]));
         if let Some(Ok(session)) = self.works.shared.sessions.get().now_or_never()
             && self.heard.last() != Some(&(session.epoch(), server))
@@ -320,45 +311,4 @@ impl Gateway {
         }
         self.reads.answered(snapshot, self.now(ms));
     }
-}
-
-impl Link {
-    /// Redis runs one request.
-    pub fn confirm(&mut self, verb: &str, channel: &str) {
-        match verb {
-            "subscribe" => self.subscribed.insert(channel.to_owned()),
-            _ => self.subscribed.remove(channel),
-        };
-        let (a, b) = (verb.len(), channel.len());
-        let push = format!(">3\r\n${a}\r\n{verb}\r\n${b}\r\n{channel}\r\n:1\r\n");
-        self.replies.push_back(push.into_bytes());
-    }
-
-    /// A message is published on this server.
-    pub fn publish(&mut self, channel: &str, message: &[u8]) {
-        if !self.open || !self.subscribed.contains(channel) {
-            return;
-        }
-        let (a, b) = (channel.len(), message.len());
-        let head = format!(">3\r\n$7\r\nmessage\r\n${a}\r\n{channel}\r\n${b}\r\n");
-        self.replies.push_back([head.as_bytes(), message, b"\r\n"].concat());
-    }
-}
-
-/// The words of a packed command, the first one apart, and its length.
-fn words(packed: &[u8]) -> (String, Vec<String>, usize) {
-    let (value, length) = resp::parse(packed).unwrap().unwrap();
-    let words = value.elements().iter().map(|word| word.text().unwrap().to_owned());
-    let words: Vec<String> = words.collect();
-    (words[0].clone(), words, length)
-}
-
-fn request(packed: &[u8]) -> (Request, usize) {
-    let (verb, words, length) = words(packed);
-    let request = match verb.as_str() {
-        "SUBSCRIBE" => Request::Subscribe(words[1].clone()),
-        "UNSUBSCRIBE" => Request::Unsubscribe(words[1].clone()),
-        _ => Request::Tick(Caller::of(&words[4..])),
-    };
-    (request, length)
 }

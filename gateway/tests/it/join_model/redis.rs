@@ -66,6 +66,16 @@ pub struct Data {
     pub sound: bool,
 }
 
+impl Data {
+    pub fn beat(&self) -> u64 {
+        self.state.beat.unwrap_or(0)
+    }
+
+    pub fn clock(&self) -> EventId {
+        self.state.clock.unwrap_or_default()
+    }
+}
+
 /// One process.
 pub struct Server {
     life: Life,
@@ -189,14 +199,6 @@ impl Server {
         }
     }
 
-    pub fn beat(&self) -> u64 {
-        self.data.state.beat.unwrap_or(0)
-    }
-
-    pub fn clock(&self) -> EventId {
-        self.data.state.clock.unwrap_or_default()
-    }
-
     fn begin_epoch(&mut self, floor: EventId, now: u64) {
         let state = &mut self.data.state;
         let ms = now.max(floor.ms).max(state.clock.unwrap_or_default().ms) + 1;
@@ -208,7 +210,7 @@ impl Server {
     }
 
     fn begin_generation(&mut self, now: u64) {
-        let clock = self.clock().ms;
+        let clock = self.data.clock().ms;
         let fresh = Witness { marked: true, ids: vec![None; self.data.histories.len()] };
         let before = std::mem::replace(&mut self.data.witness[0], fresh);
         self.data.witness[1] = before;
@@ -216,7 +218,7 @@ impl Server {
     }
 
     fn generation_is_over(&self, now: u64) -> bool {
-        now.max(self.clock().ms) >= self.data.state.known_until
+        now.max(self.data.clock().ms) >= self.data.state.known_until
     }
 
     fn witnessed(&self, channel: usize) -> Option<EventId> {
@@ -255,12 +257,12 @@ impl Server {
         let found = asked.iter().flat_map(|c| [last(c), self.witnessed(*c)]);
         let highest = found.chain([caller.seen]).flatten().max().unwrap_or_default();
         if self.is_lost(caller, highest) {
-            let beat = self.beat().max(caller.beat.unwrap_or(0));
+            let beat = self.data.beat().max(caller.beat.unwrap_or(0));
             self.data.state.beat = Some(beat);
             self.begin_epoch(highest, now);
         }
         self.data.state.life = self.life;
-        let clock = self.clock();
+        let clock = self.data.clock();
         if now > clock.ms {
             self.data.state.clock = Some(EventId { ms: now, seq: clock.epoch() << 16 });
         }
@@ -275,9 +277,9 @@ impl Server {
             return b"-READONLY You can't write against a read only replica.\r\n".to_vec();
         }
         self.settle(caller, &[], now);
-        let beat = self.beat() + 1;
+        let beat = self.data.beat() + 1;
         self.data.state.beat = Some(beat);
-        let clock = self.clock().to_string();
+        let clock = self.data.clock().to_string();
         let limits = format!(":1000\r\n:{TTL}\r\n:1048576\r\n:600000\r\n:0\r\n");
         let length = clock.len();
         format!("*8\r\n${length}\r\n{clock}\r\n:{now}\r\n{limits}:{beat}\r\n").into_bytes()
@@ -303,12 +305,12 @@ impl Server {
             self.begin_generation(now);
         }
         let last = self.data.histories[channel].as_ref().map_or(EventId::ZERO, |h| h.last);
-        if self.clock().next(now) <= last {
+        if self.data.clock().next(now) <= last {
             self.begin_epoch(last, now);
         }
-        let id = self.clock().next(now);
+        let id = self.data.clock().next(now);
         let missed = self.witnessed(channel).filter(|known| {
-            known.epoch() == id.epoch() && known.ms + TTL + SLACK > now.max(self.clock().ms)
+            known.epoch() == id.epoch() && known.ms + TTL + SLACK > now.max(self.data.clock().ms)
         });
         self.data.state.clock = Some(id);
         let history = self.data.histories[channel].get_or_insert_with(|| {
@@ -339,7 +341,7 @@ impl Server {
         }
         let asked: Vec<usize> = parts.iter().map(|(channel, _)| *channel).collect();
         self.settle(caller, &asked, now);
-        let head = [bulk(self.clock()), int(now), int(1000), int(TTL)];
+        let head = [bulk(self.data.clock()), int(now), int(1000), int(TTL)];
         let ranges = parts.iter().map(|(channel, after)| self.range(*channel, *after, page, &data));
         Some(Value::Array(head.into_iter().chain(ranges).collect()))
     }
