@@ -1,6 +1,5 @@
 //! What goes wrong in the model.
 
-use super::gateway::Gateway;
 use super::redis::TTL;
 use super::world::World;
 
@@ -35,7 +34,7 @@ impl World<'_> {
     pub fn fault(&mut self) {
         let server = self.random.usize(0..2);
         let key = self.random.usize(0..self.cut.len() + 2);
-        match self.random.u8(0..22) {
+        match self.random.u8(0..24) {
             0..3 => self.at(server, |world| world.trim(server)),
             3 => self.at(server, |world| {
                 let channel = key % world.cut.len();
@@ -56,6 +55,7 @@ impl World<'_> {
                     self.servers[server].leap(FAR);
                 }
             }
+            21..23 => self.slip(server),
             _ => self.now += LONG,
         }
     }
@@ -119,25 +119,62 @@ impl World<'_> {
         self.saved.push((server, self.servers[server].data.clone()));
     }
 
-    /// The data goes back in time, under a process that stays. Behind a tick that every gateway has heard of: ticks are
-    /// counted, and a gateway that knows of none since might count up to what the others know before they tick. Or less
-    /// far, but before the next publication some gateway reads.
+    /// The data goes back in time, under a process that stays: behind a tick that every gateway has heard of. Ticks are
+    /// counted, and a gateway that knows of none since might count up to what the others know before they tick.
     pub fn roll_back(&mut self) {
         if self.saved.is_empty() {
             return;
         }
         let (server, data) = self.saved[self.random.usize(0..self.saved.len())].clone();
-        let (beat, clock) = (data.beat(), data.clock());
-        let before = |gateway: &Gateway| gateway.told.0 > beat;
-        if self.gateways.iter().all(before) {
+        if self.gateways.iter().all(|gateway| gateway.told > data.beat()) {
             self.at(server, |world| world.servers[server].replace(data));
-        } else if let Some(g) = (0..2).find(|g| self.gateways[*g].told.1 > clock) {
-            self.at(server, |world| world.servers[server].replace(data));
-            let (now, caller) = (self.time(server), self.gateways[g].caller());
-            self.at(server, |world| {
-                world.servers[server].read(&caller, &[], 1, now, |_| unreachable!())
-            });
         }
+    }
+
+    /// The data goes back by one event and no tick. A gateway that has seen the event reads before another one is
+    /// published: no count tells that time went back, but the clock does.
+    pub fn slip(&mut self, server: usize) {
+        let channel = self.random.usize(0..self.cut.len());
+        let data = self.servers[server].data.clone();
+        self.publish_as(server, channel, None, true);
+        for g in 0..2 {
+            self.gateways[g].ingest(1000);
+            (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
+        }
+        (0..self.clients.len()).for_each(|n| self.read(n));
+        let clock = self.servers[server].data.clock();
+        let had = self.clients.iter().find(|client| client.cursor == Some(clock));
+        let Some(g) = had.map(|client| client.gateway).filter(|_| clock > data.clock()) else {
+            return;
+        };
+        self.at(server, |world| world.servers[server].replace(data));
+        let (now, caller) = (self.time(server), self.gateways[g].caller());
+        self.at(server, |world| {
+            world.servers[server].read(&caller, &[], 1, now, |_| unreachable!())
+        });
+    }
+
+    /// In a world that has settled, frames that cannot be read, three at least, before a client connects, and one more
+    /// while it reads. What the gateway knows of its other streams, that each of them is to read anyway, does not hold
+    /// for the new one.
+    pub fn connect_among_lags(&mut self) {
+        let n = self.random.usize(0..self.clients.len());
+        let (g, channel) = (self.clients[n].gateway, self.clients[n].channels[0]);
+        (0..3).for_each(|_| self.lag(g, channel));
+        self.reconnect_to(n, g);
+        self.gateways[g].ingest(0);
+        self.gateways[g].plan_read(self.now);
+        self.serve_read(g, 20);
+        self.lag(g, channel);
+        self.gateways[g].finish_read(self.now, false);
+        (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
+    }
+
+    /// An event is published whose frame cannot be read, and every worker of the gateway has heard of it.
+    fn lag(&mut self, g: usize, channel: usize) {
+        self.publish_as(self.master, channel, None, false);
+        self.gateways[g].ingest(1000);
+        (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
     }
 
     /// A process dies, and another one has what was saved, or nothing.

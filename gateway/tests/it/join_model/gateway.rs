@@ -52,8 +52,8 @@ pub struct Gateway {
     /// In session.
     pub link: Option<Link>,
     sessions: u64,
-    /// The highest count of ticks that it was told, and the highest clock.
-    pub told: (u64, EventId),
+    /// The highest count of ticks that it was told.
+    pub told: u64,
     pub flight: Option<Flight>,
     /// Every epoch that a tick told, and the server that it came from.
     pub heard: Vec<(u64, usize)>,
@@ -105,7 +105,7 @@ fn stream_config(shape: Shape) -> StreamConfig {
         max_streams: 0,
         max_channels: 10,
         queue_events: 4,
-        queue_bytes: 10_000,
+        queue_bytes: 20_000,
         inbox_bytes: shape.inbox_bytes,
         progress_deadline: Duration::from_secs(3600),
         coalesce: Duration::ZERO,
@@ -133,7 +133,7 @@ impl Gateway {
             prepared: None,
             link: None,
             sessions: 0,
-            told: (0, EventId::ZERO),
+            told: 0,
             flight: None,
             heard: Vec::new(),
             clocks: HashMap::new(),
@@ -180,9 +180,8 @@ impl Gateway {
             return;
         }
         let (value, _) = resp::parse(answer).unwrap().unwrap();
-        let [clock, .., beat] = value.elements() else { unreachable!() };
-        let clock = clock.text().unwrap().parse().unwrap();
-        self.told = (self.told.0.max(beat.integer().unwrap() as u64), self.told.1.max(clock));
+        let beat = value.elements().last().and_then(resp::Value::integer);
+        self.told = self.told.max(beat.unwrap() as u64);
     }
 
     /// As `Ingest::offline` does.

@@ -46,24 +46,28 @@ const STEPS: [(Step, u32); 16] = [
     (Step::Fault, 4),
 ];
 
-/// One step that happens ten times as often, and one that happens a tenth as often, for a while.
+/// One step that happens much more often for a while, and some that happen seldom.
 #[derive(Clone, Copy)]
 pub struct Mood {
     often: Step,
-    seldom: Step,
+    seldom: [Step; 2],
 }
+
+const OFTEN: [Step; 5] =
+    [Step::Round, Step::Publish, Step::Reconnect, Step::OddMessage, Step::Client];
+const SELDOM: [Step; 6] =
+    [Step::Fault, Step::Round, Step::Ingest, Step::PlanRead, Step::ServeRead, Step::FinishRead];
 
 impl Mood {
     pub fn new(random: &mut fastrand::Rng) -> Self {
-        let often = [Step::Round, Step::Publish, Step::Reconnect, Step::OddMessage, Step::Client];
-        let seldom = [Step::Fault, Step::Round, Step::Ingest, Step::ServeRead, Step::FinishRead];
-        let mut choose = |steps: [Step; 5]| steps[random.usize(0..steps.len())];
-        Mood { often: choose(often), seldom: choose(seldom) }
+        let often = OFTEN[random.usize(0..OFTEN.len())];
+        let seldom = [(); 2].map(|()| SELDOM[random.usize(0..SELDOM.len())]);
+        Mood { often, seldom }
     }
 
     fn step(self, random: &mut fastrand::Rng) -> Step {
         let weight = |(step, weight): &(Step, u32)| match step {
-            step if *step == self.seldom => weight.div_ceil(10) * 2,
+            step if self.seldom.contains(step) => weight.div_ceil(10) * 2,
             step if *step == self.often => weight * 10 + 30,
             _ => weight * 2,
         };

@@ -34,6 +34,8 @@ pub struct World<'a> {
     pub cut: Vec<bool>,
     /// Bytes of a large event.
     pub large: usize,
+    /// Of a hundred events, so many are published by a library that is newer than the gateways.
+    pub newer: u8,
 }
 
 impl<'a> World<'a> {
@@ -59,7 +61,8 @@ impl<'a> World<'a> {
         });
         let clients = clients.collect();
         World {
-            large: [1, 100, 3000, 12_000][random.usize(0..4)],
+            large: [1, 100, 3000, 8000][random.usize(0..4)],
+            newer: [0, 0, 5, 40][random.usize(0..4)],
             random,
             runtime,
             now: 1000,
@@ -98,7 +101,8 @@ impl<'a> World<'a> {
     }
 
     pub fn publish(&mut self, server: usize, channel: usize, epoch: Option<u64>) {
-        self.publish_as(server, channel, epoch, true);
+        let readable = self.random.u8(0..100) >= self.newer;
+        self.publish_as(server, channel, epoch, readable);
     }
 
     /// A frame of another version cannot be read by these gateways.
@@ -188,6 +192,11 @@ impl<'a> World<'a> {
     }
 
     pub fn reconnect(&mut self, n: usize) {
+        let g = self.random.usize(0..2);
+        self.reconnect_to(n, g);
+    }
+
+    pub fn reconnect_to(&mut self, n: usize, g: usize) {
         let client = &mut self.clients[n];
         let start = match (self.random.u8(0..10), client.cursor) {
             (0, _) | (_, None) => Start::Now,
@@ -195,9 +204,8 @@ impl<'a> World<'a> {
             (2, _) => Start::Unknown("?".into()),
             (_, Some(cursor)) => Start::After(cursor),
         };
-        // Its old connection is closed before the new one is opened, or some time after.
+        // Its old connection is closed now; the hub hears of it some time later.
         client.stream = Stream::None;
-        let g = self.random.usize(0..2);
         let gateway = &mut self.gateways[g];
         let w = self.random.usize(0..gateway.workers.len());
         let worker = &gateway.workers[w];
@@ -260,7 +268,7 @@ impl<'a> World<'a> {
         }
         assert!(self.all_live(), "a client never became live");
         for channel in 0..self.cut.len() {
-            self.publish(self.master, channel, None);
+            self.publish_as(self.master, channel, None, true);
         }
         (0..3).for_each(|_| self.turn());
         let log = &self.servers[self.master].data.log;
