@@ -54,7 +54,10 @@ fn play(seed: u64, runtime: &Runtime) -> (usize, usize) {
         (0..100).for_each(|_| world.step(mood, stretch % 2 == 1));
     }
     world.settle();
-    world.connect_among_lags();
+    match seed % 2 {
+        0 => world.connect_behind_a_mark(),
+        _ => world.connect_among_lags(),
+    }
     world.settle();
     let clients = world.clients.iter();
     clients.fold((0, 0), |sum, client| (sum.0 + client.received, sum.1 + client.resets))

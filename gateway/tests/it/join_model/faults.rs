@@ -1,5 +1,7 @@
 //! What goes wrong in the model.
 
+use sse_gateway::join::Start;
+
 use super::redis::TTL;
 use super::world::World;
 
@@ -159,15 +161,43 @@ impl World<'_> {
     /// for the new one.
     pub fn connect_among_lags(&mut self) {
         let n = self.random.usize(0..self.clients.len());
-        let (g, channel) = (self.clients[n].gateway, self.clients[n].channels[0]);
+        let client = &self.clients[n];
+        let (g, w, channel) = (client.gateway, client.worker, client.channels[0]);
+        let Some(cursor) = client.cursor else { return };
         (0..3).for_each(|_| self.lag(g, channel));
-        self.reconnect_to(n, g);
+        self.open(n, Start::After(cursor), (g, w));
         self.gateways[g].ingest(0);
+        self.gateways[g].round(w);
+        self.let_in(n, false);
         self.gateways[g].plan_read(self.now);
         self.serve_read(g, 20);
         self.lag(g, channel);
         self.gateways[g].finish_read(self.now, false);
         (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
+    }
+
+    /// In a world that has settled, a worker whose inbox overflows, and in which more ticks wait than a run hands out:
+    /// a client connects between the mark and the last of them, behind which events are missing as well.
+    pub fn connect_behind_a_mark(&mut self) {
+        let n = self.random.usize(0..self.clients.len());
+        let client = &self.clients[n];
+        let (g, w, channel) = (client.gateway, client.worker, client.channels[0]);
+        for _ in 0..30 {
+            self.publish_as(self.master, channel, None, true);
+        }
+        for _ in 0..70 {
+            self.now += 1;
+            self.gateways[g].want_tick();
+            self.gateways[g].ingest(0);
+            self.serve_link(g);
+            self.gateways[g].ingest(100);
+        }
+        self.now += 1;
+        self.publish_as(self.master, channel, None, true);
+        self.gateways[g].ingest(100);
+        self.gateways[g].round(w);
+        self.open(n, Start::Now, (g, w));
+        (0..3).for_each(|_| self.gateways[g].round(w));
     }
 
     /// An event is published whose frame cannot be read, and every worker of the gateway has heard of it.

@@ -53,8 +53,8 @@ pub struct Mood {
     seldom: [Step; 2],
 }
 
-const OFTEN: [Step; 5] =
-    [Step::Round, Step::Publish, Step::Reconnect, Step::OddMessage, Step::Client];
+const OFTEN: [Step; 6] =
+    [Step::Round, Step::Publish, Step::Reconnect, Step::OddMessage, Step::Client, Step::WantTick];
 const SELDOM: [Step; 6] =
     [Step::Fault, Step::Round, Step::Ingest, Step::PlanRead, Step::ServeRead, Step::FinishRead];
 
@@ -135,8 +135,8 @@ impl World<'_> {
         let channel = self.random.usize(0..self.cut.len());
         let g = self.random.usize(0..2);
         if self.random.u8(0..30) == 0 {
-            // More than an inbox, or a client's queue, may hold.
-            for _ in 0..self.random.u8(0..40) {
+            // More than an inbox, or a client's queue, may hold; or more marks than a run hands out.
+            for _ in 0..self.random.u8(0..60) {
                 self.publish(self.master, channel, None);
             }
         }

@@ -193,27 +193,24 @@ impl<'a> World<'a> {
 
     pub fn reconnect(&mut self, n: usize) {
         let g = self.random.usize(0..2);
-        self.reconnect_to(n, g);
-    }
-
-    pub fn reconnect_to(&mut self, n: usize, g: usize) {
-        let client = &mut self.clients[n];
-        let start = match (self.random.u8(0..10), client.cursor) {
+        let w = self.random.usize(0..self.gateways[g].workers.len());
+        let start = match (self.random.u8(0..10), self.clients[n].cursor) {
             (0, _) | (_, None) => Start::Now,
             (1, _) => Start::Oldest,
             (2, _) => Start::Unknown("?".into()),
             (_, Some(cursor)) => Start::After(cursor),
         };
+        self.open(n, start, (g, w));
+    }
+
+    /// A new stream of a client, at this worker of a gateway.
+    pub fn open(&mut self, n: usize, start: Start, (g, w): (usize, usize)) {
+        let client = &mut self.clients[n];
         // Its old connection is closed now; the hub hears of it some time later.
         client.stream = Stream::None;
-        let gateway = &mut self.gateways[g];
-        let w = self.random.usize(0..gateway.workers.len());
-        let worker = &gateway.workers[w];
-        let subscription = Subscription {
-            channels: client.names.clone(),
-            start: start.clone(),
-            checkpoints: true,
-        };
+        let worker = &self.gateways[g].workers[w];
+        let channels = client.names.clone();
+        let subscription = Subscription { channels, start: start.clone(), checkpoints: true };
         let opening = worker.hub.open(Framing::Plain, subscription);
         client.connect(start, (g, w), worker.at, opening);
     }
