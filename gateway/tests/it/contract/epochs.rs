@@ -265,6 +265,18 @@ fn settings_hold_for_all_and_begin_an_epoch() {
     });
 }
 
+#[test]
+fn settings_may_come_before_any_gateway() {
+    Library::both(&[], |library| {
+        let args = ["10", "60000", "5", "1000", "1"];
+        let clock = library.run(Function::Settings, &["sse:state"], &args).id();
+        assert_eq!(library.publish("a", "five").id().epoch(), clock.epoch());
+        assert_eq!(library.publish("a", "more than five").meaning(), Meaning::Invalid);
+        let tick = library.tick(NEW);
+        assert_eq!((tick.limits, tick.durable), (vec![10, 60_000, 5, 1000], 1));
+    });
+}
+
 /// The state as version 1 wrote it.
 fn first_version(library: &Library) -> EventId {
     let now = library.redis.command(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap();
@@ -353,9 +365,17 @@ fn gateways_of_other_versions_and_partitions_are_refused_and_change_nothing() {
         let words: Vec<&str> = nine.iter().map(String::as_str).collect();
         let answer = library.run(Function::Tick, &["sse:state"], &words);
         assert_eq!(answer.error(), "SSEINVALID arguments: max_len");
-        for function in [Function::Tick, Function::Read, Function::Fence, Function::Settings] {
-            let answer = library.run(function, &["a:b:state"], &words);
-            assert_eq!(answer.meaning(), Meaning::Invalid, "{function:?}: {answer:?}");
+        let good = NEW.words(1);
+        let good: Vec<&str> = good.iter().map(String::as_str).collect();
+        let read = [&good[..], &["100", "100"]].concat();
+        for (function, args) in [
+            (Function::Tick, &good[..]),
+            (Function::Read, &read),
+            (Function::Fence, &[]),
+            (Function::Settings, &["1000", "60000", "100", "5000", "0"]),
+        ] {
+            let answer = library.run(function, &["a:b:state"], args);
+            assert!(answer.error().starts_with("SSEINVALID keys"), "{function:?}: {answer:?}");
         }
         assert_eq!(library.digest(), before);
         library.set("version", "3");
