@@ -31,7 +31,7 @@ local MOST_MS = 99000000000000
 local BEATS_AN_EPOCH = 1000000
 
 -- Redis gives these only to functions that run, see `enter`.
-local run, may, sub, find, match, format
+local run, may, sub, find, match, format, kind
 
 -- What is remembered from call to call, of the partition that was called last: its names, and what its clock, its
 -- limits and a second mean, each beside the text or number that it was read from. Reading these anew would take
@@ -54,7 +54,7 @@ end
 
 -- The error in an answer of redis.pcall, if it is one.
 local function failed(answer)
-  return type(answer) == 'table' and answer.err or nil
+  return kind(answer) == 'table' and answer.err or nil
 end
 
 local function denied(cmd, key)
@@ -123,7 +123,7 @@ end
 local function enter(key)
   if state == key then return nil end
   run, may = redis.pcall, redis.acl_check_cmd
-  sub, find, match, format = string.sub, string.find, string.match, string.format
+  sub, find, match, format, kind = string.sub, string.find, string.match, string.format, type
   -- A prefix holds neither a colon nor a brace, so that no name can be read with two prefixes.
   local head = match(key or '', '^([!-9;-z|~]+):state$') or match(key or '', '^([!-9;-z|~]+:{%d+}):state$')
   if not head then
@@ -338,7 +338,7 @@ end
 local function begin(wanted_epoch)
   local values = run('HMGET', state, 'id', 'publishing')
   if values.err then return refused(values.err, 'HMGET', state) end
-  local known = set_clock(values[1])
+  local known = values[1] == clock or set_clock(values[1])
   if wanted_epoch ~= '' and (not known or tonumber(wanted_epoch) ~= epoch) then
     if find(wanted_epoch, '%D') then return 'SSEINVALID epoch: a decimal number, or empty' end
     return 'SSEEPOCH the data lives in ' .. (known and 'epoch ' .. decimal(epoch) or 'no epoch') .. ', the caller in '
@@ -346,7 +346,7 @@ local function begin(wanted_epoch)
   end
   local problem = set_now()
   if problem then return problem end
-  if not known or not set_limits(values[2]) or now >= witness_until or clock_ms >= witness_until then
+  if not known or not (values[2] == limits or set_limits(values[2])) or now >= witness_until or clock_ms >= witness_until then
     problem = prepare()
     if problem then return problem end
   end
@@ -516,8 +516,10 @@ local function sse_publish(keys, args)
   if problem then return fail(problem) end
   local channel, live = locate(history)
   if not channel then return fail(live) end
-  problem = objection(channel, idem, data, event)
-  if problem then return fail(problem) end
+  if event ~= '' or idem or #data > max_data then
+    problem = objection(channel, idem, data, event)
+    if problem then return fail(problem) end
+  end
   local known, payload
   if idem then
     known, payload = recall(idem, data, event)
