@@ -1,10 +1,12 @@
 //! One run: set up, warm up, storm, heal, calm, settle.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sse_contract::EventId;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -52,6 +54,8 @@ const HABITS: [Habit; 16] = {
 const OPENERS: usize = 6;
 /// Nothing is broken for so long, first and last.
 const CALM: Duration = Duration::from_secs(4);
+/// Whoever has what was acknowledged so long ago is up to date.
+const PRESENT_MS: u64 = 2_000;
 /// How long publishers may take at the end until all is acknowledged.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
@@ -254,29 +258,28 @@ async fn storm(plan: &Plan, set: &mut Set) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until every subscriber has reached the present: an event that was acknowledged when everything was up, in the
-/// epoch of today.
+/// Waits until every subscriber has reached the present: what was acknowledged a moment ago, when everything was up, in
+/// the epoch of today.
 async fn recover(stage: &Rc<Stage>) {
     let began_ms = now_ms();
     let mut end = Instant::now() + RECOVERY;
-    let mut target: Option<sse_contract::EventId> = None;
+    let mut acked: VecDeque<(u64, EventId)> = VecDeque::new();
     loop {
         let latest = stage.ledger.borrow().latest.filter(|(_, at)| *at >= began_ms);
-        if let Some((id, _)) = latest
-            && target.is_none_or(|target| target.epoch() != id.epoch())
-        {
-            // Whoever was up to date in an epoch that ended only now has the whole time again.
-            end = Instant::now() + RECOVERY;
-            target = Some(id);
+        if let Some((id, _)) = latest {
+            if acked.back().is_some_and(|(_, before)| before.epoch() != id.epoch()) {
+                // Whoever was up to date in an epoch that ended only now has the whole time again.
+                end = Instant::now() + RECOVERY;
+                acked.clear();
+            }
+            acked.push_back((now_ms(), id));
         }
-        let late = |at: &sse_contract::EventId| {
-            target.is_none_or(|target| at.epoch() != target.epoch() || *at < target)
-        };
-        let behind: Vec<usize> = {
-            let reached = stage.reached.borrow();
-            (0..reached.len()).filter(|n| late(&reached[*n])).collect()
-        };
-        if target.is_some() && behind.is_empty() {
+        while acked.get(1).is_some_and(|(at, _)| at + PRESENT_MS <= now_ms()) {
+            acked.pop_front();
+        }
+        let target = acked.front().filter(|(at, _)| at + PRESENT_MS <= now_ms()).map(|(_, id)| *id);
+        let behind = target.map(|target| behind(stage, target));
+        if behind.as_ref().is_some_and(Vec::is_empty) {
             break;
         }
         if Instant::now() > end {
@@ -288,6 +291,13 @@ async fn recover(stage: &Rc<Stage>) {
         sleep(Duration::from_millis(20)).await;
     }
     stage.tally.borrow_mut().recovery_ms = now_ms() - began_ms;
+}
+
+/// The lasting subscribers whose position is not at or above an id of its epoch.
+fn behind(stage: &Stage, target: EventId) -> Vec<usize> {
+    let late = |at: &EventId| at.epoch() != target.epoch() || *at < target;
+    let reached = stage.reached.borrow();
+    (0..reached.len()).filter(|n| late(&reached[*n])).collect()
 }
 
 fn settle(stage: &Rc<Stage>) {

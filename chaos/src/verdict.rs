@@ -11,6 +11,9 @@ use crate::settings::{Policy, Settings};
 use crate::tally::{Tally, UNSEEN_MS, Wrong};
 use crate::truth::{Gap, HEARD_MS, Verdict};
 
+/// Gateways hand out pages of history that were read for others up to a second ago.
+const PAGE_MS: u64 = 1_500;
+
 /// What everything is held against.
 #[derive(Debug)]
 pub struct Court<'a> {
@@ -188,7 +191,8 @@ impl Court<'_> {
         if latest || self.ledger.was_two(id) {
             return false;
         }
-        let from_ms = session.opens[open].at_ms;
+        // A page that others had asked for may be this old.
+        let from_ms = session.opens[open].at_ms.saturating_sub(PAGE_MS);
         let steps = &session.steps[step.min(session.steps.len())..];
         // A reset may take the position down: then this says nothing.
         let passed = steps.iter().find(|step| step.id > id || step.id < floor);
