@@ -150,8 +150,8 @@ impl Gap {
         let Some(began_ms) = ledger.epoch_began_ms(epoch) else {
             return Verdict::False("it is after a position that no gateway gave out".to_owned());
         };
-        // An epoch is first seen a moment after it began, and the next one's reason may lie in between.
-        let from_ms = began_ms.saturating_sub(3_000);
+        // An epoch may be seen late, by the client of a gateway that was cut off, and the next one's reason lie before.
+        let from_ms = began_ms.saturating_sub(HEARD_MS);
         if !tally.epoch_ended_between(from_ms, self.read_ms) {
             return Verdict::False("nothing ended that epoch".to_owned());
         }
