@@ -38,6 +38,8 @@ pub struct Account {
     vouched: Option<EventId>,
     /// Per channel: up to here its incompleteness was told, or was never claimed.
     excused: Vec<EventId>,
+    /// Per channel of which only the newest event is sent: the newest of the last gap that said so.
+    named: Vec<EventId>,
     /// The clock of the last read with a channel that could not be read, and was told so.
     unread: EventId,
 }
@@ -45,8 +47,8 @@ pub struct Account {
 impl Account {
     /// Of a client that was handed everything at or below `position`, by its own words.
     pub fn after(position: EventId) -> Self {
-        let (excused, unread) = (Vec::new(), EventId::ZERO);
-        Account { position, told: None, vouched: None, excused, unread }
+        let (excused, named) = (Vec::new(), Vec::new());
+        Account { position, told: None, vouched: None, excused, named, unread: EventId::ZERO }
     }
 
     /// Of a connection that was live up to `position`.
@@ -255,7 +257,9 @@ impl Account {
         let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
         for (n, range) in ranges.iter().enumerate() {
             if range.extent == Extent::Newest {
-                frames.extend(self.newest(&channels[n], range, reached, out));
+                self.tell_left_out(n, channels, range, out);
+                let newest = range.frames.last().and_then(|f| Some((f.id?, f)));
+                frames.extend(newest.filter(|(id, _)| *id > self.position && *id <= reached));
                 continue;
             }
             let from = range.frames.partition_point(|f| f.id.is_none_or(|id| id <= self.position));
@@ -282,24 +286,26 @@ impl Account {
         reached == clock
     }
 
-    /// The newest event of a conflated channel, if it is new; tells if it leaves others out.
-    fn newest<'a>(
+    /// A page may lead past what the newest event of its n-th channel leaves out, and not reach that event itself. So
+    /// that is told before the page, and once for each event that is the newest.
+    fn tell_left_out(
         &mut self,
-        channel: &Channel,
-        range: &'a Range,
-        reached: EventId,
+        n: usize,
+        channels: &[Channel],
+        range: &Range,
         out: &mut Vec<Item>,
-    ) -> Option<(EventId, &'a SharedFrame)> {
-        let newest = range.frames.last()?;
-        let id = newest.id.filter(|id| *id > self.position && *id <= reached)?;
-        let before = range.frames.len().checked_sub(2).and_then(|n| range.frames[n].id);
-        if before.is_some_and(|before| before > self.position) {
-            let after = self.position.to_string();
-            let reason = GapReason::Conflated;
-            out.push(gap(self.position, Some(channel), reason, &after, Some(id)));
-            self.told = Some(self.position);
+    ) {
+        let [.., before, newest] = &range.frames[..] else { return };
+        let (Some(before), Some(newest)) = (before.id, newest.id) else { return };
+        self.named.resize(channels.len(), EventId::ZERO);
+        if before <= self.position || self.named[n] == newest {
+            return;
         }
-        Some((id, newest))
+        self.named[n] = newest;
+        let after = self.position.to_string();
+        let reason = GapReason::Conflated;
+        out.push(gap(self.position, Some(&channels[n]), reason, &after, Some(newest)));
+        self.told = Some(self.position);
     }
 }
 
@@ -355,6 +361,67 @@ mod tests {
         let mut out = Vec::new();
         account.take(&snapshot, &channels, |_| Extent::All, &VecDeque::new(), 1 << 20, &mut out);
         out.iter().map(told).collect()
+    }
+
+    /// Takes a page of a busy channel and of one of which only the newest event is wanted.
+    fn take_newest(account: &mut Account, busy: Range, quiet: Range, room: usize) -> Vec<String> {
+        let channels: [Channel; 2] = ["busy", "quiet"].map(|name| name.parse().expect("a channel"));
+        let [first, second] = channels.clone();
+        let quiet = Range { extent: Extent::Newest, ..quiet };
+        let snapshot = Snapshot {
+            clock: id(100),
+            now_ms: 1_000_100,
+            history: true,
+            ttl_ms: 3_600_000,
+            ranges: HashMap::from([(first, vec![busy]), (second, vec![quiet])]),
+        };
+        let extent = |n| [Extent::All, Extent::Newest][n];
+        let mut out = Vec::new();
+        account.take(&snapshot, &channels, extent, &VecDeque::new(), room, &mut out);
+        out.iter()
+            .map(|item| match item {
+                Item::Gap(block, GapReason::Conflated) => between(block),
+                item => told(item),
+            })
+            .collect()
+    }
+
+    /// What a gap is told of: `after..oldest`.
+    fn between(block: &[u8]) -> String {
+        let block = String::from_utf8_lossy(block);
+        let data = block.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
+        let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        let ms = |name: &str| {
+            let id: EventId = data[name].as_str().expect("a string").parse().expect("an id");
+            id.ms - 1_000_000
+        };
+        format!("{}..{}", ms("after"), ms("oldest"))
+    }
+
+    /// The newest event lies above what the page reaches, and what it replaces below.
+    #[test]
+    fn what_the_newest_replaces_is_told_before_the_position_passes_it() {
+        let mut account = Account::after(id(5));
+        let busy = |upto| trimmed(90, &[4, 6, 10, 90], upto);
+        let quiet = |kept: &[u64]| Range { oldest: Some(id(5)), ..trimmed(50, kept, None) };
+        let out = take_newest(&mut account, busy(Some(10)), quiet(&[8, 50]), 1 << 20);
+        assert_eq!(out, ["5..50", "6", "10"]);
+        // It is told once, and handed out in its turn.
+        let out = take_newest(&mut account, busy(None), quiet(&[8, 50]), 1 << 20);
+        assert_eq!(out, ["50", "90"]);
+    }
+
+    #[test]
+    fn what_the_newest_replaces_is_told_once_for_each_newest() {
+        let mut account = Account::after(id(5));
+        let busy = || trimmed(90, &[4, 6, 10, 90], None);
+        let quiet = |kept: &[u64]| Range { oldest: Some(id(5)), ..trimmed(50, kept, None) };
+        // There is room for one event a page.
+        assert_eq!(take_newest(&mut account, busy(), quiet(&[8, 50]), 1), ["5..50", "6"]);
+        assert_eq!(take_newest(&mut account, busy(), quiet(&[8, 50]), 1), ["10"]);
+        // One event is newest, then another: what was newest is now left out.
+        assert_eq!(take_newest(&mut account, busy(), quiet(&[50, 60]), 1), ["10..60", "60"]);
+        assert_eq!(take_newest(&mut account, busy(), quiet(&[50, 60]), 1), ["90"]);
     }
 
     fn told(item: &Item) -> String {

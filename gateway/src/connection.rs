@@ -328,11 +328,11 @@ impl Connection {
         Ok(events)
     }
 
-    /// Drops the queued events that are not begun. Answers the position before them, if there were any with
-    /// an id, and how many had none.
-    pub fn drop_events(&mut self) -> (Option<EventId>, u64) {
+    /// Drops the last queued events, those of this epoch. Answers the position before them, if there were any with an id,
+    /// and how many had none.
+    pub fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
         let Some(outbox) = &mut self.outbox else { return (None, 0) };
-        let (first, raw) = outbox.drop_events();
+        let (first, raw) = outbox.drop_events(epoch);
         if outbox.is_empty() {
             self.outbox = None;
         }

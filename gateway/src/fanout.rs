@@ -283,16 +283,16 @@ impl Subscribers {
         if policies.contains(&SlowReader::Latest) {
             let conflated: Vec<bool> = policies.iter().map(|p| *p == SlowReader::Latest).collect();
             let all = conflated.iter().all(|conflated| *conflated);
-            self.conflate(slot, conflated, all);
+            self.conflate(slot, conflated, all.then_some(position.epoch()));
         }
         self.attached(slot);
     }
 
-    /// Only the newest of the marked channels is of use. If that is all of them, so is what is queued.
-    fn conflate(&mut self, slot: usize, conflated: Vec<bool>, all: bool) {
+    /// Only the newest of the marked channels is of use. If that is all of them, nothing that is queued of this epoch is.
+    fn conflate(&mut self, slot: usize, conflated: Vec<bool>, epoch: Option<u64>) {
         let limits = self.limits();
         let connection = &mut self.connections[slot];
-        let (position, raw) = if all { connection.drop_events() } else { (None, 0) };
+        let (position, raw) = epoch.map_or((None, 0), |epoch| connection.drop_events(epoch));
         self.cells.missed.add(raw);
         if let Some(joining) = &mut connection.joining {
             let join = match position {

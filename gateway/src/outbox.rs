@@ -63,23 +63,24 @@ impl Outbox {
         self.blocks.push_front(Block::Head(head));
     }
 
-    /// Drops the events that are not begun. Answers the id of the first one, and how many had none.
-    pub fn drop_events(&mut self) -> (Option<EventId>, u64) {
+    /// Drops the events of this epoch behind all other blocks; one that is begun stays. Answers the id of the first one,
+    /// and how many had none.
+    ///
+    /// A gap or a checkpoint may name a position at or above the events before it: without them, it would be untrue. Nor
+    /// can a reader go back to another epoch without a reset.
+    pub fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
         let (mut first, mut raw) = (None, 0);
         let begun = usize::from(self.written > 0);
-        let mut place = 0;
-        let (bytes, framing) = (&mut self.bytes, self.framing);
-        self.blocks.retain(|block| {
-            place += 1;
-            let Block::Shared(frame) = block else { return true };
-            if place <= begun {
-                return true;
+        while self.blocks.len() > begun {
+            let Some(Block::Shared(frame)) = self.blocks.back() else { break };
+            if frame.id.is_some_and(|id| id.epoch() != epoch) {
+                break;
             }
-            *bytes -= frame.bytes(framing).len();
-            first = first.or(frame.id);
+            self.bytes -= frame.bytes(self.framing).len();
+            first = frame.id.or(first);
             raw += u64::from(frame.id.is_none());
-            false
-        });
+            self.blocks.pop_back();
+        }
         (first, raw)
     }
 
@@ -128,7 +129,41 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Frame;
     use proptest::prelude::*;
+
+    /// What stays of these blocks: a number is the event with that id, `old` one of an epoch before, `raw` one without an
+    /// id, `gap` a block of the connection's own. Some bytes of the first one are written.
+    fn dropped(blocks: &[&str], written: usize) -> (usize, Option<u64>, u64) {
+        let mut outbox = Outbox::new(Framing::Plain);
+        for (n, block) in blocks.iter().enumerate() {
+            let shared =
+                |ms, epoch| Block::Shared(Frame::event(EventId::new(ms, epoch, 0), "", "x"));
+            let block = match *block {
+                "gap" => Block::Own(b"event: gap\n\n"[..].into()),
+                "old" => shared(1, 6),
+                "raw" => Block::Shared(Frame::raw("x")),
+                id => shared(id.parse().expect("an id"), 7),
+            };
+            outbox.push(block, if n == 0 { written } else { 0 });
+        }
+        let (first, raw) = outbox.drop_events(7);
+        let left: usize = outbox.slices().map(|slice| slice.len()).sum();
+        assert_eq!(outbox.bytes(), left);
+        (outbox.len(), first.map(|id| id.ms), raw)
+    }
+
+    #[test]
+    fn events_of_the_epoch_behind_all_else_are_dropped() {
+        assert_eq!(dropped(&["2", "raw", "3"], 0), (0, Some(2), 1));
+        assert_eq!(dropped(&["2", "3"], 1), (1, Some(3), 0));
+        assert_eq!(dropped(&["2"], 1), (1, None, 0));
+        assert_eq!(dropped(&["2", "gap", "3", "4"], 0), (2, Some(3), 0));
+        assert_eq!(dropped(&["2", "gap"], 0), (2, None, 0));
+        assert_eq!(dropped(&["gap", "old", "3"], 0), (2, Some(3), 0));
+        assert_eq!(dropped(&["gap", "old"], 0), (2, None, 0));
+        assert_eq!(dropped(&[], 0), (0, None, 0));
+    }
 
     proptest! {
         #[test]

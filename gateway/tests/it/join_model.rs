@@ -39,11 +39,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::runtime::Runtime;
 
+use client::Client;
 use steps::Mood;
 use world::World;
 
-/// Answers how many events were received, and how many resets.
-fn play(seed: u64, runtime: &Runtime) -> (usize, usize) {
+/// Answers how many events were received, how many resets were told, and how often others were left out for the newest.
+fn play(seed: u64, runtime: &Runtime) -> [usize; 3] {
     let mut world = World::new(seed, runtime);
     for n in 0..world.clients.len() {
         world.reconnect(n);
@@ -59,8 +60,9 @@ fn play(seed: u64, runtime: &Runtime) -> (usize, usize) {
         _ => world.connect_among_lags(),
     }
     world.settle();
-    let clients = world.clients.iter();
-    clients.fold((0, 0), |sum, client| (sum.0 + client.received, sum.1 + client.resets))
+    let counts = |client: &Client| [client.received, client.resets, client.conflated];
+    let sum = |sum: [usize; 3], more: [usize; 3]| std::array::from_fn(|n| sum[n] + more[n]);
+    world.clients.iter().map(counts).fold([0; 3], sum)
 }
 
 #[test]
@@ -69,7 +71,7 @@ fn whatever_happens_nothing_is_lost_without_a_gap() {
     let (first, seeds) = (number("SSE_MODEL_FIRST"), number("SSE_MODEL_SEEDS").unwrap_or(300));
     let (first, seeds) = (first.unwrap_or(0), first.unwrap_or(0) + seeds);
     let next = AtomicU64::new(first);
-    let (received, resets) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let totals = [(); 3].map(|()| AtomicUsize::new(0));
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
@@ -83,13 +85,16 @@ fn whatever_happens_nothing_is_lost_without_a_gap() {
                 next.store(seeds, Ordering::Relaxed);
                 panic!("seed {seed}");
             };
-            received.fetch_add(counts.0, Ordering::Relaxed);
-            resets.fetch_add(counts.1, Ordering::Relaxed);
+            for (total, count) in totals.iter().zip(counts) {
+                total.fetch_add(count, Ordering::Relaxed);
+            }
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let [received, resets] = [received, resets].map(|count| count.load(Ordering::Relaxed) as u64);
+    let [received, resets, conflated] =
+        totals.each_ref().map(|count| count.load(Ordering::Relaxed) as u64);
     assert!(received > (seeds - first) * 50, "the model does something: {received}");
     assert!(resets > seeds - first, "epochs end: {resets}");
+    assert!(conflated > (seeds - first) / 10, "slow readers are sent the newest: {conflated}");
 }

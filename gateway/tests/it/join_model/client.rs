@@ -12,7 +12,7 @@ use sse_gateway::join::Start;
 use sse_gateway::sink::PipeBody;
 
 use super::claim::{Claim, Facts};
-use super::redis::{Event, TTL, name};
+use super::redis::{Event, Published, TTL, name};
 
 /// The client's way into its gateway.
 pub enum Stream {
@@ -43,6 +43,9 @@ pub struct Client {
     let_in: Option<Event>,
     pub received: usize,
     pub resets: usize,
+    /// What its connection was told to be the newest, with others left out.
+    newest: HashSet<(usize, EventId)>,
+    pub conflated: usize,
 }
 
 /// One block of the stream.
@@ -85,6 +88,8 @@ impl Client {
             let_in: None,
             received: 0,
             resets: 0,
+            newest: HashSet::new(),
+            conflated: 0,
         }
     }
 
@@ -93,6 +98,7 @@ impl Client {
         (self.gateway, self.worker) = place;
         self.stream = Stream::Waiting(opening);
         self.wire.clear();
+        self.newest.clear();
         (self.since, self.let_in) = (at, None);
         self.position = None;
         if let Start::After(cursor) = start {
@@ -223,7 +229,7 @@ impl Client {
         let data: serde_json::Value = serde_json::from_str(block.data).unwrap();
         let oldest = data["oldest"].as_str().map(|id| id.parse::<EventId>().unwrap());
         let reason = data["reason"].as_str().unwrap();
-        assert_eq!(data["channel"] == "*", !matches!(reason, "trimmed" | "expired"));
+        assert_eq!(data["channel"] == "*", !matches!(reason, "trimmed" | "expired" | "conflated"));
         match reason {
             "reset" => self.reset(id, facts),
             "unknown_id" => {
@@ -237,7 +243,29 @@ impl Client {
                 let channel = data["channel"].as_str().unwrap()[1..].parse().unwrap();
                 self.missing(reason, channel, id, oldest, facts);
             }
+            "conflated" => {
+                let channel = data["channel"].as_str().unwrap()[1..].parse().unwrap();
+                let oldest = oldest.expect("the newest event is kept");
+                self.left_out(channel, id, oldest, facts);
+            }
             other => panic!("{other}"),
+        }
+    }
+
+    /// Once for each event that is the newest, and only where there is something between.
+    fn left_out(&mut self, channel: usize, id: EventId, newest: EventId, facts: &Facts) {
+        let position = self.position.expect("a position comes before a gap");
+        assert!(id >= position, "a gap moves the position back");
+        self.advance(id, true, facts);
+        assert!(channel < facts.gateway.shape.latest, "nobody asked for the newest alone");
+        assert!(self.newest.insert((channel, newest)), "told twice: {newest:?}");
+        self.conflated += 1;
+        let between =
+            |event: &&Published| event.channel == channel && event.id > id && event.id < newest;
+        assert!(facts.events.iter().any(|event| between(&event)), "nothing was left out");
+        for claim in &mut self.claims {
+            let told = claim.told.entry(channel).or_default();
+            *told = newest.before().max(*told);
         }
     }
 

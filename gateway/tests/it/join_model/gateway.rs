@@ -20,6 +20,7 @@ use sse_gateway::redis_broker::{RedisBroker, Works};
 use sse_gateway::redis_settings::{HistoryLimits, RedisSettings};
 use sse_gateway::resp;
 use sse_gateway::session::Session;
+use sse_gateway::snapshot::Extent;
 
 use super::link::{Link, Request, request, words};
 use super::redis::{Caller, channel_of};
@@ -30,7 +31,7 @@ pub struct Flight {
     session: Arc<Session>,
     plan: Vec<Part>,
     pub caller: Caller,
-    pub parts: Vec<(usize, EventId)>,
+    pub parts: Vec<(usize, EventId, Extent)>,
     /// The outer one tells whether Redis has answered, the inner one whether it did what was asked.
     pub answer: Option<Option<Value>>,
 }
@@ -43,6 +44,7 @@ pub struct Worker {
 }
 
 pub struct Gateway {
+    pub shape: Shape,
     works: Works,
     dispatch: Dispatch,
     reads: Reads,
@@ -71,6 +73,8 @@ pub struct Shape {
     pub workers: usize,
     pub inbox_bytes: usize,
     pub lingers: bool,
+    /// Of so many channels, the first ones, a slow reader is sent the newest event only.
+    pub latest: usize,
 }
 
 fn settings(shape: Shape) -> RedisSettings {
@@ -109,7 +113,9 @@ fn stream_config(shape: Shape) -> StreamConfig {
         inbox_bytes: shape.inbox_bytes,
         progress_deadline: Duration::from_secs(3600),
         coalesce: Duration::ZERO,
-        slow_readers: Vec::new(),
+        slow_readers: (0..shape.latest)
+            .map(|channel| format!("c{channel}=latest").try_into().unwrap())
+            .collect(),
         takeover: false,
     }
 }
@@ -126,6 +132,7 @@ impl Gateway {
             Worker { hub, cells, at: 0 }
         };
         Gateway {
+            shape,
             workers: (0..shape.workers).map(worker).collect(),
             dispatch: Dispatch::new(works.shared.clone()),
             works,
@@ -283,7 +290,9 @@ impl Gateway {
         let (_, words, _) = words(&call.get_packed_command());
         // FCALL, name, number of keys, keys, then the caller's nine.
         let caller = Caller::of(&words[4 + plan.len()..]);
-        let parts = plan.iter().map(|(c, after, _)| (channel_of(c.as_str()), *after)).collect();
+        let part =
+            |(channel, after, extent): &Part| (channel_of(channel.as_str()), *after, *extent);
+        let parts = plan.iter().map(part).collect();
         let server = self.link.as_ref().unwrap().server;
         self.flight = Some(Flight { server, session, plan, caller, parts, answer: None });
     }

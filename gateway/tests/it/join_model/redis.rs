@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use redis::Value;
 use sse_contract::{Channel, EventId};
+use sse_gateway::snapshot::Extent;
 
 /// How long an event is kept, and how much longer its history.
 pub const TTL: u64 = 400;
@@ -331,7 +332,7 @@ impl Server {
     pub fn read(
         &mut self,
         caller: &Caller,
-        parts: &[(usize, EventId)],
+        parts: &[(usize, EventId, Extent)],
         page: usize,
         now: u64,
         data: impl Fn(Event) -> String,
@@ -339,17 +340,16 @@ impl Server {
         if !self.master {
             return None;
         }
-        let asked: Vec<usize> = parts.iter().map(|(channel, _)| *channel).collect();
+        let asked: Vec<usize> = parts.iter().map(|(channel, ..)| *channel).collect();
         self.settle(caller, &asked, now);
         let head = [bulk(self.data.clock()), int(now), int(1000), int(TTL)];
-        let ranges = parts.iter().map(|(channel, after)| self.range(*channel, *after, page, &data));
+        let ranges = parts.iter().map(|part| self.range(*part, page, &data));
         Some(Value::Array(head.into_iter().chain(ranges).collect()))
     }
 
     fn range(
         &self,
-        channel: usize,
-        after: EventId,
+        (channel, after, extent): (usize, EventId, Extent),
         page: usize,
         data: impl Fn(Event) -> String,
     ) -> Value {
@@ -362,7 +362,11 @@ impl Server {
         if witness > last {
             (last, added) = (witness, added + 1);
         }
-        let from = history.kept.partition_point(|(id, _)| *id <= after);
+        let mut from = history.kept.partition_point(|(id, _)| *id <= after);
+        let page = if extent == Extent::Newest { 2 } else { page };
+        if extent == Extent::Newest {
+            from = from.max(history.kept.len().saturating_sub(page));
+        }
         let taken = history.kept.range(from..).take(page);
         let entries = taken.flat_map(|(id, event)| {
             [bulk(*id), Value::BulkString(data(*event).into_bytes()), Value::BulkString(Vec::new())]

@@ -51,6 +51,7 @@ impl<'a> World<'a> {
             // The last one is more than a run hands out, twice.
             inbox_bytes: [1_000, 4_000, 140_000][random.usize(0..3)],
             lingers: random.bool(),
+            latest: [0, 0, 1, channels][random.usize(0..4)],
         };
         let gateways = (0..2).map(|_| Gateway::new(shape(&mut random))).collect();
         let clients = (0..7).map(|_| {
