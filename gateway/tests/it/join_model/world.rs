@@ -313,6 +313,6 @@ impl<'a> World<'a> {
 }
 
 fn data(event: Event, large: usize) -> String {
-    let size = if event % 3 == 0 { large } else { 1 };
+    let size = if event.is_multiple_of(3) { large } else { 1 };
     format!("{event} {}", "x".repeat(size))
 }
