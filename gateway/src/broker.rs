@@ -1,7 +1,7 @@
 //! Where events come from and go to: one behaviour, two implementations.
 //!
 //! A hub attaches channels, asks for ticks and reads, and is answered through its inbox. History and readiness are asked
-//! for by HTTP handlers and answered to them; they publish by their worker's [`Publisher`](crate::publisher::Publisher).
+//! for by HTTP handlers and answered to them; they publish by [`publish`](crate::publisher::publish).
 
 use std::sync::Arc;
 

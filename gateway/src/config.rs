@@ -86,6 +86,7 @@ section!(
         #[serde(deserialize_with = "duration")] answer_timeout: Duration,
         #[serde(deserialize_with = "duration")] reconnect_max: Duration,
         #[serde(deserialize_with = "duration")] tick: Duration,
+        #[serde(deserialize_with = "duration")] gather: Duration,
         #[serde(deserialize_with = "duration")] linger: Duration,
         durable: bool,
         pool_size: usize,
@@ -216,6 +217,9 @@ impl Config {
             if value < Duration::from_millis(least) {
                 return Err(ConfigError(format!("{key}: must be at least {least}ms")));
             }
+        }
+        if self.redis.gather > Duration::from_secs(1) {
+            return Err(ConfigError("redis.gather: at most 1s".to_owned()));
         }
         if self.server.workers > 512 {
             return Err(ConfigError("server.workers: at most 512".to_owned()));

@@ -32,6 +32,7 @@ pub mod redis_settings;
 pub mod session;
 
 // A worker's hub and its connections.
+pub mod alarm;
 pub mod channels;
 pub mod connection;
 pub mod fanout;

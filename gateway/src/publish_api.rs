@@ -2,7 +2,6 @@
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_web_lab::extract::LocalData;
 use actix_web_lab::respond::NdJson;
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
@@ -12,7 +11,7 @@ use crate::app::App;
 use crate::broker::{Publication, PublishError};
 use crate::item::{self, Entry};
 use crate::problem::{Kind, Problem};
-use crate::publisher::Publisher;
+use crate::publisher;
 use crate::request;
 
 /// Lines of one NDJSON request; their results are kept until the end.
@@ -25,7 +24,6 @@ pub async fn one(
     request: HttpRequest,
     body: web::Payload,
     app: web::Data<App>,
-    publisher: LocalData<Publisher>,
 ) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
     let channel = request::path_channel(&request)?;
@@ -48,7 +46,7 @@ pub async fn one(
         Problem::new(Kind::InvalidData, detail).field("data")
     })?;
     let publication = Publication { channel, event, data: data.into(), idempotency_key };
-    let mut results = publisher.publish(&[publication]).await;
+    let mut results = publisher::publish(&app, &[publication]).await;
     let id = results.pop().unwrap_or_else(|| unreachable!("one item has one result"))?;
     Ok(HttpResponse::Ok().json(json!({ "id": id.to_string() })))
 }
@@ -58,7 +56,6 @@ pub async fn many(
     request: HttpRequest,
     body: web::Payload,
     app: web::Data<App>,
-    publisher: LocalData<Publisher>,
 ) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -69,12 +66,12 @@ pub async fn many(
             let items = item::read_body(&body)?;
             let mut results = Results::new("item");
             for entries in items.chunks(BATCH) {
-                results.publish(&publisher, entries).await;
+                results.publish(&app, entries).await;
             }
             Ok(results.into_response())
         }
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            Ok(lines(body, &app, &publisher).await?.into_ndjson_response())
+            Ok(lines(body, &app).await?.into_ndjson_response())
         }
         other => {
             let detail = format!(
@@ -103,11 +100,7 @@ async fn whole_body(
 }
 
 /// Publishes while the body arrives. A line that cannot be read is answered for itself.
-async fn lines(
-    mut body: web::Payload,
-    app: &App,
-    publisher: &Publisher,
-) -> Result<Results, Problem> {
+async fn lines(mut body: web::Payload, app: &App) -> Result<Results, Problem> {
     let limit = app.config.publish.max_body_bytes;
     let mut results = Results::new("line");
     let mut buffer = BytesMut::new();
@@ -157,7 +150,7 @@ async fn lines(
             buffer.clear();
         }
         for entries in entries.chunks(BATCH) {
-            results.publish(publisher, entries).await;
+            results.publish(app, entries).await;
         }
         if number > MAX_LINES && !ended {
             let detail = format!(
@@ -193,10 +186,10 @@ impl Results {
         Results { label, values: Vec::new(), published: 0, problems: Vec::new(), failed: false }
     }
 
-    async fn publish(&mut self, publisher: &Publisher, entries: &[Entry]) {
+    async fn publish(&mut self, app: &App, entries: &[Entry]) {
         let valid = entries.iter().filter_map(|entry| entry.publication.as_ref().ok().cloned());
         let publications: Vec<Publication> = valid.take_while(|_| !self.failed).collect();
-        let outcomes = publisher.publish(&publications).await;
+        let outcomes = publisher::publish(app, &publications).await;
         self.failed |= outcomes.iter().any(|outcome| {
             matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
         });

@@ -1,55 +1,40 @@
-//! One worker's way to publish: at the pace that the workers of this gateway keep up with.
+//! The handlers' way to publish: at the pace that the workers of this gateway keep up with.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sse_contract::EventId;
 
 use crate::app::App;
 use crate::broker::{Broker, Publication, PublishError};
-use crate::redis_line::Line;
 
 /// How long what is published together waits for workers that are behind.
 const WORKERS_WAIT: Duration = Duration::from_secs(1);
 
-/// What a worker's handlers publish by.
-#[derive(Debug)]
-pub struct Publisher {
-    app: Arc<App>,
-    line: Rc<Line>,
-}
-
-impl Publisher {
-    /// A worker's.
-    pub fn new(app: Arc<App>) -> Self {
-        Publisher { app, line: Rc::default() }
-    }
-
-    /// Publishes, in order; answers each one's id or error in the same order.
-    pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
-        match &self.app.broker {
-            Broker::Memory(broker) => {
-                let mut results = Vec::with_capacity(items.len());
-                // One bound for all: a worker that hangs must not hold a batch for as long as it has events.
-                let end = Instant::now() + WORKERS_WAIT;
-                for item in items {
-                    self.app.room(end).await;
-                    results.push(broker.publish(item));
-                }
-                results
+/// Publishes, in order; answers each one's id or error in the same order.
+pub async fn publish(app: &App, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+    match &app.broker {
+        Broker::Memory(broker) => {
+            let mut results = Vec::with_capacity(items.len());
+            // One bound for all: a worker that hangs must not hold a batch for as long as it has events.
+            let end = Instant::now() + WORKERS_WAIT;
+            for item in items {
+                app.room(end).await;
+                results.push(broker.publish(item));
             }
-            Broker::Redis(broker) => {
-                self.app.room(Instant::now() + WORKERS_WAIT).await;
-                // Boxed: it is some 15 KB, which every handler of the other broker would carry around as well.
-                Box::pin(broker.publish(&self.line, items)).await
-            }
+            results
+        }
+        Broker::Redis(broker) => {
+            app.room(Instant::now() + WORKERS_WAIT).await;
+            // Boxed: it is some 15 KB, which every handler of the other broker would carry around as well.
+            Box::pin(broker.publish(items)).await
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::Config;
     use crate::frame::Frame;
@@ -82,9 +67,8 @@ mod tests {
             data: "x".into(),
             idempotency_key: None,
         };
-        let publisher = Publisher::new(app);
         let items = vec![item; 200];
-        let published = publisher.publish(&items);
+        let published = publish(&app, &items);
         let published = tokio::time::timeout(Duration::from_secs(60), published).await;
         assert!(published.expect("within a minute").iter().all(Result::is_ok));
     }

@@ -1,10 +1,9 @@
 //! Redis as the broker: what its parts share, and the front that hubs and handlers talk to.
 //!
-//! Connections of different kinds: the ingest's own (live events and ticks), a pool for reads and batches, and each
-//! worker's line for events published singly. None is waited for by another; all are of the ingest's session.
+//! Connections of different kinds: the ingest's own (live events and ticks), a pool for reads and batches, and the line
+//! for events published singly. None is waited for by another; all are of the ingest's session.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ use crate::inbox::{ChannelKey, Inbox};
 use crate::ingest::{Ingest, Status};
 use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
-use crate::redis_line::Line;
+use crate::redis_line::{self, Line, Queue};
 use crate::redis_publisher;
 use crate::redis_settings::{self, BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
 use crate::resp::Value;
@@ -88,6 +87,7 @@ pub struct RedisBroker {
     shared: Arc<RedisShared>,
     commands: mpsc::UnboundedSender<Command>,
     asks: mpsc::UnboundedSender<Ask>,
+    line: Line,
     status: watch::Receiver<Status>,
     workers: Mutex<u16>,
 }
@@ -101,6 +101,8 @@ pub struct Works {
     pub commands: mpsc::UnboundedReceiver<Command>,
     /// What the history thread is asked.
     pub asks: mpsc::UnboundedReceiver<Ask>,
+    /// What the line's thread is to publish.
+    pub queue: Arc<Queue>,
     /// What the ingest says of itself.
     pub status: watch::Sender<Status>,
 }
@@ -115,9 +117,10 @@ impl RedisBroker {
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (broker, works) = RedisBroker::without_threads(config, metrics)?;
-        let Works { shared, commands, asks, status } = works;
-        let ingest = shared.clone();
+        let Works { shared, commands, asks, queue, status } = works;
+        let (ingest, line) = (shared.clone(), shared.clone());
         on_thread("sse-ingest", vitals, move || Ingest::new(ingest, commands, status).run());
+        on_thread("sse-publish", vitals, move || redis_line::run(line, queue));
         on_thread("sse-history", vitals, move || history::run(shared, asks));
         Ok(broker)
     }
@@ -149,9 +152,15 @@ impl RedisBroker {
         });
         let (asks, asks_rx) = mpsc::unbounded_channel();
         let (status_tx, status) = watch::channel(Status::Connecting);
-        let works =
-            Works { shared: shared.clone(), commands: heard, asks: asks_rx, status: status_tx };
-        let broker = RedisBroker { shared, commands, asks, status, workers: Mutex::new(0) };
+        let (line, queue) = Line::new();
+        let works = Works {
+            shared: shared.clone(),
+            commands: heard,
+            asks: asks_rx,
+            queue,
+            status: status_tx,
+        };
+        let broker = RedisBroker { shared, commands, asks, line, status, workers: Mutex::new(0) };
         Ok((Arc::new(broker), works))
     }
 
@@ -216,13 +225,9 @@ impl RedisBroker {
         history::read(&self.shared, &[part]).await.map_err(|error| format!("Redis: {error}"))
     }
 
-    /// Publishes in order; a single event by the caller's line.
-    pub async fn publish(
-        &self,
-        line: &Rc<Line>,
-        items: &[Publication],
-    ) -> Vec<Result<EventId, PublishError>> {
-        redis_publisher::publish(&self.shared, line, items).await
+    /// Publishes in order; a single event by the line.
+    pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+        redis_publisher::publish(&self.shared, &self.line, items).await
     }
 
     /// Sends an event through Redis and waits for it to come back through the ingest.

@@ -1,21 +1,21 @@
-//! One worker's own connection to Redis for events that are published one by one.
+//! The gateway's own connection to Redis for events that are published one by one, and the thread that works it.
 //!
-//! A checkout of the pool costs a round trip, and its connection may be driven by another worker's thread. All requests
-//! of a worker share this one instead. While Redis is busy with one call, whatever comes waits, and then goes as one batch:
-//! the busier Redis is, the less it pays for each event.
+//! A checkout of the pool costs a round trip. All such events share this one connection instead. While Redis is busy with
+//! one call, whatever comes waits, and then goes as one batch. Where several publish at once, more are let gather for a
+//! moment: a call costs both sides several writes and wake-ups, and Redis a cold start of the script, however many
+//! events it carries.
 
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisError};
 use sse_contract::{Publish, batch_len};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use crate::alarm::Alarm;
 use crate::broker::{Publication, PublishError};
 use crate::redis_broker::RedisShared;
 use crate::redis_publisher::{self, Again, Failure, Outcome, Sent};
@@ -23,14 +23,180 @@ use crate::session::{Session, check_server};
 
 /// A connection that was silent for longer is asked whether it is there before an event is trusted to it.
 const SILENCE: Duration = Duration::from_secs(1);
+/// A publisher who has met no other for so long is alone.
+const ALONE: Duration = Duration::from_millis(20);
+/// So many events share a call's cost well enough that no more are waited for.
+const ENOUGH: usize = 16;
 
-/// A worker's connection, made when it is first needed and again whenever it is lost.
+/// Where handlers leave their events. Dropped, it ends the thread.
+#[derive(Debug)]
+pub struct Line(Arc<Queue>);
+
+/// What waits for the thread.
 #[derive(Debug, Default)]
-pub struct Line {
-    waiting: RefCell<VecDeque<(Publication, oneshot::Sender<Outcome>)>>,
-    /// Somebody sends what waits.
-    busy: Cell<bool>,
-    open: RefCell<Option<Open>>,
+pub struct Queue {
+    state: Mutex<State>,
+    /// Rings when a first event waits, when enough wait, and at the end.
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// A call is under way.
+    busy: bool,
+    /// When an event last came while another one waited or was on its way.
+    met: Option<Instant>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    item: Publication,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Line {
+    /// A line, and the queue for its thread.
+    pub fn new() -> (Line, Arc<Queue>) {
+        let queue = Arc::new(Queue::default());
+        (Line(queue.clone()), queue)
+    }
+
+    /// Publishes one event, together with others that wait.
+    pub async fn publish(&self, item: Publication) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        let waiting = {
+            let mut state = self.0.lock();
+            if state.busy || !state.waiting.is_empty() {
+                state.met = Some(Instant::now());
+            }
+            state.waiting.push_back(Waiting { item, answer });
+            state.waiting.len()
+        };
+        if waiting == 1 || waiting == ENOUGH {
+            self.0.bell.notify_one();
+        }
+        answered.await.unwrap_or_else(|_| {
+            let error = PublishError::OutcomeUnknown("Redis: the publisher is gone".to_owned());
+            Err(Failure { error, again: Again::Never })
+        })
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.bell.notify_one();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something waits; answers whether anything ever will.
+    async fn filled(&self) -> bool {
+        loop {
+            {
+                let state = self.lock();
+                if !state.waiting.is_empty() || state.closed {
+                    return !state.waiting.is_empty();
+                }
+            }
+            self.bell.notified().await;
+        }
+    }
+
+    /// Waits until enough wait.
+    async fn enough(&self) {
+        while self.lock().waiting.len() < ENOUGH {
+            self.bell.notified().await;
+        }
+    }
+
+    /// What goes with the next call.
+    fn take(&self) -> Vec<Waiting> {
+        let mut state = self.lock();
+        state.busy = true;
+        let length = batch_len(state.waiting.iter().map(|waiting| waiting.item.data.len()));
+        state.waiting.drain(..length).collect()
+    }
+}
+
+/// Publishes what comes for as long as anything can.
+pub async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
+    let mut connection = None;
+    let alarm = match Alarm::new() {
+        Ok(alarm) => Some(alarm),
+        Err(error) => {
+            tracing::warn!(%error, "no timer can be made; events go to Redis at once");
+            None
+        }
+    };
+    let mut called: Option<Instant> = None;
+    while queue.filled().await {
+        let (met, gather) = (queue.lock().met, shared.config.gather);
+        let pause =
+            called.map_or(Duration::ZERO, |called| pause(Instant::now(), met, called, gather));
+        if let Some(alarm) = alarm.as_ref().filter(|_| !pause.is_zero()) {
+            tokio::select! {
+                _ = alarm.wait(pause) => {}
+                () = queue.enough() => {}
+            }
+        }
+        called = Some(Instant::now());
+        let batch = queue.take();
+        let items: Vec<Publish<'_>> =
+            batch.iter().map(|waiting| waiting.item.as_publish()).collect();
+        let outcomes = send(&shared, &mut connection, &items).await;
+        queue.lock().busy = false;
+        for (waiting, outcome) in batch.into_iter().zip(outcomes) {
+            // Whoever waited may have gone; the event is published all the same.
+            let _ = waiting.answer.send(outcome);
+        }
+    }
+}
+
+/// How long to let more events gather, if publishers last `met` then, and the last call was `called` then. One who is alone
+/// waits for nobody, and nobody waits once `gather` has passed since that call.
+fn pause(now: Instant, met: Option<Instant>, called: Instant, gather: Duration) -> Duration {
+    let alone = met.is_none_or(|met| now - met > ALONE);
+    if alone { Duration::ZERO } else { gather.saturating_sub(now - called) }
+}
+
+async fn send(
+    shared: &RedisShared,
+    kept: &mut Option<Open>,
+    items: &[Publish<'_>],
+) -> Vec<Outcome> {
+    let ready = async {
+        let session = shared.sessions.get().await?;
+        let open = match kept.take() {
+            Some(open) => open.checked(&session).await,
+            None => None,
+        };
+        let open = match open {
+            Some(open) => open,
+            None => Open::connect(shared, &session).await?,
+        };
+        Ok::<_, RedisError>((session, open))
+    };
+    let (session, mut open) = match ready.await {
+        Ok(ready) => ready,
+        Err(error) => {
+            let failure = redis_publisher::unsent(&error);
+            return items.iter().map(|_| Err(failure.clone())).collect();
+        }
+    };
+    let Sent { outcomes, usable } =
+        redis_publisher::send(shared, &session, &mut open.connection, items).await;
+    if usable {
+        open.answered = Instant::now();
+        *kept = Some(open);
+    }
+    outcomes
 }
 
 /// The connection.
@@ -42,82 +208,6 @@ struct Open {
     gone: Arc<AtomicBool>,
     /// When it last was seen to answer.
     answered: Instant,
-}
-
-impl Line {
-    /// Publishes one event, together with others that wait. Must be called within the worker's runtime.
-    pub async fn publish(self: &Rc<Self>, shared: &Arc<RedisShared>, item: Publication) -> Outcome {
-        let (answer, answered) = oneshot::channel();
-        self.waiting.borrow_mut().push_back((item, answer));
-        if !self.busy.replace(true) {
-            // A task of its own: whoever asked first may go away, and the others still wait.
-            tokio::task::spawn_local(self.clone().send_all(shared.clone()));
-        }
-        answered.await.unwrap_or_else(|_| {
-            let error = PublishError::OutcomeUnknown("Redis: the worker is gone".to_owned());
-            Err(Failure { error, again: Again::Never })
-        })
-    }
-
-    async fn send_all(self: Rc<Self>, shared: Arc<RedisShared>) {
-        // However it ends, the next one who publishes finds out.
-        let _idle = Idle(self.clone());
-        loop {
-            let batch: Vec<_> = {
-                let mut waiting = self.waiting.borrow_mut();
-                let length = batch_len(waiting.iter().map(|(item, _)| item.data.len()));
-                waiting.drain(..length).collect()
-            };
-            if batch.is_empty() {
-                return;
-            }
-            let items: Vec<Publish<'_>> = batch.iter().map(|(item, _)| item.as_publish()).collect();
-            let outcomes = self.send(&shared, &items).await;
-            for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
-                // Whoever waited may have gone; the event is published all the same.
-                let _ = answer.send(outcome);
-            }
-        }
-    }
-
-    async fn send(&self, shared: &RedisShared, items: &[Publish<'_>]) -> Vec<Outcome> {
-        let ready = async {
-            let session = shared.sessions.get().await?;
-            let open = self.open.take();
-            let open = match open {
-                Some(open) => open.checked(&session).await,
-                None => None,
-            };
-            let open = match open {
-                Some(open) => open,
-                None => Open::connect(shared, &session).await?,
-            };
-            Ok::<_, RedisError>((session, open))
-        };
-        let (session, mut open) = match ready.await {
-            Ok(ready) => ready,
-            Err(error) => {
-                let failure = redis_publisher::unsent(&error);
-                return items.iter().map(|_| Err(failure.clone())).collect();
-            }
-        };
-        let Sent { outcomes, usable } =
-            redis_publisher::send(shared, &session, &mut open.connection, items).await;
-        if usable {
-            open.answered = Instant::now();
-            self.open.replace(Some(open));
-        }
-        outcomes
-    }
-}
-
-/// Nobody sends any more.
-struct Idle(Rc<Line>);
-
-impl Drop for Idle {
-    fn drop(&mut self) {
-        self.0.busy.set(false);
-    }
 }
 
 impl Open {
@@ -145,5 +235,53 @@ impl Open {
             redis::cmd("PING").query_async::<()>(&mut self.connection).await.ok()?;
         }
         Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::FuturesUnordered;
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::*;
+
+    fn item() -> Publication {
+        Publication {
+            channel: "demo".parse().unwrap(),
+            event: None,
+            data: "x".into(),
+            idempotency_key: None,
+        }
+    }
+
+    #[test]
+    fn only_publishers_who_meet_wait_for_each_other() {
+        let (called, gather) = (Instant::now(), Duration::from_millis(10));
+        let at = |ms| called + Duration::from_millis(ms);
+        assert_eq!(pause(at(1), None, called, gather), Duration::ZERO);
+        assert_eq!(pause(at(1), Some(at(0)), called, gather), Duration::from_millis(9));
+        assert_eq!(pause(at(12), Some(at(11)), called, gather), Duration::ZERO);
+        assert_eq!(pause(at(31), Some(at(10)), at(30), gather), Duration::ZERO);
+        assert_eq!(pause(at(1), Some(at(0)), called, Duration::ZERO), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn who_comes_during_a_call_meets_others_and_enough_of_them_ring() {
+        let (line, queue) = Line::new();
+        let mut publishers = FuturesUnordered::new();
+        publishers.push(line.publish(item()));
+        assert!(publishers.next().now_or_never().is_none());
+        assert!(queue.filled().await);
+        assert_eq!(queue.lock().met, None);
+        let call = queue.take();
+        assert_eq!(call.len(), 1);
+        (0..ENOUGH).for_each(|_| publishers.push(line.publish(item())));
+        assert!(publishers.next().now_or_never().is_none());
+        assert!(queue.lock().met.is_some());
+        queue.enough().await;
+        assert_eq!(queue.take().len(), ENOUGH);
+        drop(publishers);
+        drop(line);
+        assert!(!queue.filled().await);
     }
 }

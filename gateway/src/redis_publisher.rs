@@ -1,11 +1,10 @@
 //! Publishes through Redis: many at once on one connection of the pool, each answered for itself; a single one on
-//! its worker's line, together with others that wait there.
+//! the line, together with others that wait there.
 //!
 //! Nothing is accepted and then lost: what was not sent is `Unavailable`, what may have happened is
 //! `OutcomeUnknown`. A publication is repeated here only where that cannot make two events of it: it carries an idempotency
 //! key, and no answer came; or it is known that nothing was written.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +47,7 @@ pub enum Again {
 /// Publishes in order; answers in the same order.
 pub async fn publish(
     shared: &Arc<RedisShared>,
-    line: &Rc<Line>,
+    line: &Line,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
     let mut results = attempt(shared, line, items.iter()).await;
@@ -102,14 +101,14 @@ fn later(before: &Outcome, now: Outcome) -> Outcome {
 
 async fn attempt<'a>(
     shared: &Arc<RedisShared>,
-    line: &Rc<Line>,
+    line: &Line,
     items: impl Iterator<Item = &'a Publication> + Clone,
 ) -> Vec<Outcome> {
     let count = items.clone().count();
     if count == 1 {
         let mut outcomes = Vec::with_capacity(1);
         for item in items {
-            outcomes.push(line.publish(shared, item.clone()).await);
+            outcomes.push(line.publish(item.clone()).await);
         }
         return outcomes;
     }

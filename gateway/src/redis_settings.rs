@@ -59,6 +59,8 @@ pub struct RedisSettings {
     pub linger: Duration,
     /// Connections for publishing and reading.
     pub pool_size: usize,
+    /// The least time between two calls of the line while several publishers use it.
+    pub gather: Duration,
     /// Bytes of events in one range of a read.
     pub page_bytes: usize,
     /// The limits this gateway would set.
@@ -78,6 +80,7 @@ impl RedisSettings {
             tick: redis.tick,
             linger: redis.linger,
             pool_size: redis.pool_size,
+            gather: redis.gather,
             page_bytes: config.history.page_bytes,
             limits: HistoryLimits {
                 max_len: config.history.max_len.into(),

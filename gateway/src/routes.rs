@@ -12,7 +12,6 @@ use actix_web_lab::middleware::CatchPanic;
 use crate::app::App;
 use crate::hub::Hub;
 use crate::problem::{Kind, Problem};
-use crate::publisher::Publisher;
 use crate::subscribe::{self, HubHandle};
 use crate::{channel_api, publish_api};
 
@@ -31,9 +30,8 @@ pub fn routes(
 > {
     let origins = app.config.cors.origins.clone();
     actix_web::App::new()
-        .app_data(web::Data::from(app.clone()))
+        .app_data(web::Data::from(app))
         .app_data(LocalData::new(HubHandle(hub)))
-        .app_data(LocalData::new(Publisher::new(app)))
         .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
         .wrap(CatchPanic::default())
         .service(

@@ -100,6 +100,12 @@ pub fn judge(records: &[Value]) -> Vec<Judgement> {
     let user = |value, server| run.ratio("per-user", value, server, NCHAN);
     add("per-user through HTTP: CPU an event, × Nchan", MEMORY, AtMost(0.7), user(COST, MEMORY));
     add("per-user through HTTP: p50, × Nchan", MEMORY, AtMost(1.0), user(P50, MEMORY));
+    add(
+        "per-user through HTTP: CPU an event, Redis' too, × Nchan",
+        REDIS,
+        AtMost(1.4),
+        user(COST, REDIS),
+    );
     let straight = user(COST, "gateway, FCALL");
     add(
         "per-user straight to Redis: gateway's CPU an event, × Nchan",

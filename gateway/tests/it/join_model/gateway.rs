@@ -89,6 +89,7 @@ fn settings(shape: Shape) -> RedisSettings {
         tick: hour,
         linger: if shape.lingers { hour } else { Duration::ZERO },
         pool_size: 1,
+        gather: Duration::ZERO,
         page_bytes: 1000,
         limits: HistoryLimits {
             max_len: 1000,

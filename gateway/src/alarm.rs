@@ -1,0 +1,90 @@
+//! Pauses that are shorter than the runtime's timer can make: that counts whole milliseconds.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+
+/// A timer of the kernel's resolution, timerfd_create(2), watched by the thread's runtime.
+#[derive(Debug)]
+pub struct Alarm {
+    timer: AsyncFd<Timer>,
+}
+
+#[derive(Debug)]
+struct Timer(OwnedFd);
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Alarm {
+    /// One that is not set. Must be called within the worker's runtime.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = Timer(timerfd_create(TimerfdClockId::Monotonic, flags)?);
+        #[expect(deprecated, reason = "its replacement is unsafe; the descriptor is owned here")]
+        let timer = AsyncFd::new(timer)?;
+        Ok(Alarm { timer })
+    }
+
+    /// Waits so long. Whoever gives up waiting may wait again.
+    pub async fn wait(&self, pause: Duration) -> io::Result<()> {
+        let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Zero would never come.
+        let it_value = pause
+            .max(Duration::from_nanos(1))
+            .try_into()
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let setting = Itimerspec { it_interval: nothing, it_value };
+        timerfd_settime(&self.timer.get_ref().0, TimerfdTimerFlags::empty(), &setting)?;
+        loop {
+            let mut ready = self.timer.readable().await?;
+            let read =
+                |timer: &AsyncFd<Timer>| Ok(rustix::io::read(&timer.get_ref().0, &mut [0; 8])?);
+            // Otherwise that was a setting before this one.
+            if let Ok(read) = ready.try_io(read) {
+                return read.map(drop);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_waits_as_long_as_it_is_told() {
+        let alarm = Alarm::new().unwrap();
+        for pause in [0, 300, 0, 2_500].map(Duration::from_micros) {
+            let began = Instant::now();
+            alarm.wait(pause).await.unwrap();
+            assert!(began.elapsed() >= pause);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_was_given_up_does_not_end_the_next_one() {
+        let alarm = Alarm::new().unwrap();
+        tokio::select! {
+            biased;
+            _ = alarm.wait(Duration::from_micros(1)) => panic!("it was not asked again"),
+            () = std::future::ready(()) => {}
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        tokio::task::yield_now().await;
+        let (began, pause) = (Instant::now(), Duration::from_millis(20));
+        alarm.wait(pause).await.unwrap();
+        assert!(began.elapsed() >= pause);
+    }
+}
