@@ -1,9 +1,9 @@
 //! The gateway's own connection to Redis for events that are published one by one, and the thread that works it.
 //!
 //! A checkout of the pool costs a round trip. All such events share this one connection instead. While Redis is busy with
-//! one call, whatever comes waits, and then goes as one batch. Where several publish at once, more are let gather for a
-//! moment: a call costs both sides several writes and wake-ups, and Redis a cold start of the script, however many
-//! events it carries.
+//! one call, whatever comes waits, and then goes as one batch. Where several publish at once and much comes, more are let
+//! gather for a moment: a call costs both sides several writes and wake-ups, and Redis a cold start of the script,
+//! however many events it carries.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,8 @@ use crate::session::{Session, check_server};
 const SILENCE: Duration = Duration::from_secs(1);
 /// A publisher who has met no other for so long is alone.
 const ALONE: Duration = Duration::from_millis(20);
+/// Much comes if so many events came within this time: 1,000 a second.
+const MUCH: (usize, Duration) = (8, Duration::from_millis(8));
 /// So many events share a call's cost well enough that no more are waited for.
 const ENOUGH: usize = 16;
 
@@ -47,6 +49,8 @@ struct State {
     busy: bool,
     /// When an event last came while another one waited or was on its way.
     met: Option<Instant>,
+    /// When the last events came, as many as tell whether much comes.
+    came: VecDeque<Instant>,
     closed: bool,
 }
 
@@ -68,8 +72,13 @@ impl Line {
         let (answer, answered) = oneshot::channel();
         let waiting = {
             let mut state = self.0.lock();
+            let now = Instant::now();
+            if state.came.len() == MUCH.0 {
+                state.came.pop_front();
+            }
+            state.came.push_back(now);
             if state.busy || !state.waiting.is_empty() {
-                state.met = Some(Instant::now());
+                state.met = Some(now);
             }
             state.waiting.push_back(Waiting { item, answer });
             state.waiting.len()
@@ -137,9 +146,9 @@ pub async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
     };
     let mut called: Option<Instant> = None;
     while queue.filled().await {
-        let (met, gather) = (queue.lock().met, shared.config.gather);
-        let pause =
-            called.map_or(Duration::ZERO, |called| pause(Instant::now(), met, called, gather));
+        let gather = shared.config.gather;
+        let pause = called
+            .map_or(Duration::ZERO, |called| queue.lock().pause(Instant::now(), called, gather));
         if let Some(alarm) = alarm.as_ref().filter(|_| !pause.is_zero()) {
             tokio::select! {
                 _ = alarm.wait(pause) => {}
@@ -159,11 +168,15 @@ pub async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
     }
 }
 
-/// How long to let more events gather, if publishers last `met` then, and the last call was `called` then. One who is alone
-/// waits for nobody, and nobody waits once `gather` has passed since that call.
-fn pause(now: Instant, met: Option<Instant>, called: Instant, gather: Duration) -> Duration {
-    let alone = met.is_none_or(|met| now - met > ALONE);
-    if alone { Duration::ZERO } else { gather.saturating_sub(now - called) }
+impl State {
+    /// How long to let more events gather, if the last call was `called` then. Nobody waits once `gather` has passed since
+    /// that call, and a publisher who is alone waits for nobody.
+    fn pause(&self, now: Instant, called: Instant, gather: Duration) -> Duration {
+        let met = self.met.is_some_and(|met| now - met <= ALONE);
+        let much =
+            self.came.len() == MUCH.0 && self.came.front().is_some_and(|at| now - *at <= MUCH.1);
+        if met && much { gather.saturating_sub(now - called) } else { Duration::ZERO }
+    }
 }
 
 async fn send(
@@ -255,14 +268,23 @@ mod tests {
     }
 
     #[test]
-    fn only_publishers_who_meet_wait_for_each_other() {
-        let (called, gather) = (Instant::now(), Duration::from_millis(10));
-        let at = |ms| called + Duration::from_millis(ms);
-        assert_eq!(pause(at(1), None, called, gather), Duration::ZERO);
-        assert_eq!(pause(at(1), Some(at(0)), called, gather), Duration::from_millis(9));
-        assert_eq!(pause(at(12), Some(at(11)), called, gather), Duration::ZERO);
-        assert_eq!(pause(at(31), Some(at(10)), at(30), gather), Duration::ZERO);
-        assert_eq!(pause(at(1), Some(at(0)), called, Duration::ZERO), Duration::ZERO);
+    fn events_gather_where_publishers_meet_and_much_comes() {
+        let (began, gather) = (Instant::now(), Duration::from_millis(10));
+        let at = |ms| began + Duration::from_millis(ms);
+        let state = |met: Option<u64>, came: [u64; MUCH.0]| State {
+            met: met.map(at),
+            came: came.map(at).into(),
+            ..State::default()
+        };
+        let much = [0, 1, 2, 3, 4, 5, 6, 7];
+        let pause = |state: State, called| state.pause(at(8), at(called), gather);
+        assert_eq!(pause(state(Some(7), much), 7), Duration::from_millis(9));
+        assert_eq!(pause(state(None, much), 7), Duration::ZERO);
+        assert_eq!(state(Some(7), much).pause(at(9), at(7), gather), Duration::ZERO);
+        assert_eq!(state(Some(7), much).pause(at(8), at(7), Duration::ZERO), Duration::ZERO);
+        let late = [22, 23, 24, 25, 26, 27, 28, 29];
+        assert_eq!(state(Some(7), late).pause(at(30), at(29), gather), Duration::ZERO);
+        assert_eq!(state(Some(20), late).pause(at(30), at(20), gather), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -4,10 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_cors::Cors;
+use actix_service::Service;
+use actix_web::dev::{Path, ServiceRequest, ServiceResponse, Url};
+use actix_web::http::Uri;
+use actix_web::http::header::{self, HeaderMap};
 use actix_web::middleware::Condition;
-use actix_web::{HttpResponse, http::header, web};
+use actix_web::{HttpResponse, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::CatchPanic;
+use futures_util::FutureExt;
 
 use crate::app::App;
 use crate::hub::Hub;
@@ -34,6 +39,7 @@ pub fn routes(
         .app_data(LocalData::new(HubHandle(hub)))
         .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
         .wrap(CatchPanic::default())
+        .wrap_fn(|request, service| service.call(request).map(|response| Ok(let_go(response?))))
         .service(
             web::resource("/events")
                 .get(subscribe::get)
@@ -58,6 +64,18 @@ pub fn routes(
         )
         .service(web::resource("/").get(console))
         .default_service(web::to(not_found))
+}
+
+/// actix keeps up to 128 requests a worker for reuse, as they are. Their headers and paths are slices of the buffers they
+/// were read into, so that many streams that open at once would leave megabytes behind.
+fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
+    let (request, response) = response.into_parts();
+    let mut request = ServiceRequest::from_request(request);
+    let head = request.head_mut();
+    head.headers = HeaderMap::new();
+    head.uri = Uri::default();
+    *request.match_info_mut() = Path::new(Url::default());
+    ServiceResponse::new(request.into_parts().0, response)
 }
 
 fn cors(origins: &[String]) -> Cors {
