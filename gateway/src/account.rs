@@ -24,9 +24,6 @@ pub enum Item {
     Checkpoint(EventId),
 }
 
-/// Above every position.
-const LAST: EventId = EventId { ms: u64::MAX, seq: u64::MAX };
-
 /// A client's position and what was told about it.
 #[derive(Debug)]
 pub struct Account {
@@ -40,15 +37,13 @@ pub struct Account {
     excused: Vec<EventId>,
     /// Per channel of which only the newest event is sent: the newest of the last gap that said so.
     named: Vec<EventId>,
-    /// The clock of the last read with a channel that could not be read, and was told so.
-    unread: EventId,
 }
 
 impl Account {
     /// Of a client that was handed everything at or below `position`, by its own words.
     pub fn after(position: EventId) -> Self {
         let (excused, named) = (Vec::new(), Vec::new());
-        Account { position, told: None, vouched: None, excused, named, unread: EventId::ZERO }
+        Account { position, told: None, vouched: None, excused, named }
     }
 
     /// Of a connection that was live up to `position`.
@@ -94,12 +89,18 @@ impl Account {
         if snapshot.history && !channels.iter().all(covered) {
             return false;
         }
-        let oldest = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All)?.oldest;
-        self.excused =
-            channels.iter().map(|c| oldest(c).map_or(snapshot.clock, EventId::before)).collect();
+        let range = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All);
+        let oldest = |channel| range(channel)?.oldest;
+        let begins = |channel| oldest(channel).map_or(snapshot.clock, EventId::before);
+        // What a history holds that cannot be read is owed, and to be told missing.
+        let excuse = |channel| match range(channel).is_none_or(|range| range.readable) {
+            true => begins(channel),
+            false => EventId::ZERO,
+        };
+        self.excused = channels.iter().map(excuse).collect();
         self.vouched = Some(snapshot.clock);
         // Nothing at or below the lowest of them is claimed, so that is where the stream begins.
-        let first = self.excused.iter().copied().min().unwrap_or(snapshot.clock);
+        let first = channels.iter().map(begins).min().unwrap_or(snapshot.clock);
         self.position = first.min(snapshot.clock);
         out.push(Item::Opened(self.position, Began::After));
         true
@@ -138,32 +139,13 @@ impl Account {
         let ranges: Option<Vec<&Range>> = channels.iter().enumerate().map(covering).collect();
         // Otherwise the read was cut before a channel, or served positions behind ours.
         let Some(ranges) = ranges else { return false };
-        self.tell_gaps(snapshot, channels, &ranges, out);
+        let clock = snapshot.clock;
+        let reached =
+            ranges.iter().filter_map(|range| range.upto).min().unwrap_or(clock).min(clock);
+        self.tell_gaps(snapshot, channels, &ranges, reached, out);
         let none = VecDeque::new();
         let live = if ranges.iter().all(|range| range.readable) { &none } else { live };
-        self.replay(snapshot.clock, channels, &ranges, live, room, out)
-    }
-
-    /// The client is about to go live. What was published since it was told of a channel that cannot be read, and did not
-    /// come by the live side in time, nobody has: so that is told again.
-    pub fn end(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
-        if self.unread == EventId::ZERO || self.unread >= snapshot.clock {
-            return;
-        }
-        let after = self.position.to_string();
-        for (channel, excused) in channels.iter().zip(&self.excused) {
-            if *excused == LAST {
-                out.push(gap(self.position, Some(channel), GapReason::Trimmed, &after, None));
-                self.told = Some(self.position);
-            }
-        }
-    }
-
-    /// Live events were dropped: of a channel whose history cannot be read, nobody has them.
-    pub fn live_dropped(&mut self) {
-        for excused in self.excused.iter_mut().filter(|excused| **excused == LAST) {
-            *excused = EventId::ZERO;
-        }
+        self.replay((reached, clock), channels, &ranges, live, room, out)
     }
 
     /// The position is above the clock: no id of this epoch, so either of another one or of none.
@@ -214,6 +196,7 @@ impl Account {
         snapshot: &Snapshot,
         channels: &[Channel],
         ranges: &[&Range],
+        reached: EventId,
         out: &mut Vec<Item>,
     ) {
         let clock = snapshot.clock;
@@ -221,39 +204,34 @@ impl Account {
             let oldest = ranges.iter().filter_map(|r| r.oldest).min();
             return self.tell_reset(clock, oldest, channels.len(), out);
         }
+        self.excused.resize(channels.len(), EventId::ZERO);
         for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
-            let judged = self.position.max(self.excused.get(n).copied().unwrap_or_default());
-            if judged == LAST {
-                continue;
-            }
-            let Some(reason) = snapshot.missing(range, judged) else { continue };
+            let judged = self.position.max(self.excused[n]);
+            // A page must not lead past what was told of a history that cannot be read: only the live events that came in
+            // time are there.
+            let reason = match range.readable {
+                true => snapshot.missing(range, judged),
+                false => (reached > self.excused[n]).then_some(GapReason::Trimmed),
+            };
+            let Some(reason) = reason else { continue };
             let after = self.position.to_string();
             out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
             self.told = Some(self.position);
-            self.excused.resize(channels.len(), EventId::ZERO);
-            // The oldest kept is still owed: until it is handed out, it may be cut off as well. Of a history that cannot
-            // be read nothing is known, and nothing more to be told.
-            self.excused[n] = match range.readable {
-                true => range.oldest.map_or(clock, EventId::before),
-                false => {
-                    self.unread = clock;
-                    LAST
-                }
-            };
+            // The oldest kept is still owed: until it is handed out, it may be cut off as well.
+            self.excused[n] = range.oldest.map_or(clock, EventId::before);
         }
     }
 
-    /// Hands out what the ranges hold, in id order over all channels. Answers whether that reached the clock.
+    /// Hands out what the ranges hold up to `reached`, in id order over all channels. Answers whether that was the clock.
     fn replay(
         &mut self,
-        clock: EventId,
+        (reached, clock): (EventId, EventId),
         channels: &[Channel],
         ranges: &[&Range],
         live: &VecDeque<SharedFrame>,
         room: usize,
         out: &mut Vec<Item>,
     ) -> bool {
-        let reached = ranges.iter().filter_map(|r| r.upto).min().unwrap_or(clock).min(clock);
         let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
         for (n, range) in ranges.iter().enumerate() {
             if range.extent == Extent::Newest {
@@ -392,10 +370,44 @@ mod tests {
         let data = block.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
         let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
         let ms = |name: &str| {
-            let id: EventId = data[name].as_str().expect("a string").parse().expect("an id");
-            id.ms - 1_000_000
+            let id: EventId = data[name].as_str()?.parse().expect("an id");
+            Some((id.ms - 1_000_000).to_string())
         };
-        format!("{}..{}", ms("after"), ms("oldest"))
+        let [after, oldest] = ["after", "oldest"].map(|name| ms(name).unwrap_or_default());
+        format!("{after}..{oldest}")
+    }
+
+    /// Only the live events that came in time are there.
+    #[test]
+    fn what_came_to_an_unreadable_history_since_it_was_told_of_is_told() {
+        let mut account = Account::after(id(5));
+        let channels: [Channel; 1] = ["a".parse().expect("a channel")];
+        let mut read = |clock, live: &[u64]| {
+            let range = Range::unreadable(EventId::ZERO, Extent::All);
+            let snapshot = Snapshot {
+                clock: id(clock),
+                now_ms: 1_000_000 + clock,
+                history: true,
+                ttl_ms: 3_600_000,
+                ranges: HashMap::from([(channels[0].clone(), vec![range])]),
+            };
+            let live = live.iter().map(|n| Frame::event(id(*n), "", "x")).collect();
+            let mut out = Vec::new();
+            let all = |_| Extent::All;
+            assert!(account.take(&snapshot, &channels, all, &live, 1 << 20, &mut out));
+            out
+        };
+        let tell = |items: &[Item]| -> Vec<String> {
+            let tell = |item: &Item| match item {
+                Item::Gap(block, _) => between(block),
+                item => told(item),
+            };
+            items.iter().map(tell).collect()
+        };
+        assert_eq!(tell(&read(50, &[])), ["5.."]);
+        assert_eq!(tell(&read(100, &[60, 80])), ["50..", "60", "80"]);
+        // Up to there it is told.
+        assert_eq!(tell(&read(100, &[60, 80])), [""; 0]);
     }
 
     /// The newest event lies above what the page reaches, and what it replaces below.

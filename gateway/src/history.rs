@@ -32,9 +32,10 @@ const NO_PERMISSION: &str = "NOPERM";
 const CACHE_TIME: Duration = Duration::from_secs(1);
 /// Bytes of events in those pages.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// Reads in a row without a pause, and in the long run.
+/// Reads in a row without a pause, and in the long run, of pages of this size; of smaller ones there are more.
 const BURST: f64 = 16.0;
 const READS_PER_SECOND: f64 = 50.0;
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// What the reader is told.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ struct Cache {
 /// let them gather.
 #[derive(Debug)]
 struct Pace {
+    per_second: f64,
     allowance: f64,
     since: Instant,
 }
@@ -115,7 +117,7 @@ impl Reads {
 /// Reads for as long as anybody can ask.
 pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask>) {
     let mut reads = Reads::default();
-    let mut pace = Pace { allowance: BURST, since: Instant::now() };
+    let mut pace = Pace::new(shared.config.page_bytes);
     let longest = shared.config.reconnect_max;
     let mut delay = delays(longest);
     loop {
@@ -384,13 +386,19 @@ impl Cache {
 }
 
 impl Pace {
+    fn new(page_bytes: usize) -> Self {
+        let per_second =
+            READS_PER_SECOND * (PAGE_BYTES as f64 / page_bytes as f64).clamp(1.0, 16.0);
+        Pace { per_second, allowance: BURST, since: Instant::now() }
+    }
+
     /// Waits until the next read may be sent.
     async fn turn(&mut self) {
-        let earned = self.since.elapsed().as_secs_f64() * READS_PER_SECOND;
+        let earned = self.since.elapsed().as_secs_f64() * self.per_second;
         self.allowance = (self.allowance + earned).min(BURST);
         self.since = Instant::now();
         if self.allowance < 1.0 {
-            let wait = (1.0 - self.allowance) / READS_PER_SECOND;
+            let wait = (1.0 - self.allowance) / self.per_second;
             tokio::time::sleep(Duration::from_secs_f64(wait)).await;
             self.allowance = 1.0;
             self.since = Instant::now();

@@ -36,7 +36,7 @@ impl World<'_> {
     pub fn fault(&mut self) {
         let server = self.random.usize(0..2);
         let key = self.random.usize(0..self.cut.len() + 2);
-        match self.random.u8(0..24) {
+        match self.random.u8(0..28) {
             0..3 => self.at(server, |world| world.trim(server)),
             3 => self.at(server, |world| {
                 let channel = key % world.cut.len();
@@ -58,6 +58,14 @@ impl World<'_> {
                 }
             }
             21..23 => self.slip(server),
+            // A history is there, and cannot be read; some time later it can be.
+            23..27 => {
+                let channel = key % self.cut.len();
+                if !self.servers[server].unreadable.remove(&channel) {
+                    self.servers[server].unreadable.insert(channel);
+                    self.cut[channel] = true;
+                }
+            }
             _ => self.now += LONG,
         }
     }

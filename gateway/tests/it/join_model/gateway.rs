@@ -310,10 +310,11 @@ impl Gateway {
         if self.link.is_none() || confirmed.now_or_never() != Some(true) {
             return;
         }
-        let snapshot = history::snapshot(&flight.plan, value, |_, why| panic!("{why}")).unwrap();
+        let snapshot =
+            history::snapshot(&flight.plan, value, |_, why| assert_eq!(why, "WRONGTYPE")).unwrap();
         let youngest = self.clocks.entry(snapshot.clock.epoch()).or_default();
         *youngest = snapshot.clock.max(*youngest);
-        for (channel, range) in &snapshot.ranges {
+        for (channel, range) in snapshot.ranges.iter().filter(|(_, range)| range[0].readable) {
             let gone = range[0].oldest.map_or(snapshot.clock, EventId::before);
             let known = self.gone.entry(channel_of(channel.as_str())).or_default();
             *known = gone.max(*known);

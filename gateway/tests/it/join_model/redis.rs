@@ -90,6 +90,8 @@ pub struct Server {
     pub skew: u64,
     /// Draws what never was before: epochs, runs, names of lines of masters.
     draws: Rc<Cell<u32>>,
+    /// Channels whose history cannot be read.
+    pub unreadable: HashSet<usize>,
 }
 
 /// Who calls: the arguments that every gateway's call begins with, as far as they matter.
@@ -123,6 +125,7 @@ impl Server {
             lost: Vec::new(),
             skew: 0,
             draws,
+            unreadable: HashSet::new(),
         };
         server.restart();
         server.data.histories = vec![None; channels];
@@ -353,6 +356,9 @@ impl Server {
         page: usize,
         data: impl Fn(Event) -> String,
     ) -> Value {
+        if self.unreadable.contains(&channel) {
+            return Value::Array(vec![bulk("WRONGTYPE")]);
+        }
         let none = History::default();
         let history = self.data.histories[channel].as_ref();
         let witness = self.witnessed(channel);

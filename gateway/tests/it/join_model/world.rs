@@ -254,7 +254,10 @@ impl<'a> World<'a> {
     /// No more faults: everything in flight arrives, and everybody must be live and whole.
     pub fn settle(&mut self) {
         self.demote();
-        self.servers.iter_mut().for_each(|server| server.skew = 0);
+        for server in &mut self.servers {
+            server.skew = 0;
+            server.unreadable.clear();
+        }
         self.replicate();
         self.clients.iter_mut().for_each(|client| client.stalled = 0);
         self.turn();
