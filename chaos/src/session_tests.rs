@@ -347,6 +347,31 @@ fn a_reset_speaks_for_the_old_epoch_and_for_nothing_after_it() {
 }
 
 #[test]
+fn whoever_was_led_on_hears_no_more_of_a_life_that_goes_on_beside() {
+    let lost = |led_on: bool| {
+        let mut scene = Scene::new(0);
+        scene.publish_in(1, 2);
+        scene.publish_in(2, 3);
+        scene.fault(Fault::TwoMasters);
+        scene.gap(0, "*", "reset", None);
+        scene.take(1, 2, "", &Scene::stamp(1).text(SEED));
+        if led_on {
+            scene.checkpoint(3, 3);
+        }
+        moment();
+        // A gateway that is still with the deposed master.
+        scene.publish_in(4, 2);
+        scene.checkpoint(5, 3);
+        // It stays for long.
+        scene.session.steps.last_mut().expect("a step").at_ms += 60_000;
+        scene.judged();
+        scene.tally.count(Wrong::Lost)
+    };
+    assert_eq!(lost(true), 0);
+    assert_eq!(lost(false), 1);
+}
+
+#[test]
 fn a_reset_does_not_speak_for_what_was_passed_by_before() {
     let mut scene = Scene::new(3);
     scene.event(2);

@@ -133,8 +133,12 @@ impl Court<'_> {
         let other_life = tally.touched(from_ms, event.known_ms, Fault::makes_two_masters)
             || tally.touched(from_ms, event.known_ms, Fault::splits)
                 && self.ledger.was_passed(id, event.sent_ms);
+        // Whoever had been led to a later life by then hears no more of that one.
+        let place = |epoch| self.ledger.epochs().iter().position(|(known, _)| *known == epoch);
+        let stood = session.steps.iter().take_while(|step| step.at_ms <= event.sent_ms).last();
+        let led_on = stood.is_some_and(|step| place(step.id.epoch()) > place(id.epoch()));
         let last_ms = session.steps.last().map_or(0, |step| step.at_ms);
-        !other_life || last_ms > event.known_ms + HEARD_MS
+        !other_life || (!led_on && last_ms > event.known_ms + HEARD_MS)
     }
 
     /// "From the oldest" claims nothing about what was gone when it first read. But histories are cut off at one end:

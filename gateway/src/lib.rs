@@ -18,6 +18,7 @@ pub mod resp;
 pub mod snapshot;
 
 // The broker: where events come from and go to.
+pub mod alarm;
 pub mod broker;
 pub mod connector;
 pub mod dispatch;
@@ -32,7 +33,6 @@ pub mod redis_settings;
 pub mod session;
 
 // A worker's hub and its connections.
-pub mod alarm;
 pub mod channels;
 pub mod connection;
 pub mod fanout;
