@@ -430,3 +430,59 @@ fn number(value: &Value) -> Option<u64> {
         other => text(other)?.parse().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::ReadToken;
+    use crate::snapshot::Extent;
+
+    fn id(ms: u64) -> EventId {
+        EventId::new(ms, 7, 0)
+    }
+
+    fn request(after: u64) -> Ask {
+        Ask::Read(ReadRequest {
+            worker: 0,
+            token: ReadToken { connection: after, number: 0 },
+            channels: ["a".parse().unwrap()].into(),
+            after: id(after),
+            youngest: EventId::ZERO,
+            extents: [Extent::All].into_iter().collect(),
+            epoch: Some(7),
+        })
+    }
+
+    /// A page up to this clock.
+    fn page(after: u64, clock: u64) -> Snapshot {
+        let frames = [Frame::event(id(clock), "", "x")].into();
+        let unread = Range::unreadable(id(after), Extent::All);
+        let range = Range { frames, readable: true, ..unread };
+        Snapshot {
+            clock: id(clock),
+            now_ms: clock,
+            history: true,
+            ttl_ms: 1000,
+            ranges: HashMap::from([("a".parse().unwrap(), vec![range])]),
+        }
+    }
+
+    /// It would be sent the same page again and again: what makes it live must be read after it asked.
+    #[test]
+    fn a_page_of_before_serves_nobody_who_has_come_to_its_clock() {
+        let mut reads = Reads::default();
+        let now = Instant::now();
+        reads.hear(Ask::Register(Inbox::new(1000)));
+        reads.hear(request(10));
+        reads.answered(page(10, 50), now);
+        assert!(reads.is_idle());
+        reads.hear(request(30));
+        reads.serve_cached(now);
+        assert!(reads.is_idle());
+        reads.hear(request(50));
+        reads.serve_cached(now);
+        assert!(!reads.is_idle());
+        reads.answered(page(50, 50), now);
+        assert!(reads.is_idle());
+    }
+}
