@@ -227,8 +227,17 @@ pub fn request(
 }
 
 fn read_answer(mut stream: TcpStream) -> Answer {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("an answer");
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
+    let end = Instant::now() + BOUND;
+    loop {
+        let n = stream.read(&mut chunk).expect("an answer");
+        if n == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&chunk[..n]);
+        // An event stream, say, which has heartbeats.
+        assert!(Instant::now() < end, "it goes on: {}", String::from_utf8_lossy(&bytes));
+    }
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("an answer's head");
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let mut body = bytes[end + 4..].to_vec();
