@@ -241,6 +241,8 @@ impl Open {
 
     /// The connection, if it is of this session and found sound a moment ago.
     async fn checked(mut self, session: &Session) -> Option<Open> {
+        // An end that has arrived is heard first.
+        tokio::task::yield_now().await;
         if self.session != session.number() || self.gone.load(Ordering::Relaxed) {
             return None;
         }

@@ -175,6 +175,18 @@ fn with_redis_away_nothing_is_accepted_and_nothing_lost() {
 }
 
 #[test]
+fn a_publish_after_its_connection_was_closed_is_sent_on_another_one() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    for _ in 0..20 {
+        gateway.publish("a", "before");
+        redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        // Without a key it is sent once: on a connection that is known to be gone its outcome would be unknown.
+        gateway.publish("a", "after");
+    }
+}
+
+#[test]
 fn a_publish_after_a_restart_is_not_sent_on_the_lost_connection() {
     let mut redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[("server.workers", "1")]);
