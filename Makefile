@@ -47,7 +47,7 @@ chaos-can-fail: ## Prove that the chaos suite sees a gateway that repairs nothin
 	cargo build --release --locked --package sse-gateway --features sabotage --target-dir target/sabotage
 	scripts/chaos release --gateway target/sabotage/release/sse-gateway --seconds 20 --set broker=redis --set history.max_len=300; test $$? -eq 1
 
-rules-can-fail: ## Take each rule of "complete or told" out and see a test fail; about twenty minutes
+rules-can-fail: ## Take each rule of "complete or told" out and see a test fail; about an hour
 	scripts/rules-can-fail
 
 microbench: ## Time each part of the path of an event; ARGS=pattern chooses

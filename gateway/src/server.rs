@@ -273,7 +273,8 @@ mod tests {
         let config = Config::load(None, std::iter::empty(), &flags).unwrap();
         let gateway = Gateway::bind(config, Duration::ZERO).await.unwrap();
         drop(gateway.vitals.guard("a part"));
-        let ended = gateway.run(std::future::pending()).await;
+        let run = gateway.run(std::future::pending());
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await.expect("an end");
         assert!(matches!(&ended, Err(RunError::Died(name)) if name == "a part"), "{ended:?}");
     }
 }
