@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 
 use sse_contract::EventId;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::census::Census;
 use crate::ledger::{Ledger, now_ms};
@@ -64,6 +64,8 @@ pub struct Stage {
     pub reached: RefCell<Vec<EventId>>,
     /// Sessions that are over.
     pub sessions: RefCell<Vec<Session>>,
+    /// Held while gateways are needed that remember what Redis was, and while all of them are killed.
+    pub memory: Mutex<()>,
     once: Cell<u16>,
     began_ms: u64,
 }
@@ -84,6 +86,7 @@ impl Stage {
             last_call: Cell::new(false),
             reached: RefCell::default(),
             sessions: RefCell::default(),
+            memory: Mutex::default(),
             once: Cell::new(ONCE.start),
             began_ms: now_ms(),
         }

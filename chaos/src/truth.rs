@@ -17,7 +17,7 @@ pub const HEARD_MS: u64 = 12_000;
 /// A client may hear of an epoch so much before the suite has seen it otherwise.
 const SEEN_MS: u64 = 2_000;
 /// The wall clock of events learnt by different ways may differ by so much.
-const BLUR_MS: u64 = 1_500;
+pub const BLUR_MS: u64 = 1_500;
 
 /// A gap that was told.
 #[derive(Debug, Clone)]

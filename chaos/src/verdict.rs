@@ -9,7 +9,7 @@ use crate::payload::{Stamp, channel_name};
 use crate::session::{From, Session};
 use crate::settings::{Policy, Settings};
 use crate::tally::{Tally, UNSEEN_MS, Wrong};
-use crate::truth::{Gap, HEARD_MS, Verdict};
+use crate::truth::{BLUR_MS, Gap, HEARD_MS, Verdict};
 
 /// Gateways hand out pages of history that were read for others up to a second ago.
 const PAGE_MS: u64 = 1_500;
@@ -133,9 +133,11 @@ impl Court<'_> {
         let other_life = tally.touched(from_ms, event.known_ms, Fault::makes_two_masters)
             || tally.touched(from_ms, event.known_ms, Fault::splits)
                 && self.ledger.was_passed(id, event.sent_ms);
-        // Whoever had been led to a later life by then hears no more of that one.
+        // Whoever had been led to a later life by then hears no more of that one. What leads there was read a moment after
+        // its gateway had read it.
         let place = |epoch| self.ledger.epochs().iter().position(|(known, _)| *known == epoch);
-        let stood = session.steps.iter().take_while(|step| step.at_ms <= event.sent_ms).last();
+        let by_ms = event.known_ms + BLUR_MS;
+        let stood = session.steps.iter().take_while(|step| step.at_ms <= by_ms).last();
         let led_on = stood.is_some_and(|step| place(step.id.epoch()) > place(id.epoch()));
         let last_ms = session.steps.last().map_or(0, |step| step.at_ms);
         !other_life || (!led_on && last_ms > event.known_ms + HEARD_MS)

@@ -85,11 +85,11 @@ impl Account {
         channels: &[Channel],
         out: &mut Vec<Item>,
     ) -> bool {
-        let covered = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All).is_some();
-        if snapshot.history && !channels.iter().all(covered) {
+        let covering = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All);
+        let range = |channel| covering(channel).filter(|_| snapshot.history);
+        if snapshot.history && !channels.iter().all(|channel| range(channel).is_some()) {
             return false;
         }
-        let range = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All);
         let oldest = |channel| range(channel)?.oldest;
         let begins = |channel| oldest(channel).map_or(snapshot.clock, EventId::before);
         // What a history holds that cannot be read is owed, and to be told missing.
@@ -488,6 +488,25 @@ mod tests {
         let mut account = Account::resumed(id(90));
         account.go_live(id(100), &mut out);
         assert_eq!(out.len(), 1);
+    }
+
+    /// Limits may be lowered to none while histories are still there: nothing of those is handed out any more.
+    #[test]
+    fn without_history_the_oldest_is_now() {
+        let channels: [Channel; 1] = ["a".parse().expect("a channel")];
+        let snapshot = Snapshot {
+            clock: id(100),
+            now_ms: 1_000_100,
+            history: false,
+            ttl_ms: 3_600_000,
+            ranges: HashMap::from([(channels[0].clone(), vec![trimmed(90, &[50, 90], None)])]),
+        };
+        let mut out = Vec::new();
+        let mut account = Account::after(EventId::ZERO);
+        assert!(account.begin_oldest(&snapshot, &channels, &mut out));
+        let all = |_| Extent::All;
+        assert!(account.take(&snapshot, &channels, all, &VecDeque::new(), 1 << 20, &mut out));
+        assert!(matches!(out[..], [Item::Opened(position, _)] if position == id(100)), "{out:?}");
     }
 
     #[test]

@@ -41,7 +41,9 @@ pub async fn strike(
             Ok(())
         }
         Fault::GatewayKillAll => {
-            hand.stage.say(fault.name());
+            let stage = hand.stage.clone();
+            let _memory = stage.memory.lock().await;
+            stage.say(fault.name());
             hand.gateway_is_gone();
             gateways.iter_mut().for_each(Gateway::kill);
             hand.wait(0..1_500).await;

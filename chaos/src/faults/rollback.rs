@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::payload::CHANNELS;
 use crate::redis_side::RedisSide;
@@ -25,18 +25,24 @@ return #KEYS";
 
 /// State and histories become what they were some ticks ago.
 pub async fn revert(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    let stage = hand.stage.clone();
+    let _memory = stage.memory.lock().await;
     script(side, SAVE).await?;
-    ticks(hand, side).await?;
-    hand.stage.census.borrow_mut().breaks();
-    script(side, RESTORE).await
+    let before = ticks(hand, side).await?;
+    stage.census.borrow_mut().breaks();
+    script(side, RESTORE).await?;
+    noticed(side, before).await
 }
 
 /// All data become what they were some ticks ago.
 pub async fn debug_reload(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
+    let stage = hand.stage.clone();
+    let _memory = stage.memory.lock().await;
     side.master.save().await?;
-    ticks(hand, side).await?;
-    hand.stage.census.borrow_mut().breaks();
-    side.master.must(&["DEBUG", "RELOAD", "NOSAVE"]).await.map(|_| ())
+    let before = ticks(hand, side).await?;
+    stage.census.borrow_mut().breaks();
+    side.master.must(&["DEBUG", "RELOAD", "NOSAVE"]).await?;
+    noticed(side, before).await
 }
 
 async fn script(side: &RedisSide, text: &str) -> Result<(), String> {
@@ -47,18 +53,29 @@ async fn script(side: &RedisSide, text: &str) -> Result<(), String> {
     side.master.must(&call).await.map(|_| ())
 }
 
-/// Waits until every gateway has seen the state rise: what was seen can only be missed by those who saw it.
-async fn ticks(hand: &mut Hand, side: &RedisSide) -> Result<(), String> {
-    let beat = || async {
-        let text = side.master.must(&["HGET", "sse:state", "beat"]).await?;
-        Ok::<u64, String>(text.parse().unwrap_or(0))
-    };
-    let before = beat().await?;
+async fn beat(side: &RedisSide) -> Result<u64, String> {
+    let text = side.master.must(&["HGET", "sse:state", "beat"]).await?;
+    Ok(text.parse().unwrap_or(0))
+}
+
+/// Waits until every gateway has seen the state rise: what was seen can only be missed by those who saw it. Answers the
+/// count of ticks that the state will go back to.
+async fn ticks(hand: &mut Hand, side: &RedisSide) -> Result<u64, String> {
+    let before = beat(side).await?;
     sleep(hand.stage.settings.tick * 3).await;
     hand.wait(200..1_500).await;
-    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(3);
     // Version 1 has no beat, and a state of it none to wait for.
-    while before > 0 && beat().await? < before + 3 && tokio::time::Instant::now() < end {
+    while before > 0 && beat(side).await? < before + 3 && Instant::now() < end {
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(before)
+}
+
+/// Waits until an epoch has begun, which counts its ticks from far above; some seconds at most.
+async fn noticed(side: &RedisSide, before: u64) -> Result<(), String> {
+    let end = Instant::now() + Duration::from_secs(5);
+    while beat(side).await? < before + 1_000 && Instant::now() < end {
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
