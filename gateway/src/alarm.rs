@@ -26,7 +26,7 @@ impl AsRawFd for Timer {
 }
 
 impl Alarm {
-    /// One that is not set. Must be called within the worker's runtime.
+    /// One that is not set. Must be called within a runtime.
     pub fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = Timer(timerfd_create(TimerfdClockId::Monotonic, flags)?);

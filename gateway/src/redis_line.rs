@@ -125,6 +125,11 @@ impl Queue {
         }
     }
 
+    /// All that wait.
+    fn take_all(&self) -> VecDeque<Waiting> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
     /// What goes with the next call.
     fn take(&self) -> Vec<Waiting> {
         let mut state = self.lock();
@@ -136,7 +141,7 @@ impl Queue {
 
 /// Publishes what comes for as long as anything can.
 pub async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
-    let mut connection = None;
+    let mut kept = None;
     let alarm = match Alarm::new() {
         Ok(alarm) => Some(alarm),
         Err(error) => {
@@ -156,16 +161,50 @@ pub async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
             }
         }
         called = Some(Instant::now());
+        let (session, mut open) = match ready(&shared, kept.take()).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                // However many wait: nothing was sent of any of them.
+                let failure = redis_publisher::unsent(&error);
+                for waiting in queue.take_all() {
+                    let _ = waiting.answer.send(Err(failure.clone()));
+                }
+                continue;
+            }
+        };
         let batch = queue.take();
         let items: Vec<Publish<'_>> =
             batch.iter().map(|waiting| waiting.item.as_publish()).collect();
-        let outcomes = send(&shared, &mut connection, &items).await;
+        let connection = &mut open.connection;
+        let Sent { outcomes, usable } =
+            redis_publisher::send(&shared, &session, connection, &items).await;
         queue.lock().busy = false;
+        if usable {
+            open.answered = Instant::now();
+            kept = Some(open);
+        }
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
             // Whoever waited may have gone; the event is published all the same.
             let _ = waiting.answer.send(outcome);
         }
     }
+}
+
+/// The session and a connection of it: the one that was kept, if it is sound.
+async fn ready(
+    shared: &RedisShared,
+    kept: Option<Open>,
+) -> Result<(Arc<Session>, Open), RedisError> {
+    let session = shared.sessions.get().await?;
+    let open = match kept {
+        Some(open) => open.checked(&session).await,
+        None => None,
+    };
+    let open = match open {
+        Some(open) => open,
+        None => Open::connect(shared, &session).await?,
+    };
+    Ok((session, open))
 }
 
 impl State {
@@ -177,39 +216,6 @@ impl State {
             self.came.len() == MUCH.0 && self.came.front().is_some_and(|at| now - *at <= MUCH.1);
         if met && much { gather.saturating_sub(now - called) } else { Duration::ZERO }
     }
-}
-
-async fn send(
-    shared: &RedisShared,
-    kept: &mut Option<Open>,
-    items: &[Publish<'_>],
-) -> Vec<Outcome> {
-    let ready = async {
-        let session = shared.sessions.get().await?;
-        let open = match kept.take() {
-            Some(open) => open.checked(&session).await,
-            None => None,
-        };
-        let open = match open {
-            Some(open) => open,
-            None => Open::connect(shared, &session).await?,
-        };
-        Ok::<_, RedisError>((session, open))
-    };
-    let (session, mut open) = match ready.await {
-        Ok(ready) => ready,
-        Err(error) => {
-            let failure = redis_publisher::unsent(&error);
-            return items.iter().map(|_| Err(failure.clone())).collect();
-        }
-    };
-    let Sent { outcomes, usable } =
-        redis_publisher::send(shared, &session, &mut open.connection, items).await;
-    if usable {
-        open.answered = Instant::now();
-        *kept = Some(open);
-    }
-    outcomes
 }
 
 /// The connection.
@@ -259,6 +265,10 @@ mod tests {
     use futures_util::{FutureExt, StreamExt};
 
     use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::redis_broker::RedisBroker;
+    use crate::redis_settings::RedisSettings;
 
     fn item() -> Publication {
         Publication {
@@ -287,6 +297,26 @@ mod tests {
         let late = [22, 23, 24, 25, 26, 27, 28, 29];
         assert_eq!(state(Some(7), late).pause(at(30), at(29), gather), Duration::ZERO);
         assert_eq!(state(Some(20), late).pause(at(30), at(20), gather), Duration::ZERO);
+    }
+
+    /// However many wait: each batch of them would wait for a session anew.
+    #[actix_web::test]
+    async fn without_a_session_all_who_wait_are_told_at_once() {
+        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+        let settings = RedisSettings::of(&config);
+        let (broker, works) = RedisBroker::without_threads(settings, Metrics::default()).unwrap();
+        let queue = works.queue.clone();
+        actix_web::rt::spawn(run(works.shared, works.queue));
+        let items = [item()];
+        let mut publishers: FuturesUnordered<_> =
+            (0..300).map(|_| broker.publish(&items)).collect();
+        let mut answers = Vec::new();
+        while let Some(answer) = publishers.next().await {
+            assert!(queue.lock().waiting.is_empty(), "{} were told", answers.len());
+            answers.extend(answer);
+        }
+        let unavailable = |answer| matches!(answer, &Err(PublishError::Unavailable(_)));
+        assert!(answers.len() == 300 && answers.iter().all(unavailable), "{answers:?}");
     }
 
     #[tokio::test]
