@@ -3,28 +3,61 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
-use actix_web::{HttpResponse, HttpServer, web};
+use actix_web::{FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder, web};
 use serde_json::json;
 
 use crate::app::App;
 use crate::problem::{Kind, Problem};
+use crate::routes::not_allowed;
+use crate::vitals::Vitals;
+
+/// Connections of the admin port: few ask it, and it must not take the descriptors of those who listen.
+const MOST: usize = 64;
+/// How long a part of the gateway may take to answer a probe.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A server on the admin port; it does nothing until it is awaited.
-pub fn server(listener: TcpListener, app: Arc<App>) -> std::io::Result<Server> {
-    let app = web::Data::from(app);
+pub fn server(listener: TcpListener, app: Arc<App>, vitals: Vitals) -> std::io::Result<Server> {
+    let (app, vitals) = (web::Data::from(app), web::Data::new(vitals));
     let server = HttpServer::new(move || {
         actix_web::App::new()
             .app_data(app.clone())
-            .service(web::resource("/metrics").get(metrics))
-            .service(web::resource("/healthz").get(healthz))
-            .service(web::resource("/readyz").get(readyz))
+            .app_data(vitals.clone())
+            .service(resource("/metrics", metrics))
+            .service(resource("/healthz", healthz))
+            .service(resource("/healthz/broker", broker))
+            .service(resource("/readyz", readyz))
+            .configure(on_demand)
             .default_service(web::to(not_found))
     });
-    let server = server.workers(1).disable_signals().shutdown_timeout(1);
+    let server = server.workers(1).disable_signals().shutdown_timeout(1).max_connections(MOST);
     Ok(server.listen(listener)?.run())
+}
+
+fn resource<H, Args>(path: &str, handler: H) -> Resource
+where
+    H: Handler<Args, Output: Responder + 'static> + Clone,
+    Args: FromRequest + 'static,
+{
+    let (get, head) = (web::get().to(handler.clone()), web::head().to(handler));
+    web::resource(path).route(get).route(head).default_service(not_allowed("GET, HEAD"))
+}
+
+#[cfg(not(feature = "panic-on-demand"))]
+fn on_demand(_: &mut web::ServiceConfig) {}
+
+/// `POST /panic/<who>`: whoever has this name panics.
+#[cfg(feature = "panic-on-demand")]
+fn on_demand(services: &mut web::ServiceConfig) {
+    async fn panic(who: web::Path<String>, vitals: web::Data<Vitals>) -> HttpResponse {
+        vitals.demand_panic(&who);
+        HttpResponse::Accepted().finish()
+    }
+    services.service(web::resource("/panic/{who}").post(panic));
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
@@ -39,17 +72,29 @@ async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// An event really went through the broker and came back, and we are not stopping.
+/// Whether clients should be sent here: we are not stopping, and the public port really answers, by every worker. A Redis
+/// that is away is told, and is no reason: streams are served all the same, and to send all clients nowhere helps nobody.
 async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     if app.draining() {
         return Err(Problem::new(Kind::Unavailable, "the gateway is draining"));
     }
-    match app.broker.probe().await {
-        Ok(()) => Ok(HttpResponse::Ok().json(json!({ "status": "ready" }))),
-        Err(error) => Err(Problem::new(Kind::RedisUnavailable, error)),
+    app.answers(PATIENCE).await.map_err(|why| Problem::new(Kind::Unavailable, why))?;
+    if app.config.admin.ready_needs_broker {
+        app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
     }
+    let broker = app.broker.status().err().unwrap_or_else(|| "ok".to_owned());
+    Ok(HttpResponse::Ok().json(json!({ "status": "ready", "broker": broker })))
+}
+
+/// An event really went through the broker and came back.
+async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
+    Ok(HttpResponse::Ok().json(json!({ "status": "ok" })))
 }
 
 async fn not_found() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(Kind::NotFound, "the admin port has /metrics, /healthz and /readyz"))
+    Err(Problem::new(
+        Kind::NotFound,
+        "the admin port has /metrics, /healthz, /healthz/broker and /readyz",
+    ))
 }

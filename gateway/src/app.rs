@@ -1,15 +1,17 @@
 //! What every handler of a gateway shares: configuration, broker, metrics, and whether it is stopping.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sse_contract::Channel;
+use sse_contract::{Channel, ChannelError};
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
+use crate::listener;
 use crate::metrics::Metrics;
 
 /// What every handler of a gateway shares.
@@ -21,16 +23,24 @@ pub struct App {
     pub broker: Broker,
     /// The metrics.
     pub metrics: Metrics,
+    /// Where the public port is.
+    addr: SocketAddr,
     draining: AtomicBool,
     max_streams: u64,
     hubs: Mutex<Vec<Arc<Inbox>>>,
 }
 
 impl App {
-    /// Of a gateway that holds at most `max_streams`.
-    pub fn new(config: Config, broker: Broker, metrics: Metrics, max_streams: u64) -> Self {
+    /// Of a gateway that serves clients at `addr`, and holds at most `max_streams`.
+    pub fn new(
+        config: Config,
+        broker: Broker,
+        metrics: Metrics,
+        addr: SocketAddr,
+        max_streams: u64,
+    ) -> Self {
         let draining = AtomicBool::new(false);
-        App { config, broker, metrics, draining, max_streams, hubs: Mutex::default() }
+        App { config, broker, metrics, addr, draining, max_streams, hubs: Mutex::default() }
     }
 
     /// A worker's hub has begun; its inbox.
@@ -73,6 +83,11 @@ impl App {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// How many streams there may be.
+    pub fn max_streams(&self) -> u64 {
+        self.max_streams
+    }
+
     /// Whether as many streams are open as there may be.
     pub fn full(&self) -> bool {
         self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
@@ -80,18 +95,38 @@ impl App {
 
     /// How many of this gateway's streams listen to a channel.
     pub async fn subscribers(&self, channel: &Channel) -> usize {
+        self.counts(channel, Duration::from_secs(1)).await.iter().sum()
+    }
+
+    /// Every worker's number of streams on a channel, of those that answer in time.
+    async fn counts(&self, channel: &Channel, patience: Duration) -> Vec<usize> {
         let (answer, mut answers) = mpsc::unbounded_channel();
         for hub in self.hubs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             hub.send([ToHub::Count(channel.clone(), answer.clone())]);
         }
         drop(answer);
-        let mut sum = 0;
-        // A hub that is drained has ended, and has no subscribers to tell of.
-        let patience = Duration::from_secs(1);
-        while let Ok(Some(count)) = tokio::time::timeout(patience, answers.recv()).await {
-            sum += count;
+        let mut counts = Vec::new();
+        let all = async {
+            // A hub that is drained has ended, and has no subscribers to tell of.
+            while let Some(count) = answers.recv().await {
+                counts.push(count);
+            }
+        };
+        let _ = tokio::time::timeout(patience, all).await;
+        counts
+    }
+
+    /// Whether the public port answers a request, and every worker its inbox; the error says what does not.
+    pub async fn answers(&self, patience: Duration) -> Result<(), String> {
+        let answer = listener::answers(self.addr, patience);
+        let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
+        let (answer, counts) = futures_util::join!(answer, self.counts(&any, patience));
+        answer.map_err(|why| format!("the public port {}: {why}", self.addr))?;
+        let workers = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).len();
+        match counts.len() {
+            all if all >= workers => Ok(()),
+            some => Err(format!("{some} of {workers} workers answer within {patience:?}")),
         }
-        sum
     }
 
     /// Counts a request for a stream that was refused.

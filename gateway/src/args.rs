@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 /// Fans events out to browsers over Server-Sent Events, from Redis or from memory.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "sse-gateway", version, about)]
 pub struct Args {
     /// A configuration file (TOML); `sse-gateway defaults` prints one with every setting
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// What else the program does.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Print every setting with its default, as a configuration file
     Defaults,

@@ -145,6 +145,14 @@ impl Broker {
         }
     }
 
+    /// Whether live events are received, as it is known now; the error says why not.
+    pub fn status(&self) -> Result<(), String> {
+        match self {
+            Broker::Memory(_) => Ok(()),
+            Broker::Redis(broker) => broker.status(),
+        }
+    }
+
     /// Sends an event through the broker and waits for it to come back; the error says what is wrong.
     pub async fn probe(&self) -> Result<(), String> {
         match self {

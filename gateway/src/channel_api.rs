@@ -35,7 +35,9 @@ pub async fn info(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
 pub async fn history(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let channel = request::path_channel(&request)?;
     let (mut after, mut limit) = (None, DEFAULT_LIMIT);
-    for (name, value) in request::query_pairs(request.query_string())? {
+    let pairs = request::query_pairs(request.query_string())?;
+    request::once_each(&pairs, |_| true)?;
+    for (name, value) in pairs {
         match name.as_str() {
             "after" => after = Some(position(&value)?).filter(|id| *id > EventId::ZERO),
             "limit" => {

@@ -21,7 +21,7 @@ pub const DEFAULTS: &str = include_str!("defaults.toml");
 const NOT_OURS: [&str; 3] = ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"];
 
 /// Settings that are lists: in the environment and in flags, separated by commas.
-const LISTS: [&str; 2] = ["cors.origins", "stream.slow_readers"];
+const LISTS: [&str; 3] = ["cors.origins", "cors.headers", "stream.slow_readers"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -63,11 +63,18 @@ macro_rules! section {
 
 section!(
     /// `[server]`
-    ServerConfig { listen: SocketAddr, workers: usize, backlog: i32, max_connections: usize, }
+    ServerConfig {
+        listen: SocketAddr,
+        workers: usize,
+        backlog: i32,
+        max_connections: usize,
+        max_requests: usize,
+        #[serde(deserialize_with = "duration")] keep_alive: Duration,
+    }
 );
 section!(
     /// `[admin]`
-    AdminConfig { listen: SocketAddr, }
+    AdminConfig { listen: SocketAddr, ready_needs_broker: bool, }
 );
 section!(
     /// `[auth]`
@@ -75,7 +82,7 @@ section!(
 );
 section!(
     /// `[cors]`
-    CorsConfig { origins: Vec<String>, }
+    CorsConfig { origins: Vec<String>, headers: Vec<String>, }
 );
 section!(
     /// `[redis]`
@@ -84,6 +91,7 @@ section!(
         prefix: String,
         #[serde(deserialize_with = "duration")] connect_timeout: Duration,
         #[serde(deserialize_with = "duration")] answer_timeout: Duration,
+        #[serde(deserialize_with = "duration")] request_timeout: Duration,
         #[serde(deserialize_with = "duration")] reconnect_max: Duration,
         #[serde(deserialize_with = "duration")] tick: Duration,
         #[serde(deserialize_with = "duration")] gather: Duration,
@@ -106,6 +114,7 @@ section!(
     PublishConfig {
         max_event_bytes: u32,
         max_body_bytes: usize,
+        #[serde(deserialize_with = "duration")] body_timeout: Duration,
         #[serde(deserialize_with = "duration")] idempotency_ttl: Duration,
     }
 );
@@ -205,6 +214,9 @@ impl Config {
         let least = [
             ("redis.connect_timeout", self.redis.connect_timeout, 1),
             ("redis.answer_timeout", self.redis.answer_timeout, 1),
+            ("redis.request_timeout", self.redis.request_timeout, 1),
+            ("publish.body_timeout", self.publish.body_timeout, 1),
+            ("server.keep_alive", self.server.keep_alive, 1000),
             ("redis.reconnect_max", self.redis.reconnect_max, 50),
             ("redis.tick", self.redis.tick, 50),
             ("history.ttl", self.history.ttl, 1000),

@@ -282,15 +282,6 @@ impl Connection {
         self.flush(now)
     }
 
-    /// The stream's last words, and its end where the framing can tell it.
-    pub fn end(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
-        self.queue_own(block, now);
-        if self.framing == Framing::Chunked {
-            self.queue(Block::Own(frame::LAST_CHUNK.into()), 0, now);
-        }
-        self.flush(now)
-    }
-
     /// Writes a heartbeat if nothing waits; what a later byte would prove is otherwise proven by what waits.
     pub fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
         if self.outbox.is_some() {

@@ -214,7 +214,7 @@ impl Subscribers {
         let slots: Vec<u32> = self.channels.subscribers(key).to_vec();
         for slot in slots.into_iter().map(|slot| slot as usize) {
             let channel = self.channels.name(key.slot).clone();
-            let retry = frame::closing(self.config.jittered_retry());
+            let retry = frame::retry(self.config.jittered_retry());
             let connection = &mut self.connections[slot];
             match connection.joining.as_mut().and_then(|joining| joining.waiter.take()) {
                 // It gives up the stream when it hears of it.
@@ -223,7 +223,7 @@ impl Subscribers {
                 }
                 None => {
                     // A client that does not take its last words comes back all the same.
-                    let _ = connection.end(&retry, now);
+                    let _ = connection.send_own(&retry, now);
                     self.close(slot, CloseReason::Refused);
                 }
             }

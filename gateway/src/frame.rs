@@ -21,14 +21,12 @@ pub struct Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// In chunks (RFC 9112 §7.1). Without them, HTTP clients that fill buffers of their own before they hand anything
-    /// on, such as Python's requests, would hold events back.
+    /// on, such as Python's requests, would hold events back. The last chunk is never sent: a client that reads with
+    /// `fetch` takes a finished body for the end of the story, and an unfinished one for a reason to come back.
     Chunked,
     /// By the end of the connection: for HTTP/1.0, and for bodies that actix frames itself.
     Plain,
 }
-
-/// The chunk behind which a stream in chunks ends.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Bytes with a chunk's framing around them.
 #[derive(Debug)]
@@ -207,15 +205,10 @@ pub fn first_checkpoint(position: EventId, began: Began) -> Box<[u8]> {
 /// over. A script sees it, which it does not see a comment; it moves no cursor.
 pub const ALIVE: &[u8] = b"event: alive\ndata: \n\n";
 
-/// The first line of a stream. There is no blank line behind it: a parser takes the field at once, and
-/// clients that treat every block as a message see none.
+/// When to come back: the first line of a stream, and the last of one that we end. There is no blank line behind it: a
+/// parser takes the field at once, and clients that treat every block as a message see none.
 pub fn retry(retry_ms: u64) -> Box<[u8]> {
     format!("retry: {retry_ms}\n").into_bytes().into()
-}
-
-/// The last words of a stream that ends by our will: when to come back.
-pub fn closing(retry_ms: u64) -> Box<[u8]> {
-    format!("retry: {retry_ms}\n\n").into_bytes().into()
 }
 
 /// A heartbeat that says nothing: a comment, without the blank line that some clients take for a message.

@@ -20,6 +20,7 @@ use crate::frame::Framing;
 use crate::inbox::{Inbox, ToHub};
 use crate::join::Start;
 use crate::metrics::{Cells, CloseReason};
+use crate::panics;
 use crate::poller::Poller;
 use crate::sink::{BodyPipe, BodySignal, BodySignals, PipeBody, Sink};
 use crate::subscribers::Subscribers;
@@ -102,6 +103,7 @@ impl Hub {
 
     /// Opens a stream. Its client is let in when the stream is subscribed and has its position.
     pub fn open(self: &Rc<Self>, framing: Framing, subscription: Subscription) -> Opening {
+        let _shared = panics::shared();
         let (answer, answered) = oneshot::channel();
         let token = self.state.borrow_mut().open(framing, subscription, answer);
         Opening { stream: Opened { hub: self.clone(), token: Some(token) }, answered }
@@ -190,6 +192,7 @@ impl Hub {
 
     /// Whoever waited has gone, or was refused.
     fn give_up(&self, token: u64) {
+        let _shared = panics::shared();
         let mut state = self.state.borrow_mut();
         if let Some(slot) = state.find(token) {
             state.close(slot, CloseReason::Gone);
@@ -231,6 +234,7 @@ impl Opening {
 
 impl Opened {
     fn late(&self) {
+        let _shared = panics::shared();
         let mut state = self.hub.state.borrow_mut();
         if let Some(slot) = self.token.and_then(|token| state.find(token)) {
             state.let_in_late(slot);
@@ -252,6 +256,7 @@ impl Opened {
 
     /// The stream's way out is a response's body.
     pub fn on_body(mut self) -> PipeBody {
+        let _shared = panics::shared();
         let token = self.token.take().unwrap_or_default();
         let pipe = BodyPipe::new(self.hub.signals.clone(), token);
         let mut state = self.hub.state.borrow_mut();

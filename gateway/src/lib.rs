@@ -3,9 +3,12 @@
 //! The modules stand in the order in which data flows: from configuration and broker to a worker's hub
 //! and its connections, then the HTTP around them. ARCHITECTURE.md tells the same as a story.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod config;
 pub mod logging;
 pub mod metrics;
+pub mod panics;
 pub mod vitals;
 
 // Pure: no I/O, no Redis, no actix.
@@ -36,6 +39,7 @@ pub mod session;
 pub mod channels;
 pub mod connection;
 pub mod fanout;
+pub mod guests;
 pub mod hub;
 pub mod inbox;
 pub mod poller;

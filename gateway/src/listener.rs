@@ -1,10 +1,12 @@
 //! Listening sockets. Their options are inherited by every accepted connection, at no cost for each.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::config::Config;
 
@@ -14,8 +16,10 @@ const NOT_SENT_LOWAT: u32 = 32 * 1024;
 /// Idle time after which the kernel asks whether a silent client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Descriptors that are no streams: Redis, requests of other kinds, logs.
+/// Descriptors that are no connections of the public port: Redis, the admin port, logs.
 const OTHER_DESCRIPTORS: u64 = 512;
+/// Connections that are no streams need not grow with the streams.
+const MOST_REQUESTS: u64 = 16 * 1024;
 
 /// The public port's listener.
 pub fn public(config: &Config) -> io::Result<TcpListener> {
@@ -33,15 +37,57 @@ pub fn plain(addr: SocketAddr) -> io::Result<TcpListener> {
     listening(bound(addr)?, 128)
 }
 
-/// Raises the process's limit of descriptors as far as it may be raised, and answers how many streams that
-/// leaves room for beside everything else.
-pub fn descriptor_room() -> u64 {
+/// From where this machine itself reaches a port that is bound to this address.
+pub fn local(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        let loopback: IpAddr = match addr {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        addr.set_ip(loopback);
+    }
+    addr
+}
+
+/// Whether a request to this port is answered, whatever the answer; the error says why not.
+pub async fn answers(addr: SocketAddr, patience: Duration) -> Result<(), String> {
+    let ask = async {
+        let mut stream = TcpStream::connect(local(addr)).await?;
+        stream.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    match tokio::time::timeout(patience, ask).await {
+        Ok(Ok(answer)) if answer.starts_with(b"HTTP/1.") => Ok(()),
+        Ok(Ok(_)) => Err("it closes connections without an answer".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {patience:?}")),
+    }
+}
+
+/// What the process may have open at once, by use. What is left is for Redis, the admin port and log files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Streams.
+    pub streams: u64,
+    /// Other connections of the public port.
+    pub requests: usize,
+}
+
+/// Raises the process's limit of descriptors as far as it may be raised, and divides it.
+pub fn descriptor_room() -> Room {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Refused only where the limit could not be read either; the old one then stands.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    now.saturating_sub(OTHER_DESCRIPTORS).max(1)
+    divided(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+}
+
+fn divided(all: u64) -> Room {
+    let others = OTHER_DESCRIPTORS.min(all / 4);
+    let requests = (all / 8).min(MOST_REQUESTS);
+    Room { streams: (all - others - requests).max(1), requests: requests as usize }
 }
 
 fn bound(addr: SocketAddr) -> io::Result<Socket> {
@@ -55,4 +101,22 @@ fn bound(addr: SocketAddr) -> io::Result<Socket> {
 fn listening(socket: Socket, backlog: i32) -> io::Result<TcpListener> {
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_and_requests_leave_descriptors_for_everything_else() {
+        assert_eq!(divided(20_000), Room { streams: 16_988, requests: 2_500 });
+        assert_eq!(divided(700), Room { streams: 438, requests: 87 });
+        for all in [16, 100, 1024, 1 << 20, u64::MAX] {
+            let room = divided(all);
+            assert!(
+                room.streams + room.requests as u64 <= all - all.min(2048) / 4,
+                "{all}: {room:?}"
+            );
+        }
+    }
 }

@@ -1,19 +1,167 @@
 //! Log lines, as text or JSON, on standard error.
+//!
+//! A line is handed to a thread that does nothing but write. So a reader of standard error that is slow or gone
+//! (journald restarts, a container's log driver blocks) costs log lines, which are counted, and never an event.
 
-use tracing_subscriber::EnvFilter;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tracing::{Level, Metadata};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Sends this process's log lines where the configuration says. An invalid filter is an error naming it.
-pub fn init(config: &LogConfig) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.level)
-        .map_err(|error| format!("configuration: log.level: {:?}: {error}", config.level))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => {
-            lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()
-        }
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+/// The thread that waits for the last lines.
+pub const FINISHING: &str = "sse-log-end";
+
+/// Lines that may wait to be written; what does not fit is dropped and counted. One takes some hundred bytes.
+const WAITING_LINES: usize = 8192;
+
+/// The log of this process. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Log {
+    writer: NonBlocking,
+    /// Dropped, it writes what waits, and ends the thread that does.
+    thread: Arc<Mutex<Option<WorkerGuard>>>,
+    level: reload::Handle<Passing, Registry>,
+}
+
+/// Lines that were not written because too many waited. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct DroppedLines(ErrorCounter);
+
+/// Which lines pass.
+#[derive(Debug, Clone)]
+struct Passing {
+    targets: Targets,
+    /// Whether lines about what clients send pass as well.
+    clients: bool,
+}
+
+/// Sends this process's log lines where the configuration says.
+///
+/// # Errors
+///
+/// The level is of no use, or this process has a log already.
+pub fn init(config: &LogConfig) -> Result<Log, String> {
+    let (writer, thread) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LINES)
+        .lossy(true)
+        .thread_name("sse-log")
+        .finish(io::stderr());
+    let (passing, level) = reload::Layer::new(Passing::new(&config.level)?);
+    let lines = lines(config.format, writer.clone()).with_filter(passing);
+    let set = tracing_subscriber::registry().with(lines).try_init();
+    set.map_err(|error| error.to_string())?;
+    Ok(Log { writer, thread: Arc::new(Mutex::new(Some(thread))), level })
+}
+
+fn lines(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let lines = fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     }
-    Ok(())
+}
+
+impl Log {
+    /// From now on lines of this level pass.
+    ///
+    /// # Errors
+    ///
+    /// The level is of no use; the old one holds.
+    pub fn set_level(&self, level: &str) -> Result<(), String> {
+        let passing = Passing::new(level)?;
+        self.level.reload(passing).map_err(|error| error.to_string())
+    }
+
+    /// The count of lines that were not written.
+    pub fn dropped(&self) -> DroppedLines {
+        DroppedLines(self.writer.error_counter())
+    }
+
+    /// Writes a line as it is, behind all others.
+    pub fn write(&self, line: &str) {
+        // It never fails, and what does not fit is counted.
+        let _ = self.writer.clone().write_all(format!("{line}\n").as_bytes());
+    }
+
+    /// Waits until everything is written, for a second at most. What comes later is not written any more.
+    pub fn finish(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (done, ended) = mpsc::channel();
+        // On a thread of its own, because the library prints a word on standard output if the reader stalls. Where
+        // nobody reads that either, it would block or panic.
+        let finishing = thread::Builder::new().name(FINISHING.to_owned()).spawn(move || {
+            drop(thread);
+            let _ = done.send(());
+        });
+        if finishing.is_ok() {
+            let _ = ended.recv_timeout(Duration::from_millis(1200));
+        }
+    }
+}
+
+impl DroppedLines {
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.dropped_lines() as u64
+    }
+}
+
+impl Passing {
+    fn new(level: &str) -> Result<Self, String> {
+        let targets: Targets = level
+            .parse()
+            .map_err(|error| format!("configuration: log.level: {level:?}: {error}"))?;
+        let clients = targets.would_enable(CLIENTS, &Level::DEBUG);
+        Ok(Passing { targets, clients })
+    }
+
+    fn passes(&self, line: &Metadata<'_>) -> bool {
+        (self.clients || !line.target().starts_with(CLIENTS))
+            && self.targets.would_enable(line.target(), line.level())
+    }
+}
+
+/// Whose errors are caused by what clients send: anybody who can connect could fill the log with them. They are counted
+/// (`sse_rejected_requests_total`), and pass only where this target's `debug` does.
+const CLIENTS: &str = "actix_http";
+
+impl<S> Filter<S> for Passing {
+    fn enabled(&self, line: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.passes(line)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Filter::<S>::max_level_hint(&self.targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_cause_passes_where_debug_does() {
+        let passes = |level, target: &'static str| {
+            Passing::new(level).unwrap().clients || !target.starts_with(CLIENTS)
+        };
+        assert!(!passes("info", "actix_http::h1::dispatcher"));
+        assert!(passes("info", "sse_gateway::ingest"));
+        assert!(passes("debug", "actix_http::h1::dispatcher"));
+        assert!(passes("info,actix_http=debug", "actix_http::h1::dispatcher"));
+    }
+
+    #[test]
+    fn a_level_of_no_use_is_named() {
+        let error = Passing::new("a=b=c").unwrap_err();
+        assert!(error.contains("log.level") && error.contains("a=b=c"), "{error}");
+    }
 }

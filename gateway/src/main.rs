@@ -1,14 +1,18 @@
 //! `sse-gateway`: reads its configuration, binds, serves, drains.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod operator;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use sse_gateway::logging::{self, Log};
 use sse_gateway::server::RunError;
-use sse_gateway::{Config, Gateway, config, logging};
+use sse_gateway::{Config, Gateway, config, panics};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Chosen by measurement: of the allocators tried it keeps least for an idle stream, and gives back what a rush of
@@ -27,37 +31,47 @@ fn main() -> ExitCode {
         std::process::exit(if error.use_stderr() { USAGE.into() } else { 0 });
     });
     if matches!(args.command, Some(Command::Defaults)) {
-        print!("{}", config::DEFAULTS);
-        return ExitCode::SUCCESS;
+        return say(config::DEFAULTS.trim_end());
     }
-    let loaded = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides());
-    let config = match loaded {
+    let config = match load(&args) {
         Ok(config) => config,
-        Err(error) => return fail(USAGE, &error.to_string()),
+        Err(error) => return fail(USAGE, &error),
     };
     if args.check_config {
-        println!("the configuration is valid");
-        return ExitCode::SUCCESS;
+        return say("the configuration is valid");
     }
-    if let Err(error) = logging::init(&config.log) {
-        return fail(USAGE, &error);
-    }
+    let log = match logging::init(&config.log) {
+        Ok(log) => log,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let ending = log.clone();
+    panics::hook(move || end(&ending, DIED));
     let system = actix_rt::System::new();
     let ended = system.block_on(async {
-        match args.command {
-            None => serve(config, args.wait_for_redis).await,
+        match &args.command {
+            None => serve(config, &args, &log).await,
             Some(Command::Healthcheck) => operator::healthcheck(&config).await.map_err(Ended::from),
             Some(Command::Settings { apply }) => {
-                operator::settings(config, apply).await.map_err(Ended::from)
+                operator::settings(config, *apply).await.map_err(Ended::from)
             }
             Some(Command::Fence) => operator::fence(config).await.map_err(Ended::from),
             Some(Command::Defaults) => Ok(()),
         }
     });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Ended { code, error }) => fail(code, &error),
-    }
+    let code = ended.map_or_else(
+        |Ended { code, error }| {
+            log.write(&format!("sse-gateway: {error}"));
+            code
+        },
+        |()| 0,
+    );
+    log.finish();
+    ExitCode::from(code)
+}
+
+fn load(args: &Args) -> Result<Config, String> {
+    let loaded = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides());
+    loaded.map_err(|error| error.to_string())
 }
 
 /// Why the program ends, and its exit status.
@@ -72,23 +86,26 @@ impl<E: ToString> From<E> for Ended {
     }
 }
 
-async fn serve(config: Config, patience: std::time::Duration) -> Result<(), Ended> {
+async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let broker = config.broker;
+    reload_on_hangup(args.clone(), log.clone())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let ending = log.clone();
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             tracing::warn!("stopped at once by a second signal");
-            std::process::exit(1);
+            end(&ending, 1);
         });
     });
     // Waiting for Redis can be ended as well: the first process of a container has no default action.
     let gateway = tokio::select! {
-        gateway = Gateway::bind(config, patience) => gateway?,
+        gateway = Gateway::bind(config, args.wait_for_redis) => gateway?,
         () = &mut stop => return Ok(()),
     };
+    gateway.metrics().count_dropped_lines(log.dropped());
     tracing::info!(
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
         "listening; the live console is at http://{}/", gateway.addr()
@@ -101,7 +118,42 @@ async fn serve(config: Config, patience: std::time::Duration) -> Result<(), Ende
     Ok(())
 }
 
+/// A hangup (SIGHUP) is the wish to read the configuration again. What can change without a restart changes: the log's
+/// level. Terminals and `kill -HUP` would otherwise end the process and every stream with it.
+fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    actix_rt::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let loaded = load(&args);
+            match loaded.and_then(|config| log.set_level(&config.log.level).map(|()| config)) {
+                Ok(config) => {
+                    tracing::info!(
+                        log.level = config.log.level,
+                        "the log's level was read again; everything else takes a restart"
+                    );
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the configuration is of no use; nothing changes")
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Ends the process now, and with it whatever still runs.
+fn end(log: &Log, code: u8) {
+    log.finish();
+    std::process::exit(code.into());
+}
+
+/// An answer on standard output. Its reader may be gone, as `head` is after some lines: that is no fault of ours.
+fn say(text: &str) -> ExitCode {
+    let _ = writeln!(std::io::stdout(), "{text}");
+    ExitCode::SUCCESS
+}
+
 fn fail(code: u8, error: &str) -> ExitCode {
-    eprintln!("sse-gateway: {error}");
+    let _ = writeln!(std::io::stderr(), "sse-gateway: {error}");
     ExitCode::from(code)
 }

@@ -4,7 +4,7 @@
 //! counter would be touched by every core for every delivery.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -12,6 +12,7 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::broker::PublishError;
 use crate::frame::GapReason;
+use crate::logging::DroppedLines;
 
 /// Why a stream ended: the label in the metrics and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,7 @@ pub struct Metrics {
     pub broker: IntCounterVec,
     /// Whether the broker's live side is connected (1) or not (0).
     pub connected: IntGaugeVec,
+    dropped_lines: Arc<OnceLock<DroppedLines>>,
 }
 
 impl Default for Metrics {
@@ -125,6 +127,7 @@ impl Default for Metrics {
         let metrics = Metrics {
             registry: Registry::new(),
             workers: Arc::default(),
+            dropped_lines: Arc::default(),
             published: counter(
                 "sse_published_events_total",
                 "Events published through this gateway, by result.",
@@ -146,7 +149,7 @@ impl Default for Metrics {
             )
             .expect("a valid metric"),
         };
-        let workers = WorkerCollector::new(metrics.workers.clone());
+        let workers = WorkerCollector::new(metrics.workers.clone(), metrics.dropped_lines.clone());
         let collectors: [Box<dyn Collector>; 5] = [
             Box::new(metrics.published.clone()),
             Box::new(metrics.rejected.clone()),
@@ -173,6 +176,12 @@ impl Metrics {
             Err(PublishError::OutcomeUnknown(_)) => "unknown",
         };
         self.published.with_label_values(&[label]).inc();
+    }
+
+    /// Tells as well how many of this process's log lines were not written.
+    pub fn count_dropped_lines(&self, lines: DroppedLines) {
+        // A process has one log: that it is told twice changes nothing.
+        let _ = self.dropped_lines.set(lines);
     }
 
     /// Cells for one more worker.
@@ -205,10 +214,15 @@ struct WorkerCollector {
     gaps: IntCounterVec,
     lags: IntCounterVec,
     missed: IntCounterVec,
+    dropped_lines: Arc<OnceLock<DroppedLines>>,
+    log_lines_dropped: IntCounterVec,
 }
 
 impl WorkerCollector {
-    fn new(workers: Arc<Mutex<Vec<Arc<Cells>>>>) -> Self {
+    fn new(
+        workers: Arc<Mutex<Vec<Arc<Cells>>>>,
+        dropped_lines: Arc<OnceLock<DroppedLines>>,
+    ) -> Self {
         let gauge = |name, help, labels: &[&str]| {
             IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric")
         };
@@ -217,6 +231,12 @@ impl WorkerCollector {
         };
         WorkerCollector {
             workers,
+            dropped_lines,
+            log_lines_dropped: counter(
+                "sse_log_lines_dropped_total",
+                "Log lines that were not written, because whoever reads standard error is slower.",
+                &[],
+            ),
             subscribers: gauge(
                 "sse_subscribers",
                 "Open streams, by state: live, or joining (reading history or waiting for the broker).",
@@ -252,7 +272,7 @@ impl WorkerCollector {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 8] {
+    fn all(&self) -> [&dyn Collector; 9] {
         [
             &self.subscribers,
             &self.channels,
@@ -262,6 +282,7 @@ impl WorkerCollector {
             &self.gaps,
             &self.lags,
             &self.missed,
+            &self.log_lines_dropped,
         ]
     }
 }
@@ -293,6 +314,7 @@ impl Collector for WorkerCollector {
         set(&self.delivered, &[], sum(&|c| c.delivered.get()));
         set(&self.lags, &[], sum(&|c| c.lags.get()));
         set(&self.missed, &[], sum(&|c| c.missed.get()));
+        set(&self.log_lines_dropped, &[], self.dropped_lines.get().map_or(0, DroppedLines::get));
         drop(workers);
         self.all().iter().flat_map(|c| c.collect()).collect()
     }

@@ -1,11 +1,13 @@
 //! What an operator asks of a running gateway or of its Redis, from the command line.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fmt;
+use std::io::Write as _;
 use std::time::Duration;
 
 use sse_contract::Function;
 use sse_gateway::Config;
 use sse_gateway::config::BrokerKind;
+use sse_gateway::listener;
 use sse_gateway::metrics::Metrics;
 use sse_gateway::redis_broker::RedisBroker;
 use sse_gateway::redis_settings::RedisSettings;
@@ -15,14 +17,7 @@ use tokio::net::TcpStream;
 
 /// Asks the admin port of a gateway with this configuration whether it is ready.
 pub async fn healthcheck(config: &Config) -> Result<(), String> {
-    let mut addr = config.admin.listen;
-    if addr.ip().is_unspecified() {
-        let loopback: IpAddr = match addr {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        addr.set_ip(loopback);
-    }
+    let addr = listener::local(config.admin.listen);
     let ask = async {
         let mut stream = TcpStream::connect(addr).await?;
         stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
@@ -57,11 +52,11 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
             .administer(Function::Settings, &args.map(|n| n.to_string()))
             .await
             .map_err(|error| error.to_string())?;
-        println!("written; a new epoch began at {clock}");
+        say(format_args!("written; a new epoch began at {clock}"));
     }
-    println!("configured: {configured}");
+    say(format_args!("configured: {configured}"));
     if let Some(found) = found.filter(|_| !apply) {
-        println!("in Redis: {found}");
+        say(format_args!("in Redis: {found}"));
     }
     Ok(())
 }
@@ -70,7 +65,7 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
 pub async fn fence(config: Config) -> Result<(), String> {
     let redis = connected(&config).await?;
     let clock = redis.administer(Function::Fence, &[]).await.map_err(|error| error.to_string())?;
-    println!("a new epoch began at {clock}");
+    say(format_args!("a new epoch began at {clock}"));
     Ok(())
 }
 
@@ -84,4 +79,9 @@ async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, Strin
     let online = redis.online(Duration::ZERO).await;
     online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;
     Ok(redis)
+}
+
+/// A line of the answer. It is not there to be written for its own sake: whoever read it may be gone.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

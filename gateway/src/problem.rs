@@ -2,12 +2,18 @@
 
 use std::borrow::Cow;
 
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
+use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::broker::PublishError;
+
+/// The media type of all problems (RFC 9457 §6.1).
+const JSON: &str = "application/problem+json";
 
 /// What went wrong, as `application/problem+json`.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -34,6 +40,12 @@ pub enum Kind {
     InvalidJson,
     /// Anything else in the query.
     InvalidParameter,
+    /// A request that is none, or that wants what is not here.
+    InvalidRequest,
+    /// The request's head beyond what is read.
+    HeadTooLarge,
+    /// The request did not come whole in time.
+    RequestTimeout,
     /// Data or a body beyond its limit.
     TooLarge,
     /// Another content type than those taken.
@@ -71,6 +83,9 @@ impl Kind {
             }
             Kind::InvalidJson => ("invalid-json", "Invalid JSON", 400),
             Kind::InvalidParameter => ("invalid-parameter", "Invalid parameter", 400),
+            Kind::InvalidRequest => ("invalid-request", "Invalid request", 400),
+            Kind::HeadTooLarge => ("head-too-large", "The request's head is too large", 431),
+            Kind::RequestTimeout => ("request-timeout", "The request took too long", 408),
             Kind::TooLarge => ("too-large", "Too large", 413),
             Kind::UnsupportedMediaType => ("unsupported-media-type", "Unsupported media type", 415),
             Kind::IdempotencyConflict => ("idempotency-conflict", "Idempotency key reused", 422),
@@ -150,9 +165,72 @@ impl ResponseError for Problem {
         }
         response
             .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
-            .content_type("application/problem+json")
+            .content_type(JSON)
             .body(serde_json::to_string(self).unwrap_or_default())
     }
+}
+
+/// What stands in the place of an answer that actix-http gives by itself, to what it cannot read as a request: a head and
+/// no body. Answers nothing for all other bytes.
+pub fn instead(answer: &[u8]) -> Option<Bytes> {
+    let head = answer.strip_prefix(b"HTTP/1.1 ")?.strip_suffix(b"\r\n\r\n")?;
+    let (kind, detail) = match head.get(..3)? {
+        b"400" => (Kind::InvalidRequest, "this is not a request of HTTP/1.1"),
+        b"408" => (Kind::RequestTimeout, "the request's head did not come whole in time"),
+        b"431" => (Kind::HeadTooLarge, "the request's head is larger than 128 KiB"),
+        _ => return None,
+    };
+    // Every other answer with such a status has a body, which stands behind its head.
+    memchr::memmem::find(head, b"\r\ncontent-length: 0\r\n")?;
+    let body = serde_json::to_string(&Problem::new(kind, detail)).unwrap_or_default();
+    let (_, title, status) = kind.parts();
+    Some(Bytes::from(format!(
+        "HTTP/1.1 {status} {title}\r\ncontent-type: {JSON}\r\ncache-control: no-store\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )))
+}
+
+/// The problem that a library's error is.
+pub fn of(error: actix_web::Error) -> actix_web::Error {
+    if error.as_error::<Problem>().is_some() {
+        return error;
+    }
+    let words = match error.to_string() {
+        empty if empty.is_empty() => "a fault of the gateway; its log has more".to_owned(),
+        words => words,
+    };
+    let kind = library_kind(error.as_response_error().status_code()).unwrap_or(Kind::Internal);
+    Problem::new(kind, words).into()
+}
+
+fn library_kind(status: StatusCode) -> Option<Kind> {
+    Some(match status.as_u16() {
+        400 => Kind::InvalidRequest,
+        404 => Kind::NotFound,
+        405 => Kind::MethodNotAllowed,
+        500 => Kind::Internal,
+        _ => return None,
+    })
+}
+
+/// Puts a problem in the place of an error that a library answered, in words of its own or in none.
+pub fn in_place<B: MessageBody>(response: ServiceResponse<B>) -> ServiceResponse<EitherBody<B>> {
+    let Some(kind) = library_kind(response.status()) else { return response.map_into_left_body() };
+    if response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == JSON) {
+        return response.map_into_left_body();
+    }
+    let (request, response) = response.into_parts();
+    let words = response.error().map(ToString::to_string);
+    let words = words.unwrap_or_else(|| format!("{} {}", request.method(), request.path()));
+    let mut answer = Problem::new(kind, words).error_response();
+    for (name, value) in response.headers() {
+        // What describes the body that is gone goes as well.
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            answer.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    ServiceResponse::new(request, answer.map_into_right_body())
 }
 
 impl From<PublishError> for Problem {

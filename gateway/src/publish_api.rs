@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::broker::{Publication, PublishError};
+use crate::config::PublishConfig;
 use crate::item::{self, Entry};
 use crate::problem::{Kind, Problem};
 use crate::publisher;
@@ -26,9 +27,12 @@ pub async fn one(
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_body(&request)?;
     let channel = request::path_channel(&request)?;
     let mut event = None;
-    for (name, value) in request::query_pairs(request.query_string())? {
+    let pairs = request::query_pairs(request.query_string())?;
+    request::once_each(&pairs, |_| true)?;
+    for (name, value) in pairs {
         if name != "event" {
             // A misspelt one would otherwise publish something else than was meant.
             let detail = format!("there is no parameter {name:?}; ?event= types the event");
@@ -40,7 +44,7 @@ pub async fn one(
     let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
     // One byte more than allowed is enough to know.
     let limit = app.config.publish.max_event_bytes as usize;
-    let body = whole_body(body, limit, "data").await?;
+    let body = whole_body(body, &app.config.publish, limit, "data").await?;
     let data = std::str::from_utf8(&body).map_err(|error| {
         let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         Problem::new(Kind::InvalidData, detail).field("data")
@@ -58,12 +62,14 @@ pub async fn many(
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_body(&request)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match kind.to_ascii_lowercase().as_str() {
         "application/json" => {
-            let body = whole_body(body, app.config.publish.max_body_bytes, "body").await?;
-            let items = item::read_body(&body)?;
+            let publish = &app.config.publish;
+            let body = whole_body(body, publish, publish.max_body_bytes, "body").await?;
+            let items = item::read_body(request::without_mark(&body))?;
             let mut results = Results::new("item");
             for entries in items.chunks(BATCH) {
                 results.publish(&app, entries).await;
@@ -84,17 +90,23 @@ pub async fn many(
 
 async fn whole_body(
     body: web::Payload,
+    config: &PublishConfig,
     limit: usize,
     field: &'static str,
 ) -> Result<bytes::Bytes, Problem> {
-    match body.to_bytes_limited(limit).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
+    let patience = config.body_timeout;
+    match tokio::time::timeout(patience, body.to_bytes_limited(limit)).await {
+        Ok(Ok(Ok(bytes))) => Ok(bytes),
+        Ok(Ok(Err(error))) => {
             Err(Problem::new(Kind::InvalidData, format!("the body broke off: {error}")))
         }
-        Err(_) => {
+        Ok(Err(_)) => {
             let detail = format!("the {field} has more than {limit} bytes");
             Err(Problem::new(Kind::TooLarge, detail).field(field))
+        }
+        Err(_) => {
+            let detail = format!("the body did not come whole within {patience:?}");
+            Err(Problem::new(Kind::RequestTimeout, detail).field(field))
         }
     }
 }
@@ -132,6 +144,7 @@ async fn lines(mut body: web::Payload, app: &App) -> Result<Results, Problem> {
             if end.is_some() {
                 bytes::Buf::advance(&mut buffer, 1);
             }
+            let line = if number == 0 { request::without_mark(&line) } else { &line[..] };
             number += 1;
             if std::mem::take(&mut skipping) || line.trim_ascii().is_empty() {
                 continue;
@@ -139,7 +152,7 @@ async fn lines(mut body: web::Payload, app: &App) -> Result<Results, Problem> {
             if line.len() > limit {
                 entries.push(Entry::failed(number, too_long(limit)));
             } else {
-                item::read_item(number, &line, &mut entries);
+                item::read_item(number, line, &mut entries);
             }
         }
         if buffer.len() > limit && !skipping {

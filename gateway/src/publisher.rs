@@ -6,6 +6,7 @@ use sse_contract::EventId;
 
 use crate::app::App;
 use crate::broker::{Broker, Publication, PublishError};
+use crate::panics;
 
 /// How long what is published together waits for workers that are behind.
 const WORKERS_WAIT: Duration = Duration::from_secs(1);
@@ -19,6 +20,7 @@ pub async fn publish(app: &App, items: &[Publication]) -> Vec<Result<EventId, Pu
             let end = Instant::now() + WORKERS_WAIT;
             for item in items {
                 app.room(end).await;
+                let _shared = panics::shared();
                 results.push(broker.publish(item));
             }
             results
@@ -56,7 +58,7 @@ mod tests {
         };
         let metrics = Metrics::default();
         let broker = Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics.clone())));
-        let app = Arc::new(App::new(config, broker, metrics, 1));
+        let app = Arc::new(App::new(config, broker, metrics, "127.0.0.1:1".parse().unwrap(), 1));
         let hanging = Inbox::new(1000);
         let key = ChannelKey { slot: 0, generation: 0 };
         hanging.send([ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);

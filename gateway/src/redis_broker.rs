@@ -4,6 +4,7 @@
 //! for events published singly. None is waited for by another; all are of the ingest's session.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
 use crate::redis_line::{self, Line, Queue};
 use crate::redis_publisher;
-use crate::redis_settings::{self, BadRedisUrl, HistoryLimits, RedisSettings, connection_info};
+use crate::redis_settings::{self, BadRedisUrl, HistoryLimits, RedisSettings};
 use crate::resp::Value;
 use crate::session::{Session, Sessions};
 use crate::snapshot::{Extent, Snapshot};
@@ -131,7 +132,7 @@ impl RedisBroker {
         config: RedisSettings,
         metrics: Metrics,
     ) -> Result<(Arc<Self>, Works), BadRedisUrl> {
-        let info = connection_info(&config.url)?;
+        let info = config.connection_info()?;
         let client = redis_settings::client(&info).map_err(BadRedisUrl::new)?;
         let (commands, heard) = mpsc::unbounded_channel();
         let shared = Arc::new(RedisShared {
@@ -221,13 +222,26 @@ impl RedisBroker {
 
     /// A part of one channel's history.
     pub async fn history(&self, channel: &Channel, after: EventId) -> Result<Snapshot, String> {
-        let part = (channel.clone(), after, Extent::All);
-        history::read(&self.shared, &[part]).await.map_err(|error| format!("Redis: {error}"))
+        let parts = [(channel.clone(), after, Extent::All)];
+        let patience = self.shared.config.request_timeout;
+        match tokio::time::timeout(patience, history::read(&self.shared, &parts)).await {
+            Ok(read) => read.map_err(|error| format!("Redis: {error}")),
+            Err(_) => Err(format!("Redis: no answer within {patience:?}")),
+        }
     }
 
     /// Publishes in order; a single event by the line.
     pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
         redis_publisher::publish(&self.shared, &self.line, items).await
+    }
+
+    /// Whether live events are received, as it is known now; the error says why not.
+    pub fn status(&self) -> Result<(), String> {
+        match &*self.status.borrow() {
+            Status::Online => Ok(()),
+            Status::Connecting => Err("not connected yet".to_owned()),
+            Status::Offline(why) | Status::Mismatch(why) => Err(why.clone()),
+        }
     }
 
     /// Sends an event through Redis and waits for it to come back through the ingest.
@@ -465,22 +479,19 @@ pub(crate) fn delays(longest: Duration) -> impl Iterator<Item = Duration> {
 
 /// Runs a future on a thread of its own, until it ends by itself.
 fn on_thread<F: Future<Output = ()>>(
-    name: &str,
+    name: &'static str,
     vitals: &Vitals,
     work: impl FnOnce() -> F + Send + 'static,
 ) {
-    let alive = vitals.guard(format!("the thread {name}"));
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match runtime {
-            Ok(runtime) => {
-                runtime.block_on(work());
-                alive.leave();
-            }
-            Err(error) => tracing::error!(%error, "a thread has no runtime"),
-        }
+    let watching = vitals.clone();
+    let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(watching.live(name, async {
+            work().await;
+            Ok::<_, Infallible>(())
+        })),
+        Err(error) => watching.stillborn(name, &error),
     };
     if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
-        tracing::error!(%error, thread = name, "a thread cannot be started");
+        vitals.stillborn(name, &error);
     }
 }

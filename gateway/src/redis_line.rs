@@ -197,7 +197,7 @@ async fn ready(
 ) -> Result<(Arc<Session>, Open), RedisError> {
     let session = shared.sessions.get().await?;
     let open = match kept {
-        Some(open) => open.checked(&session).await,
+        Some(open) => open.checked(&session, shared.config.check_timeout()).await,
         None => None,
     };
     let open = match open {
@@ -246,14 +246,16 @@ impl Open {
     }
 
     /// The connection, if it is of this session and found sound a moment ago.
-    async fn checked(mut self, session: &Session) -> Option<Open> {
+    async fn checked(mut self, session: &Session, patience: Duration) -> Option<Open> {
         // An end that has arrived is heard first.
         tokio::task::yield_now().await;
         if self.session != session.number() || self.gone.load(Ordering::Relaxed) {
             return None;
         }
         if self.answered.elapsed() >= SILENCE {
-            redis::cmd("PING").query_async::<()>(&mut self.connection).await.ok()?;
+            let ping = redis::cmd("PING");
+            let answer = ping.query_async::<()>(&mut self.connection);
+            tokio::time::timeout(patience, answer).await.ok()?.ok()?;
         }
         Some(self)
     }

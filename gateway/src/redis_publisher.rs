@@ -6,7 +6,7 @@
 //! key, and no answer came; or it is known that nothing was written.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder;
 use redis::aio::MultiplexedConnection;
@@ -50,7 +50,8 @@ pub async fn publish(
     line: &Line,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
-    let mut results = attempt(shared, line, items.iter()).await;
+    let end = Instant::now() + shared.config.request_timeout;
+    let mut results = attempt_until(end, shared, line, items.iter()).await;
     let delays = backon::ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
         .with_jitter()
@@ -59,11 +60,11 @@ pub async fn publish(
     for delay in delays {
         let again: Vec<usize> =
             (0..items.len()).filter(|&n| repeatable(&items[n], &results[n])).collect();
-        if again.is_empty() {
+        if again.is_empty() || Instant::now() + delay >= end {
             break;
         }
         tokio::time::sleep(delay).await;
-        let repeated = attempt(shared, line, again.iter().map(|&n| &items[n])).await;
+        let repeated = attempt_until(end, shared, line, again.iter().map(|&n| &items[n])).await;
         for (n, result) in again.into_iter().zip(repeated) {
             results[n] = later(&results[n], result);
         }
@@ -97,6 +98,21 @@ fn later(before: &Outcome, now: Outcome) -> Outcome {
         (true, Err(now)) => before.clone().map_err(|was| Failure { again: now.again, ..was }),
         (_, now) => now,
     }
+}
+
+/// An attempt that is given up at this time.
+async fn attempt_until<'a>(
+    end: Instant,
+    shared: &Arc<RedisShared>,
+    line: &Line,
+    items: impl Iterator<Item = &'a Publication> + Clone,
+) -> Vec<Outcome> {
+    let count = items.clone().count();
+    let attempt = attempt(shared, line, items);
+    tokio::time::timeout_at(end.into(), attempt).await.unwrap_or_else(|_| {
+        let why = format!("Redis: no answer within {:?}", shared.config.request_timeout);
+        alike(count, &Failure { error: PublishError::OutcomeUnknown(why), again: Again::Never })
+    })
 }
 
 async fn attempt<'a>(

@@ -4,11 +4,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
     AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
 };
 
 use crate::config::Config;
+
+/// Idle time after which the kernel asks whether Redis is still there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// The limits that Redis holds for all writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub struct RedisSettings {
     pub connect_timeout: Duration,
     /// How long an answer may take before its connection counts as broken.
     pub answer_timeout: Duration,
+    /// How long a client's request may wait for Redis as a whole.
+    pub request_timeout: Duration,
     /// The longest wait between attempts to connect.
     pub reconnect_max: Duration,
     /// Time between ticks.
@@ -76,6 +83,7 @@ impl RedisSettings {
             prefix: redis.prefix,
             connect_timeout: redis.connect_timeout,
             answer_timeout: redis.answer_timeout,
+            request_timeout: redis.request_timeout,
             reconnect_max: redis.reconnect_max,
             tick: redis.tick,
             linger: redis.linger,
@@ -90,6 +98,23 @@ impl RedisSettings {
                 durable: redis.durable,
             },
         }
+    }
+
+    /// Where Redis is, and how connections to it are kept: one that is idle is asked by the kernel whether it is still
+    /// there, so that nothing in between (NAT, IPVS, a balancer) forgets it; one that does not answer ends.
+    pub fn connection_info(&self) -> Result<ConnectionInfo, BadRedisUrl> {
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive)
+            .set_user_timeout(self.answer_timeout);
+        Ok(connection_info(&self.url)?.set_tcp_settings(tcp))
+    }
+
+    /// How long it may take to find out whether a connection that was idle is still there. A server that is slower gets a
+    /// new connection.
+    pub(crate) fn check_timeout(&self) -> Duration {
+        self.answer_timeout.min(Duration::from_secs(1))
     }
 
     /// How long connecting and answers may take.

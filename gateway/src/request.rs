@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{self, HeaderValue};
 use percent_encoding::percent_decode;
-use sse_contract::{Channel, EventType};
+use sse_contract::{Channel, EventId, EventType};
 
 use crate::hub::Subscription;
 use crate::join::Start;
@@ -77,7 +77,9 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     let mut channels: Vec<Channel> = Vec::new();
     let mut start = None;
     let mut checkpoints = true;
-    for (name, value) in query_pairs(request.query_string())? {
+    let pairs = query_pairs(request.query_string())?;
+    once_each(&pairs, |name| name == "checkpoints" || is_position(name))?;
+    for (name, value) in pairs {
         match name.as_str() {
             "channel" => {
                 let channel = channel(&value, "channel")?;
@@ -85,7 +87,6 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
                     channels.push(channel);
                 }
             }
-            "last_event_id" => start = Some(start_from(value.as_bytes())),
             "checkpoints" => {
                 checkpoints = match value.as_str() {
                     "on" => true,
@@ -96,6 +97,14 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
                         return Err(problem.field("checkpoints"));
                     }
                 }
+            }
+            // Of two spellings the last one holds: a client that resumes puts its own behind the URL that it was given.
+            name if is_position(name) => start = Some(start_from(value.as_bytes())),
+            name if looks_like_a_position(name, &value) => {
+                let detail = format!(
+                    "{name}={value:.64} looks like a position to go on after; that is called last_event_id here"
+                );
+                return Err(Problem::new(Kind::InvalidParameter, detail).field(name.to_owned()));
             }
             // Others may be a proxy's, or there against caches.
             _ => {}
@@ -117,6 +126,38 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     Ok(Subscription { channels: channels.into(), start: start.unwrap_or(Start::Now), checkpoints })
 }
 
+/// Refuses one of `these` parameters that is given twice: whichever of the two were taken, somebody meant the other one.
+pub fn once_each(pairs: &[(String, String)], these: impl Fn(&str) -> bool) -> Result<(), Problem> {
+    let twice = pairs
+        .iter()
+        .enumerate()
+        .find(|(n, (name, _))| these(name) && pairs[..*n].iter().any(|(before, _)| before == name));
+    let Some((_, (name, _))) = twice else { return Ok(()) };
+    let detail = format!("the parameter {name:?} is given twice");
+    Err(Problem::new(Kind::InvalidParameter, detail).field(name.clone()))
+}
+
+/// A name as it stands, without what spellings differ in.
+fn letters(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// `last_event_id` in the spellings of clients: event-source-polyfill says `lastEventId`, others name the header.
+fn is_position(name: &str) -> bool {
+    letters(name) == "lasteventid"
+}
+
+/// Whether a parameter of another name was meant as a position: it would otherwise be ignored, and the stream begin with
+/// what comes, which loses silently what its client asked for.
+fn looks_like_a_position(name: &str, value: &str) -> bool {
+    let letters = letters(name);
+    let named = ["after", "cursor", "position", "resume", "since"].contains(&letters.as_str());
+    named
+        || letters.contains("eventid")
+        || letters.contains("lastid")
+        || value.parse::<EventId>().is_ok()
+}
+
 /// Refuses a page of another site that is not among the allowed origins. CORS alone only keeps such a page
 /// from reading the answer; the event would be published.
 pub fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), Problem> {
@@ -125,14 +166,50 @@ pub fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), Pro
     if allowed.iter().any(|entry| entry == "*" || entry == origin) {
         return Ok(());
     }
-    let host = origin.split_once("://").map(|(_, host)| host);
     let own = [header("Host"), header("X-Forwarded-Host")];
-    if host.is_some() && own.contains(&host) {
+    if own.into_iter().flatten().any(|host| is_of_host(origin, host)) {
         return Ok(());
     }
     let detail =
         format!("pages of {origin} may not publish here; cors.origins lists those that may");
     Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
+}
+
+/// Whether an origin is the one of this host. A browser leaves out the port that its scheme implies (WHATWG HTML §7.1.1);
+/// a proxy may write it.
+fn is_of_host(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let implied = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let bare = |text: &str| text.strip_suffix(implied).unwrap_or(text).to_ascii_lowercase();
+    bare(authority) == bare(host)
+}
+
+/// Refuses what no handler here could read: a body that is compressed, and a connection that is to become another one.
+pub fn check_body(request: &HttpRequest) -> Result<(), Problem> {
+    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
+    let encoded =
+        encodings.map(HeaderValue::as_bytes).find(|e| !e.eq_ignore_ascii_case(b"identity"));
+    if let Some(encoding) = encoded {
+        let encoding = String::from_utf8_lossy(encoding);
+        let detail = format!("Content-Encoding {encoding} is not taken; send the body as it is");
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Encoding"));
+    }
+    // actix takes whatever follows for the new protocol's, so the body would never end.
+    let upgrade = request.headers().get(header::UPGRADE);
+    if upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        let detail = "there is no WebSocket here; publish without Upgrade, and listen at /events";
+        return Err(Problem::new(Kind::InvalidRequest, detail).field("Upgrade"));
+    }
+    Ok(())
+}
+
+/// Text without the byte order mark that some programs write before it.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
 /// Whether the client says itself that it reads event streams, as every EventSource does.
@@ -163,7 +240,6 @@ fn start_from(raw: &[u8]) -> Start {
 mod tests {
     use super::*;
     use actix_web::test::TestRequest;
-    use sse_contract::EventId;
 
     fn read(uri: &str, header: Option<&[u8]>) -> Result<Subscription, Problem> {
         let mut request = TestRequest::get().uri(uri);
@@ -191,6 +267,54 @@ mod tests {
         assert_eq!(both.start, Start::After(id));
         let odd = read("/events?channel=a", Some(b"\xff\xfe")).unwrap();
         assert!(matches!(odd.start, Start::Unknown(_)), "{odd:?}");
+    }
+
+    /// Taken for none, it would begin with what comes, and lose silently what was asked for.
+    #[test]
+    fn a_position_is_understood_in_every_spelling_or_refused() {
+        let start =
+            |query: &str| read(&format!("/events?channel=a&{query}"), None).map(|s| s.start);
+        let id = EventId { ms: 5, seq: 6 };
+        for name in
+            ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "last-event-id"]
+        {
+            assert_eq!(start(&format!("{name}=5-6")).unwrap(), Start::After(id), "{name}");
+        }
+        assert_eq!(start("last_event_id=0&lastEventId=5-6").unwrap(), Start::After(id));
+        for query in
+            ["after=5", "since=1", "event_id=x", "lastId=x", "cursor=", "from=5-6", "LastEvtID=5-6"]
+        {
+            let error = start(query).unwrap_err().to_string();
+            let name = query.split('=').next().unwrap();
+            assert!(error.contains(name) && error.contains("last_event_id"), "{error}");
+        }
+        for query in ["_=1795412348246", "cb=0.234", "utm_source=x", "t=5"] {
+            assert_eq!(start(query).unwrap(), Start::Now, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_twice_is_refused() {
+        assert!(read("/events?channel=a&_=1&_=2", None).is_ok());
+        for query in ["last_event_id=0&last_event_id=5-6", "checkpoints=on&checkpoints=off"] {
+            let error = read(&format!("/events?channel=a&{query}"), None).unwrap_err().to_string();
+            assert!(error.contains("twice"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_the_hosts_own_with_or_without_the_implied_port() {
+        let same = |origin, host| is_of_host(origin, host);
+        assert!(
+            same("https://gw", "gw") && same("https://gw", "gw:443") && same("http://GW:80", "gw")
+        );
+        assert!(same("http://gw:8080", "gw:8080") && same("http://[::1]", "[::1]:80"));
+        assert!(
+            !same("https://gw", "gw:80")
+                && !same("http://gw", "gw:443")
+                && !same("https://gw", "gw2")
+        );
+        assert!(!same("null", "null") && !same("file://", "") && !same("ftp://gw", "gw"));
     }
 
     #[test]

@@ -7,16 +7,18 @@ use actix_cors::Cors;
 use actix_service::Service;
 use actix_web::dev::{Path, ServiceRequest, ServiceResponse, Url};
 use actix_web::http::Uri;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::middleware::Condition;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, Route, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::CatchPanic;
 use futures_util::FutureExt;
 
 use crate::app::App;
+use crate::config::CorsConfig;
 use crate::hub::Hub;
-use crate::problem::{Kind, Problem};
+use crate::panics;
+use crate::problem::{self, Kind, Problem};
 use crate::subscribe::{self, HubHandle};
 use crate::{channel_api, publish_api};
 
@@ -33,36 +35,47 @@ pub fn routes(
         InitError = (),
     >,
 > {
-    let origins = app.config.cors.origins.clone();
+    let cors_config = app.config.cors.clone();
     actix_web::App::new()
         .app_data(web::Data::from(app))
         .app_data(LocalData::new(HubHandle(hub)))
-        .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+        // From the inside out.
+        .wrap_fn(|request, service| panics::handling(service.call(request)))
         .wrap(CatchPanic::default())
+        .wrap(Condition::new(!cors_config.origins.is_empty(), cors(&cors_config)))
+        .wrap_fn(|request, service| {
+            let answered = service.call(request);
+            answered.map(|response| response.map(problem::in_place).map_err(problem::of))
+        })
         .wrap_fn(|request, service| service.call(request).map(|response| Ok(let_go(response?))))
         .service(
             web::resource("/events")
                 .get(subscribe::get)
                 .route(web::head().to(subscribe::head_only))
-                .default_service(web::to(method_not_allowed)),
+                .default_service(not_allowed("GET, HEAD")),
         )
         .service(
             web::resource("/channels/{channel}")
                 .get(channel_api::info)
+                .route(web::head().to(channel_api::info))
                 .post(publish_api::one)
-                .default_service(web::to(method_not_allowed)),
+                .default_service(not_allowed("GET, HEAD, POST")),
         )
         .service(
             web::resource("/channels/{channel}/history")
                 .get(channel_api::history)
-                .default_service(web::to(method_not_allowed)),
+                .route(web::head().to(channel_api::history))
+                .default_service(not_allowed("GET, HEAD")),
         )
         .service(
-            web::resource("/publish")
-                .post(publish_api::many)
-                .default_service(web::to(method_not_allowed)),
+            web::resource("/publish").post(publish_api::many).default_service(not_allowed("POST")),
         )
-        .service(web::resource("/").get(console))
+        .service(
+            web::resource("/")
+                .get(console)
+                .route(web::head().to(console))
+                .default_service(not_allowed("GET, HEAD")),
+        )
         .default_service(web::to(not_found))
 }
 
@@ -78,23 +91,17 @@ fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
     ServiceResponse::new(request.into_parts().0, response)
 }
 
-fn cors(origins: &[String]) -> Cors {
+fn cors(config: &CorsConfig) -> Cors {
     let cors = Cors::default()
         .allowed_methods(["GET", "HEAD", "POST"])
-        .allowed_headers([
-            header::ACCEPT,
-            header::AUTHORIZATION,
-            header::CACHE_CONTROL,
-            header::CONTENT_TYPE,
-            header::HeaderName::from_static("idempotency-key"),
-            header::HeaderName::from_static("last-event-id"),
-        ])
+        .allowed_headers(&config.headers)
         .max_age(600);
-    if origins.iter().any(|origin| origin == "*") {
+    if config.origins.iter().any(|origin| origin == "*") {
         // Any origin, and therefore never with credentials.
         return cors.allow_any_origin().send_wildcard();
     }
-    origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
+    let allow = |cors: Cors, origin: &String| cors.allowed_origin(origin);
+    config.origins.iter().fold(cors.supports_credentials(), allow)
 }
 
 /// The live console: one page without anything from elsewhere.
@@ -123,7 +130,12 @@ async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Prob
     Err(Problem::new(Kind::NotFound, detail))
 }
 
-async fn method_not_allowed(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
-    let detail = format!("{} does not take {}", request.path(), request.method());
-    Err(Problem::new(Kind::MethodNotAllowed, detail))
+/// Refuses a method, and says which ones are taken (RFC 9110 §15.5.6).
+pub fn not_allowed(allowed: &'static str) -> Route {
+    web::to(move |request: HttpRequest| async move {
+        let detail = format!("{} takes {allowed}, and not {}", request.path(), request.method());
+        let mut response = Problem::new(Kind::MethodNotAllowed, detail).error_response();
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        response
+    })
 }

@@ -2,11 +2,13 @@
 //!
 //! Nothing here is global: two gateways can live in one process.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::{HttpService, Protocol};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_server::ServerBuilder;
 use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
@@ -16,6 +18,7 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::broker::Broker;
 use crate::config::{BrokerKind, Config};
+use crate::guests::Guests;
 use crate::hub::Hub;
 use crate::memory::{MemoryBroker, MemoryLimits};
 use crate::metrics::Metrics;
@@ -25,6 +28,9 @@ use crate::routes::routes;
 use crate::takeover::Takeable;
 use crate::vitals::{self, Vitals, Watch};
 use crate::{admin, listener};
+
+/// How long a connection's first request may take to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -91,10 +97,10 @@ impl Gateway {
         let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
         let room = listener::descriptor_room();
         let max_streams = match config.stream.max_streams {
-            0 => room,
+            0 => room.streams,
             configured => configured,
         };
-        let app = App::new(config, broker, metrics, max_streams);
+        let app = App::new(config, broker, metrics, addr, max_streams);
         Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), vitals, watch })
     }
 
@@ -124,14 +130,18 @@ impl Gateway {
         let (app, mut watch) = (self.app, self.watch);
         let drain_config = app.config.drain.clone();
         let drain = Arc::new(watch::Sender::new(None));
-        let admin = admin::server(self.admin, app.clone())?;
+        let admin = admin::server(self.admin, app.clone(), self.vitals.clone())?;
         let public = public_server(self.public, self.addr, &app, &self.vitals, drain.clone())?;
         let (admin_handle, public_handle) = (admin.handle(), public.handle());
-        let (admin, public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
-        let ticks = actix_rt::spawn(memory_ticks(app.clone()));
+        let (mut admin, mut public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
+        let (ticking, watching) = (app.clone(), self.vitals.clone());
+        let ticks =
+            actix_rt::spawn(async move { watching.live("the clock", memory_ticks(ticking)).await });
         tokio::select! {
             () = stop => {}
             name = watch.death() => return Err(RunError::Died(name)),
+            _ = &mut admin => return Err(RunError::Died("the admin port's server".to_owned())),
+            _ = &mut public => return Err(RunError::Died("the public port's server".to_owned())),
         }
         app.begin_drain();
         let streams = app.metrics.sum(|cells| cells.subscribers.get());
@@ -204,9 +214,16 @@ fn public_server(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
+    let requests = match config.server.max_requests {
+        0 => listener::descriptor_room().requests,
+        configured => configured,
+    };
+    let most_guests = requests.div_ceil(workers);
+    // More than there are descriptors for wait to be accepted: a process without descriptors answers nobody.
+    let most = (app.max_streams() as usize).saturating_add(requests).div_ceil(workers);
     let builder = ServerBuilder::new()
         .workers(workers)
-        .max_concurrent_connections(config.server.max_connections)
+        .max_concurrent_connections(config.server.max_connections.min(most))
         .disable_signals()
         .shutdown_timeout(config.drain.deadline.as_secs());
     let stopping = builder.graceful_shutdown_signal();
@@ -217,13 +234,11 @@ fn public_server(
         let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
             .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
         app.add_hub(hub.inbox());
-        let (alive, serving) = (vitals.guard("a worker's hub"), hub.clone().run(drain.subscribe()));
-        actix_rt::spawn(async move {
-            match serving.await {
-                Ok(()) => alive.leave(),
-                Err(error) => tracing::error!(%error, "sockets can no longer be watched"),
-            }
-        });
+        let (watching, serving) = (vitals.clone(), hub.clone().run(drain.subscribe()));
+        actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
+        let guests = Guests::new(most_guests, app.metrics.rejected.clone());
+        let (watching, serving) = (vitals.clone(), guests.clone().serve());
+        actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
         let stopping = stopping.clone();
         let http = HttpService::build()
             // Otherwise an idle kept-alive connection would hold the stop until it times out.
@@ -233,19 +248,18 @@ fn public_server(
             })
             // A client that closed its side of a stream is gone.
             .h1_allow_half_closed(false)
-            .client_request_timeout(Duration::from_secs(10))
+            .client_request_timeout(HEAD_TIMEOUT)
+            .keep_alive(KeepAlive::Timeout(app.config.server.keep_alive))
             .on_connect_ext(|io: &Takeable, data| {
                 data.insert(io.order());
             })
             .local_addr(addr)
             .finish(map_config(routes(app.clone(), hub), |()| AppConfig::default()));
-        fn_service(|stream: TcpStream| async {
+        fn_service(move |stream: TcpStream| {
             let peer = stream.peer_addr().ok();
-            Ok::<_, actix_http::error::DispatchError>((
-                Takeable::new(stream),
-                Protocol::Http1,
-                peer,
-            ))
+            // Without a place it is closed at once.
+            let io = Takeable::new(stream, &guests).ok_or(DispatchError::DisconnectTimeout);
+            std::future::ready(io.map(|io| (io, Protocol::Http1, peer)))
         })
         .and_then(http)
     })?;
@@ -253,8 +267,8 @@ fn public_server(
 }
 
 /// Redis' clock is raised by each gateway's tick; the embedded one by this.
-async fn memory_ticks(app: Arc<App>) {
-    let Broker::Memory(broker) = &app.broker else { return };
+async fn memory_ticks(app: Arc<App>) -> Result<(), Infallible> {
+    let Broker::Memory(broker) = &app.broker else { return Ok(()) };
     let mut interval = tokio::time::interval(app.config.redis.tick);
     loop {
         interval.tick().await;
@@ -272,9 +286,12 @@ mod tests {
             ["server.listen", "admin.listen"].map(|key| (key.to_owned(), "127.0.0.1:0".to_owned()));
         let config = Config::load(None, std::iter::empty(), &flags).unwrap();
         let gateway = Gateway::bind(config, Duration::ZERO).await.unwrap();
-        drop(gateway.vitals.guard("a part"));
+        gateway.vitals.stillborn("a part", &"of the test");
         let run = gateway.run(std::future::pending());
         let ended = tokio::time::timeout(Duration::from_secs(60), run).await.expect("an end");
-        assert!(matches!(&ended, Err(RunError::Died(name)) if name == "a part"), "{ended:?}");
+        assert!(
+            matches!(&ended, Err(RunError::Died(name)) if name == "a part (of the test)"),
+            "{ended:?}"
+        );
     }
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{Hook, HookError, Manager, Pool, PoolConfig, Runtime, Timeouts};
+use deadpool_redis::{Hook, HookError, Manager, Metrics, Pool, PoolConfig, Runtime, Timeouts};
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionInfo, ErrorKind, RedisError};
 use tokio::sync::watch;
@@ -19,6 +19,9 @@ use crate::redis_settings::RedisSettings;
 
 /// How long a command waits for a session: as long as the ingest's first attempts to connect anew take.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A pooled connection that was idle for longer is not used again.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// One life of one server, as its `run_id` names it.
 pub type Run = Arc<str>;
@@ -153,13 +156,24 @@ fn pool(info: &ConnectionInfo, settings: &RedisSettings, run: Run) -> Result<Poo
     config.timeouts = Timeouts {
         wait: Some(settings.answer_timeout),
         create: Some(settings.connect_timeout),
-        recycle: Some(settings.answer_timeout),
+        recycle: Some(settings.check_timeout()),
     };
+    // To connect anew costs little, and whatever is in between may have forgotten the old connection.
+    let young = Hook::sync_fn(|_: &mut MultiplexedConnection, metrics: &Metrics| {
+        match metrics.last_used() < IDLE {
+            true => Ok(()),
+            false => Err(HookError::message("it was idle for too long")),
+        }
+    });
     let check = Hook::async_fn(move |connection: &mut MultiplexedConnection, _| {
         let run = run.clone();
         Box::pin(async move { check_server(connection, &run).await.map_err(HookError::Backend) })
     });
-    let pool =
-        Pool::builder(manager).config(config).runtime(Runtime::Tokio1).post_create(check).build();
+    let pool = Pool::builder(manager)
+        .config(config)
+        .runtime(Runtime::Tokio1)
+        .post_create(check)
+        .pre_recycle(young)
+        .build();
     Ok(pool.expect("a runtime is named, which is all that can be missing"))
 }

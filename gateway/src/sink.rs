@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -123,6 +122,7 @@ struct Pipe {
     /// A write did not fit: the hub wants to hear of room.
     full: bool,
     ended: bool,
+    ending: Ending,
     gone: bool,
     reader: Option<Waker>,
 }
@@ -192,8 +192,63 @@ impl BodyPipe {
 #[derive(Debug)]
 pub struct PipeBody(pub Rc<BodyPipe>);
 
+/// The end of a body whose client is to come back. It is an error to actix, so that the body stays unfinished on the
+/// wire: no last chunk, or a reset in HTTP/2.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream ends unfinished, so that its client comes back")]
+pub struct Unfinished;
+
+/// Ends a body unfinished, once what it said before was passed on.
+#[derive(Debug, Default)]
+struct Ending {
+    passed_on: bool,
+}
+
+impl Ending {
+    /// An error drops what actix has not written yet, so there is a turn in which it writes.
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Unfinished>>> {
+        if std::mem::replace(&mut self.passed_on, true) {
+            return Poll::Ready(Some(Err(Unfinished)));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A body that says something and ends unfinished.
+#[derive(Debug)]
+pub struct LastWords {
+    words: Option<Bytes>,
+    ending: Ending,
+}
+
+impl LastWords {
+    /// One that says this.
+    pub fn new(words: Box<[u8]>) -> Self {
+        LastWords { words: Some(Bytes::from(words)), ending: Ending::default() }
+    }
+}
+
+impl MessageBody for LastWords {
+    type Error = Unfinished;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Unfinished>>> {
+        match self.words.take() {
+            Some(words) => Poll::Ready(Some(Ok(words))),
+            None => self.ending.poll(cx),
+        }
+    }
+}
+
 impl MessageBody for PipeBody {
-    type Error = Infallible;
+    type Error = Unfinished;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
@@ -202,7 +257,7 @@ impl MessageBody for PipeBody {
     fn poll_next(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+    ) -> Poll<Option<Result<Bytes, Unfinished>>> {
         let pipe = &self.0;
         let mut inner = pipe.inner.borrow_mut();
         if !inner.buffer.is_empty() {
@@ -213,7 +268,7 @@ impl MessageBody for PipeBody {
             return Poll::Ready(Some(Ok(bytes)));
         }
         if inner.ended {
-            return Poll::Ready(None);
+            return inner.ending.poll(cx);
         }
         inner.reader = Some(cx.waker().clone());
         Poll::Pending

@@ -1,5 +1,6 @@
 //! `GET /events`: checks the request, builds the head, and hands the connection to the hub.
 
+use actix_http::ConnectionType;
 use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
@@ -11,6 +12,7 @@ use crate::frame::{self, Framing};
 use crate::hub::{Hub, Refusal};
 use crate::problem::{Kind, Problem};
 use crate::request;
+use crate::sink::LastWords;
 use crate::takeover::TakeoverOrder;
 
 /// Opens a stream.
@@ -28,35 +30,49 @@ pub async fn get(
         return Ok(come_back(&request, &app, "full"));
     }
     let old = request.version() == Version::HTTP_10;
-    let order = request
-        .conn_data::<TakeoverOrder>()
+    let connection = request.conn_data::<TakeoverOrder>();
+    let order = connection
         .filter(|_| app.config.stream.takeover && (old || request.version() == Version::HTTP_11));
     // A body's framing is actix's.
     let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
     let opening = hub.0.open(framing, subscription);
+    if let Some(connection) = connection {
+        connection.becomes_stream();
+    }
     let opened = match opening.wait(app.config.stream.open_wait).await {
         Ok(opened) => opened,
         Err(Refusal::Draining) => return Ok(come_back(&request, &app, "draining")),
         Err(Refusal::Denied(channel, why)) => {
+            if let Some(connection) = connection {
+                connection.becomes_guest();
+            }
             app.reject("denied");
             let detail = format!("Redis refuses this gateway the channel {channel}: {why}");
             return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
         }
     };
-    let mut response = match order {
-        Some(order) => head().force_close().body(order.clone().body(opened)),
-        None if old => head().force_close().body(opened.on_body()),
+    let response = match order {
+        Some(order) => head().body(order.clone().body(opened)),
         None => head().body(opened.on_body()),
     };
-    // HTTP/1.0 knows no chunks (RFC 9112 §6.1): the close ends the body.
-    response.head_mut().no_chunking(old);
-    Ok(response)
+    Ok(delimited(response, request.version()))
+}
+
+/// HTTP/1.0 knows no chunks (RFC 9112 §6.1): there the close ends the body. Others are not told of a close: behind
+/// `Connection: close` in the head, Node's fetch takes any cut for the body's end.
+fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
+    if version == Version::HTTP_10 {
+        response.head_mut().no_chunking(true);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response
 }
 
 /// Answers as `GET` would, without a stream.
 pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     request::subscription(&request, app.config.stream.max_channels)?;
-    Ok(head().finish())
+    // Of no known length, as the stream's is.
+    Ok(head().body(actix_web::body::None::new()))
 }
 
 /// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
@@ -68,13 +84,17 @@ fn come_back(request: &HttpRequest, app: &App, reason: &'static str) -> HttpResp
             .error_response();
     }
     // Sooner than usual: it is this replica that cannot, and another may.
-    head().body(frame::closing(app.config.stream.jittered_retry() / 4).into_vec())
+    let words = frame::retry(app.config.stream.jittered_retry() / 4);
+    delimited(head().body(LastWords::new(words)), request.version())
 }
 
 fn head() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
-        .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")))
+        .insert_header((
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+        ))
         // Nothing on the way may keep or change it.
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")))
         .insert_header(("X-Accel-Buffering", "no"));

@@ -278,9 +278,9 @@ impl Subscribers {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
         let now = self.now();
         for slot in slots {
-            let retry = frame::closing(self.config.jittered_retry());
+            let retry = frame::retry(self.config.jittered_retry());
             // A client that does not take its last words resumes from its cursor all the same.
-            let _ = self.connections[slot].end(&retry, now);
+            let _ = self.connections[slot].send_own(&retry, now);
             self.close(slot, CloseReason::Drain);
         }
         self.connections.is_empty()

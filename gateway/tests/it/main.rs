@@ -7,6 +7,7 @@ mod contract;
 mod edges;
 mod event_source;
 mod join_model;
+mod life;
 mod nginx;
 mod parsers;
 mod program;

@@ -133,6 +133,33 @@ fn each_event_passes_at_once_whatever_its_size() {
     gateway.settled();
 }
 
+/// With the answer lost, nginx would say 502, which the guide says to repeat.
+#[test]
+fn a_refusal_passes_nginx_while_the_body_is_still_sent() {
+    let gateway = TestGateway::memory(&[]);
+    let nginx = Nginx::before(gateway.addr);
+    let body = vec![b'x'; 20_000_000];
+    for _ in 0..8 {
+        let large = nginx.post("/channels/demo", &body);
+        assert_eq!(large.status, 413, "{}", large.body);
+        assert_eq!(large.json()["type"], "urn:sse-gateway:too-large");
+        let unnamed = nginx.post("/publish", &body);
+        assert_eq!(unnamed.status, 415, "{}", unnamed.body);
+    }
+}
+
+#[test]
+fn a_drained_stream_stays_unfinished_behind_nginx() {
+    let gateway = TestGateway::memory(&[("drain.spread", "0s")]);
+    let nginx = Nginx::before(gateway.addr);
+    let subscriber = nginx.live("channel=demo");
+    gateway.stop();
+    let mut reader = subscriber.into_reader();
+    let mut words = String::new();
+    reader.read_to_string(&mut words).unwrap();
+    assert!(words.starts_with("retry: ") && !reader.get_ref().is_whole(), "{words:?}");
+}
+
 #[test]
 fn an_escaped_slash_stays_part_of_the_name() {
     let gateway = TestGateway::memory(&[]);
@@ -153,9 +180,13 @@ fn without_a_gateway_streams_are_to_come_back_and_publishes_fail() {
     for accept in [&[][..], &[("Accept", "text/event-stream")], &[("Accept", "*/*")]] {
         let answer = nginx.get("/events?channel=demo", accept);
         assert_eq!(answer.status, 200, "{}", answer.head);
-        assert!(answer.head.contains("Content-Type: text/event-stream"), "{}", answer.head);
+        assert!(
+            answer.head.contains("Content-Type: text/event-stream; charset=utf-8"),
+            "{}",
+            answer.head
+        );
         assert!(answer.head.contains("Cache-Control: no-store"), "{}", answer.head);
-        let retry = answer.body.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n"));
+        let retry = answer.body.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix('\n'));
         let ms: u32 = retry.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"));
         assert!((2000..5000).contains(&ms), "{ms}");
     }

@@ -1,7 +1,10 @@
 //! Publishing over HTTP: every item is answered, and nothing is half-applied without saying so.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use crate::streams::NDJSON;
-use crate::support::{Redis, TestGateway, eventually};
+use crate::support::{BOUND, Redis, TestGateway, eventually};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -129,6 +132,10 @@ fn a_bad_publish_names_the_culprit() {
             ("/channels/a?event=a%0Ab", &[], b"x", 400, "invalid-event"),
             ("/channels/a?event=a%FF", &[], b"x", 400, "invalid-parameter"),
             ("/channels/a?evnt=x", &[], b"x", 400, "invalid-parameter"),
+            ("/channels/a?event=x&event=y", &[], b"x", 400, "invalid-parameter"),
+            ("/channels/a", &[("Content-Encoding", "gzip")], b"x", 415, "unsupported-media-type"),
+            ("/channels/a", &WEBSOCKET, b"", 400, "invalid-request"),
+            ("/channels/a", &[("Origin", "https://test:80")], b"x", 403, "foreign-origin"),
             ("/channels/a", &[("Origin", "http://elsewhere.example")], b"x", 403, "foreign-origin"),
             ("/publish", &[JSON, ("Origin", "null")], b"{}", 403, "foreign-origin"),
             ("/channels/a?event=checkpoint", &[], b"x", 400, "invalid-event"),
@@ -143,11 +150,64 @@ fn a_bad_publish_names_the_culprit() {
             assert_eq!(answer.status, status, "{path} {}", answer.body);
             assert_eq!(answer.json()["type"], format!("urn:sse-gateway:{kind}"), "{}", answer.body);
         }
-        let own = gateway.post("/channels/a", &[("Origin", "http://test")], b"x");
-        assert_eq!(own.status, 200, "{}", own.body);
+        for headers in [
+            &[("Origin", "http://test")][..],
+            &[("Origin", "http://test:80")],
+            &[("Origin", "https://gw"), ("X-Forwarded-Host", "gw:443")],
+            &[("Content-Encoding", "identity")],
+        ] {
+            let own = gateway.post("/channels/a", headers, b"x");
+            assert_eq!(own.status, 200, "{headers:?} {}", own.body);
+        }
         let slash = gateway.post("/channels/a%2Fb", &[], b"x");
         assert_eq!(slash.status, 200, "{}", slash.body);
     });
+}
+
+const WEBSOCKET: [(&str, &str); 2] = [("Connection", "upgrade"), ("Upgrade", "websocket")];
+
+/// Windows' tools write one.
+#[test]
+fn a_byte_order_mark_before_json_is_passed_over() {
+    on_both(|gateway| {
+        let item = "\u{feff}{\"channel\":\"a\",\"data\":1}";
+        for kind in [JSON, NDJSON] {
+            let answer = gateway.post("/publish", &[kind], item.as_bytes());
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    });
+}
+
+/// A client that writes its whole body before it reads would otherwise lose the answer that says why, and repeat it for
+/// ever.
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let gateway = TestGateway::memory(&[]);
+    let body = vec![b' '; 40_000_000];
+    for (path, kind, status) in [
+        ("/channels/a", "text/plain", 413),
+        ("/publish", JSON.1, 413),
+        ("/publish", "text/plain", 415),
+        ("/channels/a%20b", JSON.1, 400),
+        ("/none", JSON.1, 404),
+    ] {
+        let answer = gateway.post(path, &[("Content-Type", kind)], &body);
+        assert_eq!(answer.status, status, "{path} {}", answer.body);
+        assert_eq!(answer.json()["status"], status);
+    }
+}
+
+#[test]
+fn a_body_that_does_not_come_is_answered() {
+    let gateway = TestGateway::memory(&[("publish.body_timeout", "100ms")]);
+    let mut client = TcpStream::connect(gateway.addr).unwrap();
+    client.set_read_timeout(Some(BOUND)).unwrap();
+    client
+        .write_all(b"POST /channels/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabc")
+        .unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
 #[test]
@@ -164,10 +224,10 @@ fn with_redis_away_nothing_is_accepted_and_nothing_lost() {
     let item = br#"{"channel":"a","data":"lost"}"#;
     let many = gateway.post("/publish", &[NDJSON], item);
     assert_eq!(many.status, 503, "{}", many.body);
-    eventually("not ready", || gateway.admin("/readyz").status == 503);
+    eventually("Redis is known to be away", || gateway.admin("/healthz/broker").status == 503);
     assert_eq!(gateway.admin("/healthz").status, 200);
     redis.restart();
-    eventually("ready again", || gateway.admin("/readyz").status == 200);
+    eventually("it is back", || gateway.admin("/healthz/broker").status == 200);
     let gap = subscriber.event();
     assert_eq!(gap.event, "gap", "an empty Redis proves nothing: {gap:?}");
     let id = gateway.publish("a", "new");
@@ -197,4 +257,22 @@ fn a_publish_after_a_restart_is_not_sent_on_the_lost_connection() {
         // Without a key it is sent once: on a connection that is known to be gone its outcome would be unknown.
         gateway.publish("a", "after");
     }
+}
+
+/// If every replica were unready, whatever is in front would answer 503, which ends an EventSource for good.
+#[test]
+fn a_gateway_whose_redis_is_away_is_ready_unless_its_operator_says_otherwise() {
+    let mut redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    let strict = TestGateway::redis(&redis, &[("admin.ready_needs_broker", "true")]);
+    let ready = gateway.admin("/readyz");
+    assert_eq!((ready.status, &ready.json()["broker"]), (200, &"ok".into()));
+    assert_eq!(strict.admin("/readyz").status, 200);
+    redis.kill();
+    eventually("the strict one is unready", || strict.admin("/readyz").status == 503);
+    eventually("it is told", || {
+        let ready = gateway.admin("/readyz");
+        assert_eq!(ready.status, 200, "{}", ready.body);
+        ready.json()["broker"] != "ok"
+    });
 }

@@ -26,12 +26,15 @@ fn a_stream_opens_with_retry_and_a_position_and_carries_events() {
         let mut subscriber = gateway.subscribe("channel=demo");
         for header in [
             "HTTP/1.1 200 OK",
-            "content-type: text/event-stream\r\n",
+            // Without the charset some clients read Latin-1.
+            "content-type: text/event-stream; charset=utf-8\r\n",
             "cache-control: no-store, no-transform",
             "x-accel-buffering: no",
         ] {
             assert!(subscriber.head.contains(header), "{header}: {}", subscriber.head);
         }
+        // Behind it Node's fetch takes any cut for the body's end.
+        assert!(!subscriber.head.to_ascii_lowercase().contains("connection: close"));
         let opening = subscriber.opening();
         assert_eq!(opening.data, r#"{"from":"now"}"#);
         assert!(subscriber.retry.is_some_and(|ms| (3000..=4500).contains(&ms)));
@@ -254,12 +257,31 @@ fn old_beside_new(gateway: &TestGateway) {
 }
 
 #[test]
-fn head_answers_the_head_alone() {
+fn head_answers_what_get_would_without_a_body() {
     let gateway = TestGateway::memory(&[]);
     let answer = request(gateway.addr, "HEAD", "/events?channel=a", &[], b"");
     assert_eq!((answer.status, answer.body.as_str()), (200, ""));
     assert!(answer.head.contains("text/event-stream"));
+    assert!(!answer.head.to_ascii_lowercase().contains("content-length"), "{}", answer.head);
     assert_eq!(gateway.sum(|c| c.opened.get()), 0);
+    let public = ["/", "/channels/demo", "/channels/demo/history"].map(|path| (gateway.addr, path));
+    let admin = ["/metrics", "/healthz", "/healthz/broker", "/readyz"];
+    for (addr, path) in public.into_iter().chain(admin.map(|path| (gateway.admin, path))) {
+        let [get, head] = ["GET", "HEAD"].map(|method| request(addr, method, path, &[], b""));
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
+        let kind = |answer: &Answer| {
+            let head = answer.head.to_ascii_lowercase();
+            head.lines().find(|line| line.starts_with("content-type")).map(str::to_owned)
+        };
+        assert_eq!(kind(&head), kind(&get), "{path}");
+        let answer = request(addr, "DELETE", path, &[], b"");
+        assert_eq!(
+            (answer.status, &answer.json()["type"]),
+            (405, &"urn:sse-gateway:method-not-allowed".into())
+        );
+        let allow = answer.head.to_ascii_lowercase();
+        assert!(allow.contains("\r\nallow: get, head"), "{path}: {allow}");
+    }
 }
 
 #[test]
@@ -358,18 +380,33 @@ fn a_stalled_reader_is_closed_and_delays_nobody() {
     });
 }
 
+/// Whatever is left of a body: its lines, and whether its end was announced.
+fn last_words(stream: Subscriber) -> (String, bool) {
+    let mut reader = stream.into_reader();
+    let mut words = String::new();
+    reader.read_to_string(&mut words).expect("text within the bound");
+    (words, reader.get_ref().is_whole())
+}
+
+/// A client that reads with `fetch` takes a finished body for the end of the story, and a blank line behind `retry:` is
+/// an empty message to some.
 #[test]
-fn a_stop_ends_streams_with_a_time_to_come_back() {
-    let gateway = TestGateway::memory(&[("stream.retry", "100ms"), ("drain.spread", "100ms")]);
-    let streams: Vec<Subscriber> = (0..20).map(|_| gateway.live("channel=demo")).collect();
-    let mut idle = std::net::TcpStream::connect(gateway.addr).unwrap();
-    std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    gateway.stop();
-    for mut stream in streams {
-        let (blocks, retry) = stream.rest();
-        assert!(stream.is_whole());
-        assert_eq!(blocks, []);
-        assert!(retry.is_some_and(|ms| (100..=150).contains(&ms)), "{retry:?}");
+fn a_stop_leaves_streams_unfinished_with_a_time_to_come_back() {
+    for takeover in ["true", "false"] {
+        let settings =
+            [("stream.takeover", takeover), ("stream.retry", "100ms"), ("drain.spread", "100ms")];
+        let gateway = TestGateway::memory(&settings);
+        let streams: Vec<Subscriber> = (0..20).map(|_| gateway.live("channel=demo")).collect();
+        let mut idle = std::net::TcpStream::connect(gateway.addr).unwrap();
+        std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        gateway.stop();
+        for stream in streams {
+            let (words, whole) = last_words(stream);
+            assert!(!whole, "takeover {takeover}");
+            let ms = words.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix('\n'));
+            let ms: Option<u64> = ms.and_then(|ms| ms.parse().ok());
+            assert!(ms.is_some_and(|ms| (100..=150).contains(&ms)), "{words:?}");
+        }
     }
 }
 
@@ -377,8 +414,9 @@ fn a_stop_ends_streams_with_a_time_to_come_back() {
 fn a_full_gateway_asks_to_come_back() {
     let gateway = TestGateway::memory(&[("stream.max_streams", "1")]);
     let open = gateway.live("channel=demo");
-    let (blocks, retry) = gateway.subscribe("channel=demo").rest();
-    assert_eq!((blocks, retry.is_some()), (vec![], true), "an EventSource would come back");
+    let (words, whole) = last_words(gateway.subscribe("channel=demo"));
+    assert!(words.starts_with("retry: ") && words.ends_with('\n'), "{words:?}");
+    assert!(words.lines().count() == 1 && !whole, "every client would come back: {words:?}");
     let plain = request(gateway.addr, "GET", "/events?channel=demo", &[], b"");
     assert_eq!(plain.status, 503);
     assert!(plain.head.to_ascii_lowercase().contains("retry-after: "), "{}", plain.head);

@@ -221,8 +221,8 @@ pub fn request(
     }
     head += &format!("Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).unwrap();
-    // A refused body may be answered and closed before it is read whole.
-    let _ = stream.write_all(body);
+    // A body that is refused is taken all the same: its client reads the answer once it is sent.
+    stream.write_all(body).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
     read_answer(stream)
 }
 
@@ -324,7 +324,7 @@ impl Subscriber {
     }
 
     /// The body's bytes.
-    pub fn into_reader(self) -> impl BufRead {
+    pub fn into_reader(self) -> BodyReader {
         self.reader
     }
 
@@ -379,11 +379,6 @@ impl Subscriber {
         first
     }
 
-    /// Whether the body's end was announced, and not only the connection cut.
-    pub fn is_whole(&self) -> bool {
-        self.reader.get_ref().ended
-    }
-
     /// The next block that is neither checkpoint nor heartbeat. Those two alone would keep a stream busy for ever.
     #[track_caller]
     pub fn event(&mut self) -> Block {
@@ -419,13 +414,23 @@ impl Subscriber {
     }
 }
 
+/// Reads the body of an answer.
+pub type BodyReader = BufReader<Body>;
+
 /// The body of an answer, whatever its framing.
-struct Body {
+pub struct Body {
     reader: BufReader<TcpStream>,
     chunked: bool,
     ended: bool,
     /// Bytes left of the current chunk, its line end included.
     left: usize,
+}
+
+impl Body {
+    /// Whether its end was announced, and not only the connection cut.
+    pub fn is_whole(&self) -> bool {
+        self.ended
+    }
 }
 
 impl Read for Body {

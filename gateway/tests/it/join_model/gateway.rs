@@ -84,6 +84,7 @@ fn settings(shape: Shape) -> RedisSettings {
         prefix: "sse".to_owned(),
         connect_timeout: hour,
         answer_timeout: hour,
+        request_timeout: hour,
         reconnect_max: hour,
         // The world asks for ticks itself.
         tick: hour,

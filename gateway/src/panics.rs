@@ -1,0 +1,101 @@
+//! What becomes of a panic, wherever in the process it happens.
+//!
+//! A thread or task that panicked serves nobody any more, while its streams stay open and every probe finds the process
+//! well. So a panic is logged with its thread's name and ends the process. The one exception is a request's handler:
+//! whoever sent the request is answered 500, and nobody else notices.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{self, PanicHookInfo};
+use std::pin::pin;
+
+use crate::logging::FINISHING;
+
+thread_local! {
+    /// A request is being handled on this thread, and nothing that outlives the request.
+    static HANDLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on a panic is logged, and ends the process by `end`, unless a handler panicked.
+pub fn hook(end: impl Fn() + Send + Sync + 'static) {
+    panic::set_hook(Box::new(move |info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name").to_owned();
+        if name == FINISHING {
+            // The process ends already.
+            return;
+        }
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let text = text(info);
+        if HANDLING.get() {
+            tracing::error!(thread = name, panic.place = place, "a handler panicked: {text}");
+            return;
+        }
+        tracing::error!(
+            thread = name,
+            panic.place = place,
+            "the thread {name} panicked, which ends the process: {text}"
+        );
+        end();
+    }));
+}
+
+fn text(info: &PanicHookInfo<'_>) -> String {
+    let payload: &dyn Any = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no words")
+        .to_owned()
+}
+
+/// Handles a request: a panic in `future` is the request's own.
+pub async fn handling<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        let _handling = Mark::set(true);
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// While it lives, a panic is not a handler's own, although a handler called: what it works on outlives the request.
+#[must_use]
+pub fn shared() -> impl Drop {
+    Mark::set(false)
+}
+
+/// Puts the mark back when it is dropped, also by a panic.
+struct Mark(bool);
+
+impl Mark {
+    fn set(handling: bool) -> Self {
+        Mark(HANDLING.replace(handling))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        HANDLING.set(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a panic would be a handler's own: within, in what it shares with others, after that, and outside.
+    #[tokio::test]
+    async fn only_a_handler_that_is_alone_may_panic() {
+        let marks = handling(async {
+            let within = HANDLING.get();
+            tokio::task::yield_now().await;
+            let sharing = {
+                let _shared = shared();
+                HANDLING.get()
+            };
+            (within, sharing, HANDLING.get())
+        });
+        assert_eq!(marks.await, (true, false, true));
+        assert!(!HANDLING.get());
+    }
+}

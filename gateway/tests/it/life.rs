@@ -1,0 +1,280 @@
+//! What happens to a gateway among process managers, log readers and clients of every kind: the program itself, in a
+//! process of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+
+use crate::support::{Answer, BOUND, Redis, Subscriber, eventually, own_addr, request, tempdir};
+
+/// A gateway in a process of its own.
+struct Program {
+    addr: SocketAddr,
+    admin: SocketAddr,
+    child: Child,
+    stderr: Option<ChildStderr>,
+}
+
+impl Program {
+    /// Starts one and waits until it is ready.
+    fn start(settings: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_sse-gateway")), settings)
+    }
+
+    /// With fewer descriptors than a process usually has.
+    fn start_with_descriptors(most: u32, settings: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_sse-gateway");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), program]);
+        Self::start_by(command, settings)
+    }
+
+    fn start_by(mut command: Command, settings: &[&str]) -> Self {
+        let (addr, admin) = (own_addr(), own_addr());
+        command.arg("--listen").arg(addr.to_string()).arg("--admin-listen").arg(admin.to_string());
+        command.args(["--set", "server.workers=2"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        let stderr = child.stderr.take();
+        let mut program = Program { addr, admin, child, stderr };
+        eventually("the gateway is ready", || {
+            assert!(program.child.try_wait().unwrap().is_none(), "it ended: {}", program.log());
+            TcpStream::connect(admin).is_ok() && program.get("/readyz").status == 200
+        });
+        program
+    }
+
+    /// All that it logs until its end.
+    fn log(&mut self) -> String {
+        let mut text = String::new();
+        self.stderr.take().expect("read once").read_to_string(&mut text).expect("a log");
+        text
+    }
+
+    /// Its log has no reader any more.
+    fn close_log(&mut self) {
+        drop(self.stderr.take());
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    fn subscribe(&self, query: &str) -> Subscriber {
+        let mut subscriber = Subscriber::open(self.addr, query, &[]);
+        subscriber.opening();
+        subscriber
+    }
+
+    /// Publishes until it is done: Redis may be away for a moment. Answers the id.
+    fn publish(&self, channel: &str, data: &str) -> String {
+        let mut id = None;
+        eventually("it is published", || {
+            let key = data.replace(' ', "-");
+            let headers = [("Idempotency-Key", key.as_str())];
+            let path = format!("/channels/{channel}");
+            let answer = request(self.addr, "POST", &path, &headers, data.as_bytes());
+            id = answer.json()["id"].as_str().map(str::to_owned);
+            id.is_some()
+        });
+        id.unwrap()
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        request(self.admin, "GET", path, &[], b"")
+    }
+
+    /// A metric's value.
+    fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.get("/metrics").body;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().parse().expect("a number"))
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the process ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends bytes as they are; answers all that comes back.
+fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_costs_lines_and_no_event() {
+    let mut redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let mut gateway =
+        Program::start(&["broker=redis", &url, "redis.tick=100ms", "redis.reconnect_max=200ms"]);
+    let mut subscriber = gateway.subscribe("channel=demo");
+    gateway.close_log();
+    // What is logged of it cannot be written.
+    redis.kill();
+    eventually("the gateway has noticed", || gateway.get("/healthz/broker").status == 503);
+    redis.restart();
+    let id = gateway.publish("demo", "after the loss");
+    assert_eq!(subscriber.event().event, "gap");
+    assert_eq!(subscriber.event().id, id);
+    gateway.signal("-TERM");
+    assert_eq!(gateway.end().code(), Some(0));
+}
+
+#[test]
+fn a_log_whose_reader_stalls_blocks_nobody_and_what_is_left_out_is_counted() {
+    let gateway = Program::start(&["log.level=trace"]);
+    let mut subscriber = gateway.subscribe("channel=demo");
+    let mut n = 0;
+    eventually("lines are left out", || {
+        for _ in 0..20 {
+            n += 1;
+            let id = gateway.publish("demo", &n.to_string());
+            assert_eq!(subscriber.event().id, id);
+            assert!(raw(gateway.addr, b"\x16\x03\x01\x02\x00\r\n\r\n").contains("invalid-request"));
+        }
+        gateway.metric("sse_log_lines_dropped_total").unwrap() > 0.0
+    });
+    gateway.signal("-TERM");
+    let mut gateway = gateway;
+    assert_eq!(gateway.end().code(), Some(0), "nor does it hold up the end");
+}
+
+#[test]
+fn what_is_no_request_is_answered_counted_and_not_logged() {
+    let mut gateway = Program::start(&[]);
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(200_000));
+    for (bytes, status, kind) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], 400, "invalid-request"),
+        (b"GET http://[::bad/ HTTP/1.1\r\n\r\n", 400, "invalid-request"),
+        (
+            b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+            400,
+            "invalid-request",
+        ),
+        (long.as_bytes(), 431, "head-too-large"),
+    ] {
+        let answer = raw(gateway.addr, bytes);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/problem+json"), "{answer}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["type"], format!("urn:sse-gateway:{kind}"));
+    }
+    let counted = gateway.metric("sse_rejected_requests_total{reason=\"unreadable\"}");
+    assert_eq!(counted, Some(4.0));
+    gateway.signal("-TERM");
+    assert_eq!(gateway.end().code(), Some(0));
+    let log = gateway.log();
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn a_hangup_reads_the_level_again_and_ends_nothing() {
+    let dir = tempdir::Dir::new("hangup");
+    let file = dir.path().join("gateway.toml");
+    std::fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+    command.arg("--config").arg(&file);
+    let mut gateway = Program::start_by(command, &[]);
+    let mut log = BufReader::new(gateway.stderr.take().unwrap());
+    let mut until = |word: &str| {
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "no line with {word}");
+        }
+    };
+    std::fs::write(&file, "[log]\nlevel = \"loud=x=y\"\n").unwrap();
+    gateway.signal("-HUP");
+    until("loud=x=y");
+    std::fs::write(&file, "[log]\nlevel = \"debug\"\n").unwrap();
+    gateway.signal("-HUP");
+    until("log.level=\"debug\"");
+    let mut subscriber = gateway.subscribe("channel=demo");
+    until("a stream is open");
+    let id = gateway.publish("demo", "still there");
+    assert_eq!(subscriber.event().id, id);
+}
+
+/// Their clients send a head and then nothing.
+#[test]
+fn requests_that_never_come_whole_leave_room_for_everybody_else() {
+    let gateway = Program::start_with_descriptors(700, &[]);
+    let mut subscriber = gateway.subscribe("channel=demo");
+    let head = b"POST /channels/demo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+    let mut stuck = Vec::new();
+    for _ in 0..900 {
+        let mut stream = TcpStream::connect(gateway.addr).unwrap();
+        // One that was closed meanwhile, for the others' sake, refuses it.
+        let _ = stream.write_all(head);
+        stuck.push(stream);
+    }
+    assert_eq!(gateway.get("/healthz").status, 200);
+    let ready = gateway.get("/readyz");
+    assert_eq!(ready.status, 200, "{}", ready.body);
+    let id = gateway.publish("demo", "to those who listen");
+    assert_eq!(subscriber.event().id, id);
+    gateway.subscribe("channel=demo");
+    let crowded = gateway.metric("sse_rejected_requests_total{reason=\"crowded\"}").unwrap();
+    assert!(crowded >= 700.0, "{crowded}");
+}
+
+#[test]
+fn an_abort_ends_the_process() {
+    let mut gateway = Program::start(&[]);
+    gateway.signal("-ABRT");
+    assert_eq!(gateway.end().signal(), Some(6));
+}
+
+/// Built with the feature `panic-on-demand`, as scripts/test does.
+#[cfg(feature = "panic-on-demand")]
+#[test]
+fn a_panic_in_any_thread_or_task_ends_the_process_with_a_line_that_names_it() {
+    let redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let on_redis = ["broker=redis", url.as_str()];
+    for (settings, who, thread) in [
+        (&on_redis[..], "sse-ingest", "sse-ingest"),
+        (&on_redis, "sse-publish", "sse-publish"),
+        (&on_redis, "sse-history", "sse-history"),
+        (&[], "a%20worker's%20hub", "actix"),
+        (&[], "a%20worker's%20guests", "actix"),
+        (&[], "the%20clock", "main"),
+    ] {
+        let mut gateway = Program::start(settings);
+        let subscriber = gateway.subscribe("channel=demo");
+        // It may end before it has answered.
+        let mut admin = TcpStream::connect(gateway.admin).unwrap();
+        write!(admin, "POST /panic/{who} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(gateway.end().code(), Some(70), "{who}");
+        let log = gateway.log();
+        let line =
+            log.lines().find(|line| line.contains("panicked")).unwrap_or_else(|| panic!("{log}"));
+        assert!(
+            line.contains("ERROR") && line.contains("thread") && line.contains(thread),
+            "{line}"
+        );
+        drop(subscriber);
+    }
+}
