@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::namespace::Namespace;
-use crate::process::Process;
+use crate::process::{Process, Reader};
 use crate::proxy::Link;
 use crate::publisher::exchange;
 use crate::redis_side::GATEWAY_USER;
@@ -23,6 +23,7 @@ pub struct Gateway {
     pub link: Option<Link>,
     program: PathBuf,
     log: PathBuf,
+    log_reader: Reader,
     settings: Vec<String>,
     // Before the namespace, so that nobody is left inside when that goes.
     process: Option<Process>,
@@ -35,6 +36,7 @@ impl Gateway {
         host: IpAddr,
         program: &Path,
         log: PathBuf,
+        log_reader: Reader,
         settings: Vec<String>,
         link: Option<Link>,
         namespace: Option<Namespace>,
@@ -45,6 +47,7 @@ impl Gateway {
             link,
             program: program.to_owned(),
             log,
+            log_reader,
             settings,
             process: None,
             namespace,
@@ -72,7 +75,7 @@ impl Gateway {
         }
         // The suite's own environment configures nothing.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        self.process = Some(Process::start(&mut command, &self.log)?);
+        self.process = Some(Process::start_read_by(&mut command, &self.log, self.log_reader)?);
         Ok(())
     }
 

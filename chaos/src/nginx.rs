@@ -42,7 +42,7 @@ daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr crit;
-events { worker_connections 512; }
+events { worker_connections 4096; }
 http {
     access_log off;
     client_body_temp_path body;
@@ -68,7 +68,7 @@ http {
         }
         location @comeback {
             default_type text/event-stream;
-            return 200 \"retry: 300\\n\\n\";
+            return 200 \"retry: 300\\n\";
         }
     }
 }

@@ -132,8 +132,8 @@ async fn set_up(plan: &Plan) -> Result<Set, String> {
         let inside = if n == GATEWAYS - 1 { namespace.take() } else { None };
         let link = redis.as_ref().map(|side| side.links[n].clone());
         let (settings, log) = (plan.settings.of_gateway(n), dir.join(format!("gateway-{n}.log")));
-        let mut gateway =
-            Gateway::new(host(30 + n as u8), &plan.gateway, log, settings, link, inside);
+        let (host, reader) = (host(30 + n as u8), plan.settings.log_reader);
+        let mut gateway = Gateway::new(host, &plan.gateway, log, reader, settings, link, inside);
         gateway.start()?;
         gateways.push(gateway);
     }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::process::Reader;
+
 /// What makes time pass faster, in every run.
 const FIXED: [&str; 8] = [
     "redis.answer_timeout=1s",
@@ -58,6 +60,8 @@ pub struct Settings {
     page_bytes: u64,
     coalesce: Duration,
     takeover: Option<bool>,
+    /// Who reads the gateways' logs.
+    pub log_reader: Reader,
     policies: Vec<(&'static str, Policy)>,
     /// Time between ticks.
     pub tick: Duration,
@@ -96,6 +100,9 @@ impl Settings {
             takeover: [None, None, Some(true), Some(false)][rng.usize(0..4)],
             policies: policies.to_vec(),
             tick: [ms(100), ms(200), ms(200), ms(500), ms(1_000)][rng.usize(0..5)],
+            // Behind all others, so that older seeds draw those as they did.
+            log_reader: [Reader::File, Reader::File, Reader::Gone, Reader::Stalled]
+                [rng.usize(0..4)],
             over: Vec::new(),
         };
         settings.override_with(over)?;
@@ -120,6 +127,14 @@ impl Settings {
                     self.limited_user = match value {
                         "limited" => true,
                         "free" => false,
+                        _ => return Err(bad()),
+                    }
+                }
+                "log.reader" => {
+                    self.log_reader = match value {
+                        "file" => Reader::File,
+                        "gone" => Reader::Gone,
+                        "stalled" => Reader::Stalled,
                         _ => return Err(bad()),
                     }
                 }
@@ -157,6 +172,10 @@ impl Settings {
             let rules = self.policies.iter().map(|(pattern, p)| format!("{pattern}={}", p.name()));
             all.push(format!("stream.slow_readers={}", rules.collect::<Vec<_>>().join(",")));
         }
+        if self.log_reader == Reader::Stalled {
+            // So that there is enough to stall on.
+            all.push("log.level=debug".to_owned());
+        }
         all.extend(self.over.iter().cloned());
         all
     }
@@ -183,6 +202,7 @@ impl Settings {
             format!("takeover={takeover}"),
             format!("slow_readers={}", if policies.is_empty() { "replay" } else { &policies }),
             format!("tick={}", ms(self.tick)),
+            format!("log={}", format!("{:?}", self.log_reader).to_lowercase()),
         ]
     }
 
