@@ -286,6 +286,8 @@ async fn recover(stage: &Rc<Stage>) {
             let text = format!(
                 "the subscribers {behind:?} are not up to date after {RECOVERY:?}; at {target:?}"
             );
+            // Who they are is told when they end, with their stories.
+            *stage.stuck.borrow_mut() = (behind.unwrap_or_default(), text.clone());
             return stage.wrong(Wrong::Stuck, text);
         }
         sleep(Duration::from_millis(20)).await;
@@ -305,8 +307,12 @@ fn settle(stage: &Rc<Stage>) {
     let mut tally = stage.tally.borrow_mut();
     let court = Court { ledger: &ledger, census: &census, settings: &stage.settings };
     let over = stage.cue.borrow().over;
+    let stuck = stage.stuck.borrow();
     for session in stage.sessions.borrow().iter() {
         court.judge(session, &mut tally);
+        if session.last && stuck.0.contains(&session.number) {
+            session.wrong(Wrong::Stuck, stuck.1.clone(), &mut tally);
+        }
         if over && session.last && !session.name.starts_with("Opener") && !session.complete() {
             session.wrong(Wrong::Stuck, "not all final events came".to_owned(), &mut tally);
         }

@@ -92,6 +92,8 @@ struct Note {
 pub struct Session {
     /// For the report.
     pub name: String,
+    /// Its subscriber's.
+    pub number: usize,
     /// Its channels.
     pub channels: Vec<u16>,
     /// Where it began.
@@ -135,6 +137,7 @@ impl Session {
     pub fn new(name: String, channels: Vec<u16>, from: From, quirks: Quirks) -> Self {
         Session {
             name,
+            number: usize::MAX,
             channels,
             from,
             quirks,

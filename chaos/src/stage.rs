@@ -62,6 +62,8 @@ pub struct Stage {
     pub last_call: Cell<bool>,
     /// Each lasting subscriber's position.
     pub reached: RefCell<Vec<EventId>>,
+    /// The subscribers that were not up to date in time, and at what.
+    pub stuck: RefCell<(Vec<usize>, String)>,
     /// Sessions that are over.
     pub sessions: RefCell<Vec<Session>>,
     /// Held while gateways are needed that remember what Redis was, and while all of them are killed.
@@ -85,6 +87,7 @@ impl Stage {
             cue: watch::Sender::new(Cue::default()),
             last_call: Cell::new(false),
             reached: RefCell::default(),
+            stuck: RefCell::default(),
             sessions: RefCell::default(),
             memory: Mutex::default(),
             once: Cell::new(ONCE.start),

@@ -89,6 +89,7 @@ impl Subscriber {
         };
         let name = format!("{:?} {}.{}", self.habit, self.number, self.lives);
         let mut session = Session::new(name, channels, from, quirks);
+        session.number = self.number;
         session.prompt = matches!(self.habit, Habit::Steady | Habit::Hopping);
         session
     }

@@ -243,6 +243,7 @@ impl Opened {
 
     /// The stream's way out is this socket, on which `head` is still to be written.
     pub fn on_socket(mut self, socket: OwnedFd, head: Bytes) {
+        let _shared = panics::shared();
         let Some(token) = self.token.take() else { return };
         let mut state = self.hub.state.borrow_mut();
         // It was closed meanwhile: so is the socket.

@@ -94,7 +94,9 @@ impl Log {
 
     /// Waits until everything is written, for a second at most. What comes later is not written any more.
     pub fn finish(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Held to the end: whoever comes meanwhile waits as well, and does not end the process before that.
+        let mut slot = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(thread) = slot.take() else { return };
         let (done, ended) = mpsc::channel();
         // On a thread of its own, because the library prints a word on standard output if the reader stalls. Where
         // nobody reads that either, it would block or panic.

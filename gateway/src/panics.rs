@@ -1,8 +1,8 @@
 //! What becomes of a panic, wherever in the process it happens.
 //!
 //! A thread or task that panicked serves nobody any more, while its streams stay open and every probe finds the process
-//! well. So a panic is logged with its thread's name and ends the process. The one exception is a request's handler:
-//! whoever sent the request is answered 500, and nobody else notices.
+//! well. So a panic is logged with its thread's name and ends the process. The one exception is what serves a single
+//! client's connection: that client is answered 500, or its connection ends, and nobody else notices.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,11 +12,11 @@ use std::pin::pin;
 use crate::logging::FINISHING;
 
 thread_local! {
-    /// A request is being handled on this thread, and nothing that outlives the request.
+    /// One connection is being served on this thread, and nothing that outlives it is touched.
     static HANDLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on a panic is logged, and ends the process by `end`, unless a handler panicked.
+/// From now on a panic is logged, and ends the process by `end`, unless it is a connection's own.
 pub fn hook(end: impl Fn() + Send + Sync + 'static) {
     panic::set_hook(Box::new(move |info| {
         let thread = std::thread::current();
@@ -28,7 +28,11 @@ pub fn hook(end: impl Fn() + Send + Sync + 'static) {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let text = text(info);
         if HANDLING.get() {
-            tracing::error!(thread = name, panic.place = place, "a handler panicked: {text}");
+            tracing::error!(
+                thread = name,
+                panic.place = place,
+                "what served a connection panicked: {text}"
+            );
             return;
         }
         tracing::error!(
@@ -48,7 +52,7 @@ fn text(info: &PanicHookInfo<'_>) -> String {
         .to_owned()
 }
 
-/// Handles a request: a panic in `future` is the request's own.
+/// Serves a connection: a panic in `future` is the connection's own.
 pub async fn handling<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
@@ -58,7 +62,7 @@ pub async fn handling<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// While it lives, a panic is not a handler's own, although a handler called: what it works on outlives the request.
+/// While it lives, a panic is not a connection's own, although what serves it called: what is worked on outlives it.
 #[must_use]
 pub fn shared() -> impl Drop {
     Mark::set(false)
@@ -83,9 +87,9 @@ impl Drop for Mark {
 mod tests {
     use super::*;
 
-    /// Whether a panic would be a handler's own: within, in what it shares with others, after that, and outside.
+    /// Whether a panic would be a connection's own: within, in what it shares with others, after that, and outside.
     #[tokio::test]
-    async fn only_a_handler_that_is_alone_may_panic() {
+    async fn only_what_a_connection_has_for_itself_may_panic() {
         let marks = handling(async {
             let within = HANDLING.get();
             tokio::task::yield_now().await;

@@ -17,7 +17,6 @@ use futures_util::FutureExt;
 use crate::app::App;
 use crate::config::CorsConfig;
 use crate::hub::Hub;
-use crate::panics;
 use crate::problem::{self, Kind, Problem};
 use crate::subscribe::{self, HubHandle};
 use crate::{channel_api, publish_api};
@@ -40,7 +39,6 @@ pub fn routes(
         .app_data(web::Data::from(app))
         .app_data(LocalData::new(HubHandle(hub)))
         // From the inside out.
-        .wrap_fn(|request, service| panics::handling(service.call(request)))
         .wrap(CatchPanic::default())
         .wrap(Condition::new(!cors_config.origins.is_empty(), cors(&cors_config)))
         .wrap_fn(|request, service| {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_server::ServerBuilder;
-use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_service::{Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ use crate::redis_settings::RedisSettings;
 use crate::routes::routes;
 use crate::takeover::Takeable;
 use crate::vitals::{self, Vitals, Watch};
-use crate::{admin, listener};
+use crate::{admin, listener, panics};
 
 /// How long a connection's first request may take to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -255,13 +255,14 @@ fn public_server(
             })
             .local_addr(addr)
             .finish(map_config(routes(app.clone(), hub), |()| AppConfig::default()));
-        fn_service(move |stream: TcpStream| {
+        let serve = fn_service(move |stream: TcpStream| {
             let peer = stream.peer_addr().ok();
             // Without a place it is closed at once.
             let io = Takeable::new(stream, &guests).ok_or(DispatchError::DisconnectTimeout);
             std::future::ready(io.map(|io| (io, Protocol::Http1, peer)))
-        })
-        .and_then(http)
+        });
+        // What goes wrong in serving a connection ends that connection alone.
+        apply_fn_factory(serve.and_then(http), |stream, serve| panics::handling(serve.call(stream)))
     })?;
     Ok(builder.run())
 }

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::streams::NDJSON;
-use crate::support::{BOUND, Redis, TestGateway, eventually};
+use crate::support::{BOUND, Redis, TestGateway, eventually, request};
+use crate::wire::Wire;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -178,6 +179,25 @@ fn a_byte_order_mark_before_json_is_passed_over() {
     });
 }
 
+#[test]
+fn a_preflight_takes_what_tracing_adds_and_refuses_in_our_words() {
+    let gateway = TestGateway::memory(&[("cors.origins", "https://a.example")]);
+    let ask = |origin: &str, headers: &str| {
+        let asked = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", "POST"),
+            ("Access-Control-Request-Headers", headers),
+        ];
+        request(gateway.addr, "OPTIONS", "/publish", &asked, b"")
+    };
+    let traced = "content-type,traceparent,tracestate,baggage,sentry-trace,x-requested-with";
+    assert_eq!(ask("https://a.example", traced).status, 200);
+    for refused in [ask("https://b.example", traced), ask("https://a.example", "x-other")] {
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert_eq!(refused.json()["type"], "urn:sse-gateway:invalid-request");
+    }
+}
+
 /// A client that writes its whole body before it reads would otherwise lose the answer that says why, and repeat it for
 /// ever.
 #[test]
@@ -257,6 +277,74 @@ fn a_publish_after_a_restart_is_not_sent_on_the_lost_connection() {
         // Without a key it is sent once: on a connection that is known to be gone its outcome would be unknown.
         gateway.publish("a", "after");
     }
+}
+
+/// What is in between (NAT, IPVS, a balancer) may have forgotten a connection, and says nothing.
+#[test]
+fn a_publish_finds_out_that_its_connection_was_forgotten() {
+    let redis = Redis::start();
+    let wire = Wire::to(redis.addr);
+    let url = format!("redis://{}", wire.addr);
+    // Whoever waits for an answer on such a connection waits longer than the test does.
+    let settings = [
+        ("broker", "redis"),
+        ("redis.url", &url),
+        ("redis.answer_timeout", "90s"),
+        ("redis.request_timeout", "90s"),
+    ];
+    let gateway = TestGateway::memory(&settings);
+    let (one, many) =
+        (br#"{"channel":"a","data":1}"#, br#"[{"channel":"a","data":1},{"channel":"a","data":2}]"#);
+    let publish = || {
+        for body in [&one[..], &many[..]] {
+            let answer = gateway.post("/publish", &[JSON], body);
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    };
+    publish();
+    wire.forget();
+    // From then on a connection is asked whether it is there before an event is trusted to it.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    publish();
+}
+
+#[test]
+fn the_kernel_asks_after_idle_connections_to_redis() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[]);
+    gateway.publish("a", "on the line");
+    let both = br#"[{"channel":"a","data":1},{"channel":"a","data":2}]"#;
+    assert_eq!(gateway.post("/publish", &[JSON], both).status, 200, "of the pool");
+    let port = format!("{:04X}", redis.addr.port());
+    let lines = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let timers: Vec<&str> = lines
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words[2].ends_with(&port) && words[3] == "01")
+        .map(|words| &words[5][..2])
+        .map(|timer| if timer == "02" { "keepalive" } else { "none" })
+        .collect();
+    assert!(timers.len() >= 3 && timers.iter().all(|timer| *timer == "keepalive"), "{timers:?}");
+}
+
+/// Balancers keep theirs for 60 s, and one that meets a connection that just ends answers 502.
+#[test]
+fn an_idle_connection_is_kept_for_longer_than_a_balancer_keeps_it() {
+    let ended_after = |seconds: &str| {
+        let gateway = TestGateway::memory(&[("server.keep_alive", seconds)]);
+        let mut client = TcpStream::connect(gateway.addr).unwrap();
+        client.set_read_timeout(Some(BOUND)).unwrap();
+        client.write_all(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        (gateway, client)
+    };
+    let (_one, mut brief) = ended_after("6s");
+    let (_other, mut kept) = ended_after("75s");
+    // What was kept for a fixed five seconds has ended when this has.
+    brief.read_to_end(&mut Vec::new()).unwrap();
+    kept.write_all(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answers = String::new();
+    kept.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
 }
 
 /// If every replica were unready, whatever is in front would answer 503, which ends an EventSource for good.

@@ -27,6 +27,8 @@ struct State {
     ended: bool,
     /// Behind so many bytes more to clients, every connection ends.
     left: Option<usize>,
+    /// How often everything was forgotten.
+    forgotten: usize,
 }
 
 /// How many bytes reach the client at once.
@@ -64,6 +66,11 @@ impl Wire {
     /// Ends every connection once so many bytes more have reached clients; those that follow pass whole.
     pub fn cut_behind(&self, bytes: usize) {
         self.state().left = Some(bytes);
+    }
+
+    /// Loses every connection there is as a NAT does: they stay open, and nothing passes any more.
+    pub fn forget(&self) {
+        self.state().forgotten += 1;
     }
 
     /// What clients have sent so far.
@@ -121,18 +128,27 @@ fn forward(client: TcpStream, shared: &Arc<Mutex<State>>, pieces: Pieces) {
     gateway.set_nodelay(true).unwrap();
     let both = || [&client, &gateway].map(|socket| socket.try_clone().unwrap());
     state.sockets.extend(both());
+    let born = state.forgotten;
     let ([from_client, to_gateway], [to_client, from_gateway]) = (both(), both());
     let (asked, sent) = (shared.clone(), shared.clone());
     thread::spawn(move || {
         pump(from_client, &to_gateway, |bytes| {
-            asked.lock().unwrap().asked.extend_from_slice(bytes);
+            let mut state = asked.lock().unwrap();
+            if state.forgotten > born {
+                return Ok(());
+            }
+            state.asked.extend_from_slice(bytes);
+            drop(state);
             (&to_gateway).write_all(bytes)
         });
     });
     thread::spawn(move || {
         let mut sizes = fastrand::Rng::with_seed(3);
         pump(from_gateway, &to_client, |mut bytes| {
-            let left = sent.lock().unwrap().left;
+            let State { left, forgotten, .. } = *sent.lock().unwrap();
+            if forgotten > born {
+                return Ok(());
+            }
             if let Some(left) = left.filter(|left| *left <= bytes.len()) {
                 (&to_client).write_all(&bytes[..left])?;
                 let mut state = sent.lock().unwrap();
