@@ -4,8 +4,14 @@
 //! and its connections, then the HTTP around them. ARCHITECTURE.md tells the same as a story.
 
 pub mod config;
+pub mod config_checks;
+pub mod config_names;
+pub mod config_sources;
+pub mod log_filter;
 pub mod logging;
 pub mod metrics;
+pub mod origin;
+pub mod slow_readers;
 pub mod vitals;
 
 // Pure: no I/O, no Redis, no actix.
@@ -59,3 +65,6 @@ pub mod subscribe;
 
 pub use config::Config;
 pub use server::{Gateway, StartError};
+
+#[cfg(test)]
+mod config_tests;

@@ -12,7 +12,8 @@ use sse_gateway::{Config, Gateway, config, logging};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Chosen by measurement: of the allocators tried it keeps least for an idle stream, and gives back what a rush of
-/// clients took. `.cargo/config.toml` says how soon.
+/// clients took. `.cargo/config.toml` says how soon. Building it takes long, so it is a feature.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         print!("{}", config::DEFAULTS);
         return ExitCode::SUCCESS;
     }
-    let loaded = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides());
+    let loaded = Config::read(args.config.as_deref(), std::env::vars_os(), &args.flags());
     let config = match loaded {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error.to_string()),
@@ -78,6 +79,7 @@ async fn serve(config: Config, patience: std::time::Duration) -> Result<(), Ende
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        tracing::info!("stopping; a second signal ends it at once");
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             tracing::warn!("stopped at once by a second signal");

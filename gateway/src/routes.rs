@@ -16,6 +16,7 @@ use futures_util::FutureExt;
 
 use crate::app::App;
 use crate::hub::Hub;
+use crate::origin::AllowedOrigins;
 use crate::problem::{Kind, Problem};
 use crate::subscribe::{self, HubHandle};
 use crate::{channel_api, publish_api};
@@ -78,7 +79,7 @@ fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
     ServiceResponse::new(request.into_parts().0, response)
 }
 
-fn cors(origins: &[String]) -> Cors {
+fn cors(origins: &AllowedOrigins) -> Cors {
     let cors = Cors::default()
         .allowed_methods(["GET", "HEAD", "POST"])
         .allowed_headers([
@@ -90,11 +91,14 @@ fn cors(origins: &[String]) -> Cors {
             header::HeaderName::from_static("last-event-id"),
         ])
         .max_age(600);
-    if origins.iter().any(|origin| origin == "*") {
+    if origins.any() {
         // Any origin, and therefore never with credentials.
         return cors.allow_any_origin().send_wildcard();
     }
-    origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
+    origins
+        .listed()
+        .iter()
+        .fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
 }
 
 /// The live console: one page without anything from elsewhere.
