@@ -173,22 +173,27 @@ impl ConfigError {
 
 /// A value as it may be shown to anybody.
 fn shown(key: &str, value: &Value) -> String {
-    match value {
-        Value::String(url) if key == "redis.url" => match url.rsplit_once('@') {
-            // User and password stand before it, in whatever form.
-            Some((before, host)) => {
-                let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
-                format!("{:?}", format!("{scheme}://…@{host}"))
-            }
-            // Of a Unix socket they stand behind the question mark.
-            None => match url.split_once('?') {
-                Some((path, _)) => format!("{:?}", format!("{path}?…")),
-                None => format!("{url:?}"),
-            },
-        },
+    let text = match value {
+        Value::String(url) if key == "redis.url" => format!("{:?}", without_credentials(url)),
         Value::String(text) => format!("{text:?}"),
         other => other.to_string(),
+    };
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
+}
+
+/// User and password stand before the last `@`, whatever is wrong with the rest, and of a Unix socket behind the `?`.
+fn without_credentials(url: &str) -> String {
+    let url = match url.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            format!("{scheme}://…@{host}")
+        }
+        None => url.to_owned(),
+    };
+    url.split_once('?').map_or(url.clone(), |(before, _)| format!("{before}?…"))
 }
 
 impl Config {

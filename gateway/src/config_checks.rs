@@ -126,8 +126,8 @@ pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError>
     let at = |key: &str, what: String| Err(ConfigError::at(key, settings.get(key), what));
     let (public, admin) = (config.server.listen, config.admin.listen);
     if !public.ip().is_loopback() && !config.auth.open {
-        let what = "this address can be reached from outside and no authentication is configured; \
-                    set auth.open = true if anybody who reaches it may subscribe and publish";
+        let what = "this address can be reached from outside and there is no authentication; set \
+                    auth.open = true if anybody who reaches it may subscribe and publish";
         return at("server.listen", what.to_owned());
     }
     if public.port() != 0 && public.port() == admin.port() && overlap(public, admin) {
