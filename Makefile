@@ -51,7 +51,7 @@ rules-can-fail: ## Take each rule of "complete or told" out and see a test fail;
 	scripts/rules-can-fail
 
 microbench: ## Time each part of the path of an event; ARGS=pattern chooses
-	cargo bench --locked --package sse-gateway --bench hot_path -- $(ARGS)
+	cargo bench --locked --package sse-gateway --features jemalloc --bench hot_path -- $(ARGS)
 
 instructions: ## Count the instructions of one delivery and of one connect; ARGS=... sets limits
 	scripts/instructions $(ARGS)

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use sse_gateway::config_sources::Flag;
 
 /// Fans events out to browsers over Server-Sent Events, from Redis or from memory.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "sse-gateway", version, about)]
+#[command(name = "sse-gateway", version)]
 pub struct Args {
     /// A configuration file (TOML); `sse-gateway defaults` prints one with every setting
     #[arg(long, value_name = "FILE", global = true)]
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, global = true)]
     pub set: Vec<(String, String)>,
     /// At start, how long to go on trying to reach Redis
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = patience)]
     pub wait_for_redis: Duration,
     /// Check the configuration and exit
     #[arg(long)]
@@ -57,22 +58,39 @@ pub enum Command {
 
 impl Args {
     /// The settings that flags name.
-    pub fn overrides(&self) -> Vec<(String, String)> {
-        let mut pairs = Vec::new();
-        let mut add = |key: &str, value: Option<&String>| {
-            pairs.extend(value.map(|value| (key.to_owned(), value.clone())));
+    pub fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        let mut add = |name: &str, key: &str, value: Option<&str>| {
+            flags.extend(value.map(|value| Flag {
+                name: name.to_owned(),
+                key: key.to_owned(),
+                value: value.to_owned(),
+            }));
         };
-        add("server.listen", self.listen.as_ref());
-        add("admin.listen", self.admin_listen.as_ref());
-        add("redis.url", self.redis.as_ref());
-        add("broker", self.redis.as_ref().map(|_| "redis".to_owned()).as_ref());
-        add("auth.open", self.open.then(|| "true".to_owned()).as_ref());
-        pairs.extend(self.set.iter().cloned());
-        pairs
+        add("--listen", "server.listen", self.listen.as_deref());
+        add("--admin-listen", "admin.listen", self.admin_listen.as_deref());
+        add("--redis", "redis.url", self.redis.as_deref());
+        add("--redis", "broker", self.redis.as_ref().map(|_| "redis"));
+        add("--open", "auth.open", self.open.then_some("true"));
+        for (key, value) in &self.set {
+            add(&format!("--set {key}"), key, Some(value));
+        }
+        flags
     }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text)
+        .map_err(|error| format!("write a duration such as 500ms, 30s or 2m ({error})"))?;
+    // The clock cannot tell a moment that is too far away.
+    if time > Duration::from_secs(24 * 3600) {
+        Err("must be at most 1day".to_owned())
+    } else {
+        Ok(time)
+    }
 }

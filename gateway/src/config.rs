@@ -1,27 +1,29 @@
 //! The configuration: one struct of sections, read once, checked before anything is bound.
 //!
-//! Layers, later ones winning: the embedded defaults, a file, the environment, flags. An unknown key is
-//! an error that names it, wherever it stands.
+//! Layers, later ones winning: the embedded defaults, a file, the environment, flags (`config_sources`). What
+//! `--check-config` accepts starts: every value is parsed into the type that is used, within bounds that its users can
+//! bear (`config_checks`). An error names the setting, where it was given, its value and what is allowed.
 
-use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use config::{Environment, File, FileFormat};
-use serde::Deserialize;
+use actix_web::http::header::HeaderName;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use sse_contract::{Channel, Keys};
 
+use crate::config_checks;
+use crate::config_sources::{Flag, Setting, Settings};
+use crate::log_filter::LogFilter;
+use crate::origin::AllowedOrigins;
 use crate::redis_settings::connection_info;
+pub use crate::slow_readers::{SlowReader, SlowReaderRule};
 
 /// The defaults, documented: also the reference for every key.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
-
-/// Variables with our prefix that belong to the publisher.
-const NOT_OURS: [&str; 3] = ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"];
-
-/// Settings that are lists: in the environment and in flags, separated by commas.
-const LISTS: [&str; 3] = ["cors.origins", "cors.headers", "stream.slow_readers"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,7 +45,7 @@ pub struct Config {
 
 /// Which broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum BrokerKind {
     /// This process alone.
     Memory,
@@ -64,7 +66,7 @@ macro_rules! section {
 section!(
     /// `[server]`
     ServerConfig {
-        listen: SocketAddr,
+        #[serde(deserialize_with = "address")] listen: SocketAddr,
         workers: usize,
         backlog: i32,
         max_connections: usize,
@@ -74,7 +76,10 @@ section!(
 );
 section!(
     /// `[admin]`
-    AdminConfig { listen: SocketAddr, ready_needs_broker: bool, }
+    AdminConfig {
+        #[serde(deserialize_with = "address")] listen: SocketAddr,
+        ready_needs_broker: bool,
+    }
 );
 section!(
     /// `[auth]`
@@ -82,13 +87,16 @@ section!(
 );
 section!(
     /// `[cors]`
-    CorsConfig { origins: Vec<String>, headers: Vec<String>, }
+    CorsConfig {
+        origins: AllowedOrigins,
+        #[serde(deserialize_with = "header_names")] headers: Vec<HeaderName>,
+    }
 );
 section!(
     /// `[redis]`
     RedisConfig {
-        url: String,
-        prefix: String,
+        #[serde(deserialize_with = "redis_url")] url: String,
+        #[serde(deserialize_with = "prefix")] prefix: String,
         #[serde(deserialize_with = "duration")] connect_timeout: Duration,
         #[serde(deserialize_with = "duration")] answer_timeout: Duration,
         #[serde(deserialize_with = "duration")] request_timeout: Duration,
@@ -144,12 +152,12 @@ section!(
 );
 section!(
     /// `[log]`
-    LogConfig { format: LogFormat, level: String, }
+    LogConfig { format: LogFormat, level: LogFilter, }
 );
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -162,149 +170,95 @@ pub enum LogFormat {
 #[error("configuration: {0}")]
 pub struct ConfigError(String);
 
+impl ConfigError {
+    /// With this text, made one line.
+    pub(crate) fn new(text: String) -> Self {
+        ConfigError(text.split('\n').map(str::trim).collect::<Vec<_>>().join(" "))
+    }
+
+    /// A setting has a value that it cannot have.
+    pub(crate) fn at(key: &str, setting: &Setting, what: impl std::fmt::Display) -> Self {
+        let Setting { value, place } = setting;
+        ConfigError::new(format!("{key} = {} ({place}): {what}", shown(key, value)))
+    }
+}
+
+/// A value as it may be shown to anybody.
+fn shown(key: &str, value: &Value) -> String {
+    let text = match value {
+        Value::String(url) if key == "redis.url" => format!("{:?}", without_credentials(url)),
+        Value::String(text) => format!("{text:?}"),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// User and password stand before the last `@`, whatever is wrong with the rest, and of a Unix socket behind the `?`.
+fn without_credentials(url: &str) -> String {
+    let url = match url.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            format!("{scheme}://…@{host}")
+        }
+        None => url.to_owned(),
+    };
+    url.split_once('?').map_or(url.clone(), |(before, _)| format!("{before}?…"))
+}
+
 impl Config {
-    /// Reads all layers. `env` is the process's environment; `flags` are `key=value` pairs.
+    /// Reads all layers. `env` is the process's environment; `flags` are `key=value` pairs, as of `--set`.
     pub fn load(
         file: Option<&Path>,
-        env: impl Iterator<Item = (String, String)>,
+        env: impl Iterator<Item = (OsString, OsString)>,
         flags: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let ours = env.filter(|(name, _)| !NOT_OURS.contains(&name.to_uppercase().as_str()));
-        let env: HashMap<String, String> = ours.collect();
-        let environment = Environment::with_prefix("SSE")
-            .prefix_separator("_")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .source(Some(env));
-        let environment = LISTS.iter().fold(environment, |e, key| e.with_list_parse_key(key));
-        let mut builder =
-            config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let set = |(key, value): &(String, String)| {
+            let (key, value) = (key.clone(), value.clone());
+            Flag { name: format!("--set {key}"), key, value }
+        };
+        Self::read(file, env, &flags.iter().map(set).collect::<Vec<_>>())
+    }
+
+    /// Reads all layers, with flags that have names of their own.
+    pub fn read(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (OsString, OsString)>,
+        flags: &[Flag],
+    ) -> Result<Self, ConfigError> {
+        let mut settings = Settings::defaults().clone();
         if let Some(file) = file {
-            builder = builder.add_source(File::from(file).format(FileFormat::Toml));
+            settings.add_file(file)?;
         }
-        builder = builder.add_source(environment);
-        for (key, value) in flags {
-            builder = builder
-                .set_override(key, parsed(key, value))
-                .map_err(|error| ConfigError(format!("{key}: {error}")))?;
-        }
-        let built = builder.build().map_err(|error| ConfigError(one_line(&error)))?;
-        let config: Config =
-            built.try_deserialize().map_err(|error| ConfigError(one_line(&error)))?;
-        config.check()?;
+        settings.add_environment(env)?;
+        settings.add_flags(flags)?;
+        config_checks::broker(&mut settings)?;
+        config_checks::bounds(&settings)?;
+        let config = Config::parse(&settings)?;
+        config_checks::together(&config, &settings)?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        let positive = [
-            ("server.max_connections", self.server.max_connections),
-            ("redis.pool_size", self.redis.pool_size),
-            ("history.page_bytes", self.history.page_bytes),
-            ("publish.max_event_bytes", self.publish.max_event_bytes as usize),
-            ("publish.max_body_bytes", self.publish.max_body_bytes),
-            ("stream.max_channels", self.stream.max_channels),
-            ("stream.queue_events", self.stream.queue_events),
-            ("stream.queue_bytes", self.stream.queue_bytes),
-            ("stream.inbox_bytes", self.stream.inbox_bytes),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(ConfigError(format!("{key}: must be above 0")));
-        }
-        let least = [
-            ("redis.connect_timeout", self.redis.connect_timeout, 1),
-            ("redis.answer_timeout", self.redis.answer_timeout, 1),
-            ("redis.request_timeout", self.redis.request_timeout, 1),
-            ("publish.body_timeout", self.publish.body_timeout, 1),
-            ("server.keep_alive", self.server.keep_alive, 1000),
-            ("redis.reconnect_max", self.redis.reconnect_max, 50),
-            ("redis.tick", self.redis.tick, 50),
-            ("history.ttl", self.history.ttl, 1000),
-            ("publish.idempotency_ttl", self.publish.idempotency_ttl, 1000),
-            ("stream.heartbeat", self.stream.heartbeat, 1000),
-            ("stream.retry", self.stream.retry, 1),
-            ("stream.progress_deadline", self.stream.progress_deadline, 1000),
-        ];
-        for (key, value, least) in least {
-            if value < Duration::from_millis(least) {
-                return Err(ConfigError(format!("{key}: must be at least {least}ms")));
-            }
-        }
-        if self.redis.gather > Duration::from_secs(1) {
-            return Err(ConfigError("redis.gather: at most 1s".to_owned()));
-        }
-        if self.server.workers > 512 {
-            return Err(ConfigError("server.workers: at most 512".to_owned()));
-        }
-        Keys::check_prefix(&self.redis.prefix)
-            .map_err(|error| ConfigError(format!("redis.prefix: {error}")))?;
-        if self.broker == BrokerKind::Redis {
-            connection_info(&self.redis.url).map_err(|error| ConfigError(error.to_string()))?;
-        }
-        if !self.server.listen.ip().is_loopback() && !self.auth.open {
-            return Err(ConfigError(format!(
-                "server.listen: {} can be reached from outside and no authentication is configured; \
-                 set auth.open = true if anybody who reaches it may subscribe and publish",
-                self.server.listen
-            )));
-        }
-        Ok(())
+    /// Parses each value into its type.
+    fn parse(settings: &Settings) -> Result<Self, ConfigError> {
+        let built = config::Config::builder().add_source(settings.clone()).build();
+        let built = built.map_err(|error| ConfigError::new(error.to_string()))?;
+        serde_path_to_error::deserialize(built).map_err(|error| {
+            let path = error.path().to_string();
+            // An item of a list is named by the setting and by its own text.
+            let key = path.split('[').next().unwrap_or_default();
+            ConfigError::at(key, settings.get(key), what(error.inner()))
+        })
     }
 }
 
-/// What becomes of a reader that is too slow for the live events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlowReader {
-    /// It reads history at its own pace, and misses nothing.
-    Replay,
-    /// It is sent the newest event of the channel, and told that others were left out.
-    Latest,
-    /// Its stream is closed.
-    Close,
-}
-
-/// `<pattern>=<policy>`: `*` in the pattern stands for any text.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct SlowReaderRule {
-    pattern: String,
-    policy: SlowReader,
-}
-
-impl TryFrom<String> for SlowReaderRule {
-    type Error = String;
-
-    fn try_from(rule: String) -> Result<Self, String> {
-        // A channel's name may hold an equals sign, so the last one counts.
-        let (pattern, policy) = rule.rsplit_once('=').unwrap_or((&rule, ""));
-        let policy = match policy {
-            "replay" => SlowReader::Replay,
-            "latest" => SlowReader::Latest,
-            "close" => SlowReader::Close,
-            _ => {
-                return Err(format!(
-                    "{rule:?} is not PATTERN=POLICY with a policy of replay, latest or close"
-                ));
-            }
-        };
-        Ok(SlowReaderRule { pattern: pattern.to_owned(), policy })
-    }
-}
-
-impl SlowReaderRule {
-    fn matches(&self, name: &str) -> bool {
-        let mut parts = self.pattern.split('*');
-        let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = name.strip_prefix(first) else { return false };
-        let mut parts: Vec<&str> = parts.collect();
-        let Some(last) = parts.pop() else { return rest.is_empty() };
-        for part in parts {
-            match rest.find(part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            }
-        }
-        rest.ends_with(last)
+/// What is wrong with a value, without the name and place that are told anyway.
+fn what(error: &config::ConfigError) -> String {
+    match error {
+        config::ConfigError::At { error, .. } => what(error),
+        other => other.to_string(),
     }
 }
 
@@ -323,113 +277,51 @@ impl StreamConfig {
     }
 }
 
-/// A flag's value: a list where one is wanted, a boolean or number where it reads as one.
-fn parsed(key: &str, value: &str) -> config::Value {
-    if LISTS.contains(&key) {
-        let items: Vec<&str> = value.split(',').filter(|item| !item.is_empty()).collect();
-        return items.into();
-    }
-    if let Ok(boolean) = value.parse::<bool>() {
-        return boolean.into();
-    }
-    value.parse::<i64>().map_or_else(|_| value.into(), Into::into)
-}
+impl TryFrom<String> for BrokerKind {
+    type Error = &'static str;
 
-fn one_line(error: &config::ConfigError) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text).map_err(|error| {
-        serde::de::Error::custom(format!(
-            "{text:?} is not a duration such as 500ms or 15s: {error}"
-        ))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
-        let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-            pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
-        };
-        Config::load(None, own(env).into_iter(), &own(flags)).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_defaults_are_complete_and_valid() {
-        let config = load(&[], &[]).unwrap();
-        assert_eq!(config.broker, BrokerKind::Memory);
-        assert_eq!(config.stream.heartbeat, Duration::from_secs(15));
-    }
-
-    #[test]
-    fn later_layers_win() {
-        let env =
-            [("SSE_REDIS__TICK", "3s"), ("SSE_BROKER", "redis"), ("SSE_CORS__ORIGINS", "a,b")];
-        let config = load(&env, &[("redis.tick", "4s"), ("history.max_len", "7")]).unwrap();
-        assert_eq!(config.redis.tick, Duration::from_secs(4));
-        assert_eq!(config.broker, BrokerKind::Redis);
-        assert_eq!(config.cors.origins, ["a", "b"]);
-        assert_eq!(config.history.max_len, 7);
-    }
-
-    #[test]
-    fn a_misspelt_key_is_named() {
-        for (env, culprit) in [
-            (("SSE_REDIS__TIK", "3s"), "tik"),
-            (("SSE_REDDIS__TICK", "3s"), "reddis"),
-            (("SSE_BROKR", "redis"), "brokr"),
-        ] {
-            let error = load(&[env], &[]).unwrap_err();
-            assert!(error.contains(culprit), "{error}");
-        }
-        let error = load(&[], &[("stream.hartbeat", "3s")]).unwrap_err();
-        assert!(error.contains("hartbeat"), "{error}");
-    }
-
-    #[test]
-    fn a_bad_value_is_named() {
-        for (key, value, culprit) in [
-            ("stream.heartbeat", "soon", "soon"),
-            ("stream.heartbeat", "10ms", "stream.heartbeat"),
-            ("server.listen", "everywhere", "listen"),
-            ("broker", "kafka", "kafka"),
-            ("stream.queue_events", "0", "stream.queue_events"),
-            ("redis.prefix", "a{b}", "redis.prefix"),
-            ("redis.prefix", "app:sse", "redis.prefix"),
-        ] {
-            let error = load(&[], &[(key, value)]).unwrap_err();
-            assert!(error.contains(culprit), "{key}={value}: {error}");
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        match text.as_str() {
+            "memory" => Ok(BrokerKind::Memory),
+            "redis" => Ok(BrokerKind::Redis),
+            _ => Err("must be memory or redis"),
         }
     }
+}
 
-    #[test]
-    fn the_first_rule_that_matches_holds() {
-        let rules = "tick:*=latest,a*b*c=close,x=y=close";
-        let config = load(&[], &[("stream.slow_readers", rules)]).unwrap();
-        for (channel, policy) in [
-            ("tick:eur", SlowReader::Latest),
-            ("tick", SlowReader::Replay),
-            ("abc", SlowReader::Close),
-            ("a-b-b-c", SlowReader::Close),
-            ("ac", SlowReader::Replay),
-            ("x=y", SlowReader::Close),
-        ] {
-            assert_eq!(config.stream.slow_reader(&channel.parse().unwrap()), policy, "{channel}");
+impl TryFrom<String> for LogFormat {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        match text.as_str() {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("must be text or json"),
         }
-        let error = load(&[], &[("stream.slow_readers", "a=fast")]).unwrap_err();
-        assert!(error.contains("a=fast"), "{error}");
-    }
-
-    #[test]
-    fn the_public_port_is_not_open_by_accident() {
-        let error = load(&[("SSE_SERVER__LISTEN", "0.0.0.0:8080")], &[]).unwrap_err();
-        assert!(error.contains("auth.open"), "{error}");
-        load(&[("SSE_SERVER__LISTEN", "0.0.0.0:8080"), ("SSE_AUTH__OPEN", "true")], &[]).unwrap();
-        load(&[("SSE_URL", "http://elsewhere")], &[]).unwrap();
     }
 }
+
+/// Reads a text and says what is allowed if it is not that.
+macro_rules! parsed_by {
+    ($name:ident, $kind:ty, $parse:expr) => {
+        fn $name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$kind, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            $parse(&text).map_err(D::Error::custom)
+        }
+    };
+}
+
+fn header_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HeaderName>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let read = |name: &String| {
+        name.parse().map_err(|_| D::Error::custom(format!("{name:?} is no name of a header")))
+    };
+    names.iter().map(read).collect()
+}
+
+parsed_by!(duration, Duration, config_checks::parse_duration);
+parsed_by!(address, SocketAddr, config_checks::parse_address);
+parsed_by!(prefix, String, |text: &str| Keys::check_prefix(text).map(|()| text.to_owned()));
+parsed_by!(redis_url, String, |text: &str| {
+    connection_info(text).map(|_| text.to_owned()).map_err(|error| error.what().to_owned())
+});

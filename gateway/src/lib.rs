@@ -6,9 +6,15 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod config;
+pub mod config_checks;
+pub mod config_names;
+pub mod config_sources;
+pub mod log_filter;
 pub mod logging;
 pub mod metrics;
+pub mod origin;
 pub mod panics;
+pub mod slow_readers;
 pub mod vitals;
 
 // Pure: no I/O, no Redis, no actix.
@@ -63,3 +69,6 @@ pub mod subscribe;
 
 pub use config::Config;
 pub use server::{Gateway, StartError};
+
+#[cfg(test)]
+mod config_tests;

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::log_filter::LogFilter;
 
 /// The thread that waits for the last lines.
 pub const FINISHING: &str = "sse-log-end";
@@ -46,20 +47,19 @@ struct Passing {
 
 /// Sends this process's log lines where the configuration says.
 ///
-/// # Errors
+/// # Panics
 ///
-/// The level is of no use, or this process has a log already.
-pub fn init(config: &LogConfig) -> Result<Log, String> {
+/// This process has a log already.
+pub fn init(config: &LogConfig) -> Log {
     let (writer, thread) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING_LINES)
         .lossy(true)
         .thread_name("sse-log")
         .finish(io::stderr());
-    let (passing, level) = reload::Layer::new(Passing::new(&config.level)?);
+    let (passing, level) = reload::Layer::new(Passing::new(&config.level));
     let lines = lines(config.format, writer.clone()).with_filter(passing);
-    let set = tracing_subscriber::registry().with(lines).try_init();
-    set.map_err(|error| error.to_string())?;
-    Ok(Log { writer, thread: Arc::new(Mutex::new(Some(thread))), level })
+    tracing_subscriber::registry().with(lines).init();
+    Log { writer, thread: Arc::new(Mutex::new(Some(thread))), level }
 }
 
 fn lines(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -72,13 +72,9 @@ fn lines(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registry> + Se
 
 impl Log {
     /// From now on lines of this level pass.
-    ///
-    /// # Errors
-    ///
-    /// The level is of no use; the old one holds.
-    pub fn set_level(&self, level: &str) -> Result<(), String> {
-        let passing = Passing::new(level)?;
-        self.level.reload(passing).map_err(|error| error.to_string())
+    pub fn set_level(&self, level: &LogFilter) {
+        // It fails only where the log is gone, and nobody would read about it.
+        let _ = self.level.reload(Passing::new(level));
     }
 
     /// The count of lines that were not written.
@@ -118,12 +114,10 @@ impl DroppedLines {
 }
 
 impl Passing {
-    fn new(level: &str) -> Result<Self, String> {
-        let targets: Targets = level
-            .parse()
-            .map_err(|error| format!("configuration: log.level: {level:?}: {error}"))?;
+    fn new(level: &LogFilter) -> Self {
+        let targets = level.targets().clone();
         let clients = targets.would_enable(CLIENTS, &Level::DEBUG);
-        Ok(Passing { targets, clients })
+        Passing { targets, clients }
     }
 
     fn passes(&self, line: &Metadata<'_>) -> bool {
@@ -152,18 +146,13 @@ mod tests {
 
     #[test]
     fn what_clients_cause_passes_where_debug_does() {
-        let passes = |level, target: &'static str| {
-            Passing::new(level).unwrap().clients || !target.starts_with(CLIENTS)
+        let passes = |level: &str, target: &'static str| {
+            let level = LogFilter::try_from(level.to_owned()).unwrap();
+            Passing::new(&level).clients || !target.starts_with(CLIENTS)
         };
         assert!(!passes("info", "actix_http::h1::dispatcher"));
         assert!(passes("info", "sse_gateway::ingest"));
         assert!(passes("debug", "actix_http::h1::dispatcher"));
         assert!(passes("info,actix_http=debug", "actix_http::h1::dispatcher"));
-    }
-
-    #[test]
-    fn a_level_of_no_use_is_named() {
-        let error = Passing::new("a=b=c").unwrap_err();
-        assert!(error.contains("log.level") && error.contains("a=b=c"), "{error}");
     }
 }

@@ -16,7 +16,8 @@ use sse_gateway::{Config, Gateway, config, panics};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Chosen by measurement: of the allocators tried it keeps least for an idle stream, and gives back what a rush of
-/// clients took. `.cargo/config.toml` says how soon.
+/// clients took. `.cargo/config.toml` says how soon. Building it takes long, so it is a feature.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -40,10 +41,7 @@ fn main() -> ExitCode {
     if args.check_config {
         return say("the configuration is valid");
     }
-    let log = match logging::init(&config.log) {
-        Ok(log) => log,
-        Err(error) => return fail(USAGE, &error),
-    };
+    let log = logging::init(&config.log);
     let ending = log.clone();
     panics::hook(move || end(&ending, DIED));
     let system = actix_rt::System::new();
@@ -70,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn load(args: &Args) -> Result<Config, String> {
-    let loaded = Config::load(args.config.as_deref(), std::env::vars(), &args.overrides());
+    let loaded = Config::read(args.config.as_deref(), std::env::vars_os(), &args.flags());
     loaded.map_err(|error| error.to_string())
 }
 
@@ -94,6 +92,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let ending = log.clone();
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        tracing::info!("stopping; a second signal ends it at once");
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             tracing::warn!("stopped at once by a second signal");
@@ -124,11 +123,11 @@ fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     actix_rt::spawn(async move {
         while hangup.recv().await.is_some() {
-            let loaded = load(&args);
-            match loaded.and_then(|config| log.set_level(&config.log.level).map(|()| config)) {
+            match load(&args) {
                 Ok(config) => {
+                    log.set_level(&config.log.level);
                     tracing::info!(
-                        log.level = config.log.level,
+                        log.level = config.log.level.as_ref(),
                         "the log's level was read again; everything else takes a restart"
                     );
                 }

@@ -7,8 +7,11 @@ use std::time::Duration;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
-    AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    RedisError,
 };
+
+use rustls::pki_types::ServerName;
 
 use crate::config::Config;
 
@@ -135,12 +138,30 @@ impl BadRedisUrl {
     pub fn new(error: impl fmt::Display) -> Self {
         BadRedisUrl(error.to_string())
     }
+
+    /// What is wrong, without the setting's name.
+    pub fn what(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Reads the address of Redis; refuses what could not serve.
 pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
-    let odd = |error| BadRedisUrl(format!("{error}; write it as redis://user:password@host:6379"));
-    let info = url.into_connection_info().map_err(odd)?;
+    let odd = |what: &dyn fmt::Display| {
+        BadRedisUrl(format!("{what}; write it as redis://user:password@host:6379"))
+    };
+    if url.is_empty() {
+        return Err(odd(&"it is empty"));
+    }
+    let info = url.into_connection_info().map_err(|error| odd(&error))?;
+    if let ConnectionAddr::TcpTls { host, insecure, .. } = info.addr() {
+        if *insecure {
+            return Err(odd(&"TLS without checking the certificate is refused"));
+        }
+        if ServerName::try_from(host.as_str()).is_err() {
+            return Err(odd(&format_args!("{host:?} is no name for TLS")));
+        }
+    }
     if info.redis_settings().db() != 0 {
         let text = "a database number other than 0 is refused, because pub/sub ignores databases; \
                     use redis.prefix to keep several gateways apart on one Redis";

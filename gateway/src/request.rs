@@ -10,6 +10,7 @@ use sse_contract::{Channel, EventId, EventType};
 
 use crate::hub::Subscription;
 use crate::join::Start;
+use crate::origin::AllowedOrigins;
 use crate::problem::{Kind, Problem};
 
 /// The longest `Last-Event-ID` that is looked at, in bytes.
@@ -160,10 +161,10 @@ fn looks_like_a_position(name: &str, value: &str) -> bool {
 
 /// Refuses a page of another site that is not among the allowed origins. CORS alone only keeps such a page
 /// from reading the answer; the event would be published.
-pub fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), Problem> {
+pub fn check_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Result<(), Problem> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let Some(origin) = header("Origin") else { return Ok(()) };
-    if allowed.iter().any(|entry| entry == "*" || entry == origin) {
+    if allowed.allow(origin) {
         return Ok(());
     }
     let own = [header("Host"), header("X-Forwarded-Host")];

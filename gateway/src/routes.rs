@@ -94,12 +94,12 @@ fn cors(config: &CorsConfig) -> Cors {
         .allowed_methods(["GET", "HEAD", "POST"])
         .allowed_headers(&config.headers)
         .max_age(600);
-    if config.origins.iter().any(|origin| origin == "*") {
+    if config.origins.any() {
         // Any origin, and therefore never with credentials.
         return cors.allow_any_origin().send_wildcard();
     }
     let allow = |cors: Cors, origin: &String| cors.allowed_origin(origin);
-    config.origins.iter().fold(cors.supports_credentials(), allow)
+    config.origins.listed().iter().fold(cors.supports_credentials(), allow)
 }
 
 /// The live console: one page without anything from elsewhere.

@@ -273,7 +273,8 @@ impl Subscribers {
     /// Ends as many streams as are due by the plan. Answers whether all have ended.
     pub(crate) fn drain(&mut self, plan: DrainPlan) -> bool {
         let left = plan.spread.saturating_sub(plan.began.elapsed()).as_millis();
-        let keep = (plan.streams as u128 * left).div_ceil(plan.spread.as_millis().max(1));
+        // The first is due at once: a gateway with a single stream has nothing to spread.
+        let keep = plan.streams as u128 * left / plan.spread.as_millis().max(1);
         let due = self.connections.len().saturating_sub(keep as usize);
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
         let now = self.now();

@@ -177,6 +177,9 @@ pub struct TailArguments {
     /// Print checkpoints, too: nothing new, but the position moved
     #[arg(long, conflicts_with = "data_only")]
     pub checkpoints: bool,
+    /// Say nothing on stderr about connecting and reconnecting; gaps are still told
+    #[arg(long)]
+    pub quiet: bool,
     /// Reconnect when not one byte came for this long
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = positive_duration)]
     pub idle_timeout: Duration,

@@ -145,15 +145,18 @@ impl Ledger {
     }
 }
 
-/// Publishes the events of a ledger, as far as patience goes.
+/// Publishes the events of a ledger, as far as patience goes. `trying_on` is told why an attempt failed and how much
+/// longer others will be made, once until something succeeds.
 pub async fn deliver(
     target: &mut impl Target,
     ledger: &mut Ledger,
     patience: Duration,
     first_wait: Duration,
+    mut trying_on: impl FnMut(&Reason, Duration),
 ) -> Ending {
     let mut patience = Patience::new(patience, first_wait);
     let mut most = BATCH_EVENTS;
+    let mut told = false;
     loop {
         let request = ledger.next_request(most);
         if request.is_empty() {
@@ -172,6 +175,7 @@ pub async fn deliver(
         let why = answers.iter().find_map(reason);
         if ledger.record(&request, in_doubt, answers) {
             patience.progress();
+            told = false;
         }
         if stop {
             ledger.explain_unsent(&why.unwrap_or_else(|| Reason::new("not sent")));
@@ -182,8 +186,15 @@ pub async fn deliver(
         if !request.iter().any(still_waiting) {
             continue;
         }
-        match patience.wait(Instant::now(), retry_after) {
-            Some(wait) => tokio::time::sleep(wait).await,
+        let now = Instant::now();
+        match patience.wait(now, retry_after) {
+            Some(wait) => {
+                if let Some(why) = why.as_ref().filter(|_| !told) {
+                    trying_on(why, patience.left(now));
+                    told = true;
+                }
+                tokio::time::sleep(wait).await;
+            }
             None => {
                 let why = why.map_or_else(String::new, |reason| format!(": {}", reason.text));
                 ledger.explain_unsent(&Reason::new(format!(

@@ -51,8 +51,8 @@ pub struct NoAnswer {
 }
 
 impl NoAnswer {
-    fn unconnected(why: impl std::fmt::Display) -> Self {
-        NoAnswer { text: format!("cannot connect: {why}"), connected: false }
+    fn unconnected(base: &BaseUrl, why: impl std::fmt::Display) -> Self {
+        NoAnswer { text: format!("cannot connect to {base}: {why}"), connected: false }
     }
 }
 
@@ -93,7 +93,7 @@ impl HttpClient {
             .method(method)
             .uri(format!("{}{path}", self.base.path()))
             .body(Full::new(Bytes::from(body)))
-            .map_err(NoAnswer::unconnected)?;
+            .map_err(|why| NoAnswer::unconnected(&self.base, why))?;
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().extend(headers.iter().cloned());
         let mut connection = self.connection().await?;
@@ -129,30 +129,36 @@ impl HttpClient {
             return Ok(idle);
         }
         match timeout(self.connect_wait, self.connect()).await {
-            Ok(connection) => connection,
+            Ok(connection) => connection.map_err(|why| NoAnswer::unconnected(&self.base, why)),
             Err(_) => {
                 let wait = humantime::format_duration(self.connect_wait);
-                Err(NoAnswer::unconnected(format!("nothing within {wait}")))
+                Err(NoAnswer::unconnected(&self.base, format!("nothing within {wait}")))
             }
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let (host, port) = (self.base.host(), self.base.port());
-        let socket = TcpStream::connect((host, port)).await.map_err(NoAnswer::unconnected)?;
-        socket.set_nodelay(true).map_err(NoAnswer::unconnected)?;
+        let text = |why: std::io::Error| why.to_string();
+        let socket = TcpStream::connect((host, port)).await.map_err(text)?;
+        socket.set_nodelay(true).map_err(text)?;
         let Some(tls) = &self.tls else { return handshake(socket).await };
-        let name = ServerName::try_from(host.to_owned()).map_err(NoAnswer::unconnected)?;
-        handshake(tls.connect(name, socket).await.map_err(NoAnswer::unconnected)?).await
+        let name = ServerName::try_from(host.to_owned()).map_err(|why| why.to_string())?;
+        handshake(tls.connect(name, socket).await.map_err(text)?).await
+    }
+
+    /// The gateway.
+    pub fn base(&self) -> &BaseUrl {
+        &self.base
     }
 }
 
-async fn handshake<S>(socket: S) -> Result<SendRequest<Full<Bytes>>, NoAnswer>
+async fn handshake<S>(socket: S) -> Result<SendRequest<Full<Bytes>>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) =
-        http1::handshake(TokioIo::new(socket)).await.map_err(NoAnswer::unconnected)?;
+        http1::handshake(TokioIo::new(socket)).await.map_err(|why| why.to_string())?;
     // It ends with the connection, which ends when the sender and the last body are dropped. What goes
     // wrong in it reaches the request as well.
     tokio::spawn(connection);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::{Address, Environment};
 use crate::args::PublishArguments;
-use crate::attempt::Target;
+use crate::attempt::{Reason, Target};
 use crate::deliver::{Ending, Ledger, deliver};
 use crate::exit::{self, Failure};
 use crate::gather::{Batch, Gather};
@@ -130,7 +130,13 @@ async fn publish<O: Write, E: Write>(
             report.refused(*place, reason);
         }
         let mut ledger = Ledger::new(events);
-        early = deliver_or_interrupt(&mut target, &mut ledger, arguments.retry_for, &mut interrupt)
+        // Half a minute of silence would look as if something hung.
+        let trying_on = |why: &Reason, left: Duration| {
+            let left = humantime::format_duration(left);
+            report.say(&format!("{}; trying again for {left}, see --retry-for", why.text));
+        };
+        let patience = arguments.retry_for;
+        early = deliver_or_interrupt(&mut target, &mut ledger, patience, &mut interrupt, trying_on)
             .await;
         report.batch(&ledger);
         connected |= ledger.connected;
@@ -159,9 +165,10 @@ async fn deliver_or_interrupt(
     ledger: &mut Ledger,
     patience: Duration,
     interrupt: &mut Interrupt,
+    trying_on: impl FnMut(&Reason, Duration),
 ) -> Option<Early> {
     tokio::select! {
-        ending = deliver(target, ledger, patience, FIRST_WAIT) => match ending {
+        ending = deliver(target, ledger, patience, FIRST_WAIT, trying_on) => match ending {
             Ending::Settled => return None,
             Ending::GaveUp => return Some(Early::GaveUp),
         },

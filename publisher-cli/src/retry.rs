@@ -43,6 +43,12 @@ impl Patience {
         self.waits = waits(self.first, LONGEST_WAIT);
     }
 
+    /// How much longer attempts will be made if none succeeds.
+    pub fn left(&self, now: Instant) -> Duration {
+        let since = self.failing_since.unwrap_or(now);
+        self.budget.saturating_sub(now.saturating_duration_since(since))
+    }
+
     /// How long to wait before the next attempt, at least `retry_after`; `None` to give up. The last
     /// wait is cut so that the last attempt is at the end of the budget, not short of it.
     pub fn wait(&mut self, now: Instant, retry_after: Option<Duration>) -> Option<Duration> {

@@ -55,6 +55,7 @@ struct Tail<O, E> {
     waits: Waits,
     idle_timeout: Duration,
     left: Option<u64>,
+    quiet: bool,
     printer: Printer<O, E>,
 }
 
@@ -81,6 +82,7 @@ pub async fn run(
         waits: waits(DEFAULT_RETRY, LONGEST_RETRY),
         idle_timeout: arguments.idle_timeout,
         left: arguments.limit,
+        quiet: arguments.quiet,
         printer: Printer::new(form, arguments.checkpoints, io::stdout(), io::stderr()),
     };
     Ok(tokio::select! {
@@ -129,7 +131,7 @@ impl<O: Write, E: Write> Tail<O, E> {
                 }
             };
             let wait = self.waits.next().unwrap_or(self.retry).max(at_least.unwrap_or_default());
-            self.printer.say(&format!("{why}; reconnecting in {:.1} s", wait.as_secs_f64()));
+            self.note(&format!("{why}; reconnecting in {:.1} s", wait.as_secs_f64()));
             tokio::time::sleep(wait).await;
         }
     }
@@ -154,6 +156,11 @@ impl<O: Write, E: Write> Tail<O, E> {
         if let Some(end) = self.judge(&mut response).await {
             return end;
         }
+        let from = match self.last_event_id.as_str() {
+            "" => String::new(),
+            id => format!(", going on after {id}"),
+        };
+        self.note(&format!("connected to {}{from}", self.client.base()));
         let mut stream = EventStream::new(&self.last_event_id, MAX_EVENT);
         loop {
             let chunk = match next_chunk(response.body_mut(), self.idle_timeout).await {
@@ -164,6 +171,13 @@ impl<O: Write, E: Write> Tail<O, E> {
             if let Err(end) = self.take(&mut stream, &chunk) {
                 return end;
             }
+        }
+    }
+
+    /// What connections come to.
+    fn note(&mut self, line: &str) {
+        if !self.quiet {
+            self.printer.say(line);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod clients;
+mod configuration;
 mod console;
 mod contract;
 mod edges;

@@ -1,9 +1,13 @@
 //! The program `sse-gateway` itself: exit codes, messages, signals.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::{Redis, tempdir};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Redis, Subscriber, eventually, own_addr, request, tempdir};
 
 fn gateway(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_sse-gateway");
@@ -33,6 +37,88 @@ fn a_bad_configuration_is_one_line_that_names_the_culprit() {
     let file = dir.path().join("gateway.toml");
     std::fs::write(&file, "[strem]\nheartbeat = \"1s\"\n").unwrap();
     refuses(&["--config", file.to_str().unwrap(), "--check-config"], 64, &["strem"]);
+}
+
+#[test]
+fn the_program_names_the_flag_or_variable_and_what_is_allowed() {
+    let near = ["127.0.0.1:8080", "localhost is 127.0.0.1", "flag --listen"];
+    refuses(&["--listen", "localhost:8080"], 64, &near);
+    let words = ["log.format = \"xml\" (flag --set log.format): must be text or json"];
+    refuses(&["--set", "log.format=xml", "--check-config"], 64, &words);
+    refuses(&["--set", "log.level=loud", "--check-config"], 64, &["loud", "debug", "trace"]);
+    refuses(
+        &["--redis", "redis://a", "--set", "broker=memory"],
+        64,
+        &["flag --redis", "contradict"],
+    );
+    let with = |name: &str, value: &[u8]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+        let value = std::ffi::OsStr::from_bytes(value);
+        program.arg("--check-config").env_clear().env(name, value).output().expect("it runs")
+    };
+    let wrong = with("SSE_REDIS_URL", b"redis://127.0.0.1");
+    let text = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert_eq!(wrong.status.code(), Some(64), "{text}");
+    assert!(text.contains("variable SSE_REDIS_URL") && text.contains("SSE_REDIS__URL"), "{text}");
+    // Neither what Kubernetes sets nor what is no text at all is any of its business.
+    for (name, value) in [
+        ("SSE_GATEWAY_SERVICE_HOST", &b"10.0.0.1"[..]),
+        ("SSE_PORT", b"tcp://10.0.0.1:80"),
+        ("SSE_REDIS_PORT", b"tcp://10.0.0.1:6379"),
+        ("X", b"\xff\xfe"),
+    ] {
+        let fine = with(name, value);
+        assert!(fine.status.success(), "{name}: {fine:?}");
+    }
+}
+
+#[test]
+fn a_wait_that_no_clock_can_tell_is_refused() {
+    let wrong = gateway(&["--wait-for-redis", "500000000000y", "--check-config"]);
+    let text = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert_eq!(wrong.status.code(), Some(64), "{text}");
+    assert!(text.contains("--wait-for-redis") && text.contains("at most 1day"), "{text}");
+}
+
+/// A gateway that is not left behind by a test that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn the_first_signal_says_that_a_second_one_ends_it() {
+    let (addr, admin) = (own_addr(), own_addr());
+    let settings = ["server.workers=1", "drain.spread=40s", "drain.deadline=40s"];
+    let child = Command::new(env!("CARGO_BIN_EXE_sse-gateway"))
+        .args(["--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
+        .args(settings.iter().flat_map(|setting| ["--set", setting]))
+        .env_clear()
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut child = Running(child);
+    eventually("it serves", || std::net::TcpStream::connect(admin).is_ok());
+    eventually("it is ready", || request(admin, "GET", "/readyz", &[], b"").status == 200);
+    // The second of them keeps the drain going.
+    let streams = ["a", "b"].map(|channel| {
+        let mut stream = Subscriber::open(addr, &format!("channel={channel}"), &[]);
+        stream.opening();
+        stream
+    });
+    let pid = Pid::from_child(&child.0);
+    kill_process(pid, Signal::INT).unwrap();
+    let lines = BufReader::new(child.0.stderr.take().expect("it is piped")).lines();
+    let told =
+        lines.map(Result::unwrap).find(|line| line.contains("a second signal ends it at once"));
+    assert!(told.is_some(), "it ended without a word of it");
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(1));
+    drop(streams);
 }
 
 #[test]

@@ -411,6 +411,16 @@ fn a_stop_leaves_streams_unfinished_with_a_time_to_come_back() {
 }
 
 #[test]
+fn a_single_stream_does_not_hold_up_a_stop() {
+    let spread = [("server.workers", "1"), ("drain.spread", "1h"), ("drain.deadline", "1h")];
+    let mut gateway = TestGateway::memory(&spread);
+    let mut stream = gateway.live("channel=demo");
+    gateway.drain();
+    assert_eq!(stream.rest().0, [], "it is ended at once, not after an hour");
+    gateway.stop();
+}
+
+#[test]
 fn a_full_gateway_asks_to_come_back() {
     let gateway = TestGateway::memory(&[("stream.max_streams", "1")]);
     let open = gateway.live("channel=demo");

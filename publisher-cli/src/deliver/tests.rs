@@ -107,7 +107,7 @@ fn event(number: usize, channel: &str, bad: bool) -> Event {
 
 fn run(server: &mut Server, ledger: &mut Ledger, patience: Duration) -> Ending {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(deliver(server, ledger, patience, Duration::ZERO))
+    runtime.block_on(deliver(server, ledger, patience, Duration::ZERO, |_, _| {}))
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -198,4 +198,24 @@ fn a_request_is_bounded_in_bytes_but_takes_one_event_of_any_size() {
     let huge = Event { data: "x".repeat(3 * BATCH_BYTES).into(), ..event(9, "a", false) };
     assert_eq!(Ledger::new(vec![big(0), big(1)]).next_request(99), [0]);
     assert_eq!(Ledger::new(vec![huge, big(1)]).next_request(99), [0]);
+}
+
+#[test]
+fn a_failure_that_is_tried_again_is_told_once_until_something_succeeds() {
+    let faults = [Fault::Refuse, Fault::Refuse, Fault::Unavailable { from: 1 }, Fault::Refuse];
+    let mut server = Server::new(faults.to_vec());
+    let mut ledger = Ledger::new(vec![event(0, "a", false), event(1, "a", false)]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (patience, mut told) = (Duration::from_secs(3600), Vec::new());
+    let delivery = deliver(&mut server, &mut ledger, patience, Duration::ZERO, |why, left| {
+        told.push((why.text.clone(), left));
+    });
+    assert_eq!(runtime.block_on(delivery), Ending::Settled);
+    assert_eq!(told, [("again".to_owned(), patience), ("again".to_owned(), patience)]);
+    let mut server = Server::new(vec![Fault::Refuse]);
+    let mut ledger = Ledger::new(vec![event(0, "a", false)]);
+    let delivery = deliver(&mut server, &mut ledger, Duration::ZERO, Duration::ZERO, |_, _| {
+        panic!("no other attempt will be made");
+    });
+    assert_eq!(runtime.block_on(delivery), Ending::GaveUp);
 }

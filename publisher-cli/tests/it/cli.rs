@@ -1,8 +1,8 @@
 //! Runs the binary, with an environment that does not leak in from outside.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
@@ -26,6 +26,7 @@ pub struct Running {
     pub child: Child,
     pub input: Option<ChildStdin>,
     pub output: Option<BufReader<ChildStdout>>,
+    pub errors: BufReader<ChildStderr>,
 }
 
 pub fn start(arguments: &[&str]) -> Running {
@@ -48,7 +49,8 @@ fn start_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Running {
         .unwrap();
     let input = child.stdin.take();
     let output = child.stdout.take().map(BufReader::new);
-    Running { child, input, output }
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    Running { child, input, output, errors }
 }
 
 impl Running {
@@ -66,6 +68,13 @@ impl Running {
         line
     }
 
+    /// Waits for a line on its stderr.
+    pub fn read_error(&mut self) -> String {
+        let mut line = String::new();
+        self.errors.read_line(&mut line).unwrap();
+        line
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         let pid = self.child.id().to_string();
@@ -77,11 +86,12 @@ impl Running {
         drop(self.input.take());
         let mut out = String::new();
         if let Some(output) = &mut self.output {
-            std::io::Read::read_to_string(output, &mut out).unwrap();
+            output.read_to_string(&mut out).unwrap();
         }
-        let rest = self.child.wait_with_output().unwrap();
-        let err = String::from_utf8(rest.stderr).unwrap();
-        Run { code: rest.status.code().unwrap(), out, err }
+        let mut err = String::new();
+        self.errors.read_to_string(&mut err).unwrap();
+        let status = self.child.wait().unwrap();
+        Run { code: status.code().unwrap(), out, err }
     }
 }
 

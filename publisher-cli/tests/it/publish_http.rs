@@ -191,7 +191,23 @@ fn nobody_there_is_exit_code_2() {
     // Port 1 is nobody's: a port the kernel chooses could become another test's.
     let run = run(&["demo", "x", "--url", "http://127.0.0.1:1", "--retry-for", "1ms"], "");
     assert_eq!(run.code, 2, "{}", run.err);
-    assert!(run.err.contains("not published: cannot connect: "), "{}", run.err);
+    assert!(
+        run.err.contains("not published: cannot connect to http://127.0.0.1:1: "),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn a_first_failure_is_told_while_others_are_tried() {
+    let mut running = start(&["demo", "x", "--url", "http://127.0.0.1:1", "--retry-for", "1h"]);
+    let told = running.read_error();
+    assert!(told.starts_with("sse-publish: cannot connect to http://127.0.0.1:1: "), "{told}");
+    assert!(told.ends_with("; trying again for 1h, see --retry-for\n"), "{told}");
+    running.interrupt();
+    let run = running.finish();
+    assert_eq!(run.code, 130, "{}", run.err);
+    assert!(!run.err.contains("trying again"), "once: {}", run.err);
 }
 
 #[test]

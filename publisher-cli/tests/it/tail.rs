@@ -127,11 +127,13 @@ fn a_closed_stdout_ends_it_quietly() {
     let (close, closed) = mpsc::channel();
     let blocks = reply_and_hold(stream("id: 1-0\ndata: x\n\n"));
     let gateway = ScriptedGateway::play(vec![wait_for(closed, blocks)]);
-    let mut running = start(&["tail", "demo", "--url", &gateway.url]);
+    let url = gateway.url.clone();
+    let mut running = start(&["tail", "demo", "--url", &url]);
     drop(running.output.take());
     close.send(()).unwrap();
     let run = running.finish();
-    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    let connected = format!("sse-publish: connected to {url}\n");
+    assert_eq!((run.code, run.err), (0, connected));
 }
 
 #[test]
@@ -144,5 +146,27 @@ fn ctrl_c_is_exit_code_130() {
     assert_eq!(running.read(), "1-0  message  x\n");
     running.interrupt();
     let run = running.finish();
-    assert_eq!((run.code, run.err.as_str()), (130, ""));
+    assert_eq!((run.code, run.err.lines().count()), (130, 1), "{}", run.err);
+}
+
+#[test]
+fn each_connection_is_told_unless_nobody_wants_to_know() {
+    let script = || {
+        vec![
+            reply(stream("retry: 1\n\nid: 1-0\ndata: a\n\n")),
+            reply(stream("id: 2-0\ndata: b\n\n")),
+        ]
+    };
+    let gateway = ScriptedGateway::play(script());
+    let url = gateway.url.clone();
+    let told = run(&["tail", "demo", "--limit", "2", "--url", &url], "");
+    let lines: Vec<&str> = told.err.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", told.err);
+    assert_eq!(lines[0], format!("sse-publish: connected to {url}"));
+    assert!(lines[1].contains("the stream ended; reconnecting in"), "{}", lines[1]);
+    assert_eq!(lines[2], format!("sse-publish: connected to {url}, going on after 1-0"));
+    gateway.requests();
+    let gateway = ScriptedGateway::play(script());
+    let quiet = run(&["tail", "demo", "--limit", "2", "--quiet", "--url", &gateway.url], "");
+    assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
 }

@@ -1,0 +1,126 @@
+//! What `--check-config` accepts starts: both ports answer, whatever odd values were accepted.
+
+use std::ffi::OsString;
+
+use sse_gateway::Config;
+use sse_gateway::config_checks::{DURATIONS, WHOLE};
+
+use crate::support::{Redis, TestGateway, request};
+
+/// Every worker answers, and says what it thinks of this origin.
+#[track_caller]
+fn serves(settings: &[(&str, &str)], origin: Option<&str>) -> TestGateway {
+    let gateway = TestGateway::memory(settings);
+    for _ in 0..4 {
+        let headers: Vec<(&str, &str)> = origin.iter().map(|origin| ("Origin", *origin)).collect();
+        let page = request(gateway.addr, "GET", "/", &headers, b"");
+        assert_eq!(page.status, 200, "{settings:?}: {}", page.body);
+        if origin.is_some() {
+            let head = page.head.to_ascii_lowercase();
+            assert!(head.contains("access-control-allow-origin"), "{settings:?}: {head}");
+        }
+    }
+    assert_eq!(gateway.admin("/readyz").status, 200, "{settings:?}");
+    gateway
+}
+
+#[test]
+fn odd_origins_that_are_accepted_start_and_match() {
+    for (origins, origin) in [
+        ("", None),
+        (" ", None),
+        ("*", Some("https://any.example")),
+        (" * ", Some("https://any.example")),
+        ("https://a.example, http://localhost:3000", Some("http://localhost:3000")),
+        ("https://xn--bcher-kva.example", Some("https://xn--bcher-kva.example")),
+        ("http://[::1]:8080", Some("http://[::1]:8080")),
+        ("capacitor://localhost", Some("capacitor://localhost")),
+    ] {
+        serves(&[("cors.origins", origins)], origin).stop();
+    }
+}
+
+/// Each setting with bounds at one of its ends, for a machine with two cores.
+fn at_the_ends(most: bool) -> Vec<(&'static str, String)> {
+    let whole = WHOLE.iter().map(|(key, low, high)| (*key, if most { *high } else { *low }));
+    let whole = whole.map(|(key, number)| (key, number.to_string()));
+    let durations =
+        DURATIONS.iter().map(|(key, low, high)| (*key, if most { *high } else { *low }));
+    let durations = durations.map(|(key, time)| (key, format!("{}ms", time.as_millis())));
+    // So many threads that nobody has so many cores.
+    whole.chain(durations).filter(|(key, _)| *key != "server.workers").collect()
+}
+
+#[test]
+fn a_gateway_serves_at_both_ends_of_every_bound() {
+    for most in [false, true] {
+        let settings = at_the_ends(most);
+        let settings: Vec<(&str, &str)> =
+            settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        serves(&settings, None).stop();
+        let streams: Vec<(&str, &str)> =
+            settings.iter().filter(|(key, _)| *key != "server.max_connections").copied().collect();
+        let gateway = TestGateway::memory(&streams);
+        let mut stream = gateway.live("channel=demo");
+        if most {
+            gateway.publish("demo", "x");
+            assert_eq!(stream.event().data, "x");
+        }
+        drop(stream);
+        gateway.settled();
+    }
+}
+
+#[test]
+fn a_gateway_reaches_redis_at_both_ends_of_every_bound() {
+    for most in [false, true] {
+        let redis = Redis::start();
+        let settings = at_the_ends(most);
+        // A millisecond for an answer is no promise that there is one in time.
+        let longer = |key: &str| most || !key.ends_with("_timeout");
+        let settings: Vec<(&str, &str)> = settings
+            .iter()
+            .filter(|(key, _)| longer(key) && *key != "server.max_connections")
+            .map(|(key, value)| (*key, value.as_str()))
+            .collect();
+        let gateway = TestGateway::redis(&redis, &settings);
+        assert_eq!(gateway.admin("/readyz").status, 200);
+        drop(gateway.live("channel=demo"));
+        gateway.settled();
+    }
+}
+
+/// Lines `NAME: value` and `NAME=value` of the variables in a file.
+fn variables(text: &str) -> Vec<(OsString, OsString)> {
+    let lines =
+        text.lines().map(|line| line.trim().trim_start_matches("ENV ").trim_end_matches('\\'));
+    let pairs = lines.filter(|line| line.starts_with("SSE_")).filter_map(|line| {
+        let at = line.find([':', '='])?;
+        let value = line[at + 1..].trim().trim_matches('"');
+        Some((line[..at].into(), value.into()))
+    });
+    pairs.collect()
+}
+
+#[test]
+fn what_compose_and_the_image_set_is_valid_together() {
+    let compose = variables(include_str!("../../../docker-compose.yml"));
+    let image = variables(include_str!("../../../deploy/Dockerfile"));
+    assert!(compose.len() >= 3 && image.len() >= 3, "{compose:?} {image:?}");
+    let config = Config::load(None, image.into_iter().chain(compose), &[]).unwrap();
+    assert_eq!(config.redis.url, "redis://redis:6379");
+}
+
+#[test]
+fn compose_publishes_on_loopback_until_somebody_says_otherwise() {
+    let compose = include_str!("../../../docker-compose.yml");
+    let ports: Vec<&str> =
+        compose.lines().map(str::trim).filter(|line| line.starts_with("ports:")).collect();
+    assert_eq!(ports.len(), 2, "{ports:?}");
+    for port in ports {
+        let loopback = ["ports: [\"127.0.0.1:", "ports: [\"${SSE_BIND:-127.0.0.1}:"];
+        assert!(loopback.iter().any(|begin| port.starts_with(begin)), "{port}");
+    }
+    let ignored = include_str!("../../../.gitignore");
+    assert!(ignored.lines().any(|line| line == ".env"), "a .env may hold secrets");
+}
