@@ -291,6 +291,18 @@ fn from_the_oldest_owes_what_was_kept_all_the_time() {
 }
 
 #[test]
+fn where_no_history_is_kept_the_oldest_is_now() {
+    let mut scene = Scene::of(3, From::Oldest);
+    // A publisher left them, while Redis had lost the limits.
+    scene.keeps(&[2, 3]);
+    moment();
+    scene.open(3);
+    moment();
+    scene.keeps(&[2, 3]);
+    assert_eq!(scene.judged_with(&["history.max_len=0"]), []);
+}
+
+#[test]
 fn what_happened_after_a_client_had_gone_by_proves_nothing() {
     let mut scene = Scene::of(0, From::Oldest);
     scene.open(5);

@@ -99,7 +99,12 @@ impl Court<'_> {
         if id > upto {
             return false;
         }
-        if session.from == From::Oldest && self.kept_from_the_start(session, id, event, tally) {
+        // Where no history is kept the oldest is now, whatever a publisher left there while Redis had lost the limits.
+        let from = match session.from {
+            From::Oldest if self.settings.max_len == 0 => From::Now,
+            from => from,
+        };
+        if from == From::Oldest && self.kept_from_the_start(session, id, event, tally) {
             return true;
         }
         // Positions of one epoch say nothing about another one. Into each that it comes to it is led by a reset, which
@@ -109,7 +114,7 @@ impl Court<'_> {
         if !(stood || before_it) {
             return false;
         }
-        let begun = match session.from {
+        let begun = match from {
             From::Now | From::Garbage => id > first.id || after_head,
             From::Oldest => {
                 after_head && event.sent_ms > first.at_ms

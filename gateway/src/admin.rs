@@ -18,7 +18,7 @@ use crate::vitals::Vitals;
 /// Connections of the admin port: few ask it, and it must not take the descriptors of those who listen.
 const MOST: usize = 64;
 /// How long a part of the gateway may take to answer a probe.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A server on the admin port; it does nothing until it is awaited.
 pub fn server(listener: TcpListener, app: Arc<App>, vitals: Vitals) -> std::io::Result<Server> {

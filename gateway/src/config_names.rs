@@ -64,8 +64,8 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
         return true;
     }
     let Some((_, port)) = name.rsplit_once("_PORT_") else { return false };
-    // X_PORT_80_TCP_PORT was seen above.
-    let port = port.trim_end_matches("_ADDR").trim_end_matches("_PROTO");
+    let endings = ["_ADDR", "_PROTO", "_PORT"];
+    let port = endings.iter().find_map(|ending| port.strip_suffix(ending)).unwrap_or(port);
     let Some((number, protocol)) = port.split_once('_') else { return false };
     number.bytes().all(|byte| byte.is_ascii_digit()) && matches!(protocol, "TCP" | "UDP" | "SCTP")
 }
