@@ -41,6 +41,13 @@ fn npm_eventsource_keeps_its_place() {
     keeps_its_place(|addr| Client::program("node", "eventsource.mjs", addr));
 }
 
+/// `examples/follow.js` runs in Node, where an EventSource can carry a token.
+#[test]
+#[ignore = "make browsers"]
+fn follow_on_npm_eventsource_keeps_its_place() {
+    keeps_its_place(|addr| Client::program("node", "with_follow.mjs", addr));
+}
+
 /// It has no `onmessage` and does not reconnect: it yields each block with its type, a checkpoint too, which
 /// its user has to skip, and the script comes back with the last id that it yielded. With
 /// `checkpoints=off` it yields published events alone, and has no place before the first of them.

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::event_source::live;
+use crate::site::{End, Site, Worker};
 use crate::streams::on_both;
 use crate::support::{Redis, TestGateway, eventually, own_addr};
 use crate::webdriver::Browser;
@@ -138,7 +140,7 @@ fn the_console_comes_back_after_a_restart_and_has_missed_nothing() {
     let gateway = start();
     let browser = Browser::open();
     browser.goto(&format!("http://{addr}/#channels=demo"));
-    crate::event_source::live(&gateway, 1);
+    live(&gateway, 1);
     let first = gateway.publish("demo", "before");
     wait_for_rows(&browser, 1);
     gateway.stop();
@@ -166,7 +168,7 @@ fn what_died_with_a_process_is_shown_as_a_gap() {
     let gateway = start();
     let browser = Browser::open();
     browser.goto(&format!("http://{addr}/#channels=demo"));
-    crate::event_source::live(&gateway, 1);
+    live(&gateway, 1);
     gateway.publish("demo", "before");
     wait_for_rows(&browser, 1);
     gateway.stop();
@@ -176,6 +178,52 @@ fn what_died_with_a_process_is_shown_as_a_gap() {
     assert!(rows[0].text.contains("the history began anew"), "{rows:?}");
     let id = gateway.publish("demo", "after");
     assert_eq!(wait_for_rows(&browser, 3)[0], row(&id, "message", "after"));
+    browser.click("#stop");
+    gateway.settled();
+}
+
+#[test]
+fn a_sign_of_life_is_no_event() {
+    let mut redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[("stream.heartbeat", "1s")]);
+    let browser = Browser::open();
+    browser.goto(&format!("http://{}/#channels=demo", gateway.addr));
+    let mut other = gateway.live("channel=demo");
+    live(&gateway, 2);
+    redis.kill();
+    for _ in 0..3 {
+        assert_eq!(other.event().event, "alive");
+    }
+    redis.restart();
+    while other.event().event != "gap" {}
+    let id = gateway.publish("demo", "back");
+    let shown = wait_for_rows(&browser, 2);
+    assert_eq!((shown.len(), &shown[0]), (2, &row(&id, "message", "back")));
+    assert_eq!(shown[1].kind, "gap");
+    browser.click("#stop");
+    drop(other);
+    gateway.settled();
+}
+
+#[test]
+fn the_browsers_own_event_source_is_shown_not_to_have_been_resumed() {
+    let gateway = TestGateway::memory(&[("stream.retry", "100ms")]);
+    let site = Site::before(gateway.addr);
+    site.serve("/console", 200, "text/html", include_str!("../../src/console.html"));
+    let browser = Browser::open();
+    site.visit_behind(Worker::PassesOn, &browser);
+    browser.goto(&format!("http://{}/console#channels=demo&native=1", site.addr));
+    live(&gateway, 1);
+    let first = gateway.publish("demo", "first");
+    wait_for_rows(&browser, 1);
+    site.hold();
+    site.end(End::InOrder);
+    eventually("it wants to come back", || site.waiting() > 0);
+    gateway.publish("demo", "missed");
+    site.move_to(gateway.addr);
+    let shown = wait_for_rows(&browser, 2);
+    assert_eq!((shown.len(), shown[0].kind.as_str()), (2, "gap"));
+    assert!(shown[0].text.contains(&format!("after {first} may be missing")), "{shown:?}");
     browser.click("#stop");
     gateway.settled();
 }
