@@ -11,6 +11,7 @@ import argparse
 import fnmatch
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -83,7 +84,7 @@ def compared(clients, outcomes):
         client = by_name[name]
         if cured and not client.cured_in(cell, path):
             continue
-        expected = ["fine"] if cured else client.expects(cell, path)
+        expected = client.cure.get("expected", ["fine"]) if cured else client.expects(cell, path)
         if not any(fnmatch.fnmatchcase(outcome, one) for one in expected):
             wrong += 1
             with_cure = ", with its cure" if cured else ""
@@ -107,7 +108,6 @@ def main():
     arguments.add_argument("--clients", default="", help="names in clients.toml, with commas; all by default")
     arguments.add_argument("--scenarios", default="", help=f"of {', '.join(scenarios.ALL)}; all by default")
     arguments.add_argument("--write", help="the page whose table is written, after a run of everything")
-    arguments.add_argument("--keep", help="a directory that does not exist yet, for all logs")
     arguments.add_argument("--languages", action="store_true", help="only name the languages of the clients")
     options = arguments.parse_args()
 
@@ -121,21 +121,23 @@ def main():
     if options.write and (len(clients), len(stories)) != (len(everything), len(scenarios.ALL)):
         raise SystemExit("clients: --write needs all clients and all scenarios")
 
-    with tempfile.TemporaryDirectory(prefix="sse-clients-") as temporary:
-        directory = pathlib.Path(options.keep or temporary)
-        directory.mkdir(parents=True, exist_ok=True)
-        run = Run(options.gateway, pathlib.Path(options.built).resolve(), directory)
-        outcomes, started = {}, time.monotonic()
-        for name in stories:
-            outcomes |= scenarios.ALL[name](run, clients)
-            print(f"{name}: done after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="sse-clients-"))
+    run = Run(options.gateway, pathlib.Path(options.built).resolve(), directory)
+    outcomes, started = {}, time.monotonic()
+    print(f"clients: the logs are in {directory}, and go if all is as expected", file=sys.stderr)
+    for name in stories:
+        outcomes |= scenarios.ALL[name](run, clients)
+        print(f"clients: {name} is done, after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     for name, (position, retry) in run.probed.items():
         print(f"{name}: position {position}, retry {retry}")
     wrong = compared(clients, outcomes)
     print(f"{len(clients)} clients, {len(outcomes)} outcomes, {wrong} not as clients.toml says")
-    if options.write and not wrong:
+    if wrong:
+        return 1
+    shutil.rmtree(directory)
+    if options.write:
         table.write(ROOT / options.write, clients, outcomes, run)
-    return 1 if wrong else 0
+    return 0
 
 
 if __name__ == "__main__":

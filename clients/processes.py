@@ -31,6 +31,12 @@ def own_address():
         return f"{host}:{listener.getsockname()[1]}"
 
 
+def _own_environment():
+    """What a process gets of ours: no proxy stands between a client and its gateway, and no setting comes from outside."""
+    given = os.environ.items()
+    return {k: v for k, v in given if not k.lower().endswith("_proxy") and not k.startswith("SSE_")}
+
+
 def eventually(what, condition):
     end = time.monotonic() + BOUND
     while not condition():
@@ -60,7 +66,9 @@ class Server:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                self.arguments, env=_own_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         eventually(f"{self.name} is ready, see {self.log}", lambda: self._alive() and self.ready())
         return self
 
@@ -172,12 +180,11 @@ class Listener:
         self.client, self.path, self.log = client, path, log
         self.lines = []
         self.over = False
-        clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         with open(log, "wb") as errors:
             self.process = subprocess.Popen(
                 [*client.command(built), url],
                 cwd=ROOT / "clients",
-                env={**clean, **client.environment(built), **environment},
+                env={**_own_environment(), **client.environment(built), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -22,8 +22,9 @@ def cell(client, column, outcomes):
     words = []
     for path in paths:
         word = outcomes[client.name, scenario, path, False]
-        cured = outcomes.get((client.name, scenario, path, True))
-        word = "✓" if word == "fine" else word + (" ▸ ✓" if cured == "fine" else "")
+        word = word.replace("fine", "✓")
+        if client.cured_in(scenario, path):
+            word += " ▸ " + outcomes[client.name, scenario, path, True].replace("fine", "✓")
         words.append((path, word))
     if len({word for _, word in words}) == 1:
         return words[0][1]
