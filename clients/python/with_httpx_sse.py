@@ -16,4 +16,4 @@ def listen(place):
                 heard(event.event, event.id, event.data)
 
 
-come_back(listen, httpx.HTTPError)
+come_back(listen, httpx.TransportError)
