@@ -12,6 +12,7 @@ import fnmatch
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -121,6 +122,8 @@ def main():
     if options.write and (len(clients), len(stories)) != (len(everything), len(scenarios.ALL)):
         raise SystemExit("clients: --write needs all clients and all scenarios")
 
+    # What runs is ended on the way out, then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = pathlib.Path(tempfile.mkdtemp(prefix="sse-clients-"))
     run = Run(options.gateway, pathlib.Path(options.built).resolve(), directory)
     outcomes, started = {}, time.monotonic()

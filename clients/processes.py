@@ -32,7 +32,7 @@ def own_address():
 
 
 def _own_environment():
-    """What a process gets of ours: no proxy stands between a client and its gateway, and no setting comes from outside."""
+    """What a process gets of ours: no proxy between a client and its gateway, and no setting of a gateway."""
     given = os.environ.items()
     return {k: v for k, v in given if not k.lower().endswith("_proxy") and not k.startswith("SSE_")}
 

@@ -32,7 +32,7 @@ LONG = [
 ]
 
 # What each stage is judged in.
-CELLS = {"idle": ["idle"], "published": ["published", "long"], "killed": ["killed"], "drained": ["drained"], "redis": ["redis"]}
+CELLS = {name: [name] for name in ("idle", "killed", "drained", "redis")} | {"published": ["published", "long"]}
 
 
 class Stage:
@@ -47,10 +47,14 @@ class Stage:
         self.keys = itertools.count()
 
     def __enter__(self):
-        self.redis = self._start(redis(self.directory, own_address()))
-        self.gateway = self.another_gateway()
-        # A replica that nothing happens to: whoever publishes is not the subject.
-        self.other = self.another_gateway()
+        try:
+            self.redis = self._start(redis(self.directory, own_address()))
+            self.gateway = self.another_gateway()
+            # A replica that nothing happens to: whoever publishes is not the subject.
+            self.other = self.another_gateway()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):

@@ -1,7 +1,7 @@
 """sseclient, which comes back by itself.
 
-It prints its errors to standard output, between the lines of JSON. With COME_BACK=always there is a loop around it, and
-the server is asked to close the connection behind what it answers: the library waits for that end, not for the answer's.
+It prints its errors to standard output, between the lines of JSON. With COME_BACK=always there is a loop around it,
+and the server is asked to close the connection behind its answer: the library waits for that end, not for the answer's.
 """
 
 import time
