@@ -1,7 +1,7 @@
 # `make` lists what can be made. Every target is one command that also works by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench
+.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -20,6 +20,12 @@ test-fallback: ## Run the gateway's tests with streams as bodies of actix-web an
 
 browsers: ## Run the tests of clients in Firefox, WebKitGTK and clients of npm and PyPI as well
 	scripts/browsers
+
+clients: ## Run twenty client libraries against a gateway and write docs/clients.md; CLIENTS=a,b runs these alone
+	scripts/clients $(CLIENTS)
+
+clients-quick: ## Seven of them in Python and Node, published to and drained, in a minute
+	scripts/clients httpx-sse,sseclient-py,requests,eventsource-2,eventsource-3,fetch-event-source,undici-fetch published,drained
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -44,7 +44,8 @@ Examples:
   sse-publish publish tail hello              a channel called \"tail\": name the subcommand
   sse-publish bench http://host/events        load your own server; see bench --help
 
-Every event carries an idempotency key, so retries publish nothing twice.
+Every event carries an idempotency key, so retries publish nothing twice. Some clients cannot read events
+over 64 KB (see docs/clients.md); the first one of a run that is longer is told of on stderr.
 
 Environment: SSE_URL and SSE_REDIS stand in for --url and --redis, SSE_TOKEN for --token. Secrets
 belong there rather than on the command line, which other users of the machine can read.

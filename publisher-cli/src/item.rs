@@ -36,6 +36,15 @@ impl Event {
     pub fn size(&self) -> usize {
         self.data.len() + self.key.len() + self.channel.as_str().len() + 64
     }
+
+    /// The bytes of its block in a subscriber's stream, with the longest id that is likely.
+    pub fn block_bytes(&self) -> usize {
+        const ID_LINE: usize = "id: 1795412348206-18446744073709551615\n\n".len();
+        let lines = memchr::memchr2_iter(b'\n', b'\r', self.data.as_bytes()).count() + 1;
+        let event = self.event.as_ref().map_or(0, |event| "event: \n".len() + event.as_str().len());
+        // Each line's end is among the data's bytes, except the last one's.
+        self.data.len() + 1 + lines * "data: ".len() + event + ID_LINE
+    }
 }
 
 /// What a line of input is, and what it does not say itself.

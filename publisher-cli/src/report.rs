@@ -12,6 +12,10 @@ use crate::attempt::Reason;
 use crate::deliver::{Ledger, Outcome};
 use crate::item::{Event, Place};
 
+/// The longest event that some libraries read as they come, r3labs/sse and go-sse in Go for instance: at a
+/// longer one they break off, come back, and break off again, for ever. See docs/clients.md.
+const READ_BY_ALL: usize = 64 * 1024;
+
 /// How many events ended how.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
@@ -58,6 +62,8 @@ pub struct Report<O, E> {
     /// if it stays the only one.
     ids: Vec<(Channel, String)>,
     totals: Totals,
+    /// Whether it was told that an event is too long for some clients; once is enough.
+    told_of_length: bool,
 }
 
 impl Report<io::Stdout, io::Stderr> {
@@ -78,7 +84,15 @@ impl Report<io::Stdout, io::Stderr> {
 impl<O: Write, E: Write> Report<O, E> {
     /// To any writers, without a progress bar.
     pub fn new(json: bool, out: O, err: E) -> Self {
-        Report { json, out, err, bar: None, ids: Vec::new(), totals: Totals::default() }
+        Report {
+            json,
+            out,
+            err,
+            bar: None,
+            ids: Vec::new(),
+            totals: Totals::default(),
+            told_of_length: false,
+        }
     }
 
     /// What was told so far.
@@ -135,9 +149,23 @@ impl<O: Write, E: Write> Report<O, E> {
                 if event.place == Place::Argument || self.totals.published == 1 {
                     self.ids.push((event.channel.clone(), id.clone()));
                 }
+                self.tell_of_length(event);
             }
             Outcome::Failed(_) => self.totals.failed += 1,
             Outcome::Unknown(_) => self.totals.unknown += 1,
+        }
+    }
+
+    fn tell_of_length(&mut self, event: &Event) {
+        let bytes = event.block_bytes();
+        if bytes > READ_BY_ALL && !self.told_of_length {
+            self.told_of_length = true;
+            let (place, channel) = (at(event.place, event.place), &event.channel);
+            self.say(&format!(
+                "{place}channel {channel}: warning: some clients (r3labs/sse, go-sse) cannot read events over \
+                 64 KB unless told to, and this one is {} KB; see docs/clients.md",
+                bytes.div_ceil(1024)
+            ));
         }
     }
 

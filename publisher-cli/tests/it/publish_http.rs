@@ -154,6 +154,40 @@ fn a_request_too_large_is_sent_in_halves() {
 }
 
 #[test]
+fn the_first_event_that_some_clients_cannot_read_is_told_of_once() {
+    // The data are short enough, but each of their lines costs a field's name on the wire.
+    let (long, lines) = ("x".repeat(70_000), format!("{{\"data\":{:?}}}", "y\n".repeat(10_000)));
+    for (arguments, input, place) in [
+        (vec!["demo"], format!("short\n{long}\n{long}\n"), "line 2: "),
+        (vec!["demo", "--json"], format!("short\n{long}\n{long}\n"), "line 2: "),
+        (vec!["demo", "--ndjson"], format!("{lines}\n{lines}\n"), "line 1: "),
+        (vec!["demo", &long], String::new(), ""),
+    ] {
+        let gateway = ScriptedGateway::play(vec![publish_all("id")]);
+        let run = run(&[&arguments[..], &["--url", &gateway.url]].concat(), &input);
+        assert_eq!(run.code, 0, "{}", run.err);
+        let warning =
+            format!("sse-publish: {place}channel demo: warning: some clients (r3labs/sse, go-sse)");
+        assert!(run.err.starts_with(&warning), "{}", run.err);
+        assert_eq!(run.err.matches("warning").count(), 1, "{}", run.err);
+        assert!(!run.out.contains("warning"), "{}", run.out);
+    }
+}
+
+#[test]
+fn an_event_that_every_client_can_read_and_one_that_was_not_published_are_not_told_of() {
+    let gateway = ScriptedGateway::play(vec![publish_all("id")]);
+    let input = format!("{}\n", "x".repeat(65_000));
+    assert!(!run(&["demo", "--url", &gateway.url], &input).err.contains("warning"));
+
+    let large = response("413 Payload Too Large", PROBLEM, "", r#"{"detail":"too large"}"#);
+    let gateway = ScriptedGateway::play(vec![reply(large)]);
+    let run = run(&["demo", "--url", &gateway.url], &format!("{}\n", "x".repeat(70_000)));
+    assert_eq!(run.code, 1);
+    assert!(!run.err.contains("warning"), "{}", run.err);
+}
+
+#[test]
 fn a_refused_token_ends_it_at_once() {
     let denied =
         response("401 Unauthorized", PROBLEM, "", r#"{"title":"Unauthorized","detail":"expired"}"#);

@@ -1,0 +1,216 @@
+"""Redis, gateways, nginx and clients as processes: starts them, breaks them, ends them.
+
+Each server has a loopback address of its own with a port from the kernel, so that it can come back on it: nobody
+else can be given that port meanwhile.
+"""
+
+import http.client
+import itertools
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BOUND = 60
+
+_hosts = itertools.count(1)
+
+
+def own_address():
+    """HOST:PORT on a loopback address of this process alone."""
+    pid, n = os.getpid(), next(_hosts)
+    host = f"127.{1 + (pid >> 8) % 250}.{pid % 256}.{1 + n % 250}"
+    with socket.create_server((host, 0)) as listener:
+        return f"{host}:{listener.getsockname()[1]}"
+
+
+def _own_environment():
+    """What a process gets of ours: no proxy between a client and its gateway, and no setting of a gateway."""
+    given = os.environ.items()
+    return {k: v for k, v in given if not k.lower().endswith("_proxy") and not k.startswith("SSE_")}
+
+
+def eventually(what, condition):
+    end = time.monotonic() + BOUND
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"clients: it never came about: {what}")
+        time.sleep(0.02)
+
+
+def get(address, path):
+    """The status of a GET, or None where nobody answers."""
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+class Server:
+    """A process that can be killed, stopped kindly, and started again with the same arguments."""
+
+    def __init__(self, name, arguments, log, ready):
+        self.name, self.arguments, self.log, self.ready = name, arguments, log, ready
+        self.process = None
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                self.arguments, env=_own_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        eventually(f"{self.name} is ready, see {self.log}", lambda: self._alive() and self.ready())
+        return self
+
+    def _alive(self):
+        if self.process.poll() is not None:
+            raise SystemExit(f"clients: {self.name} ended with {self.process.returncode}, see {self.log}")
+        return True
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self):
+        self.process.terminate()
+
+    def wait(self):
+        self.process.wait(BOUND)
+
+    def end(self):
+        """At the end of a scenario. nginx only by its own signal: its workers would survive a kill."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM if self.name == "nginx" else signal.SIGKILL)
+            self.process.wait(BOUND)
+
+
+def redis(directory, address):
+    host, port = address.split(":")
+    data = directory / "redis"
+    data.mkdir()
+    keeps = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    arguments = ["redis-server", "--bind", host, "--port", port, "--dir", str(data), *keeps]
+
+    def ready():
+        try:
+            with socket.create_connection((host, int(port)), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    return Server("redis", arguments, directory / "redis.log", ready)
+
+
+class Gateway(Server):
+    def __init__(self, program, directory, redis_address, settings):
+        self.address, self.admin = own_address(), own_address()
+        arguments = [program, "--listen", self.address, "--admin-listen", self.admin]
+        arguments += ["--redis", f"redis://{redis_address}"]
+        for key, value in settings.items():
+            arguments += ["--set", f"{key}={value}"]
+        log = directory / f"gateway-{self.address}.log"
+        super().__init__("gateway", arguments, log, lambda: get(self.admin, "/readyz") == 200)
+
+    def subscribers(self):
+        """How many streams are live."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return int(re.search(r'sse_subscribers\{state="live"\} (\d+)', text)[1])
+
+    def publish(self, items):
+        """Publishes items; answers their ids. Repeats while Redis is away: each item has a key."""
+        end = time.monotonic() + BOUND
+        while True:
+            connection = http.client.HTTPConnection(self.address, timeout=30)
+            connection.request("POST", "/publish", json.dumps(items), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            body = json.load(answer)
+            connection.close()
+            if answer.status == 200:
+                return [result["id"] for result in body["results"]]
+            if answer.status != 503 or time.monotonic() > end:
+                raise SystemExit(f"clients: publishing was answered {answer.status}: {body}")
+            time.sleep(0.1)
+
+
+def nginx(directory, name, replicas):
+    """nginx with the repository's own configuration, before these replicas: the first, or else the next."""
+    address = own_address()
+    conf = directory / name
+    (conf / "prefix").mkdir(parents=True)
+    target, group = replicas[0], ""
+    if len(replicas) > 1:
+        target = "replicas"
+        others = "".join(f" server {replica} backup;" for replica in replicas[1:])
+        group = f"upstream replicas {{ server {replicas[0]};{others} }}\n"
+    _copy("nginx.conf", conf, {"listen 8080 ": f"listen {address} ", "http {\n": "http {\n" + group})
+    _copy("gateway.conf", conf, {"gateway:8080": target})
+    arguments = ["nginx", "-e", "stderr", "-p", str(conf / "prefix"), "-c", str(conf / "nginx.conf")]
+    server = Server("nginx", arguments, directory / f"{name}.log", lambda: get(address, "/nginx-health") == 200)
+    server.address = address
+    return server
+
+
+def _copy(name, to, changes):
+    text = (ROOT / "nginx" / name).read_text()
+    for old, new in changes.items():
+        if text.count(old) != 1:
+            raise SystemExit(f"clients: nginx/{name} should say {old!r} once")
+        text = text.replace(old, new)
+    (to / name).write_text(text)
+
+
+class Listener:
+    """A client's program on one stream, and all that it printed."""
+
+    changed = threading.Condition()
+
+    def __init__(self, client, path, url, built, log, environment):
+        self.client, self.path, self.log = client, path, log
+        self.lines = []
+        self.over = False
+        with open(log, "wb") as errors:
+            self.process = subprocess.Popen(
+                [*client.command(built), url],
+                cwd=ROOT / "clients",
+                env={**_own_environment(), **client.environment(built), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            # One library prints messages of its own to standard output.
+            if line.startswith(b"{"):
+                with self.changed:
+                    self.lines.append(json.loads(line))
+                    self.changed.notify_all()
+        with self.changed:
+            self.over = True
+            self.changed.notify_all()
+
+    def has(self, **what):
+        return any(what.items() <= line.items() for line in list(self.lines))
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def wait_for(listeners, condition, bound):
+    """Until it holds of each that has not ended; whoever needs longer than the bound is not waited for."""
+    with Listener.changed:
+        Listener.changed.wait_for(lambda: all(one.over or condition(one) for one in listeners), bound)
