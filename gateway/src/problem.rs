@@ -217,7 +217,9 @@ fn library_kind(status: StatusCode) -> Option<Kind> {
 /// Puts a problem in the place of an error that a library answered, in words of its own or in none.
 pub fn in_place<B: MessageBody>(response: ServiceResponse<B>) -> ServiceResponse<EitherBody<B>> {
     let Some(kind) = library_kind(response.status()) else { return response.map_into_left_body() };
-    if response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == JSON) {
+    // Ours name their kind, also those that are no problems: the answers to lines of NDJSON.
+    let kinds = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if kinds.is_some_and(|kind| !kind.starts_with(b"text/plain")) {
         return response.map_into_left_body();
     }
     let (request, response) = response.into_parts();
