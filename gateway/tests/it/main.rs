@@ -11,6 +11,7 @@ mod life;
 mod nginx;
 mod parsers;
 mod program;
+mod proxies;
 mod publishing;
 mod streams;
 mod support;
