@@ -30,6 +30,12 @@ impl<'b> EventSource<'b> {
     /// Opens one that listens to these types besides `message`.
     #[track_caller]
     pub fn open(browser: &'b Browser, addr: SocketAddr, query: &str, types: &[&str]) -> Self {
+        Self::of(browser, &format!("http://{addr}"), query, types)
+    }
+
+    /// Opens one in a page of this origin.
+    #[track_caller]
+    pub fn of(browser: &'b Browser, origin: &str, query: &str, types: &[&str]) -> Self {
         const OPEN: &str = "
             const [url, types] = arguments;
             window.heard = [];
@@ -39,7 +45,7 @@ impl<'b> EventSource<'b> {
             source.onmessage = hear('message');
             for (const type of types) source.addEventListener(type, hear(type));
             source.onerror = () => errors.push(source.readyState);";
-        browser.goto(&format!("http://{addr}/"));
+        browser.goto(&format!("{origin}/"));
         browser.execute(OPEN, &[json!(format!("/events?{query}")), json!(types)]);
         EventSource { browser }
     }

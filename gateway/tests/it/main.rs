@@ -13,6 +13,7 @@ mod nginx;
 mod pages;
 mod parsers;
 mod program;
+mod proxies;
 mod publishing;
 mod site;
 mod streams;

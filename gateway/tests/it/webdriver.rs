@@ -65,7 +65,9 @@ impl Browser {
     pub fn of(engine: Engine) -> Browser {
         let profile = Profile::new();
         let timeouts = json!({"script": SCRIPT_TIMEOUT_MS, "pageLoad": 30_000});
-        let mut capabilities = json!({"alwaysMatch": {"timeouts": timeouts}});
+        // The certificates of tests are signed by themselves.
+        let always = json!({"timeouts": timeouts, "acceptInsecureCerts": true});
+        let mut capabilities = json!({"alwaysMatch": always});
         let driver = match engine {
             Engine::Chromium => {
                 capabilities["alwaysMatch"]["goog:chromeOptions"] = http::chromium(&profile.0);
