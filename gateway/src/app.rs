@@ -95,13 +95,14 @@ impl App {
 
     /// How many of this gateway's streams listen to a channel.
     pub async fn subscribers(&self, channel: &Channel) -> usize {
-        self.counts(channel, Duration::from_secs(1)).await.iter().sum()
+        self.counts(channel, Duration::from_secs(1)).await.1.iter().sum()
     }
 
-    /// Every worker's number of streams on a channel, of those that answer in time.
-    async fn counts(&self, channel: &Channel, patience: Duration) -> Vec<usize> {
+    /// How many workers were asked for their number of streams on a channel, and what those said that answered in time.
+    async fn counts(&self, channel: &Channel, patience: Duration) -> (usize, Vec<usize>) {
         let (answer, mut answers) = mpsc::unbounded_channel();
-        for hub in self.hubs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for hub in &hubs {
             hub.send([ToHub::Count(channel.clone(), answer.clone())]);
         }
         drop(answer);
@@ -113,19 +114,20 @@ impl App {
             }
         };
         let _ = tokio::time::timeout(patience, all).await;
-        counts
+        (hubs.len(), counts)
     }
 
     /// Whether the public port answers a request, and every worker its inbox; the error says what does not.
     pub async fn answers(&self, patience: Duration) -> Result<(), String> {
-        let answer = listener::answers(self.addr, patience);
-        let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
-        let (answer, counts) = futures_util::join!(answer, self.counts(&any, patience));
+        // First this: once a request is answered, workers have begun.
+        let answer = listener::answers(self.addr, patience).await;
         answer.map_err(|why| format!("the public port {}: {why}", self.addr))?;
-        let workers = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).len();
-        match counts.len() {
-            all if all >= workers => Ok(()),
-            some => Err(format!("{some} of {workers} workers answer within {patience:?}")),
+        let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
+        match self.counts(&any, patience).await {
+            (asked, answered) if answered.len() == asked => Ok(()),
+            (asked, answered) => {
+                Err(format!("{} of {asked} workers answer within {patience:?}", answered.len()))
+            }
         }
     }
 

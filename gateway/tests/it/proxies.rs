@@ -163,7 +163,8 @@ fn shipped(name: &str) -> String {
 #[track_caller]
 fn from_the_guide(language: &str) -> String {
     let guide = shipped("docs/guide.md");
-    let mut blocks = guide.split(&format!("```{language}\n")).skip(1);
+    let fence = format!("```{language}\n");
+    let mut blocks = guide.split(&fence).skip(1);
     let block = blocks.next().unwrap_or_else(|| panic!("the guide has a block of {language}"));
     assert!(blocks.next().is_none(), "and one only");
     block.split("```").next().unwrap().to_owned()
