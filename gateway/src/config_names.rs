@@ -64,10 +64,13 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
         return true;
     }
     let Some((_, port)) = name.rsplit_once("_PORT_") else { return false };
-    let endings = ["_ADDR", "_PROTO", "_PORT"];
-    let port = endings.iter().find_map(|ending| port.strip_suffix(ending)).unwrap_or(port);
-    let Some((number, protocol)) = port.split_once('_') else { return false };
-    number.bytes().all(|byte| byte.is_ascii_digit()) && matches!(protocol, "TCP" | "UDP" | "SCTP")
+    let mut parts = port.split('_');
+    let (Some(number), Some(protocol), of_it) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    of_it.is_none_or(|part| matches!(part, "PROTO" | "PORT" | "ADDR"))
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && matches!(protocol, "TCP" | "UDP" | "SCTP")
 }
 
 /// Says that a setting does not exist, and which one may have been meant.

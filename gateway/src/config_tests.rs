@@ -145,7 +145,7 @@ fn a_wrong_value_is_told_with_its_place_and_what_is_allowed() {
         ("stream.heartbeat", "15", "write a duration such as 500ms, 15s or 10m"),
         ("stream.heartbeat", "10ms", "must be from 1s to 1h"),
         ("stream.heartbeat", "100days", "must be from 1s to 1h"),
-        ("history.ttl", "500y", "must be from 1s to 366days"),
+        ("history.ttl", "1000y", "must be from 1s to 366days"),
         ("redis.connect_timeout", "10h", "must be from 1ms to 1h"),
         ("stream.progress_deadline", "30days", "must be from 1s to 1day"),
         ("stream.queue_events", "0", "must be a whole number from 1 to"),

@@ -81,12 +81,17 @@ fn check(entry: &str) -> Result<(), String> {
     if scheme.eq_ignore_ascii_case("file") {
         return Err("is no origin: a page from a file sends null; serve it over http".into());
     }
+    // A parser of URLs lets more characters pass than a name can have.
+    let named = |host: &&str| {
+        host.starts_with('[')
+            || host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    let host = url.host_str().filter(|host| !host.is_empty()).filter(named);
+    let host = host.ok_or("is no origin: behind :// stands a name or an IP address")?;
     // Embedded browsers have schemes of their own, such as capacitor://localhost, and send them as they are.
     let origin = if url.origin().is_tuple() {
         url.origin().ascii_serialization()
     } else {
-        let host =
-            url.host_str().filter(|host| !host.is_empty()).ok_or("is no origin: it has no host")?;
         let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
         format!("{}://{}{port}", url.scheme(), host.to_ascii_lowercase())
     };
@@ -151,7 +156,9 @@ mod tests {
             ("wss://a.example", "write https://a.example"),
             ("https://", "empty host"),
             ("https://a b", "is no origin"),
-            ("capacitor://", "no host"),
+            ("capacitor://", "stands a name"),
+            ("capacitor://%", "stands a name"),
+            ("http://`", "stands a name"),
             ("", "leave the list empty"),
         ] {
             let error = read(&["https://fine.example", entry]).unwrap_err();

@@ -112,9 +112,10 @@ fn the_first_signal_says_that_a_second_one_ends_it() {
     });
     let pid = Pid::from_child(&child.0);
     kill_process(pid, Signal::INT).unwrap();
-    let lines = BufReader::new(child.0.stderr.take().expect("it is piped")).lines();
-    let told =
-        lines.map(Result::unwrap).find(|line| line.contains("a second signal ends it at once"));
+    // Kept open, so that the second line can be written as well.
+    let mut lines = BufReader::new(child.0.stderr.take().expect("it is piped")).lines();
+    let mut told = lines.by_ref().map(Result::unwrap);
+    let told = told.find(|line| line.contains("a second signal ends it at once"));
     assert!(told.is_some(), "it ended without a word of it");
     kill_process(pid, Signal::INT).unwrap();
     assert_eq!(child.0.wait().unwrap().code(), Some(1));
