@@ -5,8 +5,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::config::{Config, ConfigError};
 use crate::config_sources::{Place, Settings};
 
