@@ -291,6 +291,7 @@ fn a_publish_finds_out_that_its_connection_was_forgotten() {
         ("redis.url", &url),
         ("redis.answer_timeout", "90s"),
         ("redis.request_timeout", "90s"),
+        ("redis.tick", "1s"),
     ];
     let gateway = TestGateway::memory(&settings);
     let (one, many) =
@@ -302,9 +303,11 @@ fn a_publish_finds_out_that_its_connection_was_forgotten() {
         }
     };
     publish();
+    // A connection that was silent for a second is asked whether it is there before an event is trusted to it.
+    let beat = || redis.command(&["HGET", "sse:state", "beat"]).parse::<u64>().unwrap();
+    let before = beat();
+    eventually("some seconds of ticks", || beat() > before + 2);
     wire.forget();
-    // From then on a connection is asked whether it is there before an event is trusted to it.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     publish();
 }
 
