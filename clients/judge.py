@@ -3,6 +3,8 @@
 Pure: it compares what was published with what the client's program printed. Words are defined in docs/clients.md.
 """
 
+import json
+
 RESERVED = {"checkpoint", "gap", "alive"}
 
 
@@ -17,6 +19,12 @@ def events(lines):
 def reserved(lines):
     """The reserved types that reached the application."""
     return {kind(line) for line in lines if line["what"] == "event"} & RESERVED
+
+
+def gaps(lines):
+    """The reasons of the gaps that it was told, each once."""
+    told = [line["data"] for line in lines if line["what"] == "event" and kind(line) == "gap"]
+    return dict.fromkeys(json.loads(data).get("reason", "") for data in told)
 
 
 def openings(lines):
@@ -67,8 +75,7 @@ def judge(published, lines, over):
         words.append("garbles " + _list(heard.garbled))
     if heard.empty:
         words.append("empty messages")
-    if "gap" in reserved(lines):
-        words.append("gap")
+    words += [f"gap {reason}".strip() for reason in gaps(lines)]
     return "; ".join(words) or "fine"
 
 
@@ -85,7 +92,7 @@ def judge_redis(published, lines, over):
     outcome = judge(published, lines, over)
     if outcome == "fine":
         return "no gap"
-    words = [word for word in outcome.split("; ") if word != "gap"]
+    words = [word for word in outcome.split("; ") if word != "gap reset"]
     if came_back(lines):
         words.append("reopens")
     return "; ".join(words) or "fine"

@@ -46,10 +46,10 @@ class Judge(unittest.TestCase):
         self.expect("loops", [CHECKPOINT] * 3 + ALL[1:2])
 
     def test_a_gap_where_nothing_may_be_missing_is_seen(self):
-        self.expect("gap", ALL + [heard("1-3", "gap", "{}")])
+        self.expect("gap late", ALL + [heard("1-3", "gap", '{"reason":"late"}')])
 
     def test_a_restart_of_redis_is_told_on_the_stream_that_was_open(self):
-        gap = heard("1-2", "gap", "{}")
+        gap = heard("1-2", "gap", '{"reason":"reset"}')
         self.assertEqual(judge_redis(PUBLISHED, ALL + [gap], False), "fine")
         self.assertEqual(judge_redis(PUBLISHED, ALL, False), "no gap")
         self.assertEqual(judge_redis(PUBLISHED, [CHECKPOINT, *ALL, gap], False), "reopens")

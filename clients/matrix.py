@@ -32,7 +32,7 @@ class Client:
     def __init__(self, entry):
         self.name, self.language, self.run = entry["name"], entry["language"], entry["run"]
         self.version = _pinned(entry["pinned"])
-        self.title = f"{entry.get('title', self.name)} {self.version}"
+        self.title = entry.get("title", f"{self.name} VERSION").replace("VERSION", self.version)
         self.comes_back, self.notes = entry["comes_back"], entry.get("notes", "").strip()
         self.expected, self.cure = entry.get("expected", {}), entry.get("cure")
         self.env, self.one_handler = entry.get("env", {}), entry.get("one_handler", False)

@@ -13,11 +13,12 @@ HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-# What each connection is sent before it is cut off, unfinished; the last one stays open.
+# What each connection is sent before it is cut off, unfinished; the last one stays open. As in the gateway's streams,
+# `retry:` belongs to a block with data,
 SCRIPT = [
-    "retry: 300\n\ndata: one\nid: 1-1\n\n",
-    "retry: 4000\n\ndata: two\nid: 1-2\n\n",
-    # The gateway's last words when it drains: one line, without the empty one that ends a block.
+    "retry: 300\ndata: one\nid: 1-1\n\n",
+    "retry: 4000\ndata: two\nid: 1-2\n\n",
+    # and the last words of a gateway that drains are one line, without the empty one that ends a block.
     "data: three\nid: 1-3\n\nretry: 300\n",
 ]
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -154,12 +155,24 @@ def nginx(directory, name, replicas):
         target = "replicas"
         others = "".join(f" server {replica} backup;" for replica in replicas[1:])
         group = f"upstream replicas {{ server {replicas[0]};{others} }}\n"
-    _copy("nginx.conf", conf, {"listen 8080 ": f"listen {address} ", "http {\n": "http {\n" + group})
+    # Its log names the whole request, so that `sent_away` can tell who was answered.
+    logged = {'"path":"$uri"': '"path":"$request_uri"'}
+    _copy("nginx.conf", conf, {"listen 8080 ": f"listen {address} ", "http {\n": "http {\n" + group} | logged)
     _copy("gateway.conf", conf, {"gateway:8080": target})
     arguments = ["nginx", "-e", "stderr", "-p", str(conf / "prefix"), "-c", str(conf / "nginx.conf")]
     server = Server("nginx", arguments, directory / f"{name}.log", lambda: get(address, "/nginx-health") == 200)
     server.address = address
     return server
+
+
+def sent_away(server):
+    """The names (see `Stage.listen`) of those whom nginx answered itself, because it had no replica."""
+    names = set()
+    for line in server.log.read_text().splitlines():
+        answer = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
+        if answer.get("status") == 200 and answer["upstream_status"] == "502":
+            names.update(urllib.parse.parse_qs(urllib.parse.urlsplit(answer["path"]).query).get("_", []))
+    return names
 
 
 def _copy(name, to, changes):
@@ -180,6 +193,8 @@ class Listener:
         self.client, self.path, self.log = client, path, log
         self.lines = []
         self.over = False
+        # For whoever wants to know why the judge said what it said.
+        self.printed = open(log.with_suffix(".jsonl"), "wb", buffering=0)
         with open(log, "wb") as errors:
             self.process = subprocess.Popen(
                 [*client.command(built), url],
@@ -195,9 +210,11 @@ class Listener:
         for line in self.process.stdout:
             # One library prints messages of its own to standard output.
             if line.startswith(b"{"):
+                self.printed.write(line)
                 with self.changed:
                     self.lines.append(json.loads(line))
                     self.changed.notify_all()
+        self.printed.close()
         with self.changed:
             self.over = True
             self.changed.notify_all()

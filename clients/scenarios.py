@@ -8,7 +8,7 @@ import time
 
 import judge
 from probe import Probe
-from processes import Gateway, Listener, eventually, get, nginx, own_address, redis, wait_for
+from processes import Gateway, Listener, eventually, get, nginx, own_address, redis, sent_away, wait_for
 
 # How long after everything is in order again a client is waited for.
 PATIENCE = 20
@@ -42,7 +42,9 @@ class Stage:
         self.directory = run.directory / name
         self.directory.mkdir()
         self.name, self.run, self.clients = name, run, clients
-        self.settings = {"stream.heartbeat": "1s", "stream.retry": "1s", "drain.spread": "1s"} | (settings or {})
+        # On a slow machine, too, a stream waits for its position instead of being told that it came late.
+        self.settings = {"stream.heartbeat": "1s", "stream.retry": "1s", "stream.open_wait": "30s", "drain.spread": "1s"}
+        self.settings |= settings or {}
         self.started, self.listeners, self.published = [], [], []
         self.keys = itertools.count()
 
@@ -82,8 +84,8 @@ class Stage:
                 name = f"{client.file_name}-{path}{'-cured' if cured else ''}"
                 environment = client.cure["env"] if cured else {}
                 log = self.directory / f"{name}.log"
-                listener = Listener(client, path, url, self.run.built, log, environment)
-                listener.cured = cured
+                listener = Listener(client, path, f"{url}&_={name}", self.run.built, log, environment)
+                listener.name, listener.cured = name, cured
                 self.listeners.append(listener)
 
     def opened(self):
@@ -152,16 +154,22 @@ def published(run, clients):
 
 
 def killed(run, clients):
-    """kill -9, and back on its address after 2.5 s; behind nginx another replica takes over, or none does."""
+    """kill -9, and back on its address some seconds later; behind nginx another replica takes over, or none does."""
     with Stage("killed", run, clients) as stage:
         stage.listen("direct", stage.gateway)
         stage.listen("nginx", stage.nginx("nginx", stage.gateway, stage.other))
-        stage.listen("alone", stage.nginx("nginx-alone", stage.gateway))
+        alone = stage.nginx("nginx-alone", stage.gateway)
+        stage.listen("alone", alone)
         stage.opened()
         stage.heard(stage.publish(texts("before one", "before two")), 5)
         stage.gateway.kill()
         stage.publish(texts("while it was away one", "while it was away two"))
+        # Long enough to be refused, and until everybody has once been told by nginx to come back later.
         time.sleep(2.5)
+        left = [one for one in stage.listeners if one.path == "alone"]
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and not {one.name for one in left if not one.over} <= sent_away(alone):
+            time.sleep(0.1)
         stage.gateway.start()
         return _afterwards(run, stage, "killed")
 
