@@ -5,8 +5,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::config::{Config, ConfigError};
 use crate::config_sources::{Place, Settings};
 
@@ -111,7 +109,7 @@ pub fn broker(settings: &mut Settings) -> Result<(), ConfigError> {
     // A file that `sse-gateway defaults` printed holds both.
     let printed = matches!(url.place, Place::File { .. })
         && url.value == Settings::defaults().get("redis.url").value;
-    if broker.value == Value::from("memory") && !printed {
+    if broker.value == "memory" && !printed {
         return Err(ConfigError::new(format!(
             "broker = \"memory\" ({}) and redis.url ({}) contradict each other: a URL means Redis; \
              take out one of them, or set broker = \"redis\"",
