@@ -84,10 +84,15 @@ impl Session {
 
     fn told_twice(&mut self, gap: &Gap, data: &str, tally: &mut Tally) {
         let open = self.opens.len() - 1;
-        let told = self.gaps.iter().rev().find(|told| told.is(gap) && told.open == open);
+        // A reset leads into another life of the data, where everything is news.
+        let mut since = self.gaps.iter().rev().take_while(|told| told.reason != "reset");
+        let told = match gap.reason.as_str() {
+            "reset" => None,
+            _ => since.find(|told| told.is(gap) && told.open == open),
+        };
         let again = told.is_some_and(|told| match gap.channel {
             // How often a reset may be told follows from the epochs that began; that is judged at the end.
-            None => !matches!(gap.reason.as_str(), "reset" | "no_history"),
+            None => gap.reason != "no_history",
             Some(_) => gap.oldest.is_some() && gap.oldest <= told.oldest,
         });
         if again {

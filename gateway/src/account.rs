@@ -83,11 +83,11 @@ impl Account {
         &mut self,
         snapshot: &Snapshot,
         channels: &[Channel],
+        late: bool,
         out: &mut Vec<Item>,
     ) -> bool {
-        let covering = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All);
-        let range = |channel| covering(channel).filter(|_| snapshot.history);
-        if snapshot.history && !channels.iter().all(|channel| range(channel).is_some()) {
+        let range = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All);
+        if !channels.iter().all(|channel| range(channel).is_some()) {
             return false;
         }
         let oldest = |channel| range(channel)?.oldest;
@@ -102,6 +102,10 @@ impl Account {
         // Nothing at or below the lowest of them is claimed, so that is where the stream begins.
         let first = channels.iter().map(begins).min().unwrap_or(snapshot.clock);
         self.position = first.min(snapshot.clock);
+        if late {
+            // What came since its client was let in may be gone again.
+            out.push(gap(self.position, None, GapReason::Late, "", None));
+        }
         out.push(Item::Opened(self.position, Began::After));
         true
     }
@@ -334,7 +338,7 @@ mod tests {
             ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
         };
         if account.vouched.is_none() && account.position == EventId::ZERO {
-            account.begin_oldest(&snapshot, &channels, &mut Vec::new());
+            account.begin_oldest(&snapshot, &channels, false, &mut Vec::new());
         }
         let mut out = Vec::new();
         account.take(&snapshot, &channels, |_| Extent::All, &VecDeque::new(), 1 << 20, &mut out);
@@ -491,24 +495,6 @@ mod tests {
     }
 
     /// Limits may be lowered to none while histories are still there: nothing of those is handed out any more.
-    #[test]
-    fn without_history_the_oldest_is_now() {
-        let channels: [Channel; 1] = ["a".parse().expect("a channel")];
-        let snapshot = Snapshot {
-            clock: id(100),
-            now_ms: 1_000_100,
-            history: false,
-            ttl_ms: 3_600_000,
-            ranges: HashMap::from([(channels[0].clone(), vec![trimmed(90, &[50, 90], None)])]),
-        };
-        let mut out = Vec::new();
-        let mut account = Account::after(EventId::ZERO);
-        assert!(account.begin_oldest(&snapshot, &channels, &mut out));
-        let all = |_| Extent::All;
-        assert!(account.take(&snapshot, &channels, all, &VecDeque::new(), 1 << 20, &mut out));
-        assert!(matches!(out[..], [Item::Opened(position, _)] if position == id(100)), "{out:?}");
-    }
-
     #[test]
     fn a_start_from_the_oldest_excuses_nothing_that_was_kept_then() {
         let mut account = Account::after(EventId::ZERO);

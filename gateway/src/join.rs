@@ -237,9 +237,17 @@ impl Join {
             return self.read();
         }
         self.youngest = clock;
-        if self.start == Start::Oldest && self.account.begin_oldest(snapshot, channels, out) {
-            self.start = Start::After(EventId::ZERO);
-            self.unopened = false;
+        if self.start == Start::Oldest {
+            if !snapshot.history {
+                // The oldest is now.
+                self.start = Start::Now;
+                self.phase = Phase::Ticking;
+                return Next::Tick;
+            }
+            if self.account.begin_oldest(snapshot, channels, self.late, out) {
+                self.start = Start::After(EventId::ZERO);
+                self.unopened = false;
+            }
         }
         let conflated = &self.conflated;
         let extent = |n| extent(conflated, n);
@@ -291,7 +299,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::frame::Frame;
+    use crate::frame::{Began, Frame};
     use crate::snapshot::Range;
 
     fn id(ms: u64) -> EventId {
@@ -331,6 +339,44 @@ mod tests {
             ttl_ms: 3_600_000,
             ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
         }
+    }
+
+    fn opened_from_the_oldest(late: bool, history: bool) -> (Next, Vec<Item>) {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::new(Start::Oldest, limits);
+        let mut out = Vec::new();
+        if late {
+            join.late();
+        }
+        assert_eq!(join.attached(&mut out), Next::Read(EventId::ZERO));
+        // Something is left there from before history was switched off.
+        let [a, b] = [(); 2].map(|()| range(EventId::ZERO, None, 50, Some(50), &[50]));
+        let snapshot = Snapshot { history, ..snapshot(100, a, b) };
+        let next = join.snapshot(&snapshot, &channels(), Some(id(100)), false, 1 << 20, &mut out);
+        match next {
+            Next::Tick => (join.tick(id(100), &mut out), out),
+            next => (next, out),
+        }
+    }
+
+    /// What was published since the head may be gone before the first read: trimmed, expired, or never kept.
+    #[test]
+    fn who_is_let_in_late_is_told_also_from_the_oldest() {
+        for history in [false, true] {
+            let (next, out) = opened_from_the_oldest(true, history);
+            assert_eq!(next, Next::Live(id(100)));
+            let told = matches!(out[..2], [Item::Gap(_, GapReason::Late), Item::Opened(..)]);
+            assert!(told, "{history}: {out:?}");
+            let (_, out) = opened_from_the_oldest(false, history);
+            assert!(matches!(out[0], Item::Opened(..)), "{history}: {out:?}");
+        }
+    }
+
+    #[test]
+    fn without_history_the_oldest_is_now() {
+        let (next, out) = opened_from_the_oldest(false, false);
+        assert_eq!(next, Next::Live(id(100)));
+        assert!(matches!(out[..], [Item::Opened(at, Began::Now)] if at == id(100)), "{out:?}");
     }
 
     /// A worker whose inbox overflowed still hears ticks, but not the events behind them.
