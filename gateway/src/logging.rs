@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -43,6 +43,9 @@ struct Passing {
     targets: Targets,
     /// Whether lines about what clients send pass as well.
     clients: bool,
+    /// Of those: since the log began, the second of the last one, and how many there were in it.
+    second: Arc<Mutex<(u64, u32)>>,
+    began: Instant,
 }
 
 /// Sends this process's log lines where the configuration says.
@@ -117,18 +120,31 @@ impl Passing {
     fn new(level: &LogFilter) -> Self {
         let targets = level.targets().clone();
         let clients = targets.would_enable(CLIENTS, &Level::DEBUG);
-        Passing { targets, clients }
+        Passing { targets, clients, second: Arc::default(), began: Instant::now() }
     }
 
     fn passes(&self, line: &Metadata<'_>) -> bool {
-        (self.clients || !line.target().starts_with(CLIENTS))
-            && self.targets.would_enable(line.target(), line.level())
+        self.targets.would_enable(line.target(), line.level())
+            && (!line.target().starts_with(CLIENTS)
+                || (self.clients
+                    && (*line.level() != Level::ERROR || self.in_time(self.began.elapsed()))))
+    }
+
+    /// Whether one more line about what a client sent may be written in this second.
+    fn in_time(&self, at: Duration) -> bool {
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        if second.0 != at.as_secs() {
+            *second = (at.as_secs(), 0);
+        }
+        second.1 += 1;
+        second.1 <= CLIENT_LINES
     }
 }
 
 /// Whose errors are caused by what clients send: anybody who can connect could fill the log with them. They are counted
-/// (`sse_rejected_requests_total`), and pass only where this target's `debug` does.
+/// (`sse_rejected_requests_total`), and pass only where this target's `debug` does, some a second.
 const CLIENTS: &str = "actix_http";
+const CLIENT_LINES: u32 = 10;
 
 impl<S> Filter<S> for Passing {
     fn enabled(&self, line: &Metadata<'_>, _: &Context<'_, S>) -> bool {
@@ -154,5 +170,12 @@ mod tests {
         assert!(passes("info", "sse_gateway::ingest"));
         assert!(passes("debug", "actix_http::h1::dispatcher"));
         assert!(passes("info,actix_http=debug", "actix_http::h1::dispatcher"));
+    }
+
+    #[test]
+    fn ten_a_second_pass_of_what_clients_cause() {
+        let passing = Passing::new(&LogFilter::try_from("debug".to_owned()).unwrap());
+        let at = |ms| (0..30).filter(|_| passing.in_time(Duration::from_millis(ms))).count();
+        assert_eq!([at(0), at(900), at(1000), at(5000)], [10, 0, 10, 10]);
     }
 }
