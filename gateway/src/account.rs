@@ -494,7 +494,6 @@ mod tests {
         assert_eq!(out.len(), 1);
     }
 
-    /// Limits may be lowered to none while histories are still there: nothing of those is handed out any more.
     #[test]
     fn a_start_from_the_oldest_excuses_nothing_that_was_kept_then() {
         let mut account = Account::after(EventId::ZERO);

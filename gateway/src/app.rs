@@ -120,10 +120,11 @@ impl App {
     /// Whether the public port answers a request, and every worker its inbox; the error says what does not.
     pub async fn answers(&self, patience: Duration) -> Result<(), String> {
         // First this: once a request is answered, workers have begun.
-        let answer = listener::answers(self.addr, patience).await;
-        answer.map_err(|why| format!("the public port {}: {why}", self.addr))?;
+        let end = Instant::now() + patience;
+        let answer = listener::ask(self.addr, "/", patience).await;
+        answer.map_err(|why| format!("the public port: {why}"))?;
         let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
-        match self.counts(&any, patience).await {
+        match self.counts(&any, end.saturating_duration_since(Instant::now())).await {
             (asked, answered) if answered.len() == asked => Ok(()),
             (asked, answered) => {
                 Err(format!("{} of {asked} workers answer within {patience:?}", answered.len()))

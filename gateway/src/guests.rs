@@ -24,7 +24,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// The longest wait for a client that has a request under way. An NDJSON publisher may have nothing to say for a while.
+/// The longest wait for a client, unless idle connections are kept for longer. An NDJSON publisher may have nothing to say
+/// for a while.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often waits are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -39,6 +40,8 @@ const FAREWELL_BYTES: usize = 64 * 1024 * 1024;
 pub struct Guests {
     all: RefCell<Slab<Guest>>,
     most: usize,
+    /// The longest wait for a client.
+    patience: Duration,
     /// Of requests, by reason.
     rejected: IntCounterVec,
     leaving: RefCell<Vec<(TcpStream, Place)>>,
@@ -60,11 +63,13 @@ pub struct Place {
 }
 
 impl Guests {
-    /// At most so many. What is refused or closed for the others' sake is counted.
-    pub fn new(most: usize, rejected: IntCounterVec) -> Rc<Self> {
+    /// At most so many, and idle ones for so long at least. What is refused or closed is counted.
+    pub fn new(most: usize, keep_alive: Duration, rejected: IntCounterVec) -> Rc<Self> {
         Rc::new(Guests {
             all: RefCell::default(),
             most: most.max(1),
+            // The connection's own timer comes first.
+            patience: PATIENCE.max(keep_alive + SWEEP),
             rejected,
             leaving: RefCell::default(),
             some_leave: Notify::new(),
@@ -105,7 +110,7 @@ impl Guests {
         let mut leaving = FuturesUnordered::new();
         loop {
             tokio::select! {
-                _ = interval.tick() => self.close_waiting_since(Instant::now().checked_sub(PATIENCE)),
+                _ = interval.tick() => self.close_waiting_since(Instant::now().checked_sub(self.patience)),
                 () = self.some_leave.notified() => {
                     leaving.extend(self.leaving.take().into_iter().map(farewell));
                 }
@@ -219,7 +224,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn guests(most: usize) -> Rc<Guests> {
-        Guests::new(most, Metrics::default().rejected)
+        Guests::new(most, Duration::ZERO, Metrics::default().rejected)
     }
 
     fn waiting(guests: &Rc<Guests>) -> Place {
@@ -249,6 +254,13 @@ mod tests {
         assert!(guests.enter().is_none(), "nobody waits");
         drop(busy);
         assert!(guests.enter().is_some());
+    }
+
+    #[test]
+    fn an_idle_connection_may_wait_for_as_long_as_it_is_kept() {
+        assert_eq!(guests(1).patience, PATIENCE);
+        let hour = Duration::from_secs(3600);
+        assert!(Guests::new(1, hour, Metrics::default().rejected).patience > hour);
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl Join {
         self.youngest = clock;
         if self.start == Start::Oldest {
             if !snapshot.history {
-                // The oldest is now.
+                // The oldest is now, whatever is left from before history was switched off.
                 self.start = Start::Now;
                 self.phase = Phase::Ticking;
                 return Next::Tick;

@@ -38,7 +38,7 @@ pub fn plain(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// From where this machine itself reaches a port that is bound to this address.
-pub fn local(mut addr: SocketAddr) -> SocketAddr {
+fn local(mut addr: SocketAddr) -> SocketAddr {
     if addr.ip().is_unspecified() {
         let loopback: IpAddr = match addr {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -49,20 +49,21 @@ pub fn local(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Whether a request to this port is answered, whatever the answer; the error says why not.
-pub async fn answers(addr: SocketAddr, patience: Duration) -> Result<(), String> {
+/// Asks a port of this machine's own for a path; answers the whole answer, or why there is none.
+pub async fn ask(addr: SocketAddr, path: &str, patience: Duration) -> Result<String, String> {
+    let addr = local(addr);
     let ask = async {
-        let mut stream = TcpStream::connect(local(addr)).await?;
-        stream.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
         Ok::<_, io::Error>(answer)
     };
     match tokio::time::timeout(patience, ask).await {
-        Ok(Ok(answer)) if answer.starts_with(b"HTTP/1.") => Ok(()),
-        Ok(Ok(_)) => Err("it closes connections without an answer".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {patience:?}")),
+        Ok(Ok(answer)) if answer.starts_with("HTTP/1.") => Ok(answer),
+        Ok(Ok(_)) => Err(format!("{addr} closes connections without an answer")),
+        Ok(Err(error)) => Err(format!("{addr}: {error}")),
+        Err(_) => Err(format!("{addr} does not answer within {patience:?}")),
     }
 }
 

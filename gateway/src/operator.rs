@@ -12,22 +12,10 @@ use sse_gateway::metrics::Metrics;
 use sse_gateway::redis_broker::RedisBroker;
 use sse_gateway::redis_settings::RedisSettings;
 use sse_gateway::vitals;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// Asks the admin port of a gateway with this configuration whether it is ready.
 pub async fn healthcheck(config: &Config) -> Result<(), String> {
-    let addr = listener::local(config.admin.listen);
-    let ask = async {
-        let mut stream = TcpStream::connect(addr).await?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = tokio::time::timeout(Duration::from_secs(10), ask).await;
-    let answer = answer.map_err(|_| format!("{addr} does not answer"))?;
-    let answer = answer.map_err(|error| format!("{addr}: {error}"))?;
+    let answer = listener::ask(config.admin.listen, "/readyz", Duration::from_secs(10)).await?;
     let mut lines = answer.lines();
     let status = lines.next().unwrap_or_default();
     if status.split(' ').nth(1) == Some("200") {

@@ -10,7 +10,6 @@ use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
     RedisError,
 };
-
 use rustls::pki_types::ServerName;
 
 use crate::config::Config;

@@ -139,19 +139,19 @@ pub fn once_each(pairs: &[(String, String)], these: impl Fn(&str) -> bool) -> Re
 }
 
 /// A name as it stands, without what spellings differ in.
-fn letters(name: &str) -> String {
-    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+fn letters(name: &str) -> impl Iterator<Item = char> {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase())
 }
 
 /// `last_event_id` in the spellings of clients: event-source-polyfill says `lastEventId`, others name the header.
 fn is_position(name: &str) -> bool {
-    letters(name) == "lasteventid"
+    letters(name).eq("lasteventid".chars())
 }
 
 /// Whether a parameter of another name was meant as a position: it would otherwise be ignored, and the stream begin with
 /// what comes, which loses silently what its client asked for.
 fn looks_like_a_position(name: &str, value: &str) -> bool {
-    let letters = letters(name);
+    let letters: String = letters(name).collect();
     let named = ["after", "cursor", "position", "resume", "since"].contains(&letters.as_str());
     named
         || letters.contains("eventid")

@@ -20,6 +20,7 @@ use crate::broker::Broker;
 use crate::config::{BrokerKind, Config};
 use crate::guests::Guests;
 use crate::hub::Hub;
+use crate::listener::Room;
 use crate::memory::{MemoryBroker, MemoryLimits};
 use crate::metrics::Metrics;
 use crate::redis_broker::RedisBroker;
@@ -77,6 +78,7 @@ pub struct Gateway {
     addr: SocketAddr,
     admin_addr: SocketAddr,
     app: Arc<App>,
+    room: Room,
     vitals: Vitals,
     watch: Watch,
 }
@@ -101,7 +103,7 @@ impl Gateway {
             configured => configured,
         };
         let app = App::new(config, broker, metrics, addr, max_streams);
-        Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), vitals, watch })
+        Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), room, vitals, watch })
     }
 
     /// The public address, with the port that was bound.
@@ -131,7 +133,8 @@ impl Gateway {
         let drain_config = app.config.drain.clone();
         let drain = Arc::new(watch::Sender::new(None));
         let admin = admin::server(self.admin, app.clone(), self.vitals.clone())?;
-        let public = public_server(self.public, self.addr, &app, &self.vitals, drain.clone())?;
+        let public =
+            public_server(self.public, self.addr, &app, self.room, &self.vitals, drain.clone())?;
         let (admin_handle, public_handle) = (admin.handle(), public.handle());
         let (mut admin, mut public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
         let (ticking, watching) = (app.clone(), self.vitals.clone());
@@ -206,6 +209,7 @@ fn public_server(
     listener: TcpListener,
     addr: SocketAddr,
     app: &Arc<App>,
+    room: Room,
     vitals: &Vitals,
     drain: Arc<watch::Sender<Option<Duration>>>,
 ) -> std::io::Result<actix_server::Server> {
@@ -215,7 +219,7 @@ fn public_server(
         workers => workers,
     };
     let requests = match config.server.max_requests {
-        0 => listener::descriptor_room().requests,
+        0 => room.requests,
         configured => configured,
     };
     let most_guests = requests.div_ceil(workers);
@@ -236,7 +240,8 @@ fn public_server(
         app.add_hub(hub.inbox());
         let (watching, serving) = (vitals.clone(), hub.clone().run(drain.subscribe()));
         actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
-        let guests = Guests::new(most_guests, app.metrics.rejected.clone());
+        let guests =
+            Guests::new(most_guests, app.config.server.keep_alive, app.metrics.rejected.clone());
         let (watching, serving) = (vitals.clone(), guests.clone().serve());
         actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
         let stopping = stopping.clone();
