@@ -85,7 +85,11 @@ impl Publisher {
                 return;
             }
             let failed = !self.publish().await;
-            let pause = if failed { 100..300 } else { 40..120 };
+            let pause = match (failed, self.stage.gentle.get()) {
+                (_, true) => 400..1_200,
+                (true, _) => 100..300,
+                (false, _) => 40..120,
+            };
             tokio::time::sleep(Duration::from_millis(self.rng.u64(pause))).await;
         }
     }

@@ -197,7 +197,9 @@ async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
         return Err(error);
     }
     stage.cue.send_modify(|cue| cue.calm = true);
+    stage.gentle.set(true);
     recover(&stage).await;
+    stage.gentle.set(false);
 
     stage.say("all are up to date; from here on no gap may be told");
     stage.tally.borrow_mut().calm = true;

@@ -62,6 +62,9 @@ pub struct Stage {
     pub last_call: Cell<bool>,
     /// Each lasting subscriber's position.
     pub reached: RefCell<Vec<EventId>>,
+    /// Publishers hold back, because everybody is to come up to date. Whoever reads history must be quicker than those who
+    /// publish, and on a busy machine with small pages it is not.
+    pub gentle: Cell<bool>,
     /// The subscribers that were not up to date in time, and at what.
     pub stuck: RefCell<(Vec<usize>, String)>,
     /// Sessions that are over.
@@ -87,6 +90,7 @@ impl Stage {
             cue: watch::Sender::new(Cue::default()),
             last_call: Cell::new(false),
             reached: RefCell::default(),
+            gentle: Cell::new(false),
             stuck: RefCell::default(),
             sessions: RefCell::default(),
             memory: Mutex::default(),

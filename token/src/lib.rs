@@ -1,0 +1,156 @@
+//! JSON Web Tokens (RFC 7519) of sse-gateway: how they are made and checked. The gateway and `sse-publish` share it, so that
+//! a token which one makes is what the other takes.
+//!
+//! Pure: keys come in as bytes, and nobody is asked for any.
+
+mod key;
+mod ring_provider;
+
+pub use jsonwebtoken::Algorithm;
+pub use jsonwebtoken::jwk::{Jwk, JwkSet};
+pub use key::{Family, KeyError, SigningKey, VerifyingKey, family};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Header, Validation};
+use serde_json::{Map, Value};
+
+/// The claims of a token, checked.
+pub type Claims = Map<String, Value>;
+
+/// The longest token that is looked at, in bytes.
+pub const MAX_BYTES: usize = 8 * 1024;
+/// The shortest shared secret, in bytes: as long as the shortest hash (RFC 7518 §3.2).
+pub const MIN_SECRET: usize = 32;
+
+/// What a token must say beside its signature.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// `iss`; none: anything.
+    pub issuer: Option<String>,
+    /// `aud`, which must be it or contain it. None: a token that names an audience is not for us (RFC 7519 §4.1.3).
+    pub audience: Option<String>,
+    /// Whether a token without `exp` is taken.
+    pub unending: bool,
+    /// By how many seconds the clocks of issuer and checker may differ.
+    pub leeway: u64,
+}
+
+/// A token's head, before anything is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The algorithm that it says it is signed with.
+    pub algorithm: Algorithm,
+    /// The name of the key.
+    pub kid: Option<String>,
+}
+
+/// Why a token is not taken. No message holds any of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It is no token at all.
+    #[error("this is no JSON Web Token")]
+    Malformed,
+    /// It is longer than [`MAX_BYTES`].
+    #[error("the token has more than {MAX_BYTES} bytes")]
+    TooLong,
+    /// Its head demands something that nobody here understands (RFC 7515 §4.1.11).
+    #[error("the token's head has `crit`, and nothing of that is understood")]
+    Critical,
+    /// No key is for this algorithm, among those for it.
+    #[error("no key is configured for this token's algorithm, issuer and key id")]
+    NoKey,
+    /// The signature is not of the key.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// `exp` is over.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` is ahead.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// `iss` is another one.
+    #[error("the token is of another issuer")]
+    Issuer,
+    /// `aud` is another one.
+    #[error("the token is for another audience")]
+    Audience,
+    /// A claim that must be there is not, or is of another kind.
+    #[error("the token's claim {0:?} is missing or malformed")]
+    Claim(String),
+}
+
+/// Reads a token's head. Nothing of it is proven.
+///
+/// # Errors
+///
+/// It is no token, too long, or demands what nobody here understands. `alg: none` is no algorithm.
+pub fn head(token: &str) -> Result<Head, TokenError> {
+    if token.len() > MAX_BYTES {
+        return Err(TokenError::TooLong);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+    if header.extras.get::<Value>("crit").ok().flatten().is_some() {
+        return Err(TokenError::Critical);
+    }
+    Ok(Head { algorithm: header.alg, kid: header.kid })
+}
+
+/// Checks a token against one key; answers its claims.
+///
+/// # Errors
+///
+/// The first thing that is wrong. [`TokenError::Signature`] says that another key may fit.
+pub fn check(token: &str, key: &VerifyingKey, expected: &Expected) -> Result<Claims, TokenError> {
+    ring_provider::install();
+    let head = head(token)?;
+    if !key.takes(head.algorithm) {
+        return Err(TokenError::NoKey);
+    }
+    let mut validation = Validation::new(head.algorithm);
+    validation.leeway = expected.leeway;
+    validation.validate_nbf = true;
+    let mut required = Vec::new();
+    if !expected.unending {
+        required.push("exp");
+    }
+    if let Some(issuer) = &expected.issuer {
+        validation.set_issuer(&[issuer]);
+        required.push("iss");
+    }
+    if let Some(audience) = &expected.audience {
+        validation.set_audience(&[audience]);
+        required.push("aud");
+    }
+    validation.set_required_spec_claims(&required);
+    let decoded = jsonwebtoken::decode::<Claims>(token, key.inner(), &validation);
+    decoded.map(|token| token.claims).map_err(|error| match error.into_kind() {
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::ImmatureSignature => TokenError::NotYet,
+        ErrorKind::InvalidIssuer => TokenError::Issuer,
+        ErrorKind::InvalidAudience => TokenError::Audience,
+        ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => {
+            TokenError::Claim(name)
+        }
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::NoKey,
+        _ => TokenError::Malformed,
+    })
+}
+
+/// Makes a token.
+///
+/// # Errors
+///
+/// The key cannot sign with this algorithm.
+pub fn sign(
+    claims: &Claims,
+    key: &SigningKey,
+    algorithm: Algorithm,
+    kid: Option<&str>,
+) -> Result<String, KeyError> {
+    ring_provider::install();
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
+    jsonwebtoken::encode(&header, claims, key.inner()).map_err(|_| KeyError::Unfit(algorithm))
+}
+
+#[cfg(test)]
+mod tests;
