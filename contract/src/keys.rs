@@ -102,6 +102,21 @@ impl Keys {
     pub fn probe(&self, nonce: u64) -> String {
         format!("{}::probe:{nonce:016x}", self.prefix)
     }
+
+    /// What a ticket grants that nobody has used yet, by the ticket's hash.
+    pub fn ticket(&self, hash: &str) -> String {
+        format!("{}:ticket:{hash}", self.prefix)
+    }
+
+    /// The sorted set of revocations, by the time until which they are kept.
+    pub fn revoked(&self) -> String {
+        format!("{}:revoked", self.prefix)
+    }
+
+    /// The pub/sub channel on which gateways call each other to read the revocations.
+    pub fn revocation_channel(&self) -> String {
+        format!("{}::revoked", self.prefix)
+    }
 }
 
 fn crc16(bytes: &[u8]) -> u16 {
@@ -132,6 +147,11 @@ mod tests {
         assert_eq!(keys.idempotency(&orders, "k1"), "sse:idem:orders|k1");
         assert_eq!(keys.known(0, 3), "sse:known:3");
         assert_eq!(keys.probe(255), "sse::probe:00000000000000ff");
+        assert_eq!(keys.ticket("ab"), "sse:ticket:ab");
+        assert_eq!(
+            (keys.revoked(), keys.revocation_channel()),
+            ("sse:revoked".into(), "sse::revoked".into())
+        );
     }
 
     #[test]
@@ -176,6 +196,9 @@ mod tests {
         Idempotency(Channel, String),
         Live(Channel),
         Probe(u64),
+        Ticket(String),
+        Revoked,
+        RevocationChannel,
     }
 
     impl Thing {
@@ -189,6 +212,9 @@ mod tests {
                 Thing::Idempotency(channel, key) => (false, keys.idempotency(channel, key)),
                 Thing::Live(channel) => (true, keys.live(channel)),
                 Thing::Probe(nonce) => (true, keys.probe(*nonce)),
+                Thing::Ticket(hash) => (false, keys.ticket(hash)),
+                Thing::Revoked => (false, keys.revoked()),
+                Thing::RevocationChannel => (true, keys.revocation_channel()),
             }
         }
 
@@ -209,10 +235,12 @@ mod tests {
             things.extend((0..20).map(|generation| Thing::Known(partition, generation)));
         }
         things.extend((0..20).map(Thing::Probe));
+        things.extend([Thing::Revoked, Thing::RevocationChannel]);
         // Whatever ends the name may be a channel, and whatever stands before and behind a byte of it a
         // channel and a key.
         for (at, _) in name.1.char_indices() {
             let end = &name.1[at..];
+            things.push(Thing::Ticket(end.to_owned()));
             if let Ok(channel) = end.parse::<Channel>() {
                 things.extend([Thing::History(channel.clone()), Thing::Live(channel)]);
             }
@@ -227,8 +255,7 @@ mod tests {
     }
 
     /// Words that names are made of, and marks that part them.
-    const PIECES: &str =
-        "(:|state|history|idem|known|probe|[{][0-9a]{1,2}[}]|[0-9]{1,2}|a|sse|[.~-]){1,5}";
+    const PIECES: &str = "(:|state|history|idem|known|probe|ticket|revoked|[{][0-9a]{1,2}[}]|[0-9]{1,2}|a|sse|[.~-]){1,5}";
 
     fn channel() -> impl Strategy<Value = Channel> {
         PIECES.prop_filter_map("a channel", |text| text.parse().ok())
@@ -246,6 +273,9 @@ mod tests {
             (channel(), key()).prop_map(|(channel, key)| Thing::Idempotency(channel, key)),
             channel().prop_map(Thing::Live),
             (0u64..20).prop_map(Thing::Probe),
+            "[0-9a-f]{1,4}".prop_map(Thing::Ticket),
+            Just(Thing::Revoked),
+            Just(Thing::RevocationChannel),
         ]
     }
 

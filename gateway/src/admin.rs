@@ -11,6 +11,7 @@ use actix_web::{FromRequest, Handler, HttpResponse, HttpServer, Resource, Respon
 use serde_json::json;
 
 use crate::app::App;
+use crate::connections_api;
 use crate::problem::{Kind, Problem};
 use crate::routes::not_allowed;
 use crate::vitals::Vitals;
@@ -31,6 +32,11 @@ pub fn server(listener: TcpListener, app: Arc<App>, vitals: Vitals) -> std::io::
             .service(resource("/healthz", healthz))
             .service(resource("/healthz/broker", broker))
             .service(resource("/readyz", readyz))
+            .service(
+                web::resource("/connections")
+                    .route(web::delete().to(connections_api::revoke))
+                    .default_service(not_allowed("DELETE")),
+            )
             .configure(on_demand)
             .default_service(web::to(not_found))
     });
@@ -95,6 +101,6 @@ async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
 async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::new(
         Kind::NotFound,
-        "the admin port has /metrics, /healthz, /healthz/broker and /readyz",
+        "the admin port has /metrics, /healthz, /healthz/broker, /readyz and /connections",
     ))
 }

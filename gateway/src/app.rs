@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sse_contract::{Channel, ChannelError};
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
@@ -23,6 +24,8 @@ pub struct App {
     pub broker: Broker,
     /// The metrics.
     pub metrics: Metrics,
+    /// Who may do what.
+    pub access: Access,
     /// Where the public port is.
     addr: SocketAddr,
     draining: AtomicBool,
@@ -36,16 +39,25 @@ impl App {
         config: Config,
         broker: Broker,
         metrics: Metrics,
+        access: Access,
         addr: SocketAddr,
         max_streams: u64,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        App { config, broker, metrics, addr, draining, max_streams, hubs: Mutex::default() }
+        App { config, broker, metrics, access, addr, draining, max_streams, hubs: Mutex::default() }
     }
 
     /// A worker's hub has begun; its inbox.
     pub fn add_hub(&self, inbox: Arc<Inbox>) {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
+    }
+
+    /// Tells every worker's hub.
+    pub fn tell_hubs(&self, what: impl Fn() -> ToHub) {
+        let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+        for hub in hubs.iter() {
+            hub.send([what()]);
+        }
     }
 
     /// Waits until every worker of this gateway keeps up with what is published, but no longer than until `end`: what is
@@ -130,6 +142,11 @@ impl App {
                 Err(format!("{} of {asked} workers answer within {patience:?}", answered.len()))
             }
         }
+    }
+
+    /// Counts events that their sender may not publish.
+    pub fn deny_publish(&self, events: u64) {
+        self.metrics.published.with_label_values(&["denied"]).inc_by(events);
     }
 
     /// Counts a request for a stream that was refused.

@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use sse_contract::{Channel, EventId};
 
+use crate::access::Refused;
 use crate::app::App;
 use crate::frame::GapReason;
 use crate::problem::{Kind, Problem};
@@ -18,6 +19,7 @@ const MAX_LIMIT: usize = 1000;
 /// A channel's last and oldest id, length, and subscribers on this gateway.
 pub async fn info(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let channel = request::path_channel(&request)?;
+    check_access(&request, &channel, &app).await?;
     // Above every id, so that no event is read.
     let snapshot = read(&app, &channel, EventId::MAX).await?;
     let range = snapshot.ranges.get(&channel).and_then(|ranges| ranges.first());
@@ -48,14 +50,31 @@ pub async fn history(request: HttpRequest, app: web::Data<App>) -> Result<HttpRe
                     },
                 )?;
             }
+            "ticket" | "token" => {}
             _ => {
                 let detail = format!("there is no parameter {name:?}; there are after and limit");
                 return Err(Problem::new(Kind::InvalidParameter, detail).field(name));
             }
         }
     }
+    check_access(&request, &channel, &app).await?;
     let snapshot = read(&app, &channel, after.unwrap_or(EventId::ZERO)).await?;
     Ok(HttpResponse::Ok().json(page(&snapshot, &channel, after, limit)))
+}
+
+/// Whoever may listen to a channel may read its history.
+async fn check_access(request: &HttpRequest, channel: &Channel, app: &App) -> Result<(), Problem> {
+    let client = request::client(request);
+    let channels = std::slice::from_ref(channel);
+    match app.access.subscriber(request, &client, channels, &app.broker).await {
+        Ok(_) => Ok(()),
+        Err(Refused::Problem(problem)) => Err(problem),
+        Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),
+        Err(Refused::Over("revoked")) => {
+            Err(Problem::new(Kind::InvalidToken, "access was revoked"))
+        }
+        Err(Refused::Over(_)) => Err(Problem::new(Kind::InvalidToken, "the ticket is used up")),
+    }
 }
 
 fn page(snapshot: &Snapshot, channel: &Channel, after: Option<EventId>, limit: usize) -> Value {

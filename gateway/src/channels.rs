@@ -124,6 +124,13 @@ impl Channels {
         self.by_name.get(name).map_or(0, |&slot| self.entries[slot as usize].subscribers.len())
     }
 
+    /// The connections that listen to a channel of this name.
+    pub fn subscribers_by_name(&self, name: &str) -> Vec<usize> {
+        let slot = self.by_name.get(name);
+        let all = slot.map_or(&[][..], |&slot| &self.entries[slot as usize].subscribers);
+        all.iter().map(|connection| *connection as usize).collect()
+    }
+
     /// How many channels there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -14,11 +14,16 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use sse_contract::{Channel, Keys};
+use url::Url;
 
+use crate::access::api_key::ApiKeyLine;
+use crate::access::issuers::{IssuerLine, as_url};
+use crate::access::words;
 use crate::config_checks;
 use crate::config_sources::{Flag, Setting, Settings};
 use crate::log_filter::LogFilter;
 use crate::origin::AllowedOrigins;
+use crate::pattern::Pattern;
 use crate::redis_settings::connection_info;
 pub use crate::slow_readers::{SlowReader, SlowReaderRule};
 
@@ -83,7 +88,43 @@ section!(
 );
 section!(
     /// `[auth]`
-    AuthConfig { open: bool, }
+    AuthConfig {
+        open: bool,
+        keys: Vec<ApiKeyLine>,
+        cookie: String,
+        token_parameter: bool,
+        #[serde(deserialize_with = "duration")] revoked_for: Duration,
+        anonymous: AnonymousConfig,
+        jwt: JwtConfig,
+        tickets: TicketConfig,
+        forward: ForwardConfig,
+    }
+);
+section!(
+    /// `[auth.anonymous]`
+    AnonymousConfig { subscribe: Vec<Pattern>, publish: Vec<Pattern>, }
+);
+section!(
+    /// `[auth.jwt]`
+    JwtConfig {
+        keys: Vec<IssuerLine>,
+        #[serde(deserialize_with = "duration")] leeway: Duration,
+        require_expiry: bool,
+    }
+);
+section!(
+    /// `[auth.tickets]`
+    TicketConfig { #[serde(deserialize_with = "duration")] lifetime: Duration, }
+);
+section!(
+    /// `[auth.forward]`
+    ForwardConfig {
+        #[serde(deserialize_with = "http_url")] url: Option<Url>,
+        #[serde(deserialize_with = "header_names")] headers: Vec<HeaderName>,
+        #[serde(deserialize_with = "duration")] timeout: Duration,
+        #[serde(deserialize_with = "duration")] cache: Duration,
+        max_pending: usize,
+    }
 );
 section!(
     /// `[cors]`
@@ -187,6 +228,17 @@ impl ConfigError {
 fn shown(key: &str, value: &Value) -> String {
     let text = match value {
         Value::String(url) if key == "redis.url" => format!("{:?}", without_credentials(url)),
+        Value::String(url) if key == "auth.forward.url" => {
+            let end = url.find(['?', '#']).unwrap_or(url.len());
+            format!("{:?}", without_credentials(&url[..end]))
+        }
+        // Their lines hold secrets, and a mistake may stand anywhere in them.
+        Value::Array(lines) if key == "auth.keys" || key == "auth.jwt.keys" => {
+            let lines: Vec<String> =
+                lines.iter().filter_map(Value::as_str).map(words::shown).collect();
+            format!("{lines:?}")
+        }
+        Value::String(text) if key == "auth.keys" || key == "auth.jwt.keys" => words::shown(text),
         Value::String(text) => format!("{text:?}"),
         other => other.to_string(),
     };
@@ -262,6 +314,23 @@ fn what(error: &config::ConfigError) -> String {
     }
 }
 
+impl AuthConfig {
+    /// Whether it is said who may do what.
+    pub fn is_configured(&self) -> bool {
+        let anonymous = &self.anonymous;
+        !self.keys.is_empty()
+            || !self.jwt.keys.is_empty()
+            || self.forward.url.is_some()
+            || !anonymous.subscribe.is_empty()
+            || !anonymous.publish.is_empty()
+    }
+
+    /// Whether anybody who reaches the public port may do anything.
+    pub fn is_open(&self) -> bool {
+        self.open || !self.is_configured()
+    }
+}
+
 impl StreamConfig {
     /// The policy of the first rule that matches a channel; replay if none does.
     pub fn slow_reader(&self, channel: &Channel) -> SlowReader {
@@ -319,6 +388,12 @@ fn header_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Header
     names.iter().map(read).collect()
 }
 
+parsed_by!(http_url, Option<Url>, |text: &str| {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    as_url(text).map(Some).ok_or("must be a URL of http:// or https://, or empty")
+});
 parsed_by!(duration, Duration, config_checks::parse_duration);
 parsed_by!(address, SocketAddr, config_checks::parse_address);
 parsed_by!(prefix, String, |text: &str| Keys::check_prefix(text).map(|()| text.to_owned()));

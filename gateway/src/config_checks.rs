@@ -9,7 +9,8 @@ use crate::config::{Config, ConfigError};
 use crate::config_sources::{Place, Settings};
 
 /// The least and the most of each whole number.
-pub const WHOLE: [(&str, u64, u64); 15] = [
+pub const WHOLE: [(&str, u64, u64); 16] = [
+    ("auth.forward.max_pending", 1, 1 << 20),
     ("server.workers", 0, 512),
     ("server.backlog", 1, 1 << 30),
     ("server.max_connections", 1, 1 << 30),
@@ -36,7 +37,12 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The least and the most of each duration. Timers, deadlines and the kernel's options overflow far above the most.
-pub const DURATIONS: [(&str, Duration, Duration); 18] = [
+pub const DURATIONS: [(&str, Duration, Duration); 23] = [
+    ("auth.revoked_for", SECOND, YEAR),
+    ("auth.jwt.leeway", Duration::ZERO, HOUR),
+    ("auth.tickets.lifetime", SECOND, HOUR),
+    ("auth.forward.timeout", MS, HOUR),
+    ("auth.forward.cache", Duration::ZERO, HOUR),
     // The kernel's keepalive is made of the first two and takes nine hours at most.
     ("redis.connect_timeout", MS, HOUR),
     ("redis.answer_timeout", MS, HOUR),
@@ -127,9 +133,13 @@ pub fn broker(settings: &mut Settings) -> Result<(), ConfigError> {
 pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let at = |key: &str, what: String| Err(ConfigError::at(key, settings.get(key), what));
     let (public, admin) = (config.server.listen, config.admin.listen);
-    if !public.ip().is_loopback() && !config.auth.open {
-        let what = "this address can be reached from outside and there is no authentication; set \
-                    auth.open = true if anybody who reaches it may subscribe and publish";
+    if config.auth.open && config.auth.is_configured() {
+        let what = "lets in anybody, whatever else [auth] says; take out one of the two";
+        return at("auth.open", what.to_owned());
+    }
+    if !public.ip().is_loopback() && !config.auth.open && !config.auth.is_configured() {
+        let what = "this address can be reached from outside and nothing says who may subscribe and publish; set \
+                    auth.jwt.keys, auth.keys, auth.forward.url or auth.anonymous, or auth.open = true if anybody may";
         return at("server.listen", what.to_owned());
     }
     if public.port() != 0 && public.port() == admin.port() && overlap(public, admin) {

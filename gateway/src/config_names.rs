@@ -96,7 +96,8 @@ pub fn no_such_section(name: &str) -> String {
 }
 
 fn sections() -> impl Iterator<Item = &'static str> {
-    Settings::defaults().iter().filter_map(|(key, _)| Some(key.split_once('.')?.0))
+    let of = |key: &'static str| key.match_indices('.').map(move |(at, _)| &key[..at]);
+    Settings::defaults().iter().flat_map(move |(key, _)| of(key))
 }
 
 fn last_part(key: &str) -> &str {

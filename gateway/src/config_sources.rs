@@ -228,26 +228,34 @@ fn entries(text: &str, name: &str) -> Result<Vec<(String, Value, Place)>, Config
         ConfigError::new(format!("{place}: {}", words.join(" ")))
     })?;
     let mut found = Vec::new();
-    for (key, value) in document.get_ref() {
-        let section = key.get_ref();
-        let DeValue::Table(table) = value.get_ref() else {
-            found.push((section.to_string(), json(value.get_ref()), place(key.span().start)));
-            continue;
+    table("", document.get_ref(), &place, &mut found)?;
+    Ok(found)
+}
+
+/// Every setting in a section and in those within it.
+fn table(
+    section: &str,
+    table: &DeTable<'_>,
+    place: &impl Fn(usize) -> Place,
+    found: &mut Vec<(String, Value, Place)>,
+) -> Result<(), ConfigError> {
+    for (key, value) in table {
+        let name = match section {
+            "" => key.get_ref().to_string(),
+            section => format!("{section}.{}", key.get_ref()),
         };
-        // An empty section has no setting that could be misspelt, only a name.
-        if table.is_empty() && !config_names::is_section(section) {
-            let advice = config_names::no_such_section(section);
-            return Err(ConfigError::new(format!(
-                "[{section}] ({}): {advice}",
-                place(key.span().start)
-            )));
-        }
-        for (key, value) in table {
-            let name = format!("{section}.{}", key.get_ref());
-            found.push((name, json(value.get_ref()), place(key.span().start)));
+        let place_of_key = place(key.span().start);
+        match value.get_ref() {
+            // An empty section has no setting that could be misspelt, only a name.
+            DeValue::Table(inner) if inner.is_empty() && !config_names::is_section(&name) => {
+                let advice = config_names::no_such_section(&name);
+                return Err(ConfigError::new(format!("[{name}] ({place_of_key}): {advice}")));
+            }
+            DeValue::Table(inner) => self::table(&name, inner, place, found)?,
+            value => found.push((name, json(value), place_of_key)),
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// What no setting can be becomes an object, which is refused for every kind.

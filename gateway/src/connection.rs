@@ -89,6 +89,16 @@ pub struct Connection {
     pub(crate) generation: u32,
     pub(crate) checkpoints: bool,
     pub(crate) framing: Framing,
+    /// Who listens; none of whom nothing can end but the client.
+    pub(crate) bearer: Option<Box<BearerUntil>>,
+}
+
+/// Who listens, and until when.
+#[derive(Debug)]
+pub struct BearerUntil {
+    pub(crate) subject: Option<Arc<str>>,
+    pub(crate) token_id: Option<Arc<str>>,
+    pub(crate) until: Deciseconds,
 }
 
 /// What only a joining connection has.
@@ -159,6 +169,7 @@ impl Connection {
             generation,
             checkpoints,
             framing,
+            bearer: None,
         }
     }
 
@@ -328,6 +339,14 @@ impl Connection {
             self.outbox = None;
         }
         (first.map(EventId::before), raw)
+    }
+
+    /// Ends the body as one that is finished: its client is not to come back. Where something still waits, its end would be
+    /// taken for a part of that, so the connection is cut instead.
+    pub fn finish(&self) {
+        if self.outbox.is_none() {
+            self.sink.finish(self.framing);
+        }
     }
 
     /// Whether something waits to be written.

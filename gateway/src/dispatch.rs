@@ -115,6 +115,7 @@ impl Dispatch {
             self.ask(Asked::Subscribe(channel));
         }
         self.ask(Asked::Subscribe(self.shared.probe_channel.as_bytes().into()));
+        self.ask(Asked::Subscribe(self.shared.revocation_channel.as_bytes().into()));
     }
 
     /// The session is over, if there was one: nothing is attached any more.
@@ -224,6 +225,10 @@ impl Dispatch {
                 if !matches!(&answered, Some(Asked::Subscribe(asked)) if **asked == **channel) {
                     return Err(unasked(&answered, "a subscription"));
                 }
+                if **channel == *self.shared.revocation_channel.as_bytes() {
+                    // Some may have been made before this.
+                    self.shared.revocations_called.notify_one();
+                }
                 for (worker, key) in self.interest.confirmed(channel) {
                     self.batches[usize::from(*worker)].push(ToHub::Attached(*key));
                 }
@@ -247,6 +252,9 @@ impl Dispatch {
                 let _ = answer.send(Ok(()));
             }
             return;
+        }
+        if channel == self.shared.revocation_channel.as_bytes() {
+            return self.shared.revocations_called.notify_one();
         }
         let attachments = self.interest.attachments(channel);
         if attachments.is_empty() {
@@ -321,6 +329,14 @@ impl Dispatch {
                 let _ = answer.send(Err(why.clone()));
             }
             self.probes_refused = Some(why);
+            return;
+        }
+        if channel == self.shared.revocation_channel.as_bytes() {
+            tracing::warn!(
+                redis.addr = %self.shared.addr, error = %why,
+                "Redis refuses this user the channel {}: what others revoke is heard late",
+                self.shared.revocation_channel
+            );
             return;
         }
         let why: Arc<str> = why.into();

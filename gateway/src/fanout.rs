@@ -43,6 +43,7 @@ impl Subscribers {
             ToHub::Refused(key, why) => self.refused(key, &why),
             ToHub::Detached => self.detach(),
             ToHub::Lagged => self.lag_all(),
+            ToHub::End(whose) => self.end(&whose),
             ToHub::Count(channel, answer) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.channels.count(&channel));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use sse_contract::Channel;
 use tokio::sync::{oneshot, watch};
 
+use crate::access::grant::Grant;
 use crate::broker::Broker;
 use crate::config::StreamConfig;
 use crate::frame::Framing;
@@ -41,6 +42,29 @@ pub struct Subscription {
     pub start: Start,
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
+    /// Who listens, if that can end the stream.
+    pub bearer: Option<Box<Bearer>>,
+}
+
+/// Whose stream it is, and how long it may last.
+#[derive(Debug, Clone)]
+pub struct Bearer {
+    /// The subject that it can be revoked by.
+    pub subject: Option<Arc<str>>,
+    /// The token that it can be revoked by.
+    pub token_id: Option<Arc<str>>,
+    /// How long the grant still holds; for ever, if none.
+    pub left: Option<Duration>,
+}
+
+impl Bearer {
+    /// Of a grant; none of one that nothing can end.
+    pub fn of(grant: &Grant) -> Option<Box<Self>> {
+        let (subject, token_id, left) =
+            (grant.subject.clone(), grant.token_id.clone(), grant.left());
+        let ends = subject.is_some() || token_id.is_some() || left.is_some();
+        ends.then(|| Box::new(Bearer { subject, token_id, left }))
+    }
 }
 
 /// Why a stream cannot be opened.

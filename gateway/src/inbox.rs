@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sse_contract::{Channel, EventId};
 use tokio::sync::{Notify, mpsc};
 
+use crate::access::revocations::Whose;
 use crate::frame::SharedFrame;
 use crate::snapshot::Snapshot;
 
@@ -47,6 +48,8 @@ pub enum ToHub {
     Detached,
     /// Events may be missing here, though attachments stand.
     Lagged,
+    /// These streams are not to go on.
+    End(Whose),
     /// How many connections listen to the channel, for whoever asks.
     Count(Channel, mpsc::UnboundedSender<usize>),
     /// The answer to reads; `cached` if it was read before they were asked for.

@@ -14,6 +14,7 @@ pub mod logging;
 pub mod metrics;
 pub mod origin;
 pub mod panics;
+pub mod pattern;
 pub mod slow_readers;
 pub mod vitals;
 
@@ -35,6 +36,7 @@ pub mod history;
 pub mod ingest;
 pub mod library;
 pub mod memory;
+pub mod redis_access;
 pub mod redis_broker;
 pub mod redis_line;
 pub mod redis_publisher;
@@ -53,10 +55,14 @@ pub mod sink;
 pub mod subscribers;
 pub mod takeover;
 
+// Who may do what.
+pub mod access;
+
 // HTTP.
 pub mod admin;
 pub mod app;
 pub mod channel_api;
+pub mod connections_api;
 pub mod item;
 pub mod listener;
 pub mod problem;
@@ -66,6 +72,7 @@ pub mod request;
 pub mod routes;
 pub mod server;
 pub mod subscribe;
+pub mod ticket_api;
 
 pub use config::Config;
 pub use server::{Gateway, StartError};

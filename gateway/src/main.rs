@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use sse_gateway::access::Access;
 use sse_gateway::logging::{self, Log};
 use sse_gateway::server::RunError;
 use sse_gateway::{Config, Gateway, config, panics};
@@ -39,6 +40,9 @@ fn main() -> ExitCode {
         Err(error) => return fail(USAGE, &error),
     };
     if args.check_config {
+        if let Err(error) = Access::new(&config.auth, &config.cors) {
+            return fail(USAGE, &format!("configuration: {error}"));
+        }
         return say("the configuration is valid");
     }
     let log = logging::init(&config.log);

@@ -29,16 +29,22 @@ pub enum CloseReason {
     Slow,
     /// The broker refuses one of its channels.
     Refused,
+    /// What its bearer was granted is over; the client should come back with something new.
+    Expired,
+    /// An operator ended it.
+    Revoked,
 }
 
 impl CloseReason {
-    const ALL: [CloseReason; 6] = [
+    const ALL: [CloseReason; 8] = [
         CloseReason::Gone,
         CloseReason::Failed,
         CloseReason::Stalled,
         CloseReason::Drain,
         CloseReason::Slow,
         CloseReason::Refused,
+        CloseReason::Expired,
+        CloseReason::Revoked,
     ];
 
     /// The word in metrics and logs.
@@ -50,6 +56,8 @@ impl CloseReason {
             CloseReason::Drain => "drain",
             CloseReason::Slow => "slow",
             CloseReason::Refused => "refused",
+            CloseReason::Expired => "expired",
+            CloseReason::Revoked => "revoked",
         }
     }
 }

@@ -62,6 +62,10 @@ pub enum Kind {
     SubscribeDenied,
     /// Another site's page wants to publish, and is not among `cors.origins`.
     ForeignOrigin,
+    /// Nobody said who sends it, and nobody in particular may do it.
+    Unauthenticated,
+    /// What was shown to say who sends it is of no use.
+    InvalidToken,
     /// The gateway stops, or waits for Redis.
     Unavailable,
     /// No such resource.
@@ -96,6 +100,8 @@ impl Kind {
             Kind::ForeignOrigin => ("foreign-origin", "Origin not allowed", 403),
             Kind::PublishDenied => ("publish-denied", "Publishing is denied", 403),
             Kind::SubscribeDenied => ("subscribe-denied", "Subscribing is denied", 403),
+            Kind::Unauthenticated => ("authentication-required", "Authentication is required", 401),
+            Kind::InvalidToken => ("invalid-token", "The credentials are not valid", 401),
             Kind::Unavailable => ("unavailable", "The gateway is not available", 503),
             Kind::NotFound => ("not-found", "Not found", 404),
             Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed", 405),
@@ -126,6 +132,17 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         let (_, _, status) = self.kind.parts();
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What a client must show instead (RFC 6750 §3). Without credentials no error is named (§3.1).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let error = match self.kind {
+            Kind::Unauthenticated => "",
+            Kind::InvalidToken => ", error=\"invalid_token\"",
+            Kind::SubscribeDenied | Kind::PublishDenied => ", error=\"insufficient_scope\"",
+            _ => return None,
+        };
+        HeaderValue::from_str(&format!("Bearer realm=\"sse-gateway\"{error}")).ok()
     }
 
     /// Its type.
@@ -162,6 +179,9 @@ impl ResponseError for Problem {
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
             response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("2")));
+        }
+        if let Some(challenge) = self.challenge() {
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         response
             .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))

@@ -1,12 +1,17 @@
 //! `POST /channels/{channel}` and `POST /publish`: reads what is to be published, and answers each item.
 
+use std::sync::Arc;
+
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_lab::respond::NdJson;
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
+use sse_contract::Channel;
 
+use crate::access::Refused;
+use crate::access::grant::Grant;
 use crate::app::App;
 use crate::broker::{Publication, PublishError};
 use crate::config::PublishConfig;
@@ -17,6 +22,8 @@ use crate::request;
 
 /// Lines of one NDJSON request; their results are kept until the end.
 const MAX_LINES: u64 = 1_000_000;
+/// Channels of one request that another service is asked about; of further ones its grant must say by itself.
+const MOST_ASKED: usize = 100;
 /// Publications sent to the broker together.
 const BATCH: usize = 512;
 
@@ -42,6 +49,8 @@ pub async fn one(
     }
     let key = request.headers().get("Idempotency-Key");
     let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
+    let grant = publisher(&request, std::slice::from_ref(&channel), &app).await?;
+    app.access.may_publish(&grant, &channel).inspect_err(|_| app.deny_publish(1))?;
     // One byte more than allowed is enough to know.
     let limit = app.config.publish.max_event_bytes as usize;
     let body = whole_body(body, &app.config.publish, limit, "data").await?;
@@ -68,16 +77,34 @@ pub async fn many(
     match kind.to_ascii_lowercase().as_str() {
         "application/json" => {
             let publish = &app.config.publish;
+            // Whoever may publish nothing need not be read to the end; a service that is asked wants to know the channels.
+            let mut grant = match app.access.asks_for_channels() {
+                false => Some(publisher(&request, &[], &app).await?),
+                true => None,
+            };
             let body = whole_body(body, publish, publish.max_body_bytes, "body").await?;
             let items = item::read_body(request::without_mark(&body))?;
-            let mut results = Results::new("item");
+            if grant.is_none() {
+                let mut channels: Vec<Channel> = Vec::new();
+                let named = items
+                    .iter()
+                    .filter_map(|entry| Some(&entry.publication.as_ref().ok()?.channel));
+                for channel in named {
+                    if !channels.contains(channel) && channels.len() < MOST_ASKED {
+                        channels.push(channel.clone());
+                    }
+                }
+                grant = Some(publisher(&request, &channels, &app).await?);
+            }
+            let mut results = Results::new("item", grant.unwrap_or_default());
             for entries in items.chunks(BATCH) {
                 results.publish(&app, entries).await;
             }
             Ok(results.into_response())
         }
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            Ok(lines(body, &app).await?.into_ndjson_response())
+            let grant = publisher(&request, &[], &app).await?;
+            Ok(lines(body, &app, grant).await?.into_ndjson_response())
         }
         other => {
             let detail = format!(
@@ -86,6 +113,27 @@ pub async fn many(
             Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Type"))
         }
     }
+}
+
+/// What the sender may publish.
+async fn publisher(
+    request: &HttpRequest,
+    channels: &[Channel],
+    app: &App,
+) -> Result<Arc<Grant>, Problem> {
+    let client = request::client(request);
+    let refused = match app.access.publisher(request, &client, channels, &app.broker).await {
+        Ok(grant) => return Ok(grant),
+        Err(refused) => refused,
+    };
+    app.deny_publish(1);
+    Err(match refused {
+        Refused::Problem(problem) => problem,
+        Refused::ComeBack(_, why) => {
+            Problem::new(Kind::Unavailable, format!("nothing was published: {why}"))
+        }
+        Refused::Over(_) => Problem::new(Kind::InvalidToken, "access was revoked"),
+    })
 }
 
 async fn whole_body(
@@ -112,9 +160,9 @@ async fn whole_body(
 }
 
 /// Publishes while the body arrives. A line that cannot be read is answered for itself.
-async fn lines(mut body: web::Payload, app: &App) -> Result<Results, Problem> {
+async fn lines(mut body: web::Payload, app: &App, grant: Arc<Grant>) -> Result<Results, Problem> {
     let limit = app.config.publish.max_body_bytes;
-    let mut results = Results::new("line");
+    let mut results = Results::new("line", grant);
     let mut buffer = BytesMut::new();
     let mut number = 0;
     // The rest of a line that was too long is passed over, so that the next one is understood.
@@ -186,6 +234,7 @@ fn too_long(limit: usize) -> Problem {
 /// The answers, in order.
 struct Results {
     label: &'static str,
+    grant: Arc<Grant>,
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
@@ -195,20 +244,32 @@ struct Results {
 }
 
 impl Results {
-    fn new(label: &'static str) -> Self {
-        Results { label, values: Vec::new(), published: 0, problems: Vec::new(), failed: false }
+    fn new(label: &'static str, grant: Arc<Grant>) -> Self {
+        let (values, problems) = (Vec::new(), Vec::new());
+        Results { label, grant, values, published: 0, problems, failed: false }
     }
 
     async fn publish(&mut self, app: &App, entries: &[Entry]) {
-        let valid = entries.iter().filter_map(|entry| entry.publication.as_ref().ok().cloned());
+        let allowed: Vec<Result<&Publication, Problem>> = entries
+            .iter()
+            .map(|entry| {
+                let publication = entry.publication.as_ref().map_err(Clone::clone)?;
+                app.access
+                    .may_publish(&self.grant, &publication.channel)
+                    .inspect_err(|_| app.deny_publish(1))?;
+                Ok(publication)
+            })
+            .collect();
+        let valid =
+            allowed.iter().filter_map(|publication| Some((*publication.as_ref().ok()?).clone()));
         let publications: Vec<Publication> = valid.take_while(|_| !self.failed).collect();
         let outcomes = publisher::publish(app, &publications).await;
         self.failed |= outcomes.iter().any(|outcome| {
             matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
         });
         let mut outcomes = outcomes.into_iter();
-        for entry in entries {
-            let outcome = match &entry.publication {
+        for (entry, publication) in entries.iter().zip(&allowed) {
+            let outcome = match publication {
                 Ok(_) => match outcomes.next() {
                     Some(outcome) => outcome.map_err(Problem::from),
                     None => Err(Problem::new(

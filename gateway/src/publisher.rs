@@ -38,6 +38,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::access::Access;
     use crate::config::Config;
     use crate::frame::Frame;
     use crate::inbox::{ChannelKey, Inbox, ToHub};
@@ -58,7 +59,9 @@ mod tests {
         };
         let metrics = Metrics::default();
         let broker = Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics.clone())));
-        let app = Arc::new(App::new(config, broker, metrics, "127.0.0.1:1".parse().unwrap(), 1));
+        let access = Access::new(&config.auth, &config.cors).unwrap();
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let app = Arc::new(App::new(config, broker, metrics, access, addr, 1));
         let hanging = Inbox::new(1000);
         let key = ChannelKey { slot: 0, generation: 0 };
         hanging.send([ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);

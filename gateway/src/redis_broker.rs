@@ -14,7 +14,7 @@ use deadpool_redis::PoolError;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, RedisError};
 use sse_contract::{CONTRACT_VERSION, Channel, EventId, Function, Keys, Meaning, meaning};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::broker::{Publication, PublishError, ReadRequest};
 use crate::connector::SessionError;
@@ -52,6 +52,9 @@ pub struct RedisShared {
     pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
     pub(crate) probe_channel: String,
+    /// Where gateways call each other to read revocations.
+    pub(crate) revocation_channel: String,
+    pub(crate) revocations_called: Notify,
     /// Commands for the ingest, for as long as the front lives: without it the ingest ends.
     commands: mpsc::WeakUnboundedSender<Command>,
     /// What this gateway has seen: a new epoch begins above it.
@@ -85,7 +88,7 @@ pub struct Told {
 /// The broker's front.
 #[derive(Debug)]
 pub struct RedisBroker {
-    shared: Arc<RedisShared>,
+    pub(crate) shared: Arc<RedisShared>,
     commands: mpsc::UnboundedSender<Command>,
     asks: mpsc::UnboundedSender<Ask>,
     line: Line,
@@ -140,6 +143,8 @@ impl RedisBroker {
             addr: info.addr().to_string(),
             // No channel's name begins with a colon, so this one is nobody's.
             probe_channel: format!("{}::probe:{:016x}", config.prefix, fastrand::u64(..)),
+            revocation_channel: Keys::new(config.prefix.clone(), 1).revocation_channel(),
+            revocations_called: Notify::new(),
             info,
             library: Library::default(),
             sessions: Sessions::default(),

@@ -46,6 +46,11 @@ pub fn channel(name: &str, field: &'static str) -> Result<Channel, Problem> {
     })
 }
 
+/// The client's address.
+pub fn client(request: &HttpRequest) -> String {
+    request.peer_addr().map_or_else(String::new, |addr| addr.ip().to_string())
+}
+
 /// The channel in a path, where a slash is written `%2F`.
 pub fn path_channel(request: &HttpRequest) -> Result<Channel, Problem> {
     let raw = request.match_info().get("channel").unwrap_or_default();
@@ -79,7 +84,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     let mut start = None;
     let mut checkpoints = true;
     let pairs = query_pairs(request.query_string())?;
-    once_each(&pairs, |name| name == "checkpoints" || is_position(name))?;
+    let once = ["checkpoints", "ticket", "token"];
+    once_each(&pairs, |name| once.contains(&name) || is_position(name))?;
     for (name, value) in pairs {
         match name.as_str() {
             "channel" => {
@@ -99,6 +105,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
                     }
                 }
             }
+            // These say who asks, see access.rs.
+            "ticket" | "token" => {}
             // Of two spellings the last one holds: a client that resumes puts its own behind the URL that it was given.
             name if is_position(name) => start = Some(start_from(value.as_bytes())),
             name if looks_like_a_position(name, &value) => {
@@ -124,7 +132,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     if let Some(header) = request.headers().get("Last-Event-ID").filter(|h| !h.is_empty()) {
         start = Some(start_from(header.as_bytes()));
     }
-    Ok(Subscription { channels: channels.into(), start: start.unwrap_or(Start::Now), checkpoints })
+    let start = start.unwrap_or(Start::Now);
+    Ok(Subscription { channels: channels.into(), start, checkpoints, bearer: None })
 }
 
 /// Refuses one of `these` parameters that is given twice: whichever of the two were taken, somebody meant the other one.
@@ -162,18 +171,35 @@ fn looks_like_a_position(name: &str, value: &str) -> bool {
 /// Refuses a page of another site that is not among the allowed origins. CORS alone only keeps such a page
 /// from reading the answer; the event would be published.
 pub fn check_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Result<(), Problem> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let Some(origin) = header("Origin") else { return Ok(()) };
-    if allowed.allow(origin) {
-        return Ok(());
-    }
-    let own = [header("Host"), header("X-Forwarded-Host")];
-    if own.into_iter().flatten().any(|host| is_of_host(origin, host)) {
+    let Some(origin) = header(request, "Origin") else { return Ok(()) };
+    if allowed.allow(origin) || is_own(request, origin) {
         return Ok(());
     }
     let detail =
         format!("pages of {origin} may not publish here; cors.origins lists those that may");
     Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
+}
+
+/// The origin of a page of another site that is not listed by its name. What any page may do is done without cookies.
+pub fn foreign_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Option<String> {
+    match header(request, "Origin") {
+        Some(origin) => {
+            let listed = allowed.listed().iter().any(|listed| listed == origin);
+            (!listed && !is_own(request, origin)).then(|| origin.to_owned())
+        }
+        // Browsers send no Origin with what a page includes (Fetch Metadata, W3C).
+        None => (header(request, "Sec-Fetch-Site") == Some("cross-site"))
+            .then(|| "another site".to_owned()),
+    }
+}
+
+fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+fn is_own(request: &HttpRequest, origin: &str) -> bool {
+    let own = [header(request, "Host"), header(request, "X-Forwarded-Host")];
+    own.into_iter().flatten().any(|host| is_of_host(origin, host))
 }
 
 /// Whether an origin is the one of this host. A browser leaves out the port that its scheme implies (WHATWG HTML §7.1.1);

@@ -19,7 +19,7 @@ use crate::config::CorsConfig;
 use crate::hub::Hub;
 use crate::problem::{self, Kind, Problem};
 use crate::subscribe::{self, HubHandle};
-use crate::{channel_api, publish_api};
+use crate::{channel_api, publish_api, ticket_api};
 
 /// What one worker serves; `hub` is the worker's own.
 pub fn routes(
@@ -69,6 +69,9 @@ pub fn routes(
             web::resource("/publish").post(publish_api::many).default_service(not_allowed("POST")),
         )
         .service(
+            web::resource("/tickets").post(ticket_api::issue).default_service(not_allowed("POST")),
+        )
+        .service(
             web::resource("/")
                 .get(console)
                 .route(web::head().to(console))
@@ -93,6 +96,7 @@ fn cors(config: &CorsConfig) -> Cors {
     let cors = Cors::default()
         .allowed_methods(["GET", "HEAD", "POST"])
         .allowed_headers(&config.headers)
+        .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE])
         .max_age(600);
     if config.origins.any() {
         // Any origin, and therefore never with credentials.

@@ -15,6 +15,7 @@ use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::access::Access;
 use crate::app::App;
 use crate::broker::Broker;
 use crate::config::{BrokerKind, Config};
@@ -96,13 +97,14 @@ impl Gateway {
         let (addr, admin_addr) = (addr(&public, "server.listen")?, addr(&admin, "admin.listen")?);
         let metrics = Metrics::default();
         let (vitals, watch) = vitals::watch();
+        let access = Access::new(&config.auth, &config.cors).map_err(StartError::Config)?;
         let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
         let room = listener::descriptor_room();
         let max_streams = match config.stream.max_streams {
             0 => room.streams,
             configured => configured,
         };
-        let app = App::new(config, broker, metrics, addr, max_streams);
+        let app = App::new(config, broker, metrics, access, addr, max_streams);
         Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), room, vitals, watch })
     }
 
@@ -140,6 +142,9 @@ impl Gateway {
         let (ticking, watching) = (app.clone(), self.vitals.clone());
         let ticks =
             actix_rt::spawn(async move { watching.live("the clock", memory_ticks(ticking)).await });
+        let (guarding, watching) = (app.clone(), self.vitals.clone());
+        let guards =
+            actix_rt::spawn(async move { watching.live("access control", guard(guarding)).await });
         tokio::select! {
             () = stop => {}
             name = watch.death() => return Err(RunError::Died(name)),
@@ -160,6 +165,7 @@ impl Gateway {
             public_handle.stop(false).await;
         }
         ticks.abort();
+        guards.abort();
         admin_handle.stop(false).await;
         for server in [admin, public] {
             if let Ok(Err(error)) = server.await {
@@ -280,6 +286,12 @@ async fn memory_ticks(app: Arc<App>) -> Result<(), Infallible> {
         interval.tick().await;
         broker.tick(None);
     }
+}
+
+/// Keeps what access control knows from elsewhere up to date.
+async fn guard(app: Arc<App>) -> Result<(), Infallible> {
+    tokio::join!(app.access.watch_keys(), app.follow_revocations());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::sync::Notify;
 
+use crate::frame::Framing;
+
+/// The end of a body in chunks (RFC 9112 §7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// A connection's way out.
 #[derive(Debug)]
 pub enum Sink {
@@ -83,6 +88,17 @@ impl Sink {
         }
     }
 
+    /// Says that the body is whole: nothing more comes, and the client need not come back for it.
+    pub fn finish(&self, framing: Framing) {
+        match self {
+            Sink::Awaited => {}
+            // A socket that does not take these few bytes ends unfinished, and its client is told by its next request.
+            Sink::Socket(_) if framing == Framing::Chunked => drop(self.write(LAST_CHUNK)),
+            Sink::Socket(_) => {}
+            Sink::Body(pipe) => pipe.inner.borrow_mut().whole = true,
+        }
+    }
+
     /// Ends the stream without waiting for a client that reads nothing: its bytes are thrown away.
     pub fn abort(&self) {
         if let Sink::Socket(fd) = self {
@@ -122,6 +138,8 @@ struct Pipe {
     /// A write did not fit: the hub wants to hear of room.
     full: bool,
     ended: bool,
+    /// The end is the end of the story.
+    whole: bool,
     ending: Ending,
     gone: bool,
     reader: Option<Waker>,
@@ -266,6 +284,9 @@ impl MessageBody for PipeBody {
                 pipe.signals.push(pipe.token, BodySignal::Writable);
             }
             return Poll::Ready(Some(Ok(bytes)));
+        }
+        if inner.ended && inner.whole {
+            return Poll::Ready(None);
         }
         if inner.ended {
             return inner.ending.poll(cx);

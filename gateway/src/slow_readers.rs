@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::pattern::Pattern;
+
 /// What becomes of a reader that is too slow for the live events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlowReader {
@@ -17,7 +19,7 @@ pub enum SlowReader {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SlowReaderRule {
-    pattern: String,
+    pattern: Pattern,
     /// What becomes of readers of the channels that match.
     pub policy: SlowReader,
 }
@@ -39,30 +41,18 @@ impl TryFrom<String> for SlowReaderRule {
                 ));
             }
         };
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:@/=+~-{}*".contains(c);
-        if pattern.is_empty() || !pattern.chars().all(allowed) {
-            return Err(format!(
+        let pattern = Pattern::of_name(pattern).ok_or_else(|| {
+            format!(
                 "{rule:?} matches no channel: a pattern is a channel's name, with * for any text"
-            ));
-        }
-        Ok(SlowReaderRule { pattern: pattern.to_owned(), policy })
+            )
+        })?;
+        Ok(SlowReaderRule { pattern, policy })
     }
 }
 
 impl SlowReaderRule {
     /// Whether a channel's name matches the pattern.
     pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.pattern.split('*');
-        let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = name.strip_prefix(first) else { return false };
-        let mut parts: Vec<&str> = parts.collect();
-        let Some(last) = parts.pop() else { return rest.is_empty() };
-        for part in parts {
-            match rest.find(part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            }
-        }
-        rest.ends_with(last)
+        self.pattern.matches(name)
     }
 }

@@ -7,9 +7,10 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, w
 use actix_web_lab::extract::LocalData;
 use std::rc::Rc;
 
+use crate::access::Refused;
 use crate::app::App;
 use crate::frame::{self, Framing};
-use crate::hub::{Hub, Refusal};
+use crate::hub::{Bearer, Hub, Refusal};
 use crate::problem::{Kind, Problem};
 use crate::request;
 use crate::sink::LastWords;
@@ -21,7 +22,7 @@ pub async fn get(
     app: web::Data<App>,
     hub: LocalData<HubHandle>,
 ) -> Result<HttpResponse, Problem> {
-    let subscription = request::subscription(&request, app.config.stream.max_channels)
+    let mut subscription = request::subscription(&request, app.config.stream.max_channels)
         .inspect_err(|_| app.reject("invalid"))?;
     if app.draining() {
         return Ok(come_back(&request, &app, "draining"));
@@ -29,6 +30,13 @@ pub async fn get(
     if app.full() {
         return Ok(come_back(&request, &app, "full"));
     }
+    let client = request::client(&request);
+    let channels = subscription.channels.clone();
+    let grant = match app.access.subscriber(&request, &client, &channels, &app.broker).await {
+        Ok(grant) => grant,
+        Err(refused) => return answer(refused, &request, &app),
+    };
+    subscription.bearer = Bearer::of(&grant);
     let old = request.version() == Version::HTTP_10;
     let connection = request.conn_data::<TakeoverOrder>();
     let order = connection
@@ -51,6 +59,10 @@ pub async fn get(
             return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
         }
     };
+    // What was revoked since it was asked about has met no stream; from here on it ends this one.
+    if let Err(refused) = app.access.still_holds(&grant) {
+        return answer(refused, &request, &app);
+    }
     let response = match order {
         Some(order) => head().body(order.clone().body(opened)),
         None => head().body(opened.on_body()),
@@ -70,9 +82,34 @@ fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
 
 /// Answers as `GET` would, without a stream.
 pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
-    request::subscription(&request, app.config.stream.max_channels)?;
+    let subscription = request::subscription(&request, app.config.stream.max_channels)?;
+    let (client, channels) = (request::client(&request), subscription.channels);
+    if let Err(refused) = app.access.subscriber(&request, &client, &channels, &app.broker).await {
+        return answer(refused, &request, &app);
+    }
     // Of no known length, as the stream's is.
     Ok(head().body(actix_web::body::None::new()))
+}
+
+/// Answers a client that is not let in.
+fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResponse, Problem> {
+    match refused {
+        Refused::Problem(problem) => {
+            app.reject(if problem.status() == 401 { "unauthenticated" } else { "forbidden" });
+            Err(problem)
+        }
+        Refused::ComeBack(reason, why) => {
+            tracing::debug!(reject.reason = reason, error = %why, "a stream is not opened now");
+            Ok(come_back(request, app, reason))
+        }
+        // The one answer after which neither a browser nor a client that retries by itself comes back (WHATWG HTML §9.2.3).
+        Refused::Over(reason) => {
+            app.reject(reason);
+            Ok(HttpResponse::NoContent()
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .finish())
+        }
+    }
 }
 
 /// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
@@ -80,8 +117,11 @@ pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<Http
 fn come_back(request: &HttpRequest, app: &App, reason: &'static str) -> HttpResponse {
     app.reject(reason);
     if !request::names_event_stream(request) {
-        return Problem::new(Kind::Unavailable, format!("the gateway is {reason}"))
-            .error_response();
+        let detail = match reason {
+            "access_unknown" => "whether this is allowed cannot be said at the moment".to_owned(),
+            reason => format!("the gateway is {reason}"),
+        };
+        return Problem::new(Kind::Unavailable, detail).error_response();
     }
     // Sooner than usual: it is this replica that cannot, and another may.
     let words = frame::retry(app.config.stream.jittered_retry() / 4);

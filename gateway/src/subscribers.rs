@@ -10,12 +10,13 @@ use bytes::Bytes;
 use slab::Slab;
 use sse_contract::EventId;
 
+use crate::access::revocations::Whose;
 use crate::broker::Broker;
 use crate::channels::Channels;
 use crate::config::StreamConfig;
-use crate::connection::{Connection, Deciseconds, End, Joining, Membership};
+use crate::connection::{BearerUntil, Connection, Deciseconds, End, Joining, Membership};
 use crate::frame::{self, Framing};
-use crate::hub::{Subscription, Waiter};
+use crate::hub::{Bearer, Subscription, Waiter};
 use crate::join::{Item, Join, Limits};
 use crate::metrics::{Cells, CloseReason};
 use crate::poller::Readiness;
@@ -118,7 +119,7 @@ impl Subscribers {
             read_number: 0,
             waiter: Some(waiter),
         };
-        let connection = Connection::new(
+        let mut connection = Connection::new(
             Sink::Awaited,
             joining,
             subscription.checkpoints,
@@ -126,6 +127,11 @@ impl Subscribers {
             generation,
             now,
         );
+        if let Some(bearer) = subscription.bearer {
+            let Bearer { subject, token_id, left } = *bearer;
+            let until = left.map_or(Deciseconds::MAX, |left| now.saturating_add(deciseconds(left)));
+            connection.bearer = Some(Box::new(BearerUntil { subject, token_id, until }));
+        }
         self.plain += usize::from(framing == Framing::Plain);
         let slot = self.connections.insert(connection);
         let mut unattached = 0;
@@ -236,6 +242,10 @@ impl Subscribers {
         let deadline = deciseconds(self.config.progress_deadline);
         let mut ended = Vec::new();
         for (slot, connection) in &mut self.connections {
+            if connection.bearer.as_ref().is_some_and(|bearer| bearer.until <= now) {
+                ended.push((slot, CloseReason::Expired));
+                continue;
+            }
             if connection.pending() {
                 if now - connection.progress > deadline {
                     ended.push((slot, CloseReason::Stalled));
@@ -261,7 +271,45 @@ impl Subscribers {
             }
         }
         for (slot, reason) in ended {
+            if reason == CloseReason::Expired {
+                self.send_away(slot);
+            }
             self.close(slot, reason);
+        }
+    }
+
+    /// Last words to a client that is to come back.
+    fn send_away(&mut self, slot: usize) {
+        let now = self.now();
+        let retry = frame::retry(self.config.jittered_retry());
+        // A client that does not take its last words resumes from its cursor all the same.
+        let _ = self.connections[slot].send_own(&retry, now);
+    }
+
+    /// Ends the streams that a revocation is of.
+    pub(crate) fn end(&mut self, whose: &Whose) {
+        let of = |bearer: &BearerUntil| match whose {
+            Whose::Subject(subject) => bearer.subject.as_deref() == Some(subject),
+            Whose::Token(id) => bearer.token_id.as_deref() == Some(id),
+            Whose::Channel(_) => false,
+        };
+        let slots: Vec<usize> = match whose {
+            Whose::Channel(name) => self.channels.subscribers_by_name(name),
+            _ => {
+                let bearers = self.connections.iter();
+                bearers
+                    .filter(|(_, c)| c.bearer.as_deref().is_some_and(of))
+                    .map(|(slot, _)| slot)
+                    .collect()
+            }
+        };
+        for slot in slots {
+            match whose {
+                // They may come back, and are asked who they are.
+                Whose::Channel(_) => self.send_away(slot),
+                _ => self.connections[slot].finish(),
+            }
+            self.close(slot, CloseReason::Revoked);
         }
     }
 
@@ -277,11 +325,8 @@ impl Subscribers {
         let keep = plan.streams as u128 * left / plan.spread.as_millis().max(1);
         let due = self.connections.len().saturating_sub(keep as usize);
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
-        let now = self.now();
         for slot in slots {
-            let retry = frame::retry(self.config.jittered_retry());
-            // A client that does not take its last words resumes from its cursor all the same.
-            let _ = self.connections[slot].send_own(&retry, now);
+            self.send_away(slot);
             self.close(slot, CloseReason::Drain);
         }
         self.connections.is_empty()

@@ -74,7 +74,10 @@ impl VerifyingKey {
             return Err(KeyError::Kind(*other, "a public key (pem or jwks), not a secret"));
         }
         long_enough(secret)?;
-        Ok(VerifyingKey { inner: DecodingKey::from_secret(secret), algorithms: algorithms.to_vec() })
+        Ok(VerifyingKey {
+            inner: DecodingKey::from_secret(secret),
+            algorithms: algorithms.to_vec(),
+        })
     }
 
     /// A public key in PEM, or a certificate's.
@@ -86,7 +89,9 @@ impl VerifyingKey {
         let mut inner = None;
         for algorithm in algorithms {
             let read = match family(*algorithm) {
-                Family::Secret => return Err(KeyError::Kind(*algorithm, "a secret, not a public key")),
+                Family::Secret => {
+                    return Err(KeyError::Kind(*algorithm, "a secret, not a public key"));
+                }
                 Family::Rsa => DecodingKey::from_rsa_pem(pem),
                 Family::Curve => DecodingKey::from_ec_pem(pem),
                 Family::Edwards => DecodingKey::from_ed_pem(pem),
@@ -114,7 +119,8 @@ impl VerifyingKey {
             return Err(KeyError::Unsuited);
         }
         let inner = DecodingKey::from_jwk(jwk).map_err(|_| KeyError::Unsuited)?;
-        let fits = |a: &&Algorithm| a.family() == inner.family() && own.is_none_or(|own| own == **a);
+        let fits =
+            |a: &&Algorithm| a.family() == inner.family() && own.is_none_or(|own| own == **a);
         let algorithms: Vec<Algorithm> = algorithms.iter().filter(fits).copied().collect();
         if algorithms.is_empty() {
             return Err(KeyError::Unsuited);

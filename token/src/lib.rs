@@ -7,10 +7,10 @@ mod key;
 mod ring_provider;
 
 pub use jsonwebtoken::Algorithm;
-pub use jsonwebtoken::jwk::{Jwk, JwkSet};
-pub use key::{Family, KeyError, SigningKey, VerifyingKey, family};
 use jsonwebtoken::errors::ErrorKind;
+pub use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Header, Validation};
+pub use key::{Family, KeyError, SigningKey, VerifyingKey, family};
 use serde_json::{Map, Value};
 
 /// The claims of a token, checked.

@@ -5,10 +5,10 @@ use std::sync::Once;
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey};
 use ring::signature::{self as rings, UnparsedPublicKey, VerificationAlgorithm};
 use ring::{hmac, rand};
-use jsonwebtoken::signature::{self, Signer, Verifier};
 
 static PROVIDER: CryptoProvider =
     CryptoProvider { signer_factory, verifier_factory, key_utils: KeyUtils::new_unimplemented() };
@@ -33,7 +33,10 @@ struct Sign {
     key: EncodingKey,
 }
 
-fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+fn verifier_factory(
+    algorithm: &Algorithm,
+    key: &DecodingKey,
+) -> Result<Box<dyn JwtVerifier>, Error> {
     // A public key must never be taken for a shared secret (RFC 8725 §2.1).
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidKeyFormat.into());
@@ -89,9 +92,8 @@ impl Check {
                 let public = |algorithm: &'static dyn VerificationAlgorithm| {
                     UnparsedPublicKey::new(algorithm, bytes).verify(message, signature)
                 };
-                let secret = |algorithm| {
-                    hmac::verify(&hmac::Key::new(algorithm, bytes), message, signature)
-                };
+                let secret =
+                    |algorithm| hmac::verify(&hmac::Key::new(algorithm, bytes), message, signature);
                 let rsa = rsa_of(self.algorithm).map(|rsa| public(rsa));
                 let curve = || curve_of(self.algorithm).map(public);
                 rsa.or_else(curve).or_else(|| hmac_of(self.algorithm).map(secret))

@@ -62,7 +62,8 @@ fn what_is_signed_is_taken_with_every_algorithm() {
     use Algorithm::*;
     let wanted = claims(json!({ "sub": "42", "exp": now() + 60 }));
     for algorithm in [HS256, HS384, HS512] {
-        let token = sign(&wanted, &SigningKey::from_secret(SECRET).unwrap(), algorithm, None).unwrap();
+        let token =
+            sign(&wanted, &SigningKey::from_secret(SECRET).unwrap(), algorithm, None).unwrap();
         let key = VerifyingKey::from_secret(SECRET, &[algorithm]).unwrap();
         assert_eq!(check(&token, &key, &Expected::default()).unwrap(), wanted);
         let other = VerifyingKey::from_secret(&[7; 32], &[algorithm]).unwrap();
@@ -89,7 +90,9 @@ fn no_token_chooses_its_own_algorithm() {
     let body = encoded(&json!({ "sub": "admin", "exp": now() + 60 }).to_string());
     for none in ["none", "None", "NONE", ""] {
         let head = encoded(&json!({ "alg": none, "typ": "JWT" }).to_string());
-        for token in [format!("{head}.{body}."), format!("{head}.{body}"), format!("{head}.{body}.eA")] {
+        for token in
+            [format!("{head}.{body}."), format!("{head}.{body}"), format!("{head}.{body}.eA")]
+        {
             assert_eq!(checked(&token, &Expected::default()), Err(TokenError::Malformed), "{none}");
         }
     }
@@ -110,7 +113,10 @@ fn times_issuer_and_audience_are_those_that_are_expected() {
     let with = |value: Value, expected: &Expected| checked(&made(value), expected).map(|_| ());
     assert_eq!(with(json!({ "exp": now() - 6 }), &expected), Err(TokenError::Expired));
     assert_eq!(with(json!({ "exp": now() - 1 }), &expected), Ok(()));
-    assert_eq!(with(json!({ "exp": now() + 60, "nbf": now() + 60 }), &expected), Err(TokenError::NotYet));
+    assert_eq!(
+        with(json!({ "exp": now() + 60, "nbf": now() + 60 }), &expected),
+        Err(TokenError::NotYet)
+    );
     assert_eq!(with(json!({}), &expected), Err(TokenError::Claim("exp".to_owned())));
     for odd in [json!("x"), json!(-5), json!(null), json!([now() + 60]), json!("99999999999")] {
         let unending = Expected { unending: true, ..Expected::default() };

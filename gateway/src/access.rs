@@ -1,0 +1,371 @@
+//! Who may listen and who may publish.
+//!
+//! Every way of access ends in a [`Grant`]: a token, an API key, a ticket, another service's word, or nobody in particular. It is
+//! asked for once, when a request comes; a delivered event asks nobody.
+
+pub mod api_key;
+pub mod checked;
+pub mod credentials;
+pub mod forward;
+pub mod grant;
+pub mod issuers;
+pub mod key_set;
+pub mod outbound;
+pub mod revocations;
+pub mod tickets;
+pub mod words;
+
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use sse_contract::Channel;
+
+use crate::access::api_key::ApiKeys;
+use crate::access::credentials::Credentials;
+use crate::access::forward::{Action, Forward, Verdict};
+use crate::access::grant::Grant;
+use crate::access::issuers::{Issuers, Refusal};
+use crate::access::outbound::Outbound;
+use crate::access::revocations::Revocations;
+use crate::access::tickets::{Away, Tickets};
+use crate::broker::Broker;
+use crate::config::{AuthConfig, CorsConfig};
+use crate::origin::AllowedOrigins;
+use crate::problem::{Kind, Problem};
+use crate::request;
+
+/// Decides who may do what.
+#[derive(Debug)]
+pub struct Access {
+    /// Nothing is configured, or `auth.open`: anybody may do anything.
+    open: bool,
+    config: AuthConfig,
+    origins: AllowedOrigins,
+    anonymous: Grant,
+    keys: ApiKeys,
+    issuers: Issuers,
+    forward: Option<Forward>,
+    tickets: Tickets,
+    outbound: Outbound,
+    /// Who is not to be let in any more.
+    pub revocations: Revocations,
+}
+
+/// Why somebody is not let in.
+#[derive(Debug)]
+pub enum Refused {
+    /// For good, or until the client shows something else.
+    Problem(Problem),
+    /// It cannot be said now, by our own trouble: the client should come back.
+    ComeBack(&'static str, String),
+    /// The client should not come back by itself: its ticket is used up, or its access was revoked.
+    Over(&'static str),
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Refused::Problem(problem)
+    }
+}
+
+impl From<Away> for Refused {
+    fn from(away: Away) -> Self {
+        Refused::ComeBack("access_unknown", away.0)
+    }
+}
+
+/// What a request showed, checked.
+enum Shown {
+    /// Nothing that is ours to check, or a cookie of no use; what to say if nobody in particular may not do it either.
+    Nothing(Problem),
+    /// This is granted to its bearer.
+    Grant(Arc<Grant>),
+    /// A ticket that is used up, or never was.
+    Spent,
+}
+
+impl Access {
+    /// As configured. Reads the keys that are in files; the error names the culprit.
+    pub fn new(config: &AuthConfig, cors: &CorsConfig) -> Result<Self, String> {
+        let keys = ApiKeys::new(&config.keys)?;
+        let jwt = &config.jwt;
+        let issuers = Issuers::new(&jwt.keys, jwt.leeway.as_secs(), !jwt.require_expiry)?;
+        let anonymous = Grant {
+            subscribe: config.anonymous.subscribe.clone().into(),
+            publish: config.anonymous.publish.clone().into(),
+            of_anybody: true,
+            ..Grant::default()
+        };
+        Ok(Access {
+            open: config.is_open(),
+            config: config.clone(),
+            origins: cors.origins.clone(),
+            anonymous,
+            keys,
+            issuers,
+            forward: Forward::new(&config.forward),
+            tickets: Tickets::default(),
+            outbound: Outbound::new(),
+            revocations: Revocations::default(),
+        })
+    }
+
+    /// Reads the key sets that are elsewhere, again and again.
+    pub async fn watch_keys(&self) {
+        self.issuers.watch(&self.outbound).await;
+    }
+
+    /// Whether anybody may do anything.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether somebody is asked who wants to know the channels.
+    pub fn asks_for_channels(&self) -> bool {
+        self.forward.is_some() && !self.open
+    }
+
+    /// What the sender of this request may do, if it may listen to all of these channels.
+    pub async fn subscriber(
+        &self,
+        request: &HttpRequest,
+        client: &str,
+        channels: &[Channel],
+        broker: &Broker,
+    ) -> Result<Arc<Grant>, Refused> {
+        if self.open {
+            return Ok(Arc::new(Grant::everything()));
+        }
+        let refused = |grant: &Grant| {
+            channels
+                .iter()
+                .find(|c| !grant.may_subscribe(c) && !self.anonymous.may_subscribe(c))
+                .cloned()
+        };
+        let shown = self.shown(request, true, broker).await?;
+        if let Shown::Grant(grant) = shown {
+            return match refused(&grant) {
+                None => Ok(grant),
+                Some(channel) => Err(not_granted(Kind::SubscribeDenied, &grant, &channel).into()),
+            };
+        }
+        if refused(&self.anonymous).is_none() {
+            return Ok(Arc::new(self.anonymous.clone()));
+        }
+        let Shown::Nothing(problem) = shown else { return Err(Refused::Over("ticket_spent")) };
+        let grant = self.forwarded(request, client, Action::Subscribe, channels, problem).await?;
+        match refused(&grant) {
+            None => Ok(grant),
+            Some(channel) => Err(not_granted(Kind::SubscribeDenied, &grant, &channel).into()),
+        }
+    }
+
+    /// What the sender of this request may do, who wants to publish. `channels` are those known so far; whoever gets this checks
+    /// each item with [`Access::may_publish`].
+    pub async fn publisher(
+        &self,
+        request: &HttpRequest,
+        client: &str,
+        channels: &[Channel],
+        broker: &Broker,
+    ) -> Result<Arc<Grant>, Refused> {
+        if self.open {
+            return Ok(Arc::new(Grant::everything()));
+        }
+        match self.shown(request, false, broker).await? {
+            Shown::Grant(grant) => Ok(grant),
+            Shown::Spent => Err(unauthenticated().into()),
+            Shown::Nothing(problem) => {
+                let all =
+                    !channels.is_empty() && channels.iter().all(|c| self.anonymous.may_publish(c));
+                let some = channels.is_empty()
+                    && !self.anonymous.publish.is_empty()
+                    && self.forward.is_none();
+                if all || some {
+                    return Ok(Arc::new(self.anonymous.clone()));
+                }
+                self.forwarded(request, client, Action::Publish, channels, problem).await
+            }
+        }
+    }
+
+    /// Whether an item may be published.
+    pub fn may_publish(&self, grant: &Grant, channel: &Channel) -> Result<(), Problem> {
+        if grant.may_publish(channel) || self.anonymous.may_publish(channel) {
+            return Ok(());
+        }
+        Err(not_granted(Kind::PublishDenied, grant, channel))
+    }
+
+    /// Whether a request may use what only an operator may.
+    pub fn is_admin(&self, request: &HttpRequest) -> bool {
+        let shown = Credentials::of(request, "", &[]).unwrap_or_default();
+        let key = shown.bearer.or(shown.api_key);
+        key.and_then(|key| self.keys.find(key)).is_some_and(|known| known.admin)
+    }
+
+    /// A ticket for the sender of this request, and the seconds for which it is good.
+    pub async fn ticket(
+        &self,
+        request: &HttpRequest,
+        broker: &Broker,
+    ) -> Result<(String, u64), Refused> {
+        if self.open {
+            let detail = "there is no access control here, so there are no tickets: open the stream without one";
+            return Err(Problem::new(Kind::NotFound, detail).into());
+        }
+        let grant = match self.shown(request, false, broker).await? {
+            Shown::Grant(grant) => grant,
+            Shown::Nothing(problem) => return Err(problem.into()),
+            Shown::Spent => return Err(unauthenticated().into()),
+        };
+        let mut lifetime = self.config.tickets.lifetime;
+        if let Some(left) = grant.left() {
+            lifetime = lifetime.min(left);
+        }
+        let ticket = self.tickets.issue(&grant, lifetime, broker).await?;
+        Ok((ticket, lifetime.as_secs()))
+    }
+
+    /// Checks what a request shows. What it shows on purpose must be right; a cookie comes by itself, so one that is of no use
+    /// is as good as none.
+    async fn shown(
+        &self,
+        request: &HttpRequest,
+        tickets: bool,
+        broker: &Broker,
+    ) -> Result<Shown, Refused> {
+        let pairs = request::query_pairs(request.query_string())?;
+        let shown = Credentials::of(request, &self.config.cookie, &pairs)?;
+        if let Some(key) = shown.api_key.or(shown.bearer)
+            && let Some(known) = self.keys.find(key)
+        {
+            return self.not_revoked(Arc::new(known.grant.clone()));
+        }
+        if shown.api_key.is_some() {
+            return Err(invalid("this API key is not known").into());
+        }
+        if let Some(token) = shown.bearer
+            && (self.forward.is_none()
+                || (!self.issuers.is_empty() && sse_token::head(token).is_ok()))
+        {
+            return self.token(token).await;
+        }
+        if let Some(token) = &shown.token {
+            if !self.config.token_parameter {
+                let detail = "tokens are not taken from the URL, where logs keep them; send a header, or POST /tickets";
+                return Err(invalid(detail).into());
+            }
+            return self.token(token).await;
+        }
+        let mut spent = false;
+        if let Some(ticket) = &shown.ticket {
+            if !tickets {
+                return Err(invalid("a ticket is for opening a stream").into());
+            }
+            match self.tickets.take(ticket, broker).await? {
+                Some(grant) if !grant.has_expired() => return self.not_revoked(Arc::new(grant)),
+                _ => spent = true,
+            }
+        }
+        if spent && shown.cookie.is_none() {
+            return Ok(Shown::Spent);
+        }
+        let Some(cookie) = shown.cookie.filter(|_| !self.issuers.is_empty()) else {
+            return Ok(if spent { Shown::Spent } else { Shown::Nothing(unauthenticated()) });
+        };
+        let problem = match self.check_site(request) {
+            Err(problem) => problem,
+            Ok(()) => match self.token(cookie).await {
+                Err(Refused::Problem(problem)) => problem,
+                other => return other,
+            },
+        };
+        Ok(if spent { Shown::Spent } else { Shown::Nothing(problem) })
+    }
+
+    async fn token(&self, token: &str) -> Result<Shown, Refused> {
+        match self.issuers.grant(token, &self.outbound).await {
+            Ok(grant) => self.not_revoked(grant),
+            Err(Refusal::Invalid(why)) => Err(invalid(why).into()),
+            Err(Refusal::NoKeys) => Err(Refused::ComeBack(
+                "access_unknown",
+                "the keys of this token's issuer cannot be had".to_owned(),
+            )),
+        }
+    }
+
+    /// Whether a grant still holds that was in use a moment ago.
+    pub fn still_holds(&self, grant: &Grant) -> Result<(), Refused> {
+        if self.revocations.revoked(grant) { Err(Refused::Over("revoked")) } else { Ok(()) }
+    }
+
+    fn not_revoked(&self, grant: Arc<Grant>) -> Result<Shown, Refused> {
+        self.still_holds(&grant)?;
+        Ok(Shown::Grant(grant))
+    }
+
+    async fn forwarded(
+        &self,
+        request: &HttpRequest,
+        client: &str,
+        action: Action,
+        channels: &[Channel],
+        otherwise: Problem,
+    ) -> Result<Arc<Grant>, Refused> {
+        let Some(forward) = &self.forward else { return Err(otherwise.into()) };
+        if request.headers().contains_key("Cookie") {
+            self.check_site(request)?;
+        }
+        match forward.ask(request, client, action, channels, &self.outbound).await {
+            Verdict::Allowed(grant) => {
+                self.still_holds(&grant)?;
+                Ok(grant)
+            }
+            Verdict::Unknown => Err(unauthenticated().into()),
+            Verdict::Forbidden => {
+                let kind = if action == Action::Publish {
+                    Kind::PublishDenied
+                } else {
+                    Kind::SubscribeDenied
+                };
+                Err(Problem::new(kind, "you may not do this, says the service that was asked")
+                    .into())
+            }
+            Verdict::Away(_) => {
+                let why = "the service that says who is allowed does not answer";
+                Err(Refused::ComeBack("access_unknown", why.to_owned()))
+            }
+        }
+    }
+
+    /// A browser sends cookies by itself, also for pages of other sites. Those need a place in `cors.origins`.
+    fn check_site(&self, request: &HttpRequest) -> Result<(), Problem> {
+        let detail = match request::foreign_origin(request, &self.origins) {
+            Some(origin) => format!(
+                "pages of {origin} may not use the cookies of this site; cors.origins lists those that may"
+            ),
+            None => return Ok(()),
+        };
+        Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
+    }
+}
+
+fn unauthenticated() -> Problem {
+    let detail = "say who you are: a token in Authorization: Bearer, an API key, a ticket or the site's cookie";
+    Problem::new(Kind::Unauthenticated, detail)
+}
+
+fn invalid(why: impl Into<String>) -> Problem {
+    Problem::new(Kind::InvalidToken, why)
+}
+
+fn not_granted(kind: Kind, grant: &Grant, channel: &Channel) -> Problem {
+    let verb = if kind == Kind::PublishDenied { "publish to" } else { "listen to" };
+    if grant.of_anybody {
+        let detail = format!("nobody in particular may {verb} {channel}; say who you are");
+        return Problem::new(Kind::Unauthenticated, detail).field("channel");
+    }
+    Problem::new(kind, format!("what you showed does not allow you to {verb} {channel}"))
+        .field("channel")
+}

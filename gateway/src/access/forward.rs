@@ -1,0 +1,230 @@
+//! Forward authentication: another service is asked whether a request is allowed. For those who have sessions and no tokens.
+//!
+//! It is asked once for each stream or publish, bounded in time and in number, and its answers are kept for a moment. While it does
+//! not answer nobody is let in on its word; clients are told to come back, because that is no fault of theirs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use actix_web::HttpRequest;
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use sse_contract::Channel;
+use tokio::sync::{OnceCell, Semaphore};
+use url::Url;
+
+use crate::access::grant::{Grant, Limits, now};
+use crate::access::outbound::{Answered, Outbound, Question};
+use crate::config::ForwardConfig;
+use crate::pattern::Pattern;
+
+/// The longest answer that is read, in bytes.
+const MOST_BYTES: usize = 64 * 1024;
+/// Answers that are kept.
+const MOST_ANSWERS: usize = 16 * 1024;
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// To listen.
+    Subscribe,
+    /// To publish.
+    Publish,
+}
+
+impl Action {
+    /// The word that is sent.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Subscribe => "subscribe",
+            Action::Publish => "publish",
+        }
+    }
+}
+
+/// What the service said.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// The request is allowed, and this with it.
+    Allowed(Arc<Grant>),
+    /// Nobody is logged in (401).
+    Unknown,
+    /// Whoever it is may not (403).
+    Forbidden,
+    /// It did not answer.
+    Away(Arc<str>),
+}
+
+type Hash = [u8; 32];
+type Pending = Arc<OnceCell<Verdict>>;
+
+/// The service that is asked.
+pub struct Forward {
+    url: Url,
+    config: ForwardConfig,
+    places: Semaphore,
+    answers: Mutex<HashMap<Hash, (Instant, Pending)>>,
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Forward")
+    }
+}
+
+/// The answer's body. What it does not name is not limited or, of channels, not granted.
+#[derive(Deserialize)]
+struct Body {
+    subject: Option<Arc<str>>,
+    #[serde(default)]
+    subscribe: Vec<Pattern>,
+    #[serde(default)]
+    publish: Vec<Pattern>,
+    expires_in: Option<u64>,
+    #[serde(default)]
+    limits: Limits,
+}
+
+impl Forward {
+    /// The configured one, if one is.
+    pub fn new(config: &ForwardConfig) -> Option<Self> {
+        let url = config.url.clone()?;
+        let (places, answers) = (Semaphore::new(config.max_pending), Mutex::default());
+        Some(Forward { url, config: config.clone(), places, answers })
+    }
+
+    /// Asks whether a request may do something with these channels.
+    pub async fn ask(
+        &self,
+        request: &HttpRequest,
+        client: &str,
+        action: Action,
+        channels: &[Channel],
+        outbound: &Outbound,
+    ) -> Verdict {
+        let headers = self.headers(request, client, action);
+        let mut url = self.url.clone();
+        for channel in channels {
+            url.query_pairs_mut().append_pair("channel", channel.as_str());
+        }
+        let pending = self.pending(&headers, &url);
+        let verdict = pending
+            .get_or_init(|| self.verdict(&url, headers.clone(), action, channels, outbound))
+            .await
+            .clone();
+        if matches!(verdict, Verdict::Away(_)) {
+            // Others need not wait for what is known to be no answer, and the next one asks anew.
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.retain(|_, (_, known)| !Arc::ptr_eq(known, &pending));
+        }
+        verdict
+    }
+
+    /// What tells one client from another, and nothing else: a request's other headers are of no concern.
+    fn headers(&self, request: &HttpRequest, client: &str, action: Action) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let own = [header::COOKIE, header::AUTHORIZATION, header::ORIGIN];
+        for name in own.iter().chain(&self.config.headers) {
+            for value in request.headers().get_all(name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let mut add = |name: &'static str, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        };
+        add("x-forwarded-for", client);
+        add("x-original-method", request.method().as_str());
+        add("x-original-uri", request.path());
+        add("x-sse-action", action.as_str());
+        headers
+    }
+
+    /// Whoever asks the same at the same time, or a moment later, shares one answer.
+    fn pending(&self, headers: &HeaderMap, url: &Url) -> Pending {
+        let mut text = url.as_str().as_bytes().to_vec();
+        let mut lines: Vec<(&[u8], &[u8])> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+            .collect();
+        lines.sort_unstable();
+        for (name, value) in lines {
+            text.extend([&b"\n"[..], name, b":", value].concat());
+        }
+        let hash: Hash = digest(&SHA256, &text).as_ref().try_into().unwrap_or_default();
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if answers.len() >= MOST_ANSWERS {
+            answers.retain(|_, (end, pending)| *end > now && pending.initialized());
+        }
+        if answers.len() >= MOST_ANSWERS {
+            // Asked anew each time, as if nothing were kept.
+            return Pending::default();
+        }
+        let (end, pending) = answers.entry(hash).or_insert_with(|| (now, Pending::default()));
+        if *end <= now && (pending.initialized() || Arc::strong_count(pending) == 1) {
+            *pending = Pending::default();
+            *end = now + self.config.cache;
+        }
+        pending.clone()
+    }
+
+    async fn verdict(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        action: Action,
+        channels: &[Channel],
+        outbound: &Outbound,
+    ) -> Verdict {
+        let away = |why: String| {
+            tracing::warn!(error = %why, "the service of auth.forward.url does not say who is allowed");
+            Verdict::Away(why.into())
+        };
+        let waiting = tokio::time::timeout(self.config.timeout, self.places.acquire());
+        let Ok(Ok(_place)) = waiting.await else {
+            return away(format!("{} requests wait for it", self.config.max_pending));
+        };
+        let timeout = self.config.timeout;
+        let question = Question { method: Method::GET, url, headers, timeout, most: MOST_BYTES };
+        match outbound.ask(question).await {
+            Ok(Answered { status, body }) => match status.as_u16() {
+                200 | 204 => match granted(&body, action, channels) {
+                    Ok(grant) => Verdict::Allowed(Arc::new(grant)),
+                    Err(why) => away(format!("its answer is no grant: {why}")),
+                },
+                401 => Verdict::Unknown,
+                403 => Verdict::Forbidden,
+                status => away(format!("it answers {status}")),
+            },
+            Err(why) => away(why),
+        }
+    }
+}
+
+/// Without a body exactly what was asked for is granted.
+fn granted(body: &[u8], action: Action, channels: &[Channel]) -> Result<Grant, String> {
+    if body.trim_ascii().is_empty() {
+        let asked: Arc<[Pattern]> =
+            channels.iter().map(|channel| Pattern::of_channel(channel)).collect();
+        let (subscribe, publish) = match action {
+            Action::Subscribe => (asked, Arc::default()),
+            Action::Publish => (Arc::default(), asked),
+        };
+        return Ok(Grant { subscribe, publish, ..Grant::default() });
+    }
+    let body: Body = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    Ok(Grant {
+        subject: body.subject,
+        expires: body.expires_in.map(|seconds| now().saturating_add(seconds)),
+        subscribe: body.subscribe.into(),
+        publish: body.publish.into(),
+        limits: body.limits,
+        ..Grant::default()
+    })
+}

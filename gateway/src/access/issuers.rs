@@ -1,0 +1,341 @@
+//! Whose tokens are taken, and what they grant: the lines of `auth.jwt.keys`.
+//!
+//! The algorithms that a key may be used with are the operator's, never the token's. A token that was checked once is
+//! remembered until it ends, so that a rush of reconnects costs one check of a signature for each token and not for each
+//! connection.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use sse_token::{Algorithm, Claims, Expected, Head, TokenError, VerifyingKey};
+use url::Url;
+
+use crate::access::checked::Checked;
+use crate::access::grant::{Grant, Limits};
+use crate::access::key_set::{KeySet, Location};
+use crate::access::outbound::Outbound;
+use crate::access::words::{Secret, Words};
+use crate::pattern::{Pattern, Template};
+
+/// Where the keys of a line come from.
+#[derive(Debug, Clone)]
+enum KeySource {
+    Secret(Secret),
+    SecretFile(PathBuf),
+    Pem(PathBuf),
+    Set(Location),
+}
+
+/// One line of `auth.jwt.keys`, such as `alg=RS256 jwks=https://login.example/jwks.json iss=https://login.example aud=sse`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct IssuerLine {
+    algorithms: Vec<Algorithm>,
+    source: KeySource,
+    kid: Option<Box<str>>,
+    issuer: Option<Box<str>>,
+    audience: Option<Box<str>>,
+    subject: Box<str>,
+    subscribe: Vec<Template>,
+    publish: Vec<Template>,
+    limits: Limits,
+}
+
+impl TryFrom<String> for IssuerLine {
+    type Error = String;
+
+    fn try_from(line: String) -> Result<Self, String> {
+        let words = Words::parse(
+            &line,
+            &[
+                "alg",
+                "secret",
+                "secret_file",
+                "pem",
+                "jwks",
+                "kid",
+                "iss",
+                "aud",
+                "subject",
+                "subscribe",
+                "publish",
+                "streams",
+                "rate",
+            ],
+        )?;
+        let algorithm = |name: &str| {
+            name.parse::<Algorithm>().map_err(|_| {
+                "alg must be one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
+                    .to_owned()
+            })
+        };
+        let algorithms: Vec<Algorithm> =
+            words.all("alg").map(algorithm).collect::<Result<_, _>>()?;
+        if algorithms.is_empty() {
+            return Err(
+                "alg=… is missing: the algorithms that these tokens are signed with".to_owned()
+            );
+        }
+        let mut sources = Vec::new();
+        sources.extend(
+            words.one("secret")?.map(|text| KeySource::Secret(Secret(text.as_bytes().into()))),
+        );
+        sources.extend(words.one("secret_file")?.map(|path| KeySource::SecretFile(path.into())));
+        sources.extend(words.one("pem")?.map(|path| KeySource::Pem(path.into())));
+        if let Some(place) = words.one("jwks")? {
+            sources.push(KeySource::Set(place.parse()?));
+        }
+        let Ok([source]) = <[KeySource; 1]>::try_from(sources) else {
+            return Err(
+                "one of secret, secret_file, pem and jwks must stand there, and no two".to_owned()
+            );
+        };
+        let text = |name| words.one(name).map(|text| text.map(Box::from));
+        Ok(IssuerLine {
+            algorithms,
+            source,
+            kid: text("kid")?,
+            issuer: text("iss")?,
+            audience: text("aud")?,
+            subject: text("subject")?.unwrap_or_else(|| "sub".into()),
+            subscribe: words.parsed("subscribe")?,
+            publish: words.parsed("publish")?,
+            limits: Limits {
+                streams: words.number("streams")?,
+                publish_rate: words.number("rate")?,
+            },
+        })
+    }
+}
+
+/// The keys of a line, ready.
+enum Keys {
+    One(VerifyingKey),
+    Set(KeySet),
+}
+
+struct Issuer {
+    line: IssuerLine,
+    keys: Keys,
+    expected: Expected,
+}
+
+/// Why a token grants nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not to be taken; what is wrong with it.
+    Invalid(String),
+    /// The keys that it may be signed with could not be had. That is no fault of its bearer's.
+    NoKeys,
+}
+
+/// Everybody whose tokens are taken.
+pub struct Issuers {
+    all: Vec<Issuer>,
+    checked: Checked,
+}
+
+impl fmt::Debug for Issuers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuers").field("lines", &self.all.len()).finish_non_exhaustive()
+    }
+}
+
+impl Issuers {
+    /// Reads the keys of all lines, except those that are elsewhere. The error names the line by its number.
+    pub fn new(lines: &[IssuerLine], leeway: u64, unending: bool) -> Result<Self, String> {
+        let issuer = |(n, line): (usize, &IssuerLine)| {
+            let keys =
+                line.keys().map_err(|error| format!("auth.jwt.keys, line {}: {error}", n + 1))?;
+            let owned = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+            let expected = Expected {
+                issuer: owned(&line.issuer),
+                audience: owned(&line.audience),
+                unending,
+                leeway,
+            };
+            Ok(Issuer { line: line.clone(), keys, expected })
+        };
+        let all = lines.iter().enumerate().map(issuer).collect::<Result<_, String>>()?;
+        Ok(Issuers { all, checked: Checked::default() })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Reads the key sets that are elsewhere, and again and again. It ends only where there are none.
+    pub async fn watch(&self, outbound: &Outbound) {
+        let sets = self.all.iter().filter_map(|issuer| match &issuer.keys {
+            Keys::Set(set) => Some(set.watch(outbound)),
+            Keys::One(_) => None,
+        });
+        futures_util::future::join_all(sets).await;
+    }
+
+    /// What a token grants.
+    pub async fn grant(&self, token: &str, outbound: &Outbound) -> Result<Arc<Grant>, Refusal> {
+        let generation = self.generation();
+        if let Some(grant) = self.checked.find(token, generation) {
+            return if grant.has_expired() {
+                Err(Refusal::Invalid(TokenError::Expired.to_string()))
+            } else {
+                Ok(grant)
+            };
+        }
+        let head = sse_token::head(token).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let mut refusal = TokenError::NoKey;
+        let mut away = false;
+        for issuer in self.all.iter().filter(|issuer| issuer.may_know(&head)) {
+            match issuer.check(token, &head, outbound).await {
+                Ok(claims) => {
+                    let grant = Arc::new(issuer.line.grant(&claims).map_err(Refusal::Invalid)?);
+                    self.checked.add(token, grant.clone(), generation);
+                    return Ok(grant);
+                }
+                Err(None) => away = true,
+                // The signature fits, so this is its issuer: what else is wrong is what its bearer must hear.
+                Err(Some(error)) if !matches!(error, TokenError::Signature | TokenError::NoKey) => {
+                    refusal = error;
+                    if !matches!(refusal, TokenError::Issuer | TokenError::Audience) {
+                        break;
+                    }
+                }
+                Err(Some(error)) if refusal == TokenError::NoKey => refusal = error,
+                Err(Some(_)) => {}
+            }
+        }
+        match (away, refusal) {
+            (true, TokenError::NoKey | TokenError::Signature) => Err(Refusal::NoKeys),
+            (_, error) => Err(Refusal::Invalid(error.to_string())),
+        }
+    }
+
+    /// Rises when any key set changes: what was checked with a key that is gone is not taken any more.
+    fn generation(&self) -> u64 {
+        self.all
+            .iter()
+            .map(|issuer| if let Keys::Set(set) = &issuer.keys { set.generation() } else { 0 })
+            .sum()
+    }
+}
+
+impl Issuer {
+    fn may_know(&self, head: &Head) -> bool {
+        let named = match (&self.line.kid, &head.kid) {
+            (Some(ours), Some(theirs)) => **ours == **theirs,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        named && self.line.algorithms.contains(&head.algorithm)
+    }
+
+    /// The error is none where the keys could not be had.
+    async fn check(
+        &self,
+        token: &str,
+        head: &Head,
+        outbound: &Outbound,
+    ) -> Result<Claims, Option<TokenError>> {
+        match &self.keys {
+            Keys::One(key) => sse_token::check(token, key, &self.expected).map_err(Some),
+            Keys::Set(set) => {
+                let keys = set.keys(head, outbound).await.ok_or(None)?;
+                let mut refusal = TokenError::NoKey;
+                for key in keys {
+                    match sse_token::check(token, &key, &self.expected) {
+                        Err(error @ (TokenError::Signature | TokenError::NoKey)) => refusal = error,
+                        other => return other.map_err(Some),
+                    }
+                }
+                Err(Some(refusal))
+            }
+        }
+    }
+}
+
+impl IssuerLine {
+    fn keys(&self) -> Result<Keys, String> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let key = match &self.source {
+            KeySource::Secret(secret) => VerifyingKey::from_secret(&secret.0, &self.algorithms),
+            KeySource::SecretFile(path) => {
+                // An editor ends a file with a line end, which is none of the secret's.
+                let bytes = read(path)?;
+                VerifyingKey::from_secret(bytes.trim_ascii_end(), &self.algorithms)
+            }
+            KeySource::Pem(path) => VerifyingKey::from_pem(&read(path)?, &self.algorithms),
+            KeySource::Set(location) => {
+                return Ok(Keys::Set(KeySet::new(location.clone(), self.algorithms.clone())?));
+            }
+        };
+        key.map(Keys::One).map_err(|error| error.to_string())
+    }
+
+    /// What these claims grant.
+    fn grant(&self, claims: &Claims) -> Result<Grant, String> {
+        let text = |name: &str| match claims.get(name) {
+            Some(Value::String(text)) => Some(Arc::from(text.as_str())),
+            Some(Value::Number(number)) => Some(Arc::from(number.to_string())),
+            _ => None,
+        };
+        let seconds =
+            |name: &str| claims.get(name).and_then(Value::as_f64).map(|n| n.max(0.0) as u64);
+        let patterns = |right: &str, lines: &[Template]| {
+            let mut patterns: Vec<Pattern> =
+                lines.iter().filter_map(|line| line.fill(claims)).collect();
+            patterns.extend(of_claim(claims, right)?);
+            patterns.extend(of_mercure(claims, right));
+            Ok::<Arc<[Pattern]>, String>(patterns.into())
+        };
+        Ok(Grant {
+            subject: text(&self.subject),
+            token_id: text("jti"),
+            issued: seconds("iat"),
+            expires: seconds("exp"),
+            subscribe: patterns("subscribe", &self.subscribe)?,
+            publish: patterns("publish", &self.publish)?,
+            limits: self.limits,
+            of_anybody: false,
+        })
+    }
+}
+
+/// `subscribe` and `publish`: a pattern or a list of them. They are the issuer's own words, and must be right.
+fn of_claim(claims: &Claims, right: &str) -> Result<Vec<Pattern>, String> {
+    let wrong = |what: String| format!("the token's claim {right:?} {what}");
+    let pattern = |value: &Value| {
+        let text = value
+            .as_str()
+            .ok_or_else(|| wrong("must be a pattern or a list of patterns".to_owned()))?;
+        let template: Template =
+            text.parse().map_err(|error| wrong(format!("has a pattern of no use: {error}")))?;
+        Ok(template.fill(claims))
+    };
+    let values = match claims.get(right) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(values)) => &values[..],
+        Some(value) => std::slice::from_ref(value),
+    };
+    let patterns: Result<Vec<Option<Pattern>>, String> = values.iter().map(pattern).collect();
+    Ok(patterns?.into_iter().flatten().collect())
+}
+
+/// `mercure: {subscribe, publish}` (Mercure 0.x). A topic that no channel can be called grants nothing here.
+fn of_mercure(claims: &Claims, right: &str) -> Vec<Pattern> {
+    let topics =
+        claims.get("mercure").and_then(|mercure| mercure.get(right)).and_then(Value::as_array);
+    let topics = topics.into_iter().flatten().filter_map(Value::as_str);
+    topics.filter_map(Pattern::of_mercure).collect()
+}
+
+/// Whether a location of keys is a URL.
+pub fn as_url(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+}

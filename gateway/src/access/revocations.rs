@@ -1,0 +1,234 @@
+//! Who is not to be let in any more, although the token says otherwise.
+//!
+//! A revocation is a line in a sorted set of Redis, by the time until which it is kept. Every gateway reads the whole set:
+//! when it starts, when it connects anew, now and then, and at once when another one calls. So one that was away, or that starts
+//! later, knows the same. Without Redis there is this process alone.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::access::grant::{Grant, Seconds, now};
+use crate::app::App;
+use crate::broker::Broker;
+use crate::inbox::ToHub;
+
+/// How often all are read without a call.
+const REFRESH: Duration = Duration::from_secs(30);
+/// How long to wait after a reading that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a line is kept that ends streams once and refuses nobody.
+pub const ONCE: Duration = Duration::from_secs(60);
+
+/// Whose streams end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// Those of this subject.
+    Subject(Box<str>),
+    /// Those opened with the token of this id.
+    Token(Box<str>),
+    /// Those that listen to this channel. They may come back.
+    Channel(Box<str>),
+}
+
+/// One revocation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Revocation {
+    /// Whose.
+    pub whose: Whose,
+    /// When it was made: what was issued later is good.
+    pub at: Seconds,
+    /// Tells two of the same second apart.
+    pub nonce: u64,
+}
+
+/// All that are known.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Until when subjects and tokens that were issued until then are refused.
+    refused: HashMap<Whose, Seconds>,
+    /// What has ended streams here already.
+    done: HashSet<Revocation>,
+}
+
+impl fmt::Display for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, value) = match &self.whose {
+            Whose::Subject(value) => ("subject", value),
+            Whose::Token(value) => ("token", value),
+            Whose::Channel(value) => ("channel", value),
+        };
+        write!(f, "{kind}|{}|{:x}|{value}", self.at, self.nonce)
+    }
+}
+
+impl Revocation {
+    /// One that is made now.
+    pub fn now(whose: Whose) -> Self {
+        Revocation { whose, at: now(), nonce: fastrand::u64(..) }
+    }
+
+    /// What [`fmt::Display`] wrote.
+    pub fn read(line: &str) -> Option<Self> {
+        let mut parts = line.splitn(4, '|');
+        let (kind, at, nonce, value) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let whose = match kind {
+            "subject" => Whose::Subject(value.into()),
+            "token" => Whose::Token(value.into()),
+            "channel" => Whose::Channel(value.into()),
+            _ => return None,
+        };
+        Some(Revocation {
+            whose,
+            at: at.parse().ok()?,
+            nonce: u64::from_str_radix(nonce, 16).ok()?,
+        })
+    }
+}
+
+impl Revocations {
+    /// Whether what was granted was revoked.
+    pub fn revoked(&self, grant: &Grant) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.refused.is_empty() {
+            return false;
+        }
+        // What does not say when it was issued may have been issued before.
+        let issued = grant.issued.unwrap_or(0);
+        let is = |whose: Whose| known.refused.get(&whose).is_some_and(|at| issued <= *at);
+        let subject =
+            grant.subject.as_deref().is_some_and(|subject| is(Whose::Subject(subject.into())));
+        subject || grant.token_id.as_deref().is_some_and(|id| is(Whose::Token(id.into())))
+    }
+
+    /// All that there are now. Answers those that are new here: they end streams.
+    pub fn learn(&self, all: Vec<Revocation>) -> Vec<Revocation> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = all.iter().filter(|one| !known.done.contains(one)).cloned().collect();
+        known.refused = HashMap::with_capacity(all.len());
+        for one in &all {
+            if !matches!(one.whose, Whose::Channel(_)) {
+                let at = known.refused.entry(one.whose.clone()).or_default();
+                *at = one.at.max(*at);
+            }
+        }
+        known.done = all.into_iter().collect();
+        new
+    }
+
+    /// One more, where there is nobody to share it with.
+    fn add(&self, one: Revocation) -> Vec<Revocation> {
+        let all = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.done.iter().cloned().chain([one]).collect()
+        };
+        self.learn(all)
+    }
+}
+
+impl App {
+    /// Ends streams everywhere, and refuses their subject or token for `keep`.
+    pub async fn revoke(&self, whose: Whose, keep: Duration) -> Result<(), String> {
+        let revocation = Revocation::now(whose);
+        match &self.broker {
+            Broker::Memory(_) => {
+                let new = self.access.revocations.add(revocation);
+                self.end_streams(new);
+            }
+            Broker::Redis(redis) => {
+                redis.add_revocation(&revocation.to_string(), keep).await?;
+                self.read_revocations().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns what was revoked elsewhere, for ever.
+    pub async fn follow_revocations(&self) {
+        let Broker::Redis(redis) = &self.broker else { return std::future::pending().await };
+        let mut told = false;
+        loop {
+            let pause = match self.read_revocations().await {
+                Ok(()) => {
+                    told = false;
+                    REFRESH
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "revocations cannot be read; those known so far hold");
+                    }
+                    PAUSE
+                }
+            };
+            let _ = tokio::time::timeout(pause, redis.revocations_called()).await;
+        }
+    }
+
+    async fn read_revocations(&self) -> Result<(), String> {
+        let Broker::Redis(redis) = &self.broker else { return Ok(()) };
+        let lines = redis.revocations().await?;
+        let all = lines.iter().filter_map(|line| Revocation::read(line)).collect();
+        self.end_streams(self.access.revocations.learn(all));
+        Ok(())
+    }
+
+    fn end_streams(&self, new: Vec<Revocation>) {
+        for revocation in new {
+            self.tell_hubs(|| ToHub::End(revocation.whose.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(subject: &str, token: &str, issued: Option<Seconds>) -> Grant {
+        Grant {
+            subject: Some(subject.into()),
+            token_id: Some(token.into()),
+            issued,
+            ..Grant::default()
+        }
+    }
+
+    #[test]
+    fn a_revocation_is_of_what_was_issued_before() {
+        let revocations = Revocations::default();
+        assert!(!revocations.revoked(&of("a", "1", None)));
+        let one = |whose| Revocation { whose, at: 100, nonce: 1 };
+        let lines = vec![one(Whose::Subject("a".into())), one(Whose::Token("2".into()))];
+        assert_eq!(revocations.learn(lines.clone()).len(), 2);
+        assert!(revocations.learn(lines).is_empty(), "it ends streams once");
+        assert!(
+            revocations.revoked(&of("a", "1", None))
+                && revocations.revoked(&of("a", "1", Some(100)))
+        );
+        assert!(
+            !revocations.revoked(&of("a", "1", Some(101)))
+                && !revocations.revoked(&of("b", "1", None))
+        );
+        assert!(revocations.revoked(&of("b", "2", Some(5))));
+        revocations.learn(Vec::new());
+        assert!(!revocations.revoked(&of("a", "1", None)), "it is over");
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        for whose in
+            [Whose::Subject("a|b|c".into()), Whose::Token("".into()), Whose::Channel("a".into())]
+        {
+            let one = Revocation::now(whose);
+            assert_eq!(Revocation::read(&one.to_string()), Some(one));
+        }
+        for odd in ["", "subject", "subject|1|2", "x|1|2|a", "subject|x|2|a", "subject|1|y|a"] {
+            assert_eq!(Revocation::read(odd), None, "{odd}");
+        }
+    }
+}

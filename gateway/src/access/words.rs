@@ -1,0 +1,93 @@
+//! Settings of several parts in one line of text: `alg=HS256 secret_file=/run/secrets/jwt`.
+//!
+//! So a list of keys fits a variable of the environment as well as a file. A line may hold a secret, so no error repeats
+//! any value of it.
+
+use std::fmt;
+
+use strsim::damerau_levenshtein;
+
+/// The parts of a line, each a name and a value, in order.
+pub struct Words<'a> {
+    pairs: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Words<'a> {
+    /// Reads a line in which these names may stand.
+    pub fn parse(line: &'a str, known: &[&str]) -> Result<Self, String> {
+        let mut pairs = Vec::new();
+        for (n, word) in line.split_whitespace().enumerate() {
+            let Some((name, value)) = word.split_once('=').filter(|(_, value)| !value.is_empty())
+            else {
+                return Err(format!(
+                    "its part {} is not of the form name=value; the names are {}",
+                    n + 1,
+                    known.join(", ")
+                ));
+            };
+            if !known.contains(&name) {
+                let near = known.iter().min_by_key(|known| damerau_levenshtein(name, known));
+                let near = near.filter(|near| damerau_levenshtein(name, near) <= 2);
+                let advice = match near {
+                    Some(near) => format!("{near} is meant, perhaps"),
+                    None => format!("the names are {}", known.join(", ")),
+                };
+                return Err(format!("its part {} has a name that is not known; {advice}", n + 1));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Words { pairs })
+    }
+
+    /// All values of a name.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    /// The value of a name that may stand once.
+    pub fn one(&self, name: &str) -> Result<Option<&'a str>, String> {
+        let mut all = self.all(name);
+        match (all.next(), all.next()) {
+            (_, Some(_)) => Err(format!("{name} stands there twice")),
+            (one, None) => Ok(one),
+        }
+    }
+
+    /// All values of a name, parsed.
+    pub fn parsed<T: std::str::FromStr<Err: fmt::Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Vec<T>, String> {
+        self.all(name)
+            .map(|value| value.parse().map_err(|error| format!("{name}: {error}")))
+            .collect()
+    }
+
+    /// The whole number of a name that may stand once.
+    pub fn number(&self, name: &str) -> Result<Option<u32>, String> {
+        let parse = |value: &str| {
+            let number = value.parse().ok().filter(|n| *n > 0);
+            number.ok_or_else(|| format!("{name} must be a whole number, at least 1"))
+        };
+        self.one(name)?.map(parse).transpose()
+    }
+}
+
+/// A line as it may be shown to anybody: its names alone.
+pub fn shown(line: &str) -> String {
+    let name = |word: &str| match word.split_once('=') {
+        Some((name, _)) if name.len() < 20 => format!("{name}=…"),
+        _ => "…".to_owned(),
+    };
+    line.split_whitespace().map(name).collect::<Vec<_>>().join(" ")
+}
+
+/// What must not be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Box<[u8]>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
