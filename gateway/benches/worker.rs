@@ -106,6 +106,7 @@ impl Worker {
             channels: (0..channels).map(channel).collect(),
             start: Start::Now,
             checkpoints: true,
+            bearer: None,
         };
         self.tasks.block_on(&self.runtime, async {
             for socket in sockets {

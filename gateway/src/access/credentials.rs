@@ -69,7 +69,8 @@ fn one_header<'a>(
 
 /// The scheme's name is the same in upper and lower case (RFC 9110 §11.1). Other schemes are somebody else's.
 fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.trim().split_once(' ')?;
+    let value = value.trim();
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     scheme.eq_ignore_ascii_case("Bearer").then_some(token.trim())
 }
 

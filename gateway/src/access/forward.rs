@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use actix_web::HttpRequest;
-use actix_web::http::Method;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::Method;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use sse_contract::Channel;
@@ -128,9 +128,16 @@ impl Forward {
     fn headers(&self, request: &HttpRequest, client: &str, action: Action) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let own = [header::COOKIE, header::AUTHORIZATION, header::ORIGIN];
-        for name in own.iter().chain(&self.config.headers) {
+        let further = self.config.headers.iter().map(|name| name.as_str());
+        for name in own.iter().map(HeaderName::as_str).chain(further) {
+            // actix has another version's types of the same things.
+            let Ok(ours) = HeaderName::from_bytes(name.as_bytes()) else { continue };
             for value in request.headers().get_all(name) {
-                headers.append(name.clone(), value.clone());
+                headers.extend(
+                    HeaderValue::from_bytes(value.as_bytes())
+                        .ok()
+                        .map(|value| (ours.clone(), value)),
+                );
             }
         }
         let mut add = |name: &'static str, value: &str| {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::http::{Method, header};
+use hyper::{HeaderMap, Method, header};
 use ring::digest::{Digest, SHA256, digest};
 use serde_json::Value;
 use sse_token::{Algorithm, Head, Jwk, VerifyingKey};
@@ -199,7 +199,7 @@ impl KeySet {
 }
 
 async fn ask(outbound: &Outbound, url: &Url) -> Result<Vec<u8>, String> {
-    let mut headers = header::HeaderMap::new();
+    let mut headers = HeaderMap::new();
     headers.insert(
         header::ACCEPT,
         header::HeaderValue::from_static("application/jwk-set+json, application/json"),

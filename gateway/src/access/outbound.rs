@@ -3,22 +3,24 @@
 //! Bounded in time and in size. Redirects are not followed: what is asked holds secrets, and goes where the operator
 //! pointed it.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderMap;
-use actix_web::http::{Method, StatusCode};
-use awc::{Client, Connector};
 use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
-/// Asks others.
+/// Asks others. Connections are kept for the next question.
 #[derive(Clone)]
 pub struct Outbound {
-    tls: Arc<ClientConfig>,
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
 impl fmt::Debug for Outbound {
@@ -51,11 +53,6 @@ pub struct Answered {
     pub body: Bytes,
 }
 
-thread_local! {
-    /// Connections are kept for the next question, by each thread for itself.
-    static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
-}
-
 impl Outbound {
     /// Trusts the system's root certificates (`SSL_CERT_FILE` names others).
     pub fn new() -> Self {
@@ -68,33 +65,33 @@ impl Outbound {
             .unwrap_or_else(|error| unreachable!("ring has the safe versions: {error}"))
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Outbound { tls: Arc::new(tls) }
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Outbound { client: Client::builder(TokioExecutor::new()).build(connector) }
     }
 
     /// Asks; the error says what went wrong, without what was asked.
     pub async fn ask(&self, question: Question<'_>) -> Result<Answered, String> {
-        let client =
-            CLIENT.with_borrow_mut(|client| client.get_or_insert_with(|| self.client()).clone());
-        let mut request =
-            client.request(question.method, question.url.as_str()).timeout(question.timeout);
-        for (name, value) in &question.headers {
-            request = request.append_header((name.clone(), value.clone()));
-        }
+        let Question { method, url, headers, timeout, most } = question;
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = method;
+        *request.uri_mut() =
+            url.as_str().parse().map_err(|_| "the URL cannot be asked".to_owned())?;
+        *request.headers_mut() = headers;
         let whole = async {
-            let mut answer = request.send().await.map_err(|error| error.to_string())?;
-            let body =
-                answer.body().limit(question.most).await.map_err(|error| error.to_string())?;
-            Ok(Answered { status: answer.status(), body })
+            let answer = self.client.request(request).await.map_err(|error| causes(&error))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), most).collect().await;
+            let body = body.map_err(|error| error.to_string())?.to_bytes();
+            Ok(Answered { status, body })
         };
-        match tokio::time::timeout(question.timeout, whole).await {
+        match tokio::time::timeout(timeout, whole).await {
             Ok(answered) => answered,
-            Err(_) => Err(format!("no answer within {:?}", question.timeout)),
+            Err(_) => Err(format!("no answer within {timeout:?}")),
         }
-    }
-
-    fn client(&self) -> Client {
-        let connector = Connector::new().rustls_0_23(self.tls.clone());
-        Client::builder().connector(connector).disable_redirects().finish()
     }
 }
 
@@ -102,4 +99,15 @@ impl Default for Outbound {
     fn default() -> Self {
         Outbound::new()
     }
+}
+
+/// An error and what caused it: the outermost one says little.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
 }

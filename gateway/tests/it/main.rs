@@ -1,5 +1,7 @@
 //! The gateway as its users meet it: real sockets, real Redis, other people's clients.
 
+mod access;
+mod access_elsewhere;
 mod brokers;
 mod clients;
 mod configuration;

@@ -143,6 +143,15 @@ impl TestGateway {
         answer.json()["id"].as_str().expect("an id").to_owned()
     }
 
+    /// Publishes one event with a token; answers its id.
+    pub fn publish_as(&self, channel: &str, data: &str, token: &str) -> String {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", bearer.as_str())];
+        let answer = self.post(&format!("/channels/{channel}"), &headers, data.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["id"].as_str().expect("an id").to_owned()
+    }
+
     /// POSTs to the public port.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         request(self.addr, "POST", path, headers, body)

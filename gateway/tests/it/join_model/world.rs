@@ -211,7 +211,8 @@ impl<'a> World<'a> {
         client.stream = Stream::None;
         let worker = &self.gateways[g].workers[w];
         let channels = client.names.clone();
-        let subscription = Subscription { channels, start: start.clone(), checkpoints: true };
+        let subscription =
+            Subscription { channels, start: start.clone(), checkpoints: true, bearer: None };
         let opening = worker.hub.open(Framing::Plain, subscription);
         client.connect(start, (g, w), worker.at, opening);
     }
