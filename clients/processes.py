@@ -158,7 +158,8 @@ def nginx(directory, name, replicas):
     # Its log names the whole request, so that `sent_away` can tell who was answered.
     logged = {'"path":"$uri"': '"path":"$request_uri"'}
     _copy("nginx.conf", conf, {"listen 8080 ": f"listen {address} ", "http {\n": "http {\n" + group} | logged)
-    _copy("gateway.conf", conf, {"gateway:8080": target})
+    _copy("proxy.conf", conf, {"gateway:8080": target})
+    _copy("gateway.conf", conf, {})
     arguments = ["nginx", "-e", "stderr", "-p", str(conf / "prefix"), "-c", str(conf / "nginx.conf")]
     server = Server("nginx", arguments, directory / f"{name}.log", lambda: get(address, "/nginx-health") == 200)
     server.address = address

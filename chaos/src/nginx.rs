@@ -36,7 +36,7 @@ impl Nginx {
 }
 
 // One process without a master, so that ending it leaves nobody behind. What concerns streams is as in
-// nginx/gateway.conf.
+// nginx/proxy.conf.
 const CONFIG: &str = "
 daemon off;
 master_process off;

@@ -105,6 +105,8 @@ impl Gateway {
             configured => configured,
         };
         let app = App::new(config, broker, metrics, access, addr, max_streams);
+        // Whoever was revoked before this must not be let in while that is being read.
+        app.learn_revocations().await?;
         Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), room, vitals, watch })
     }
 
@@ -173,6 +175,22 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+}
+
+impl App {
+    /// What was revoked before this gateway began.
+    async fn learn_revocations(&self) -> Result<(), StartError> {
+        if self.access.is_open() {
+            return Ok(());
+        }
+        let Broker::Redis(redis) = &self.broker else { return Ok(()) };
+        let addr = redis.addr().to_owned();
+        let read = self.read_revocations().await;
+        read.map_err(|error| StartError::Redis {
+            addr,
+            error: format!("revocations cannot be read: {error}"),
+        })
     }
 }
 

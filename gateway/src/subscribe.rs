@@ -47,7 +47,16 @@ pub async fn get(
     if let Some(connection) = connection {
         connection.becomes_stream();
     }
-    let opened = match opening.wait(app.config.stream.open_wait).await {
+    let opening = opening.wait(app.config.stream.open_wait).await;
+    // What was revoked since it was asked about has met no stream, or one that was on its way; from here on it ends this
+    // one.
+    if let Err(refused) = app.access.still_holds(&grant) {
+        if let Some(connection) = connection {
+            connection.becomes_guest();
+        }
+        return answer(refused, &request, &app);
+    }
+    let opened = match opening {
         Ok(opened) => opened,
         Err(Refusal::Draining) => return Ok(come_back(&request, &app, "draining")),
         Err(Refusal::Denied(channel, why)) => {
@@ -59,10 +68,6 @@ pub async fn get(
             return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
         }
     };
-    // What was revoked since it was asked about has met no stream; from here on it ends this one.
-    if let Err(refused) = app.access.still_holds(&grant) {
-        return answer(refused, &request, &app);
-    }
     let response = match order {
         Some(order) => head().body(order.clone().body(opened)),
         None => head().body(opened.on_body()),

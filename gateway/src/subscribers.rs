@@ -129,7 +129,10 @@ impl Subscribers {
         );
         if let Some(bearer) = subscription.bearer {
             let Bearer { subject, token_id, left } = *bearer;
-            let until = left.map_or(Deciseconds::MAX, |left| now.saturating_add(deciseconds(left)));
+            let until = left.map_or(Deciseconds::MAX, |left| {
+                // Both are rounded down, and it must not end too early.
+                now.saturating_add(deciseconds(left)).saturating_add(2)
+            });
             connection.bearer = Some(Box::new(BearerUntil { subject, token_id, until }));
         }
         self.plain += usize::from(framing == Framing::Plain);

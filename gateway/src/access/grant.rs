@@ -20,7 +20,7 @@ pub struct Grant {
     pub token_id: Option<Arc<str>>,
     /// When the token was issued.
     pub issued: Option<Seconds>,
-    /// When it ends.
+    /// The last second in which it holds.
     pub expires: Option<Seconds>,
     /// What it may listen to.
     pub subscribe: Arc<[Pattern]>,
@@ -63,12 +63,13 @@ impl Grant {
 
     /// Whether it is over.
     pub fn has_expired(&self) -> bool {
-        self.expires.is_some_and(|end| end <= now())
+        self.expires.is_some_and(|last| last < now())
     }
 
-    /// How long it still holds.
+    /// How long it still holds. Afterwards what it was given for is refused, so a stream that ends then does not begin anew
+    /// with the same token.
     pub fn left(&self) -> Option<Duration> {
-        let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?))?;
+        let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?.saturating_add(1)))?;
         Some(end.duration_since(SystemTime::now()).unwrap_or_default())
     }
 }

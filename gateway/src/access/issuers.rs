@@ -193,7 +193,7 @@ impl Issuers {
         for issuer in self.all.iter().filter(|issuer| issuer.may_know(&head)) {
             match issuer.check(token, &head, outbound).await {
                 Ok(claims) => {
-                    let grant = Arc::new(issuer.line.grant(&claims).map_err(Refusal::Invalid)?);
+                    let grant = Arc::new(issuer.grant(&claims).map_err(Refusal::Invalid)?);
                     self.checked.add(token, grant.clone(), generation);
                     return Ok(grant);
                 }
@@ -232,6 +232,13 @@ impl Issuer {
             (None, _) => true,
         };
         named && self.line.algorithms.contains(&head.algorithm)
+    }
+
+    /// What these claims grant, for as long as the token is taken.
+    fn grant(&self, claims: &Claims) -> Result<Grant, String> {
+        let mut grant = self.line.grant(claims)?;
+        grant.expires = grant.expires.map(|end| end.saturating_add(self.expected.leeway));
+        Ok(grant)
     }
 
     /// The error is none where the keys could not be had.

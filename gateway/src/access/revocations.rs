@@ -151,7 +151,10 @@ impl App {
 
     /// Learns what was revoked elsewhere, for ever.
     pub async fn follow_revocations(&self) {
-        let Broker::Redis(redis) = &self.broker else { return std::future::pending().await };
+        let redis = match &self.broker {
+            Broker::Redis(redis) => redis,
+            Broker::Memory(_) => return std::future::pending().await,
+        };
         let mut told = false;
         loop {
             let pause = match self.read_revocations().await {
@@ -170,7 +173,8 @@ impl App {
         }
     }
 
-    async fn read_revocations(&self) -> Result<(), String> {
+    /// Learns all that there are now.
+    pub async fn read_revocations(&self) -> Result<(), String> {
         let Broker::Redis(redis) = &self.broker else { return Ok(()) };
         let lines = redis.revocations().await?;
         let all = lines.iter().filter_map(|line| Revocation::read(line)).collect();

@@ -16,7 +16,7 @@ use crate::support::{Answer, Subscriber, TestGateway, eventually, request};
 
 /// What a server answers.
 #[derive(Clone)]
-enum Behaviour {
+pub enum Behaviour {
     /// This status, these further header lines, and this body.
     Says(u16, String, String),
     /// 200 and this body, whose end is that of the connection.
@@ -28,8 +28,8 @@ enum Behaviour {
 }
 
 /// An HTTP server of a few lines.
-struct Server {
-    addr: SocketAddr,
+pub struct Server {
+    pub addr: SocketAddr,
     behaviour: Arc<Mutex<Behaviour>>,
     heads: Arc<Mutex<Vec<String>>>,
     over: Arc<AtomicBool>,
@@ -37,7 +37,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(behaviour: Behaviour) -> Self {
+    pub fn new(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             addr: listener.local_addr().unwrap(),
@@ -65,8 +65,13 @@ impl Server {
         format!("http://{}{path}", self.addr)
     }
 
-    fn behave(&self, behaviour: Behaviour) {
+    pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// What it was asked.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
     }
 
     fn asked(&self) -> usize {
@@ -126,7 +131,7 @@ fn serve(
     }
 }
 
-fn says(status: u16, body: impl ToString) -> Behaviour {
+pub fn says(status: u16, body: impl ToString) -> Behaviour {
     Behaviour::Says(status, String::new(), body.to_string())
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
+use crate::access_elsewhere::{Server, says};
 use crate::event_source::{EventSource, live};
 use crate::support::{
     Answer, Redis, Subscriber, TestGateway, eventually, own_addr, request, spawn, tempdir,
@@ -27,7 +28,32 @@ impl Nginx {
         let addr = own_addr();
         let dir = tempdir::Dir::new("nginx");
         copied("nginx.conf", "listen 8080 ", &format!("listen {addr} "), dir.path());
-        copied("gateway.conf", "gateway:8080", &gateway.to_string(), dir.path());
+        copied("proxy.conf", "gateway:8080", &gateway.to_string(), dir.path());
+        let locations = shipped("gateway.conf");
+        Self::started(addr, dir, &locations)
+    }
+
+    /// With the locations of `auth.conf.example`: another service says who may listen, here to pages of one other site.
+    #[track_caller]
+    fn with_auth(gateway: SocketAddr, service: SocketAddr, origin: &str) -> Self {
+        let addr = own_addr();
+        let dir = tempdir::Dir::new("nginx");
+        copied("proxy.conf", "gateway:8080", &gateway.to_string(), dir.path());
+        let example = shipped("auth.conf.example");
+        // What it says to write into the http block is what is written there.
+        let maps = example.lines().filter_map(|line| line.strip_prefix("#   "));
+        let maps: String = maps.map(|line| format!("{line}\n")).collect();
+        let maps = maps.replace("https://app.example.org", origin);
+        let listen = format!("listen {addr} ");
+        let conf = shipped("nginx.conf").replace("listen 8080 ", &listen);
+        let conf = conf.replace("    server {", &format!("{maps}\n    server {{"));
+        std::fs::write(dir.path().join("nginx.conf"), conf).unwrap();
+        Self::started(addr, dir, &example.replace("auth:9000", &service.to_string()))
+    }
+
+    #[track_caller]
+    fn started(addr: SocketAddr, dir: tempdir::Dir, locations: &str) -> Self {
+        std::fs::write(dir.path().join("gateway.conf"), locations).unwrap();
         let prefix = dir.path().join("prefix");
         std::fs::create_dir(&prefix).unwrap();
         let mut command = Command::new("nginx");
@@ -92,10 +118,14 @@ impl Drop for Nginx {
     }
 }
 
+fn shipped(name: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nginx").join(name);
+    std::fs::read_to_string(file).unwrap()
+}
+
 #[track_caller]
 fn copied(name: &str, from: &str, to: &str, dir: &Path) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nginx").join(name);
-    let text = std::fs::read_to_string(file).unwrap();
+    let text = shipped(name);
     assert_eq!(text.matches(from).count(), 1, "{name} says {from:?} once");
     std::fs::write(dir.join(name), text.replace(from, to)).unwrap();
 }
@@ -246,5 +276,85 @@ fn a_page_behind_nginx_survives_a_restart_of_its_only_gateway() {
     assert_eq!(heard, [before, away, after]);
     assert!(page.errors().iter().all(|state| *state == 0), "{:?}", page.errors());
     page.close();
+    gateway.settled();
+}
+
+/// `auth.conf.example`, tried across origins: with its cookies a page of a listed site may listen, a page of another one may not,
+/// and both can read why.
+#[test]
+fn another_service_says_who_may_listen() {
+    let gateway = TestGateway::memory(&[("cors.origins", "https://app.example")]);
+    let service = Server::new(says(204, ""));
+    let nginx = Nginx::with_auth(gateway.addr, service.addr, "https://app.example");
+    let origin = ("Origin", "https://app.example");
+    let cookie = ("Cookie", "session=s1");
+    let mut stream = Subscriber::open(nginx.addr, "channel=demo", &[origin, cookie]);
+    assert!(stream.head.starts_with("HTTP/1.1 200"), "{}", stream.head);
+    let head = stream.head.to_ascii_lowercase();
+    assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
+    stream.opening();
+    gateway.publish("demo", "x");
+    assert_eq!(stream.event().data, "x");
+    let asked = service.heads();
+    assert!(
+        asked[0].contains("session=s1")
+            && asked[0].contains("X-Original-URI: /events?channel=demo\r\n"),
+        "{asked:?}"
+    );
+
+    // A preflight carries no cookie, and nobody is asked about it.
+    let preflight = [
+        origin,
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", "authorization,last-event-id"),
+    ];
+    let answer = request(nginx.addr, "OPTIONS", "/events?channel=demo", &preflight, b"");
+    assert!(answer.status < 300, "{}: {}", answer.status, answer.head);
+    assert!(
+        answer.head.to_ascii_lowercase().contains("access-control-allow-headers"),
+        "{}",
+        answer.head
+    );
+    assert_eq!(service.heads().len(), 1);
+
+    for (status, word) in [(401, "authentication-required"), (403, "subscribe-denied")] {
+        service.behave(says(status, "the service's own words"));
+        let answer = nginx.get("/events?channel=demo", &[origin]);
+        assert_eq!(answer.status, status);
+        assert!(answer.body.contains(word), "{}", answer.body);
+        let head = answer.head.to_ascii_lowercase();
+        assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
+        assert!(head.contains("access-control-allow-credentials: true\r\n"), "{head}");
+        assert_eq!(head.contains("www-authenticate"), status == 401, "{head}");
+        // Of another site it says nothing.
+        let other = nginx.get("/events?channel=demo", &[("Origin", "https://evil.example")]);
+        assert!(
+            !other.head.to_ascii_lowercase().contains("access-control-allow-origin"),
+            "{}",
+            other.head
+        );
+    }
+    // Its own trouble ends no EventSource.
+    service.behave(says(500, ""));
+    let answer = nginx.get("/events?channel=demo", &[("Accept", "text/event-stream")]);
+    assert!(
+        answer.status == 200 && answer.body.starts_with("retry: "),
+        "{}: {}",
+        answer.status,
+        answer.body
+    );
+
+    service.behave(says(204, ""));
+    for (method, path) in [
+        ("POST", "/channels/demo"),
+        ("POST", "/publish"),
+        ("GET", "/channels/demo/history"),
+        ("POST", "/events?channel=demo"),
+        ("GET", "/sse-auth"),
+    ] {
+        let answer = request(nginx.addr, method, path, &[cookie], b"x");
+        assert!(matches!(answer.status, 403 | 404), "{method} {path}: {}", answer.status);
+    }
+    drop(stream);
     gateway.settled();
 }

@@ -226,7 +226,8 @@ fn nginx(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) ->
             ("# TLS and HTTP/2 to browsers: see tls.conf.example.", more),
         ],
     );
-    write("gateway.conf", "gateway.conf", &[("gateway:8080", "gateways".to_owned())]);
+    write("proxy.conf", "proxy.conf", &[("gateway:8080", "gateways".to_owned())]);
+    write("gateway.conf", "gateway.conf", &[]);
     let tls = format!("listen {tls} ");
     let text = shipped("nginx/tls.conf.example")
         .replace("/etc/nginx/tls/", &format!("{}/", dir.display()));
