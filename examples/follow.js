@@ -3,6 +3,7 @@
 // - It notices a connection that died without a word: a laptop or phone slept, a network changed.
 // - It comes back, with back-off, where an EventSource gives up for good: after any status but 200, and
 //   in Chromium after a cut behind a service worker.
+// - It gets a fresh ticket for each connection, where the gateway asks who listens and there is no cookie.
 // - It keeps its own position. Behind a service worker that passes the stream through, Chromium sends
 //   no Last-Event-ID, and the stream goes on from now, as if nothing had been missed. This notices,
 //   and asks again.
@@ -27,6 +28,7 @@ export function follow(address, options = {}) {
     open, // Called at each answer's head: from now on the stream misses nothing, or a gap tells.
     start, // Called with where a stream starts: "now", or the id that it goes on after.
     withCredentials = false, // Whether cookies go to another origin.
+    ticket, // An async function that answers a fresh ticket (POST /tickets); null ends it all: nobody is logged in.
     source: make = (url) => new EventSource(url, { withCredentials }),
     silence = 45_000, // A connection without a sign of life for so long is dead: three heartbeats.
     retry = 3_000, // The first wait where an EventSource gave up; each further one is twice as long.
@@ -38,8 +40,10 @@ export function follow(address, options = {}) {
   let lastSign = 0; // By the wall clock, which goes on while a laptop sleeps.
   let failures = 0;
   let timer = null;
+  let stopped = false;
+  let attempts = 0; // An attempt that waits for a ticket may be overtaken by a later one.
 
-  function connect() {
+  async function connect() {
     clearTimeout(timer);
     timer = null;
     source?.close();
@@ -47,6 +51,14 @@ export function follow(address, options = {}) {
     if (lastId) url.searchParams.set("last_event_id", lastId);
     askedAfter = lastId;
     lastSign = Date.now();
+    if (ticket) {
+      const attempt = ++attempts;
+      const fresh = await Promise.resolve(ticket()).catch(() => undefined);
+      if (attempt !== attempts || stopped) return;
+      if (fresh === null) return stop();
+      if (!fresh) return later();
+      url.searchParams.set("ticket", fresh);
+    }
     const mine = (source = make(url.href));
     const on = (type, handler) =>
       mine.addEventListener(type, (e) => {
@@ -60,8 +72,9 @@ export function follow(address, options = {}) {
       open?.();
     });
     // While an EventSource is CONNECTING it comes back by itself, after the gateway's `retry:`.
+    // With a ticket it must not: the gateway tells a used one to stop.
     on("error", () => {
-      if (mine.readyState === CLOSED) later();
+      if (ticket || mine.readyState === CLOSED) later();
     });
     // `alive` is the heartbeat of a stream that cannot have a checkpoint, while Redis is away.
     on("alive", () => {
@@ -95,8 +108,8 @@ export function follow(address, options = {}) {
   }
 
   function later() {
-    if (timer) return;
-    source.close();
+    if (timer || stopped) return;
+    source?.close();
     const wait = Math.min(30_000, retry * 2 ** failures++) * (0.5 + Math.random());
     timer = setTimeout(connect, wait);
   }
@@ -107,12 +120,14 @@ export function follow(address, options = {}) {
   const page = globalThis.document;
   const woken = () => page.visibilityState === "visible" && (timer || silent()) && connect();
   page?.addEventListener("visibilitychange", woken);
-  connect();
-  return function stop() {
+  function stop() {
+    stopped = true;
     clearInterval(watchdog);
     clearTimeout(timer);
     page?.removeEventListener("visibilitychange", woken);
-    source.close();
+    source?.close();
     source = null;
-  };
+  }
+  connect();
+  return stop;
 }

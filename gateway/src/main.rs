@@ -89,7 +89,7 @@ impl<E: ToString> From<E> for Ended {
 }
 
 async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
-    let broker = config.broker;
+    let (broker, open) = (config.broker, config.auth.open);
     reload_on_hangup(args.clone(), log.clone())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -113,6 +113,11 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
         "listening; the live console is at http://{}/", gateway.addr()
     );
+    if open {
+        tracing::warn!(
+            "auth.open: whoever reaches the public address may subscribe to everything and publish everything"
+        );
+    }
     gateway.run(stop).await.map_err(|error| Ended {
         code: if matches!(error, RunError::Died(_)) { DIED } else { 1 },
         error: error.to_string(),

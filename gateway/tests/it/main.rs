@@ -2,6 +2,7 @@
 
 mod access;
 mod access_elsewhere;
+mod access_pages;
 mod brokers;
 mod clients;
 mod configuration;
