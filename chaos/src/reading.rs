@@ -23,7 +23,7 @@ const CALM_SILENCE: Duration = Duration::from_secs(4);
 /// How long a client that published on `open` waits for its event.
 const OPENER_BOUND_MS: u64 = 30_000;
 /// Everybody must be up to date so long after the last fault.
-pub const RECOVERY: Duration = Duration::from_secs(30);
+pub const RECOVERY: Duration = Duration::from_secs(10);
 
 /// Why reading a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
