@@ -36,6 +36,7 @@ pub struct Config {
     pub auth: AuthConfig,
     pub cors: CorsConfig,
     pub redis: RedisConfig,
+    pub tls: TlsConfig,
     pub history: HistoryConfig,
     pub publish: PublishConfig,
     pub stream: StreamConfig,
@@ -86,6 +87,16 @@ section!(
     AuthConfig { open: bool, }
 );
 section!(
+    /// `[tls]`
+    TlsConfig {
+        certificate: String,
+        key: String,
+        client_ca: String,
+        publish_needs_certificate: bool,
+        admin: bool,
+    }
+);
+section!(
     /// `[cors]`
     CorsConfig {
         origins: AllowedOrigins,
@@ -96,6 +107,9 @@ section!(
     /// `[redis]`
     RedisConfig {
         #[serde(deserialize_with = "redis_url")] url: String,
+        ca: String,
+        certificate: String,
+        key: String,
         #[serde(deserialize_with = "prefix")] prefix: String,
         #[serde(deserialize_with = "duration")] connect_timeout: Duration,
         #[serde(deserialize_with = "duration")] answer_timeout: Duration,
@@ -259,6 +273,13 @@ fn what(error: &config::ConfigError) -> String {
     match error {
         config::ConfigError::At { error, .. } => what(error),
         other => other.to_string(),
+    }
+}
+
+impl TlsConfig {
+    /// Whether the public port speaks TLS.
+    pub fn is_on(&self) -> bool {
+        !self.certificate.is_empty()
     }
 }
 

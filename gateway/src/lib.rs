@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod origin;
 pub mod panics;
 pub mod slow_readers;
+pub mod tls_files;
 pub mod vitals;
 
 // Pure: no I/O, no Redis, no actix.
@@ -52,10 +53,13 @@ pub mod poller;
 pub mod sink;
 pub mod subscribers;
 pub mod takeover;
+pub mod tls_socket;
+pub mod transport;
 
 // HTTP.
 pub mod admin;
 pub mod app;
+pub mod certificate;
 pub mod channel_api;
 pub mod item;
 pub mod listener;

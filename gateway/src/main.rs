@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use sse_gateway::certificate::Tls;
 use sse_gateway::logging::{self, Log};
+use sse_gateway::redis_settings::RedisSettings;
 use sse_gateway::server::RunError;
 use sse_gateway::{Config, Gateway, config, panics};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +40,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
+    if args.command.is_none()
+        && let Err(error) = check_files(&config)
+    {
+        return fail(USAGE, &error);
+    }
     if args.check_config {
         return say("the configuration is valid");
     }
@@ -72,6 +79,13 @@ fn load(args: &Args) -> Result<Config, String> {
     loaded.map_err(|error| error.to_string())
 }
 
+/// Reads the files that the configuration names, as what starts does.
+fn check_files(config: &Config) -> Result<(), String> {
+    let of_ports = Tls::of(&config.tls).map(drop);
+    let of_redis = RedisSettings::of(config).tls().map(drop);
+    of_ports.and(of_redis).map_err(|error| format!("configuration: {error}"))
+}
+
 /// Why the program ends, and its exit status.
 struct Ended {
     code: u8,
@@ -86,6 +100,7 @@ impl<E: ToString> From<E> for Ended {
 
 async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let broker = config.broker;
+    let scheme = if config.tls.is_on() { "https" } else { "http" };
     reload_on_hangup(args.clone(), log.clone())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -107,7 +122,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     gateway.metrics().count_dropped_lines(log.dropped());
     tracing::info!(
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
-        "listening; the live console is at http://{}/", gateway.addr()
+        "listening; the live console is at {scheme}://{}/", gateway.addr()
     );
     gateway.run(stop).await.map_err(|error| Ended {
         code: if matches!(error, RunError::Died(_)) { DIED } else { 1 },

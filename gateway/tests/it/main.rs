@@ -18,5 +18,6 @@ mod publishing;
 mod site;
 mod streams;
 mod support;
+mod tls;
 mod webdriver;
 mod wire;
