@@ -143,7 +143,7 @@ fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
                     log.set_level(&config.log.level);
                     tracing::info!(
                         log.level = config.log.level.as_ref(),
-                        "the log's level was read again; everything else takes a restart"
+                        "the log's level was read again; everything else but a certificate takes a restart"
                     );
                 }
                 Err(error) => {

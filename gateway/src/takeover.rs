@@ -17,11 +17,13 @@ use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Buf, Bytes, BytesMut};
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::guests::{Guests, Place};
 use crate::hub::Opened;
@@ -30,6 +32,9 @@ use crate::sink::{BodyPipe, Sink};
 use crate::tls_socket::TlsSocket;
 use crate::transport::{Client, Transport};
 
+/// How long a connection of HTTP/2 that is to end stays after the last of its answers. To curl, a stream that is reset is
+/// whole if the connection's end comes together with the reset.
+const LINGER: Duration = Duration::from_millis(250);
 /// Requests under way on one connection of HTTP/2 that are no streams. actix tells clients of no bound.
 const MOST_REQUESTS: usize = 256;
 
@@ -45,6 +50,8 @@ pub struct Takeable {
     ended: bool,
     /// For HTTP/2, of which actix knows no end in order: done when the gateway is to stop.
     stopping: Option<Stopping>,
+    /// Until the end behind the last answer.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 /// An end that is waited for.
@@ -72,18 +79,8 @@ struct Shared {
     cut: Cell<bool>,
     /// It has ended, or was taken over.
     over: Cell<bool>,
-    stop: Cell<Stop>,
-}
-
-/// How far the end of a connection is that has no end in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    /// Nobody wants it.
-    No,
-    /// As soon as no request is under way.
-    Wanted,
-    /// When it is asked again: by then what was to be written is.
-    Next,
+    /// It is to end as soon as no request is under way.
+    ends: Cell<bool>,
 }
 
 impl fmt::Debug for TakeoverOrder {
@@ -106,7 +103,7 @@ impl Takeable {
             reader: RefCell::default(),
             cut: Cell::new(false),
             over: Cell::new(false),
-            stop: Cell::new(Stop::No),
+            ends: Cell::new(false),
         };
         Takeable {
             stream: Some(stream),
@@ -115,6 +112,7 @@ impl Takeable {
             instead: Bytes::new(),
             ended: false,
             stopping: None,
+            lingering: None,
         }
     }
 
@@ -245,7 +243,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let shared = &self.0.0;
         shared.under_way.set(shared.under_way.get() - 1);
-        if shared.under_way.get() == 0 && shared.stop.get() != Stop::No {
+        if shared.under_way.get() == 0 && shared.ends.get() {
             self.0.wake();
         }
     }
@@ -375,18 +373,15 @@ impl Takeable {
     fn stops(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(stopping) = &mut self.stopping else { return false };
         let shared = &self.order.0;
-        if shared.stop.get() == Stop::No && stopping.as_mut().poll(cx).is_pending() {
+        if !shared.ends.get() {
+            shared.ends.set(stopping.as_mut().poll(cx).is_ready());
+        }
+        if !shared.ends.get() || shared.under_way.get() > 0 {
+            self.lingering = None;
             return false;
         }
-        if shared.under_way.get() > 0 {
-            shared.stop.set(Stop::Wanted);
-            return false;
-        }
-        if shared.stop.replace(Stop::Next) == Stop::Next {
-            return true;
-        }
-        cx.waker().wake_by_ref();
-        false
+        let end = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        end.as_mut().poll(cx).is_ready()
     }
 
     fn write_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,7 @@
 //! Certificates are made by openssl for each test, with an authority of their own.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use sse_gateway::metrics::CloseReason;
 
 use crate::event_source::EventSource;
 use crate::support::{
-    Answer, Block, Subscriber, TestGateway, connect, eventually, own_addr, read_answer, request,
-    request_on, spawn, tempdir,
+    Answer, Block, Redis, Subscriber, TestGateway, connect, eventually, own_addr, read_answer,
+    request, request_on, spawn, tempdir,
 };
 use crate::webdriver::Browser;
 
@@ -57,8 +57,13 @@ impl Authority {
 
     /// A certificate for this machine, or for a client of this name.
     fn signs(&self, name: &str) -> Pair {
+        self.signs_for(name, Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// A certificate for a server at this address.
+    fn signs_for(&self, name: &str, host: IpAddr) -> Pair {
         let subject = format!("/CN={name}");
-        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+        let names = &format!("subjectAltName=DNS:localhost,IP:{host}");
         let end = "basicConstraints=critical,CA:FALSE";
         let options = ["-CA", "ca.pem", "-CAkey", "ca.key", "-subj", &subject, "-addext", names];
         self.openssl(name, &[&options[..], &["-addext", end]].concat())
@@ -130,7 +135,7 @@ impl Client {
     }
 
     fn on(&self, socket: TcpStream) -> Stream {
-        let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
         StreamOwned::new(ClientConnection::new(self.0.clone(), name).unwrap(), socket)
     }
 
@@ -591,6 +596,175 @@ fn a_stream_of_http2_that_is_not_read_ends_its_connection() {
     assert_eq!(lines.next().unwrap().unwrap(), "closed");
     gateway.settled();
     assert_eq!(gateway.sum(|c| c.closed[CloseReason::Stalled as usize].get()), 1);
+}
+
+/// What a certificate and its key say, by the line: none of it may be told to anybody.
+fn secret_lines(pair: &Pair) -> Vec<String> {
+    let text = std::fs::read_to_string(&pair.key).unwrap();
+    text.lines().filter(|line| !line.contains("-----")).map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn told(args: &[&str], code: i32, words: &[&str]) -> String {
+    let program = env!("CARGO_BIN_EXE_sse-gateway");
+    let output = Command::new(program).args(args).env_clear().output().expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+    assert!(text.lines().count() <= 1, "one line: {text}");
+    text
+}
+
+#[test]
+fn a_file_that_is_of_no_use_is_named_with_what_is_wrong() {
+    let authority = Authority::new();
+    let (good, other) = (authority.signs("good"), authority.signs("other"));
+    let file = |name: &str, text: &str| {
+        let path = authority.path(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let empty = file("empty.pem", "");
+    let torn = file("torn.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
+    let garbage =
+        file("garbage.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+    let sealed =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let sealed = file("sealed.pem", sealed);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (certificate, key) = (text(&good.certificate), text(&good.key));
+    let (foreign, ca) = (text(&other.key), text(&authority.certificate()));
+    let nowhere = "/nowhere/at-all.pem";
+    let cases = [
+        (nowhere, key.as_str(), "", "tls.certificate", "No such file"),
+        (&certificate, nowhere, "", "tls.key", "No such file"),
+        (&empty, &key, "", "tls.certificate", "there is no certificate in it"),
+        (&key, &key, "", "tls.certificate", "there is no certificate in it"),
+        (&torn, &key, "", "tls.certificate", "END"),
+        (&garbage, &key, "", "tls.certificate", "cannot be read"),
+        (&certificate, &certificate, "", "tls.key", "there is no private key in it"),
+        (&certificate, &sealed, "", "tls.key", "encrypted"),
+        (&certificate, &foreign, "", "tls.key", "does not fit the certificate"),
+        (&certificate, &key, nowhere, "tls.client_ca", "No such file"),
+        (&certificate, &key, &garbage, "tls.client_ca", "not that of an authority"),
+    ];
+    let mut lines = Vec::new();
+    for (certificate, key, client_ca, setting, words) in cases {
+        let named = [certificate, key, client_ca];
+        let settings = [
+            format!("tls.certificate={certificate}"),
+            format!("tls.key={key}"),
+            format!("tls.client_ca={client_ca}"),
+        ];
+        let at = ["tls.certificate", "tls.key", "tls.client_ca"].iter().position(|s| *s == setting);
+        let words = [setting, named[at.unwrap()], words];
+        let mut args: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+        lines.push(told(&args, 64, &words));
+        args.push("--check-config");
+        lines.push(told(&args, 64, &words));
+    }
+    let redis = format!("redis.ca={empty}");
+    let redis = ["--redis", "rediss://127.0.0.1", "--set", &redis, "--check-config"];
+    told(&redis, 64, &["redis.ca", "there is no certificate"]);
+    let fine = [format!("tls.certificate={certificate}"), format!("tls.key={key}")];
+    let ca = format!("tls.client_ca={ca}");
+    let fine = ["--set", &fine[0], "--set", &fine[1], "--set", &ca, "--check-config"];
+    lines.push(told(&fine, 0, &[]));
+    for secret in secret_lines(&good).iter().chain(&secret_lines(&other)) {
+        assert!(lines.iter().all(|line| !line.contains(secret)));
+    }
+}
+
+/// The program itself, asked by its own command and told to read again, with every line that it can log.
+#[test]
+fn the_program_is_found_ready_reads_again_at_a_hangup_and_tells_no_key() {
+    let authority = Authority::new();
+    let pair = authority.signs("gateway");
+    let (addr, admin) = (own_addr(), own_addr());
+    let settings = pair.settings().map(|(key, value)| format!("{key}={value}"));
+    let (listen, admin_listen) = (addr.to_string(), admin.to_string());
+    let mut args = vec!["--listen", &listen, "--admin-listen", &admin_listen];
+    let more = ["log.level=trace", "tls.admin=true", &settings[0], &settings[1]];
+    args.extend(more.iter().flat_map(|setting| ["--set", setting]));
+    let program = || {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+        program.args(&args).env_clear();
+        program
+    };
+    let mut running = Running(program().stderr(Stdio::piped()).spawn().expect("the program runs"));
+    let mut log = running.0.stderr.take().unwrap();
+    let log = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    });
+    eventually("it says that it is ready", || {
+        program().arg("healthcheck").stderr(Stdio::null()).status().unwrap().success()
+    });
+    let pid = rustix::process::Pid::from_child(&running.0);
+    std::fs::write(&pair.certificate, "what is no certificate").unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let client = authority.client();
+    let metrics = || client.request(admin, "GET", "/metrics", b"").body;
+    eventually("it has read again", || {
+        metrics().contains("sse_certificate_reads_total{result=\"failed\"} 1")
+    });
+    client.live(addr, "channel=a");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(running.0.wait().unwrap().success());
+    let log = log.join().unwrap();
+    assert!(log.contains("the certificate is of no use; the one before stays"), "{log}");
+    assert!(log.contains("no certificate in it"), "{log}");
+    for secret in secret_lines(&pair) {
+        assert!(!log.contains(&secret), "{log}");
+    }
+}
+
+#[test]
+fn redis_is_reached_with_a_certificate_and_as_a_user() {
+    let authority = Authority::new();
+    let redis = Redis::start();
+    // Of this host, because nobody else uses it.
+    let free = std::net::TcpListener::bind((redis.addr.ip(), 0)).unwrap().local_addr().unwrap();
+    let server = authority.signs_for("redis", free.ip());
+    let own = authority.signs("gateway");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let ca = text(&authority.certificate());
+    let (certificate, key) = (text(&server.certificate), text(&server.key));
+    let port = free.port().to_string();
+    let files = ["tls-cert-file", &certificate, "tls-key-file", &key, "tls-ca-cert-file", &ca];
+    let speak = [&["CONFIG", "SET", "tls-port", &port, "tls-auth-clients", "yes"], &files[..]];
+    assert_eq!(redis.command(&speak.concat()), "OK");
+    let user = ["ACL", "SETUSER", "gateway", "on", ">secret", "~sse:*", "&sse:*", "+@all"];
+    assert_eq!(redis.command(&user), "OK");
+    assert_eq!(redis.command(&["ACL", "SETUSER", "default", "off"]), "OK");
+    let url = format!("rediss://gateway:secret@{free}");
+    let (certificate, key) = (text(&own.certificate), text(&own.key));
+    let start = |files: &[(&str, &str)]| {
+        let mut settings = vec![("redis.url", url.as_str()), ("redis.tick", "100ms")];
+        settings.extend(files);
+        TestGateway::try_start(&settings)
+    };
+    let own = [("redis.certificate", certificate.as_str()), ("redis.key", key.as_str())];
+    let all = [&[("redis.ca", ca.as_str())], &own[..]].concat();
+    let gateway = start(&all).unwrap_or_else(|error| panic!("{error}"));
+    let mut stream = gateway.live("channel=a");
+    let id = gateway.publish("a", "through TLS");
+    assert_eq!(stream.event().data, "through TLS");
+    drop(stream);
+    let mut resumed = gateway.resumed("channel=a", &id);
+    gateway.publish("a", "after it");
+    assert_eq!(resumed.event().data, "after it");
+    drop(resumed);
+    gateway.settled();
+    let refused = |files: &[(&str, &str)]| start(files).err().expect("it does not start");
+    let anonymous = refused(&[("redis.ca", &ca)]);
+    assert!(anonymous.contains("CertificateRequired"), "{anonymous}");
+    let stranger = Authority::new();
+    let distrusted =
+        refused(&[&[("redis.ca", stranger.certificate().to_str().unwrap())], &own[..]].concat());
+    assert!(distrusted.contains("UnknownIssuer"), "{distrusted}");
+    assert!(!distrusted.contains("secret"), "{distrusted}");
 }
 
 #[test]
