@@ -327,9 +327,15 @@ async fn ready_for_http(
             Err(error) => {
                 tracing::debug!(%error, "a handshake of TLS comes to nothing");
                 guests.no_handshake();
-                if let HandshakeError::PlainHttp(mut stream) = error {
-                    transport::explain(&mut stream).await;
-                    guests.see_out(Transport::Plain(stream), place);
+                match error {
+                    HandshakeError::PlainHttp(mut stream) => {
+                        transport::explain(&mut stream).await;
+                        guests.see_out(Transport::Plain(stream), place);
+                    }
+                    HandshakeError::Disagreed(stream, _) => {
+                        guests.see_out(Transport::Plain(stream), place);
+                    }
+                    HandshakeError::Failed(_) => {}
                 }
                 return Err(DispatchError::DisconnectTimeout);
             }

@@ -32,7 +32,7 @@ use crate::sink::{BodyPipe, Sink};
 use crate::tls_socket::TlsSocket;
 use crate::transport::{Client, Transport};
 
-/// How long a connection of HTTP/2 that is to end stays after the last of its answers. To curl, a stream that is reset is
+/// How long a connection of HTTP/2 that is to end stays after it has answered what was under way. To curl, a stream that is reset is
 /// whole if the connection's end comes together with the reset.
 const LINGER: Duration = Duration::from_millis(250);
 /// Requests under way on one connection of HTTP/2 that are no streams. actix tells clients of no bound.
@@ -377,11 +377,11 @@ impl Takeable {
             shared.ends.set(stopping.as_mut().poll(cx).is_ready());
         }
         if !shared.ends.get() || shared.under_way.get() > 0 {
-            self.lingering = None;
             return false;
         }
+        // Begun once: a client that is sent away comes back on the same connection.
         let end = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-        end.as_mut().poll(cx).is_ready()
+        end.is_elapsed() || end.as_mut().poll(cx).is_ready()
     }
 
     fn write_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -45,7 +45,10 @@ pub enum HandshakeError {
     /// The client speaks HTTP without TLS.
     #[error("the client speaks HTTP without TLS")]
     PlainHttp(TcpStream),
-    /// The client, the network or the time.
+    /// The client and we agree on no session. It may still send, and is to read why.
+    #[error("{1}")]
+    Disagreed(TcpStream, io::Error),
+    /// The network or the time.
     #[error("{0}")]
     Failed(#[from] io::Error),
 }
@@ -62,7 +65,8 @@ impl Transport {
             if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
                 return Err(HandshakeError::PlainHttp(stream));
             }
-            Ok(TlsAcceptor::from(config).accept(stream).await?)
+            let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
+            accepted.map_err(|(error, stream)| HandshakeError::Disagreed(stream, error))
         };
         match timeout(HANDSHAKE, handshake).await {
             Ok(done) => done.map(|stream| Transport::Tls(stream.into())),

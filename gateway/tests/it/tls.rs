@@ -241,7 +241,7 @@ fn a_stream_over_tls_is_a_plain_one_to_its_reader() {
 #[test]
 fn the_clients_end_is_heard_without_a_publish() {
     let authority = Authority::new();
-    let gateway = authority.gateway(&[("stream.heartbeat", "1h")]);
+    let gateway = authority.gateway(&[("stream.heartbeat", "1h"), ("stream.takeover", "true")]);
     for version in [&TLS12, &TLS13] {
         let client = authority.client_with(None, &[version]);
         let mut closes = client.stream(gateway.addr, "a");
@@ -265,7 +265,7 @@ fn the_clients_end_is_heard_without_a_publish() {
 #[test]
 fn a_client_that_ends_behind_its_request_is_heard() {
     let authority = Authority::new();
-    let gateway = authority.gateway(&[("stream.heartbeat", "1h")]);
+    let gateway = authority.gateway(&[("stream.heartbeat", "1h"), ("stream.takeover", "true")]);
     let mut stream = authority.client().connect(gateway.addr);
     stream.write_all(b"GET /events?channel=a HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     stream.conn.send_close_notify();
@@ -278,7 +278,7 @@ fn a_client_that_ends_behind_its_request_is_heard() {
 #[test]
 fn what_a_client_sends_on_a_stream_is_thrown_away_within_bounds() {
     let authority = Authority::new();
-    let gateway = authority.gateway(&[("stream.heartbeat", "1h")]);
+    let gateway = authority.gateway(&[("stream.heartbeat", "1h"), ("stream.takeover", "true")]);
     let mut stream = authority.client().stream(gateway.addr, "a");
     stream.write_all(&[b'x'; 100_000]).unwrap();
     authority.client().publish(gateway.addr, "a", "still there");
@@ -291,7 +291,7 @@ fn what_a_client_sends_on_a_stream_is_thrown_away_within_bounds() {
 #[test]
 fn new_keys_from_the_client_are_taken_and_answered() {
     let authority = Authority::new();
-    let gateway = authority.gateway(&[("stream.heartbeat", "1h")]);
+    let gateway = authority.gateway(&[("stream.heartbeat", "1h"), ("stream.takeover", "true")]);
     let client = authority.client_with(None, &[&TLS13]);
     let mut stream = client.stream(gateway.addr, "a");
     for n in 0..5 {
@@ -543,7 +543,7 @@ fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Running {
         authority.certificate().to_str().unwrap(),
     );
     let mut node = Command::new("node");
-    node.args(["-e", &(begin + script)]).stdout(Stdio::piped());
+    node.args(["-e", &(begin + script)]).stdin(Stdio::piped()).stdout(Stdio::piped());
     Running(spawn(&mut node, "nodejs"))
 }
 
@@ -560,6 +560,48 @@ fn an_idle_connection_of_http2_does_not_hold_the_stop() {
     gateway.drain();
     assert_eq!(lines.next().unwrap().unwrap(), "closed");
     gateway.stop();
+}
+
+/// The same place for a connection whatever was on it: with a stream it is none of those that make room.
+#[test]
+fn a_connection_of_http2_without_a_stream_makes_room() {
+    let authority = Authority::new();
+    let settings = [("server.workers", "1"), ("server.max_requests", "3")];
+    let gateway = authority.gateway(&settings);
+    let script = "const asked = session.request({ ':path': '/events?channel=a' });
+        asked.on('error', () => {}).on('data', () => {}).once('data', () => console.log('open'));
+        process.stdin.once('data', () => asked.close())";
+    let mut node = node(&authority, gateway.addr, script);
+    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("open"));
+    let crowd = || -> Vec<TcpStream> { (0..20).map(|_| connect(gateway.addr)).collect() };
+    let first = crowd();
+    // Behind all of them.
+    authority.client().publish(gateway.addr, "a", "x");
+    assert_eq!(gateway.sum(|c| c.subscribers.get()), 1);
+    node.0.stdin.take().unwrap().write_all(b"leave\n").unwrap();
+    // Only a write tells that it left.
+    eventually("it left", || {
+        authority.client().publish(gateway.addr, "a", "x");
+        gateway.sum(|c| c.subscribers.get()) == 0
+    });
+    let second = crowd();
+    assert_eq!(lines.next().as_deref(), Some("closed"));
+    drop((first, second));
+}
+
+#[test]
+fn a_connection_of_http2_has_a_bound_of_requests() {
+    let authority = Authority::new();
+    let gateway = authority.gateway(&[]);
+    let script = "
+        for (let n = 0; n < 300; n += 1) {
+            session.request({ ':path': '/channels/a', ':method': 'POST' }).on('error', () => {});
+        }";
+    let mut node = node(&authority, gateway.addr, script);
+    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("closed"));
+    authority.client().publish(gateway.addr, "a", "others are served");
 }
 
 #[test]
