@@ -22,7 +22,7 @@ use publisher::Publisher;
 pub use wrap::{Text, Wrap};
 
 use crate::clock::{self, SECOND};
-use crate::load::Expected;
+use crate::load::{Expected, tls};
 
 /// How events reach the server.
 #[derive(Debug, Clone)]
@@ -31,6 +31,13 @@ pub enum Route {
     Post {
         /// The path, `/channels/{c}` or `/pub?id={c}`.
         path: String,
+    },
+    /// The same over TLS.
+    Secure {
+        /// The path.
+        path: String,
+        /// Whom to trust.
+        tls: tls::Settings,
     },
     /// One event a request, inside a text of the server's own.
     Wrapped(Wrap),
@@ -53,7 +60,7 @@ pub enum Route {
 impl Route {
     fn batch(&self) -> usize {
         match self {
-            Route::Post { .. } | Route::Wrapped(_) => 1,
+            Route::Post { .. } | Route::Secure { .. } | Route::Wrapped(_) => 1,
             Route::Ndjson { batch, .. } | Route::Redis { batch, .. } => (*batch).max(1),
         }
     }
@@ -232,6 +239,9 @@ impl Wire {
         let http = || http::Client::connect(plan.addr);
         Ok(match &plan.route {
             Route::Post { path } => Wire::Post(http()?, path.clone()),
+            Route::Secure { path, tls } => {
+                Wire::Post(http::Client::secure(plan.addr, tls)?, path.clone())
+            }
             Route::Wrapped(wrap) => Wire::Wrapped(http::Client::connect(wrap.addr)?, wrap.clone()),
             Route::Ndjson { path, .. } => Wire::Ndjson(http()?, path.clone()),
             Route::Redis { prefix, .. } => Wire::Redis(redis::Client::connect(plan.addr, prefix)?),

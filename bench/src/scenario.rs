@@ -14,6 +14,7 @@ mod shared;
 mod stalled;
 mod steady;
 mod storm;
+mod tls;
 mod window;
 
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub enum Scenario {
     Storm,
     /// 15,000 idle streams (FastAPI 5,000): memory of each, on one channel and on one each
     Idle,
+    /// TLS beside none, and beside nginx' in front: what a delivery costs, and 10,000 idle streams
+    Tls,
     /// How fast streams can be opened
     Ramp,
     /// Two gateways on one Redis, published through one, read on both
@@ -65,7 +68,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All there are, in the order they run.
-    pub const ALL: [Scenario; 12] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::Steady,
         Scenario::SteadyHalf,
         Scenario::Saturation,
@@ -75,6 +78,7 @@ impl Scenario {
         Scenario::Stalled,
         Scenario::Storm,
         Scenario::Idle,
+        Scenario::Tls,
         Scenario::Ramp,
         Scenario::Replicas,
         Scenario::Publish,
@@ -97,6 +101,7 @@ impl Scenario {
             Scenario::Stalled => stalled::run(options, output),
             Scenario::Storm => storm::run(options, output),
             Scenario::Idle => idle::run(options, output),
+            Scenario::Tls => tls::run(options, output),
             Scenario::Ramp => ramp::run(options, output),
             Scenario::Replicas => replicas::run(options, output),
             Scenario::Publish => publish::run(options, output),
@@ -119,6 +124,7 @@ impl Scenario {
             Scenario::Stalled => stalled::estimate(options),
             Scenario::Storm => storm::estimate(options),
             Scenario::Idle => idle::estimate(options),
+            Scenario::Tls => tls::estimate(options),
             Scenario::Ramp => ramp::estimate(options),
             Scenario::Replicas => replicas::estimate(options),
             Scenario::Publish => publish::estimate(options),

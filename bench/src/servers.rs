@@ -10,6 +10,7 @@ mod nchan;
 mod plain_actix;
 mod programs;
 mod pushpin;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,6 +87,7 @@ pub struct Server {
     pub addr: SocketAddr,
     admin: Option<SocketAddr>,
     route: Route,
+    tls: Option<load::tls::Settings>,
     // In this order: whoever needs Redis, or an origin, ends before it does.
     processes: Vec<Process>,
     origin: Option<pushpin::Origin>,
@@ -100,6 +102,7 @@ impl Server {
             addr: free_addr()?,
             admin: None,
             route: Route::Post { path: "/channels/{c}".to_owned() },
+            tls: None,
             processes: Vec::new(),
             origin: None,
             _scratch: Scratch::new()?,
@@ -112,6 +115,8 @@ impl Server {
                 let redis = server.redis()?;
                 server.gateway(settings, Some(redis))?;
             }
+            Kind::GatewayTls => server.gateway_tls(settings)?,
+            Kind::NginxTls => server.nginx_tls(settings)?,
             Kind::Nchan => server.nchan(settings)?,
             Kind::Pushpin => server.pushpin()?,
             Kind::Mercure => server.mercure()?,
@@ -135,6 +140,7 @@ impl Server {
     /// Streams of a target, opened as many at once as the server bears.
     pub fn streams(&self, connections: usize, target: String) -> load::Plan {
         let mut plan = load::Plan::new(self.addr, connections, target);
+        plan.tls = self.tls.clone();
         if self.kind == Kind::Pushpin {
             plan.in_flight = pushpin::AT_ONCE;
         }

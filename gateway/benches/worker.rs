@@ -17,6 +17,7 @@ use sse_gateway::join::Start;
 use sse_gateway::listener;
 use sse_gateway::memory::{MemoryBroker, MemoryLimits};
 use sse_gateway::metrics::{Cells, Metrics};
+use sse_gateway::sink::Sink;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -112,7 +113,7 @@ impl Worker {
             for socket in sockets {
                 let opening = self.hub.open(Framing::Chunked, subscription.clone());
                 let opened = opening.wait(Duration::from_secs(1)).await.expect("it is opened");
-                opened.on_socket(socket, Bytes::new());
+                opened.on_socket(Sink::Socket(socket), Bytes::new());
             }
             while self.cells.joining.get() > 0 {
                 tokio::task::yield_now().await;

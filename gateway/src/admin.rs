@@ -1,19 +1,28 @@
 //! The admin port: metrics, health and readiness, on a thread of its own, so that probes are answered
 //! when the workers are full.
 
-use std::net::TcpListener;
+use std::future::ready;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, Protocol};
+use actix_server::{Server, ServerBuilder};
+use actix_service::{Service, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::{AppConfig, ServiceRequest};
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
-use actix_web::{FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder, web};
+use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, web};
+use futures_util::future::Either;
+use rustls::ServerConfig;
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::app::App;
 use crate::connections_api;
 use crate::problem::{Kind, Problem};
 use crate::routes::not_allowed;
+use crate::transport::{self, Client, HandshakeError, Transport};
 use crate::vitals::Vitals;
 
 /// Connections of the admin port: few ask it, and it must not take the descriptors of those who listen.
@@ -22,12 +31,23 @@ const MOST: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A server on the admin port; it does nothing until it is awaited.
-pub fn server(listener: TcpListener, app: Arc<App>, vitals: Vitals) -> std::io::Result<Server> {
+pub fn server(
+    listener: TcpListener,
+    app: Arc<App>,
+    tls: Option<Arc<ServerConfig>>,
+    vitals: Vitals,
+) -> std::io::Result<Server> {
     let (app, vitals) = (web::Data::from(app), web::Data::new(vitals));
-    let server = HttpServer::new(move || {
-        actix_web::App::new()
+    let builder = ServerBuilder::new().workers(1).disable_signals().shutdown_timeout(1);
+    let builder = builder.max_concurrent_connections(MOST);
+    let builder = builder.listen("admin", listener, move || {
+        let services = actix_web::App::new()
             .app_data(app.clone())
             .app_data(vitals.clone())
+            .wrap_fn(|request, service| match check_certificate(&request) {
+                Ok(()) => Either::Left(service.call(request)),
+                Err(problem) => Either::Right(ready(Err(problem.into()))),
+            })
             .service(resource("/metrics", metrics))
             .service(resource("/healthz", healthz))
             .service(resource("/healthz/broker", broker))
@@ -38,10 +58,49 @@ pub fn server(listener: TcpListener, app: Arc<App>, vitals: Vitals) -> std::io::
                     .default_service(not_allowed("DELETE")),
             )
             .configure(on_demand)
-            .default_service(web::to(not_found))
-    });
-    let server = server.workers(1).disable_signals().shutdown_timeout(1).max_connections(MOST);
-    Ok(server.listen(listener)?.run())
+            .default_service(web::to(not_found));
+        let http = HttpService::build()
+            .on_connect_ext(|io: &Transport, data| {
+                data.insert(io.client());
+            })
+            .finish(map_config(services, |()| AppConfig::default()));
+        let tls = tls.clone();
+        fn_service(move |stream| ready_for_http(stream, tls.clone())).and_then(http)
+    })?;
+    Ok(builder.run())
+}
+
+async fn ready_for_http(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<(Transport, Protocol, Option<SocketAddr>), DispatchError> {
+    let peer = stream.peer_addr().ok();
+    let stream = match tls {
+        None => Transport::Plain(stream),
+        Some(config) => match Transport::secured(stream, config).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let HandshakeError::PlainHttp(mut stream) = error {
+                    transport::explain(&mut stream).await;
+                }
+                return Err(DispatchError::DisconnectTimeout);
+            }
+        },
+    };
+    Ok((stream, Protocol::Http1, peer))
+}
+
+/// Refuses whoever must show a certificate and did not. Probes cannot: neither the kubelet nor a balancer has one.
+fn check_certificate(request: &ServiceRequest) -> Result<(), Problem> {
+    let tls = request.app_data::<web::Data<App>>().map(|app| &app.config.tls);
+    let needed = tls.is_some_and(|tls| tls.admin && !tls.client_ca.is_empty());
+    let probe = matches!(request.path(), "/healthz" | "/readyz");
+    if !needed || probe || request.conn_data::<Client>() == Some(&Client::Certified) {
+        return Ok(());
+    }
+    let detail = "the admin port takes a client certificate that an authority in tls.client_ca has signed; \
+                  /healthz and /readyz take none";
+    Err(Problem::new(Kind::CertificateRequired, detail))
 }
 
 fn resource<H, Args>(path: &str, handler: H) -> Resource

@@ -133,7 +133,7 @@ impl App {
     pub async fn answers(&self, patience: Duration) -> Result<(), String> {
         // First this: once a request is answered, workers have begun.
         let end = Instant::now() + patience;
-        let answer = listener::ask(self.addr, "/", patience).await;
+        let answer = listener::ask(self.addr, self.config.tls.is_on(), "/", patience).await;
         answer.map_err(|why| format!("the public port: {why}"))?;
         let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
         match self.counts(&any, end.saturating_duration_since(Instant::now())).await {

@@ -41,6 +41,7 @@ pub struct Config {
     pub auth: AuthConfig,
     pub cors: CorsConfig,
     pub redis: RedisConfig,
+    pub tls: TlsConfig,
     pub history: HistoryConfig,
     pub publish: PublishConfig,
     pub stream: StreamConfig,
@@ -127,6 +128,16 @@ section!(
     }
 );
 section!(
+    /// `[tls]`
+    TlsConfig {
+        certificate: String,
+        key: String,
+        client_ca: String,
+        publish_needs_certificate: bool,
+        admin: bool,
+    }
+);
+section!(
     /// `[cors]`
     CorsConfig {
         origins: AllowedOrigins,
@@ -137,6 +148,9 @@ section!(
     /// `[redis]`
     RedisConfig {
         #[serde(deserialize_with = "redis_url")] url: String,
+        ca: String,
+        certificate: String,
+        key: String,
         #[serde(deserialize_with = "prefix")] prefix: String,
         #[serde(deserialize_with = "duration")] connect_timeout: Duration,
         #[serde(deserialize_with = "duration")] answer_timeout: Duration,
@@ -328,6 +342,13 @@ impl AuthConfig {
     /// Whether anybody who reaches the public port may do anything.
     pub fn is_open(&self) -> bool {
         self.open || !self.is_configured()
+    }
+}
+
+impl TlsConfig {
+    /// Whether the public port speaks TLS.
+    pub fn is_on(&self) -> bool {
+        !self.certificate.is_empty()
     }
 }
 

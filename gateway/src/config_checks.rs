@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{Config, ConfigError};
 use crate::config_sources::{Place, Settings};
+use crate::redis_settings;
 
 /// The least and the most of each whole number.
 pub const WHOLE: [(&str, u64, u64); 16] = [
@@ -149,6 +150,7 @@ pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError>
             format!("server.listen = {public} ({place}) takes this port; choose another one"),
         );
     }
+    tls(config, settings)?;
     if config.drain.deadline < config.drain.spread {
         let spread = settings.get("drain.spread");
         let what = format!(
@@ -156,6 +158,40 @@ pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError>
             spread.value, spread.place
         );
         return at("drain.deadline", what);
+    }
+    Ok(())
+}
+
+/// Files of TLS that make no sense without each other.
+fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let at = |key: &str, what: &str| Err(ConfigError::at(key, settings.get(key), what));
+    let (tls, redis) = (&config.tls, &config.redis);
+    let pairs = [
+        ("tls.certificate", &tls.certificate, "tls.key", &tls.key),
+        ("redis.certificate", &redis.certificate, "redis.key", &redis.key),
+    ];
+    for (certificate, certificate_file, key, key_file) in pairs {
+        match (certificate_file.is_empty(), key_file.is_empty()) {
+            (false, true) => return at(certificate, &format!("set {key} as well")),
+            (true, false) => return at(key, &format!("set {certificate} as well")),
+            _ => {}
+        }
+    }
+    let without = [("tls.client_ca", !tls.client_ca.is_empty()), ("tls.admin", tls.admin)];
+    if let Some((key, _)) = without.iter().find(|(_, set)| *set && !tls.is_on()) {
+        return at(key, "there is no TLS without tls.certificate and tls.key");
+    }
+    if tls.publish_needs_certificate && tls.client_ca.is_empty() {
+        return at(
+            "tls.publish_needs_certificate",
+            "set tls.client_ca, whose certificates are taken",
+        );
+    }
+    let of_redis = [("redis.ca", &redis.ca), ("redis.certificate", &redis.certificate)];
+    if let Some((key, _)) = of_redis.iter().find(|(_, file)| !file.is_empty())
+        && !redis_settings::speaks_tls(&redis.url)
+    {
+        return at(key, "redis.url must begin with rediss:// for TLS to be spoken");
     }
     Ok(())
 }

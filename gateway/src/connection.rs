@@ -334,7 +334,7 @@ impl Connection {
     /// and how many had none.
     pub fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
         let Some(outbox) = &mut self.outbox else { return (None, 0) };
-        let (first, raw) = outbox.drop_events(epoch);
+        let (first, raw) = outbox.drop_events(epoch, self.sink.holds_back());
         if outbox.is_empty() {
             self.outbox = None;
         }
@@ -343,8 +343,8 @@ impl Connection {
 
     /// Ends the body as one that is finished: its client is not to come back. Where something still waits, its end would be
     /// taken for a part of that, so the connection is cut instead.
-    pub fn finish(&self) {
-        if self.outbox.is_none() {
+    pub fn finish(&mut self) {
+        if !self.pending() {
             self.sink.finish(self.framing);
         }
     }
@@ -382,11 +382,35 @@ mod tests {
     use super::*;
     use crate::frame::Frame;
     use crate::join::{Limits, Start};
+    use crate::tls_socket::{self, TlsSocket};
+
+    /// What a connection's client reads with.
+    enum Client {
+        Plain(UnixStream),
+        Tls(UnixStream, Box<rustls::ClientConnection>),
+    }
+
+    impl Client {
+        /// Reads this many bytes at most from the socket; appends what they say.
+        fn read(&mut self, most: usize, into: &mut Vec<u8>) {
+            let (Client::Plain(socket) | Client::Tls(socket, _)) = self;
+            let mut buffer = vec![0; most];
+            let n = socket.read(&mut buffer).unwrap_or(0);
+            let mut bytes = &buffer[..n];
+            let Client::Tls(_, session) = self else { return into.extend_from_slice(bytes) };
+            while !bytes.is_empty() {
+                session.read_tls(&mut bytes).unwrap();
+                session.process_new_packets().unwrap();
+                // It ends with the error that there is no more for now.
+                let _ = session.reader().read_to_end(into);
+            }
+        }
+    }
 
     const LIMITS: QueueLimits = QueueLimits { blocks: 6, bytes: 20_000 };
 
     /// A live connection that has everything up to `seen`, and its client.
-    fn live(seen: EventId, framing: Framing) -> (Connection, UnixStream) {
+    fn live(seen: EventId, framing: Framing, tls: bool) -> (Connection, Client) {
         let (server, client) = UnixStream::pair().unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&server, 1).unwrap();
         server.set_nonblocking(true).unwrap();
@@ -401,8 +425,14 @@ mod tests {
             read_number: 0,
             waiter: None,
         };
-        let mut connection =
-            Connection::new(Sink::Socket(server.into()), joining, true, framing, 0, 0);
+        let (sink, client) = if tls {
+            let (session, other) = tls_socket::session(&rustls::version::TLS13);
+            let socket = TlsSocket::new(server.into(), session);
+            (Sink::Tls(Box::new(socket)), Client::Tls(client, Box::new(other)))
+        } else {
+            (Sink::Socket(server.into()), Client::Plain(client))
+        };
+        let mut connection = Connection::new(sink, joining, true, framing, 0, 0);
         (connection.joining, connection.seen) = (None, seen);
         (connection, client)
     }
@@ -428,12 +458,6 @@ mod tests {
         connection.deliver(&batch, LIMITS, 0, write)
     }
 
-    fn read(client: &mut UnixStream, most: usize, into: &mut Vec<u8>) {
-        let mut buffer = vec![0; most];
-        let n = client.read(&mut buffer).unwrap_or(0);
-        into.extend_from_slice(&buffer[..n]);
-    }
-
     proptest! {
         /// Whatever the client takes and however events are batched: it is sent each event up to where the
         /// delivery ended, once, and no other.
@@ -443,9 +467,10 @@ mod tests {
                 (proptest::collection::vec(1usize..3000, 1..9), any::<bool>(), 0usize..9000), 1..20),
             seen in 0u64..12,
             chunked: bool,
+            tls: bool,
         ) {
             let framing = if chunked { Framing::Chunked } else { Framing::Plain };
-            let (mut connection, mut client) = live(id(seen), framing);
+            let (mut connection, mut client) = live(id(seen), framing, tls);
             let (mut next, mut expected, mut got, mut written, mut events) =
                 (0, Vec::new(), Vec::new(), 0, 0);
             for (sizes, write, most) in batches {
@@ -465,14 +490,14 @@ mod tests {
                 if delivery.end != End::Taken {
                     break;
                 }
-                read(&mut client, most, &mut got);
+                client.read(most, &mut got);
                 written += connection.flush(0).unwrap();
             }
             while connection.pending() {
-                read(&mut client, 1 << 16, &mut got);
+                client.read(1 << 16, &mut got);
                 written += connection.flush(0).unwrap();
             }
-            read(&mut client, 1 << 20, &mut got);
+            client.read(1 << 20, &mut got);
             prop_assert!(got == expected);
             prop_assert_eq!(written, events);
         }
@@ -480,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_raw_event_that_finds_no_room_is_missed_and_nothing_else() {
-        let (mut connection, _client) = live(id(0), Framing::Chunked);
+        let (mut connection, _client) = live(id(0), Framing::Chunked, false);
         let raw = |n: usize| Frame::raw(&format!("{n}{}", "x".repeat(4000)));
         let delivery = deliver(&mut connection, &run_of((0..500).map(raw)), true);
         assert_eq!(delivery.end, End::Taken);
@@ -489,5 +514,29 @@ mod tests {
         let event = Frame::event(id(1), "", &"x".repeat(10_000));
         let delivery = deliver(&mut connection, &run_of([event].into_iter()), true);
         assert_eq!(delivery.end, End::Overflow(id(1).before()));
+    }
+
+    /// The session has sealed a byte of an event that counts as not accepted: it is on its way.
+    #[test]
+    fn what_a_session_has_sealed_is_not_dropped() {
+        let (mut connection, mut client) = live(id(0), Framing::Plain, true);
+        // A record ends one byte behind the first event.
+        let around = Frame::event(id(1), "", "").bytes(Framing::Plain).len();
+        let first = Frame::event(id(1), "", &"x".repeat(16 * 1024 - 1 - around));
+        let second = Frame::event(id(2), "", "second");
+        let run = run_of([first, second, Frame::event(id(3), "", "third")].into_iter());
+        deliver(&mut connection, &run, true);
+        assert!(connection.pending(), "the socket took it all");
+        let (mut got, before) = (Vec::new(), connection.drop_events(id(1).epoch()).0);
+        assert_eq!(before, Some(id(3).before()));
+        while connection.pending() {
+            client.read(1 << 16, &mut got);
+            connection.flush(0).unwrap();
+        }
+        client.read(1 << 20, &mut got);
+        let sent = run.iter().filter(|(_, frame)| frame.id <= before);
+        let sent: Vec<u8> =
+            sent.flat_map(|(_, frame)| frame.bytes(Framing::Plain).to_vec()).collect();
+        assert!(got == sent, "{} bytes came, {} are told", got.len(), sent.len());
     }
 }

@@ -12,7 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::library::Answer;
+use crate::redis_settings::RedisTls;
 use crate::resp::{self, ProtocolError, Value};
+use crate::tls_files;
 
 /// A byte stream to Redis.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -51,9 +53,13 @@ pub struct Connection {
 }
 
 /// Connects, authenticates and checks that this is a master of a version that serves.
-pub async fn connect(info: &ConnectionInfo, timeout: Duration) -> Result<Connection, SessionError> {
+pub async fn connect(
+    info: &ConnectionInfo,
+    tls: &RedisTls,
+    timeout: Duration,
+) -> Result<Connection, SessionError> {
     let work = async {
-        let stream = open(info.addr(), timeout).await?;
+        let stream = open(info.addr(), tls, timeout).await?;
         let mut connection = Connection { stream, input: BytesMut::with_capacity(64 * 1024) };
         connection.greet(info).await?;
         Ok(connection)
@@ -61,14 +67,18 @@ pub async fn connect(info: &ConnectionInfo, timeout: Duration) -> Result<Connect
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(SessionError::Timeout(timeout)))
 }
 
-async fn open(addr: &ConnectionAddr, timeout: Duration) -> Result<Box<dyn Stream>, SessionError> {
+async fn open(
+    addr: &ConnectionAddr,
+    tls: &RedisTls,
+    timeout: Duration,
+) -> Result<Box<dyn Stream>, SessionError> {
     Ok(match addr {
         ConnectionAddr::Tcp(host, port) => Box::new(tcp(host, *port, timeout).await?),
         ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
             let tcp = tcp(host, *port, timeout).await?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| SessionError::Refused(format!("{host:?} is no name for TLS")))?;
-            Box::new(TlsConnector::from(tls_config()?).connect(name, tcp).await?)
+            Box::new(TlsConnector::from(tls_config(tls)?).connect(name, tcp).await?)
         }
         ConnectionAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
         other => return Err(SessionError::Refused(format!("no way to connect to {other}"))),
@@ -88,21 +98,32 @@ async fn tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> 
     Ok(stream)
 }
 
-fn tls_config() -> Result<Arc<rustls::ClientConfig>, SessionError> {
+fn tls_config(tls: &RedisTls) -> Result<Arc<rustls::ClientConfig>, SessionError> {
+    let refused = |error: rustls::Error| SessionError::Refused(error.to_string());
+    let roots = match &tls.authorities {
+        Some(authorities) => authorities.clone(),
+        None => Arc::new(native_roots()?),
+    };
+    let builder = rustls::ClientConfig::builder_with_provider(tls_files::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_root_certificates(roots);
+    Ok(Arc::new(match &tls.identity {
+        Some((chain, key)) => {
+            builder.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(refused)?
+        }
+        None => builder.with_no_client_auth(),
+    }))
+}
+
+fn native_roots() -> Result<rustls::RootCertStore, SessionError> {
     let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        let text = "no root certificates found (SSL_CERT_FILE names a file of them)";
+        let text = "no root certificates found (redis.ca or SSL_CERT_FILE names a file of them)";
         return Err(SessionError::Refused(text.to_owned()));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| SessionError::Refused(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(roots)
 }
 
 impl Connection {

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+
+use crate::transport::Transport;
 
 /// The longest wait for a client, unless idle connections are kept for longer. An NDJSON publisher may have nothing to say
 /// for a while.
@@ -44,7 +46,7 @@ pub struct Guests {
     patience: Duration,
     /// Of requests, by reason.
     rejected: IntCounterVec,
-    leaving: RefCell<Vec<(TcpStream, Place)>>,
+    leaving: RefCell<Vec<(Transport, Place)>>,
     some_leave: Notify,
 }
 
@@ -94,12 +96,17 @@ impl Guests {
         self.rejected.with_label_values(&["unreadable"]).inc();
     }
 
+    /// A client and we agree on no session.
+    pub fn no_handshake(&self) {
+        self.rejected.with_label_values(&["handshake"]).inc();
+    }
+
     fn count_closed(&self) {
         self.rejected.with_label_values(&["crowded"]).inc();
     }
 
     /// Closes a connection in stages; [`Guests::serve`] does it.
-    pub fn see_out(&self, stream: TcpStream, place: Place) {
+    pub fn see_out(&self, stream: Transport, place: Place) {
         self.leaving.borrow_mut().push((stream, place));
         self.some_leave.notify_one();
     }
@@ -169,6 +176,23 @@ impl Place {
         }
     }
 
+    /// Does what takes its client as well. The connection waits for it all the time, and may be closed.
+    pub async fn waiting<T, E: From<io::Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            self.check()?;
+            let done = work.as_mut().poll(cx);
+            if done.is_pending() {
+                self.waits(cx);
+            }
+            done
+        })
+        .await
+    }
+
     /// Its client said something.
     pub fn heard(&self) {
         self.guests.all.borrow_mut()[self.key].waits = None;
@@ -176,12 +200,14 @@ impl Place {
 }
 
 /// Says that nothing more comes, and throws away what the client still sends, until it ends as well.
-async fn farewell((mut stream, place): (TcpStream, Place)) {
+async fn farewell((mut stream, place): (Transport, Place)) {
     let all = async {
         // Refused only for a connection that is broken already.
         if stream.shutdown().await.is_err() {
             return;
         }
+        // What a client still sends need not be deciphered.
+        let mut stream = stream.into_tcp();
         let mut bytes = 0;
         while let Ok(Ok(n @ 1..)) = timeout(FAREWELL_PAUSE, scrap(&mut stream, &place)).await {
             bytes += n;

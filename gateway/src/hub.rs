@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +22,9 @@ use crate::join::Start;
 use crate::metrics::{Cells, CloseReason};
 use crate::panics;
 use crate::poller::Poller;
-use crate::sink::{BodyPipe, BodySignal, BodySignals, PipeBody, Sink};
+use crate::sink::{BodyPipe, BodySignal, BodySignals, ClientSide, PipeBody, Sink};
 use crate::subscribers::Subscribers;
+use crate::takeover::AsStream;
 
 /// How often heartbeats and deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -266,24 +266,32 @@ impl Opened {
     }
 
     /// The stream's way out is this socket, on which `head` is still to be written.
-    pub fn on_socket(mut self, socket: OwnedFd, head: Bytes) {
+    pub fn on_socket(mut self, mut sink: Sink, head: Bytes) {
         let _shared = panics::shared();
         let Some(token) = self.token.take() else { return };
         let mut state = self.hub.state.borrow_mut();
         // It was closed meanwhile: so is the socket.
         let Some(slot) = state.find(token) else { return };
-        if let Err(error) = self.hub.poller.add(&socket, token) {
+        let watched = sink.socket().map_or(Ok(()), |socket| self.hub.poller.add(socket, token));
+        if let Err(error) = watched {
             tracing::warn!(%error, "a socket cannot be watched; its stream is closed");
             return state.close(slot, CloseReason::Failed);
         }
-        state.lead_out(slot, Sink::Socket(socket), Some(head));
+        // A session may have read the client's end together with its request, and then nothing more is there to be seen.
+        if matches!(sink, Sink::Tls(_)) && sink.drain() == ClientSide::Gone {
+            return state.close(slot, CloseReason::Gone);
+        }
+        state.lead_out(slot, sink, Some(head));
     }
 
-    /// The stream's way out is a response's body.
-    pub fn on_body(mut self) -> PipeBody {
+    /// The stream's way out is the body of a response on this connection.
+    pub fn on_body(mut self, connection: Option<AsStream>) -> PipeBody {
         let _shared = panics::shared();
         let token = self.token.take().unwrap_or_default();
         let pipe = BodyPipe::new(self.hub.signals.clone(), token);
+        if let Some(connection) = connection {
+            pipe.on(connection);
+        }
         let mut state = self.hub.state.borrow_mut();
         match state.find(token) {
             Some(slot) => state.lead_out(slot, Sink::Body(pipe.clone()), None),

@@ -107,7 +107,8 @@ impl Ingest {
     /// One session: ends with an error when it breaks, or without when nobody is left to ask.
     async fn session(&mut self) -> Result<(), SessionError> {
         let timeout = self.shared.config.connect_timeout;
-        let mut connection = connector::connect(&self.shared.info, timeout).await?;
+        let mut connection =
+            connector::connect(&self.shared.info, &self.shared.tls, timeout).await?;
         let prepared = tokio::time::timeout(timeout, self.prepare(&mut connection)).await;
         let (run, clock) = prepared.unwrap_or(Err(SessionError::Timeout(timeout)))?;
         self.number += 1;

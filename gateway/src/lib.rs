@@ -16,6 +16,7 @@ pub mod origin;
 pub mod panics;
 pub mod pattern;
 pub mod slow_readers;
+pub mod tls_files;
 pub mod vitals;
 
 // Pure: no I/O, no Redis, no actix.
@@ -54,6 +55,8 @@ pub mod poller;
 pub mod sink;
 pub mod subscribers;
 pub mod takeover;
+pub mod tls_socket;
+pub mod transport;
 
 // Who may do what.
 pub mod access;
@@ -61,6 +64,7 @@ pub mod access;
 // HTTP.
 pub mod admin;
 pub mod app;
+pub mod certificate;
 pub mod channel_api;
 pub mod connections_api;
 pub mod item;

@@ -4,11 +4,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::config::Config;
+use crate::tls_files;
 
 /// Bytes the kernel takes for a connection beyond what the network has accepted. A reader that stalls then
 /// costs little memory, and what waits for it waits where it is shared.
@@ -49,15 +52,24 @@ fn local(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Asks a port of this machine's own for a path; answers the whole answer, or why there is none.
-pub async fn ask(addr: SocketAddr, path: &str, patience: Duration) -> Result<String, String> {
+/// Asks a port of this machine's own for a path, over TLS if it speaks that; answers the whole answer, or why there is
+/// none.
+pub async fn ask(
+    addr: SocketAddr,
+    tls: bool,
+    path: &str,
+    patience: Duration,
+) -> Result<String, String> {
     let addr = local(addr);
     let ask = async {
-        let mut stream = TcpStream::connect(addr).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, io::Error>(answer)
+        let stream = TcpStream::connect(addr).await?;
+        if tls {
+            let config = tls_files::any_certificate();
+            let name = ServerName::IpAddress(addr.ip().into());
+            get(TlsConnector::from(config).connect(name, stream).await?, path).await
+        } else {
+            get(stream, path).await
+        }
     };
     match tokio::time::timeout(patience, ask).await {
         Ok(Ok(answer)) if answer.starts_with("HTTP/1.") => Ok(answer),
@@ -65,6 +77,14 @@ pub async fn ask(addr: SocketAddr, path: &str, patience: Duration) -> Result<Str
         Ok(Err(error)) => Err(format!("{addr}: {error}")),
         Err(_) => Err(format!("{addr} does not answer within {patience:?}")),
     }
+}
+
+async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    stream.flush().await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// What the process may have open at once, by use. What is left is for Redis, the admin port and log files.

@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 use sse_gateway::access::Access;
+use sse_gateway::certificate::Tls;
 use sse_gateway::logging::{self, Log};
+use sse_gateway::redis_settings::RedisSettings;
 use sse_gateway::server::RunError;
 use sse_gateway::{Config, Gateway, config, panics};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,10 +41,12 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
+    if args.command.is_none()
+        && let Err(error) = check_files(&config)
+    {
+        return fail(USAGE, &error);
+    }
     if args.check_config {
-        if let Err(error) = Access::new(&config.auth, &config.cors) {
-            return fail(USAGE, &format!("configuration: {error}"));
-        }
         return say("the configuration is valid");
     }
     let log = logging::init(&config.log);
@@ -76,6 +80,15 @@ fn load(args: &Args) -> Result<Config, String> {
     loaded.map_err(|error| error.to_string())
 }
 
+/// Reads the files that the configuration names, as what starts does.
+fn check_files(config: &Config) -> Result<(), String> {
+    let of_ports = Tls::of(&config.tls).map(drop);
+    let of_redis = RedisSettings::of(config).tls().map(drop);
+    let of_access = Access::new(&config.auth, &config.cors).map(drop);
+    let files = of_ports.and(of_redis).map_err(|error| error.to_string());
+    files.and(of_access).map_err(|error| format!("configuration: {error}"))
+}
+
 /// Why the program ends, and its exit status.
 struct Ended {
     code: u8,
@@ -90,6 +103,7 @@ impl<E: ToString> From<E> for Ended {
 
 async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let (broker, open) = (config.broker, config.auth.open);
+    let scheme = if config.tls.is_on() { "https" } else { "http" };
     reload_on_hangup(args.clone(), log.clone())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -111,7 +125,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     gateway.metrics().count_dropped_lines(log.dropped());
     tracing::info!(
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
-        "listening; the live console is at http://{}/", gateway.addr()
+        "listening; the live console is at {scheme}://{}/", gateway.addr()
     );
     if open {
         tracing::warn!(
@@ -137,7 +151,7 @@ fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
                     log.set_level(&config.log.level);
                     tracing::info!(
                         log.level = config.log.level.as_ref(),
-                        "the log's level was read again; everything else takes a restart"
+                        "the log's level was read again; everything else but a certificate takes a restart"
                     );
                 }
                 Err(error) => {

@@ -120,6 +120,8 @@ pub struct Metrics {
     pub published: IntCounterVec,
     /// Requests refused before a stream existed, by reason.
     pub rejected: IntCounterVec,
+    /// How often the certificate was read again, by result.
+    pub certificate_reads: IntCounterVec,
     /// What the broker did, by kind.
     pub broker: IntCounterVec,
     /// Whether the broker's live side is connected (1) or not (0).
@@ -146,6 +148,11 @@ impl Default for Metrics {
                 "Requests for a stream that were refused, by reason.",
                 "reason",
             ),
+            certificate_reads: counter(
+                "sse_certificate_reads_total",
+                "How often the certificate and its key were read again because the files changed, by result: ok, failed (the one before stays).",
+                "result",
+            ),
             broker: counter(
                 "sse_broker_events_total",
                 "What the broker did, by kind: connected, received, read, read_failed, dropped, unknown_frame, unbelieved_frame, subscription_refused, unreadable_history, publishers_waited.",
@@ -158,9 +165,10 @@ impl Default for Metrics {
             .expect("a valid metric"),
         };
         let workers = WorkerCollector::new(metrics.workers.clone(), metrics.dropped_lines.clone());
-        let collectors: [Box<dyn Collector>; 5] = [
+        let collectors: [Box<dyn Collector>; 6] = [
             Box::new(metrics.published.clone()),
             Box::new(metrics.rejected.clone()),
+            Box::new(metrics.certificate_reads.clone()),
             Box::new(metrics.broker.clone()),
             Box::new(metrics.connected.clone()),
             Box::new(workers),

@@ -63,14 +63,14 @@ impl Outbox {
         self.blocks.push_front(Block::Head(head));
     }
 
-    /// Drops the events of this epoch behind all other blocks; one that is begun stays. Answers the id of the first one,
-    /// and how many had none.
+    /// Drops the events of this epoch behind all other blocks; one that is begun stays, and `begun` says that the first one
+    /// is although none of it is accepted. Answers the id of the first one, and how many had none.
     ///
     /// A gap or a checkpoint may name a position at or above the events before it: without them, it would be untrue. Nor
     /// can a reader go back to another epoch without a reset.
-    pub fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
+    pub fn drop_events(&mut self, epoch: u64, begun: bool) -> (Option<EventId>, u64) {
         let (mut first, mut raw) = (None, 0);
-        let begun = usize::from(self.written > 0);
+        let begun = usize::from(begun || self.written > 0);
         while self.blocks.len() > begun {
             let Some(Block::Shared(frame)) = self.blocks.back() else { break };
             if frame.id.is_some_and(|id| id.epoch() != epoch) {
@@ -147,7 +147,7 @@ mod tests {
             };
             outbox.push(block, if n == 0 { written } else { 0 });
         }
-        let (first, raw) = outbox.drop_events(7);
+        let (first, raw) = outbox.drop_events(7, false);
         let left: usize = outbox.slices().map(|slice| slice.len()).sum();
         assert_eq!(outbox.bytes(), left);
         (outbox.len(), first.map(|id| id.ms), raw)

@@ -60,6 +60,8 @@ pub enum Kind {
     PublishDenied,
     /// Redis refuses the subscription.
     SubscribeDenied,
+    /// A publisher must show a certificate, and none was shown.
+    CertificateRequired,
     /// Another site's page wants to publish, and is not among `cors.origins`.
     ForeignOrigin,
     /// Nobody said who sends it, and nobody in particular may do it.
@@ -96,6 +98,9 @@ impl Kind {
             Kind::RedisUnavailable => ("redis-unavailable", "Redis is unavailable", 503),
             Kind::PublishOutcomeUnknown => {
                 ("publish-outcome-unknown", "The outcome of the publish is unknown", 503)
+            }
+            Kind::CertificateRequired => {
+                ("certificate-required", "A client certificate is required", 403)
             }
             Kind::ForeignOrigin => ("foreign-origin", "Origin not allowed", 403),
             Kind::PublishDenied => ("publish-denied", "Publishing is denied", 403),
@@ -202,13 +207,23 @@ pub fn instead(answer: &[u8]) -> Option<Bytes> {
     };
     // Every other answer with such a status has a body, which stands behind its head.
     memchr::memmem::find(head, b"\r\ncontent-length: 0\r\n")?;
+    Some(last_answer(kind, detail))
+}
+
+/// The answer to whoever speaks HTTP without TLS where TLS is spoken.
+pub fn https_wanted() -> Bytes {
+    last_answer(Kind::InvalidRequest, "this port speaks TLS; the URL must begin with https://")
+}
+
+/// A whole answer of HTTP/1.1, behind which the connection ends.
+fn last_answer(kind: Kind, detail: &str) -> Bytes {
     let body = serde_json::to_string(&Problem::new(kind, detail)).unwrap_or_default();
     let (_, title, status) = kind.parts();
-    Some(Bytes::from(format!(
+    Bytes::from(format!(
         "HTTP/1.1 {status} {title}\r\ncontent-type: {JSON}\r\ncache-control: no-store\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
-    )))
+    ))
 }
 
 /// The problem that a library's error is.

@@ -34,6 +34,7 @@ pub async fn one(
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_certificate(&request, &app.config.tls)?;
     request::check_body(&request)?;
     let channel = request::path_channel(&request)?;
     let mut event = None;
@@ -71,6 +72,7 @@ pub async fn many(
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_certificate(&request, &app.config.tls)?;
     request::check_body(&request)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();

@@ -26,7 +26,7 @@ use crate::library::{Answer, Library};
 use crate::metrics::Metrics;
 use crate::redis_line::{self, Line, Queue};
 use crate::redis_publisher;
-use crate::redis_settings::{self, BadRedisUrl, HistoryLimits, RedisSettings};
+use crate::redis_settings::{self, BadRedis, BadRedisUrl, HistoryLimits, RedisSettings, RedisTls};
 use crate::resp::Value;
 use crate::session::{Session, Sessions};
 use crate::snapshot::{Extent, Snapshot};
@@ -43,6 +43,8 @@ pub struct RedisShared {
     pub(crate) keys: Keys,
     /// Where Redis is.
     pub info: ConnectionInfo,
+    /// What TLS to it is made of.
+    pub tls: RedisTls,
     /// The address without credentials, for logs.
     pub(crate) addr: String,
     pub(crate) library: Library,
@@ -117,7 +119,7 @@ impl RedisBroker {
         config: RedisSettings,
         metrics: Metrics,
         vitals: &Vitals,
-    ) -> Result<Arc<Self>, BadRedisUrl> {
+    ) -> Result<Arc<Self>, BadRedis> {
         // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (broker, works) = RedisBroker::without_threads(config, metrics)?;
@@ -134,7 +136,8 @@ impl RedisBroker {
     pub fn without_threads(
         config: RedisSettings,
         metrics: Metrics,
-    ) -> Result<(Arc<Self>, Works), BadRedisUrl> {
+    ) -> Result<(Arc<Self>, Works), BadRedis> {
+        let tls = config.tls()?;
         let info = config.connection_info()?;
         let client = redis_settings::client(&info).map_err(BadRedisUrl::new)?;
         let (commands, heard) = mpsc::unbounded_channel();
@@ -146,6 +149,7 @@ impl RedisBroker {
             revocation_channel: Keys::new(config.prefix.clone(), 1).revocation_channel(),
             revocations_called: Notify::new(),
             info,
+            tls,
             library: Library::default(),
             sessions: Sessions::default(),
             client,

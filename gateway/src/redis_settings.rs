@@ -2,17 +2,20 @@
 //! all writers.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisError,
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisError, TlsCertificates,
 };
-use rustls::pki_types::ServerName;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::config::Config;
+use crate::tls_files::{self, BadFile, PemFile};
 
 /// Idle time after which the kernel asks whether Redis is still there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -52,6 +55,12 @@ impl fmt::Display for HistoryLimits {
 pub struct RedisSettings {
     /// `redis://`, `rediss://` or `redis+unix://`, with user and password.
     pub url: String,
+    /// A PEM file of the authorities that its certificate may come from; empty for the machine's.
+    pub ca: String,
+    /// A PEM file of the certificate that it is shown; empty for none.
+    pub certificate: String,
+    /// A PEM file of that one's key.
+    pub key: String,
     /// What every name in Redis begins with.
     pub prefix: String,
     /// How long connecting may take.
@@ -82,6 +91,9 @@ impl RedisSettings {
         let redis = config.redis.clone();
         RedisSettings {
             url: redis.url,
+            ca: redis.ca,
+            certificate: redis.certificate,
+            key: redis.key,
             prefix: redis.prefix,
             connect_timeout: redis.connect_timeout,
             answer_timeout: redis.answer_timeout,
@@ -104,13 +116,48 @@ impl RedisSettings {
 
     /// Where Redis is, and how connections to it are kept: one that is idle is asked by the kernel whether it is still
     /// there, so that nothing in between (NAT, IPVS, a balancer) forgets it; one that does not answer ends.
-    pub fn connection_info(&self) -> Result<ConnectionInfo, BadRedisUrl> {
+    pub fn connection_info(&self) -> Result<ConnectionInfo, BadRedis> {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(keepalive)
             .set_user_timeout(self.answer_timeout);
-        Ok(connection_info(&self.url)?.set_tcp_settings(tcp))
+        let info = connection_info(&self.url)?.set_tcp_settings(tcp);
+        let [ca, certificate, key] = self.pem_files();
+        if ca.is_none() && certificate.is_none() {
+            return Ok(info);
+        }
+        let read = |file: PemFile| file.read();
+        let (ca, certificate, key) = (
+            ca.map(read).transpose()?,
+            certificate.map(read).transpose()?,
+            key.map(read).transpose()?,
+        );
+        let client_tls = certificate
+            .zip(key)
+            .map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        let files = TlsCertificates { client_tls, root_cert: ca };
+        let client = redis::Client::build_with_tls(info, files).map_err(BadRedisUrl::new)?;
+        Ok(client.get_connection_info().clone())
+    }
+
+    fn pem_files(&self) -> [Option<PemFile>; 3] {
+        [
+            PemFile::of("redis.ca", &self.ca),
+            PemFile::of("redis.certificate", &self.certificate),
+            PemFile::of("redis.key", &self.key),
+        ]
+    }
+
+    /// What TLS to Redis is made of; reads the files.
+    pub fn tls(&self) -> Result<RedisTls, BadFile> {
+        let [ca, certificate, key] = self.pem_files();
+        let authorities = ca.map(|file| file.authorities()).transpose()?.map(Arc::new);
+        let identity = certificate.zip(key).map(|(certificate, key)| {
+            tls_files::certified_key(&certificate, &key)?;
+            Ok((certificate.certificates()?, Arc::new(key.private_key()?)))
+        });
+        Ok(RedisTls { authorities, identity: identity.transpose()? })
     }
 
     /// How long it may take to find out whether a connection that was idle is still there. A server that is slower gets a
@@ -125,6 +172,32 @@ impl RedisSettings {
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.answer_timeout))
     }
+}
+
+/// What TLS to Redis is made of.
+#[derive(Clone)]
+pub struct RedisTls {
+    /// None for the machine's.
+    pub authorities: Option<Arc<RootCertStore>>,
+    /// The certificates that Redis is shown, and the key.
+    pub identity: Option<(Vec<CertificateDer<'static>>, Arc<PrivateKeyDer<'static>>)>,
+}
+
+impl fmt::Debug for RedisTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTls").finish_non_exhaustive()
+    }
+}
+
+/// Something about Redis in the configuration is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRedis {
+    /// Its address.
+    #[error(transparent)]
+    Url(#[from] BadRedisUrl),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] BadFile),
 }
 
 /// The address of Redis in the configuration is of no use.
@@ -167,6 +240,11 @@ pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
         return Err(BadRedisUrl(text.to_owned()));
     }
     Ok(info)
+}
+
+/// Whether connections to this address, which is valid, speak TLS.
+pub fn speaks_tls(url: &str) -> bool {
+    connection_info(url).is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
 }
 
 /// Opens connections that tell when they have ended, which takes RESP3.

@@ -4,14 +4,18 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
+use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderValue};
 use percent_encoding::percent_decode;
 use sse_contract::{Channel, EventId, EventType};
 
+use crate::config::TlsConfig;
 use crate::hub::Subscription;
 use crate::join::Start;
 use crate::origin::AllowedOrigins;
 use crate::problem::{Kind, Problem};
+use crate::takeover::TakeoverOrder;
+use crate::transport::Client;
 
 /// The longest `Last-Event-ID` that is looked at, in bytes.
 const MAX_LAST_EVENT_ID: usize = 1024;
@@ -198,8 +202,23 @@ fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
 }
 
 fn is_own(request: &HttpRequest, origin: &str) -> bool {
-    let own = [header(request, "Host"), header(request, "X-Forwarded-Host")];
+    // HTTP/2 has the host in the place of the URL's.
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let named = authority.filter(|_| request.version() == Version::HTTP_2);
+    let own = [named, header(request, "Host"), header(request, "X-Forwarded-Host")];
     own.into_iter().flatten().any(|host| is_of_host(origin, host))
+}
+
+/// Refuses to publish for a client that proved nothing, where `tls.publish_needs_certificate` says so.
+pub fn check_certificate(request: &HttpRequest, tls: &TlsConfig) -> Result<(), Problem> {
+    let order = request.conn_data::<TakeoverOrder>();
+    let certified = order.is_some_and(|order| order.client() == Client::Certified);
+    if certified || !tls.publish_needs_certificate {
+        return Ok(());
+    }
+    let detail =
+        "publishing takes a client certificate that an authority in tls.client_ca has signed";
+    Err(Problem::new(Kind::CertificateRequired, detail))
 }
 
 /// Whether an origin is the one of this host. A browser leaves out the port that its scheme implies (WHATWG HTML §7.1.1);

@@ -4,20 +4,30 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_http::{HttpService, KeepAlive, Protocol, Request, Version};
 use actix_server::ServerBuilder;
-use actix_service::{Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
-use actix_web::dev::AppConfig;
+use actix_service::{
+    Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+};
+use actix_web::body::EitherBody;
+use actix_web::dev::{AppConfig, ServiceResponse};
+use bytes::Bytes;
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::app::App;
 use crate::broker::Broker;
+use crate::certificate::Tls;
 use crate::config::{BrokerKind, Config};
 use crate::guests::Guests;
 use crate::hub::Hub;
@@ -27,7 +37,8 @@ use crate::metrics::Metrics;
 use crate::redis_broker::RedisBroker;
 use crate::redis_settings::RedisSettings;
 use crate::routes::routes;
-use crate::takeover::Takeable;
+use crate::takeover::{Takeable, TakeoverOrder, UnderWay};
+use crate::transport::{self, HandshakeError, Transport};
 use crate::vitals::{self, Vitals, Watch};
 use crate::{admin, listener, panics};
 
@@ -79,6 +90,7 @@ pub struct Gateway {
     addr: SocketAddr,
     admin_addr: SocketAddr,
     app: Arc<App>,
+    tls: Option<Tls>,
     room: Room,
     vitals: Vitals,
     watch: Watch,
@@ -87,6 +99,7 @@ pub struct Gateway {
 impl Gateway {
     /// Binds both ports and connects to the broker; waits for Redis for `patience` at most.
     pub async fn bind(config: Config, patience: Duration) -> Result<Self, StartError> {
+        let tls = Tls::of(&config.tls).map_err(|error| StartError::Config(error.to_string()))?;
         let public = listener::public(&config)
             .map_err(|error| listen_error(config.server.listen, "server.listen", error))?;
         let admin = listener::plain(config.admin.listen)
@@ -107,7 +120,8 @@ impl Gateway {
         let app = App::new(config, broker, metrics, access, addr, max_streams);
         // Whoever was revoked before this must not be let in while that is being read.
         app.learn_revocations().await?;
-        Ok(Gateway { public, admin, addr, admin_addr, app: Arc::new(app), room, vitals, watch })
+        let app = Arc::new(app);
+        Ok(Gateway { public, admin, addr, admin_addr, app, tls, room, vitals, watch })
     }
 
     /// The public address, with the port that was bound.
@@ -136,9 +150,16 @@ impl Gateway {
         let (app, mut watch) = (self.app, self.watch);
         let drain_config = app.config.drain.clone();
         let drain = Arc::new(watch::Sender::new(None));
-        let admin = admin::server(self.admin, app.clone(), self.vitals.clone())?;
-        let public =
-            public_server(self.public, self.addr, &app, self.room, &self.vitals, drain.clone())?;
+        let of_admin = self.tls.as_ref().and_then(|tls| tls.admin.clone());
+        let admin = admin::server(self.admin, app.clone(), of_admin, self.vitals.clone())?;
+        let public = public_server(
+            (self.public, self.addr),
+            self.tls.as_ref().map(|tls| tls.public.clone()),
+            &app,
+            self.room,
+            &self.vitals,
+            drain.clone(),
+        )?;
         let (admin_handle, public_handle) = (admin.handle(), public.handle());
         let (mut admin, mut public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
         let (ticking, watching) = (app.clone(), self.vitals.clone());
@@ -147,6 +168,12 @@ impl Gateway {
         let (guarding, watching) = (app.clone(), self.vitals.clone());
         let guards =
             actix_rt::spawn(async move { watching.live("access control", guard(guarding)).await });
+        let certificate = self.tls.map(|tls| {
+            let (watching, reads) = (self.vitals.clone(), app.metrics.certificate_reads.clone());
+            actix_rt::spawn(async move {
+                watching.live("the look at the certificate", tls.follow_files(reads)).await;
+            })
+        });
         tokio::select! {
             () = stop => {}
             name = watch.death() => return Err(RunError::Died(name)),
@@ -168,6 +195,9 @@ impl Gateway {
         }
         ticks.abort();
         guards.abort();
+        if let Some(certificate) = certificate {
+            certificate.abort();
+        }
         admin_handle.stop(false).await;
         for server in [admin, public] {
             if let Ok(Err(error)) = server.await {
@@ -230,8 +260,8 @@ async fn broker(
 }
 
 fn public_server(
-    listener: TcpListener,
-    addr: SocketAddr,
+    (listener, addr): (TcpListener, SocketAddr),
+    tls: Option<Arc<ServerConfig>>,
     app: &Arc<App>,
     room: Room,
     vitals: &Vitals,
@@ -268,7 +298,7 @@ fn public_server(
             Guests::new(most_guests, app.config.server.keep_alive, app.metrics.rejected.clone());
         let (watching, serving) = (vitals.clone(), guests.clone().serve());
         actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
-        let stopping = stopping.clone();
+        let (stopping, ending) = (stopping.clone(), stopping.clone());
         let http = HttpService::build()
             // Otherwise an idle kept-alive connection would hold the stop until it times out.
             .graceful_shutdown_signal(move || {
@@ -283,17 +313,113 @@ fn public_server(
                 data.insert(io.order());
             })
             .local_addr(addr)
-            .finish(map_config(routes(app.clone(), hub), |()| AppConfig::default()));
+            .finish(attended(map_config(routes(app.clone(), hub), |()| AppConfig::default())));
+        let tls = tls.clone();
         let serve = fn_service(move |stream: TcpStream| {
-            let peer = stream.peer_addr().ok();
-            // Without a place it is closed at once.
-            let io = Takeable::new(stream, &guests).ok_or(DispatchError::DisconnectTimeout);
-            std::future::ready(io.map(|io| (io, Protocol::Http1, peer)))
+            let ready = ready_for_http(stream, tls.clone(), guests.clone());
+            let stopping = ending.clone();
+            async move {
+                let (io, protocol, peer) = ready.await?;
+                let io = match protocol {
+                    Protocol::Http2 => {
+                        io.ending_with(Box::pin(async move { stopping.notified().await }))
+                    }
+                    _ => io,
+                };
+                Ok((io, protocol, peer))
+            }
         });
         // What goes wrong in serving a connection ends that connection alone.
         apply_fn_factory(serve.and_then(http), |stream, serve| panics::handling(serve.call(stream)))
     })?;
     Ok(builder.run())
+}
+
+/// A connection, from where it was accepted to where HTTP begins.
+async fn ready_for_http(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    guests: Rc<Guests>,
+) -> Result<(Takeable, Protocol, Option<SocketAddr>), DispatchError> {
+    let peer = stream.peer_addr().ok();
+    // Without a place it is closed at once.
+    let place = guests.enter().ok_or(DispatchError::DisconnectTimeout)?;
+    let stream = match tls {
+        None => Transport::Plain(stream),
+        Some(config) => match place.waiting(Transport::secured(stream, config)).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a handshake of TLS comes to nothing");
+                guests.no_handshake();
+                match error {
+                    HandshakeError::PlainHttp(mut stream) => {
+                        transport::explain(&mut stream).await;
+                        guests.see_out(Transport::Plain(stream), place);
+                    }
+                    HandshakeError::Disagreed(stream, _) => {
+                        guests.see_out(Transport::Plain(stream), place);
+                    }
+                    HandshakeError::Failed(_) => {}
+                }
+                return Err(DispatchError::DisconnectTimeout);
+            }
+        },
+    };
+    let protocol = stream.protocol();
+    Ok((Takeable::new(stream, place, &guests), protocol, peer))
+}
+
+/// Serves the requests of HTTP/2 as `app` does all: actix runs each in a task of its own, where a panic would not be taken
+/// for the connection's own, and knows no number of those under way.
+fn attended<B: MessageBody + 'static>(
+    app: impl ServiceFactory<
+        Request,
+        Config = (),
+        Response = ServiceResponse<B>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = ServiceResponse<EitherBody<B, BoxBody>>,
+    Error = actix_web::Error,
+    InitError = (),
+> {
+    apply_fn_factory(app, |request: Request, app| {
+        let order = request.conn_data::<TakeoverOrder>();
+        let of_http2 = order.filter(|_| request.version() == Version::HTTP_2);
+        let under_way = of_http2.map(TakeoverOrder::begins_request);
+        let answer = panics::handling(app.call(request));
+        async move {
+            let response = answer.await?;
+            let Some(under_way) = under_way else { return Ok(response.map_into_left_body()) };
+            let attend = |_: &mut _, body| Attended { body, _under_way: under_way };
+            let attended = response.map_into_boxed_body().map_body(attend);
+            Ok(attended.map_into_boxed_body().map_into_right_body())
+        }
+    })
+}
+
+/// A body whose request is under way until it has ended.
+struct Attended {
+    body: BoxBody,
+    _under_way: UnderWay,
+}
+
+impl MessageBody for Attended {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
 }
 
 /// Redis' clock is raised by each gateway's tick; the embedded one by this.

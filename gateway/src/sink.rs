@@ -1,12 +1,12 @@
-//! Where a connection's bytes go: a socket of our own, or the body of a response that actix writes.
+//! Where a connection's bytes go: a socket of our own, with or without TLS, or the body of a response that actix writes.
 //!
-//! Both take what fits now and say how much that was; neither waits. So one connection works alike on
-//! either, and the choice is made once, when the stream begins.
+//! All take what fits now and say how much that was; neither waits. So one connection works alike on
+//! any of them, and the choice is made once, when the stream begins.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -18,6 +18,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::sync::Notify;
 
 use crate::frame::Framing;
+use crate::takeover::AsStream;
+use crate::tls_socket::TlsSocket;
 
 /// The end of a body in chunks (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -29,6 +31,8 @@ pub enum Sink {
     Awaited,
     /// The socket was taken over: the hub owns it and closes it by dropping it.
     Socket(OwnedFd),
+    /// The same, with the TLS session on it.
+    Tls(Box<TlsSocket>),
     /// actix keeps the socket and reads from this pipe.
     Body(Rc<BodyPipe>),
 }
@@ -43,22 +47,25 @@ pub enum ClientSide {
 }
 
 impl Sink {
-    /// Writes what fits now. `Ok(0)` means that nothing does until the sink is writable again.
-    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes what fits now. `Ok(0)` means that nothing does until the sink is writable again. What is not accepted must be
+    /// offered again before anything else.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Sink::Awaited => Ok(0),
             Sink::Socket(fd) => {
                 accepted(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
             }
+            Sink::Tls(socket) => socket.write_vectored(&[IoSlice::new(bytes)]),
             Sink::Body(pipe) => pipe.write(bytes),
         }
     }
 
     /// Writes what fits now of several pieces in a row.
-    pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Sink::Awaited => Ok(0),
             Sink::Socket(fd) => accepted(rustix::io::writev(fd, slices)),
+            Sink::Tls(socket) => socket.write_vectored(slices),
             Sink::Body(pipe) => {
                 let mut sum = 0;
                 for slice in slices {
@@ -75,11 +82,15 @@ impl Sink {
 
     /// Reads and throws away what the client sent: nothing more is expected of it, but only reading tells
     /// whether it is still there.
-    pub fn drain(&self) -> ClientSide {
-        let Sink::Socket(fd) = self else { return ClientSide::Open };
+    pub fn drain(&mut self) -> ClientSide {
+        let fd = match self {
+            Sink::Socket(fd) => fd,
+            Sink::Tls(socket) => return socket.drain(),
+            Sink::Awaited | Sink::Body(_) => return ClientSide::Open,
+        };
         let mut scrap = [0; 1024];
         loop {
-            match rustix::net::recv(fd, &mut scrap, RecvFlags::DONTWAIT) {
+            match rustix::net::recv(&*fd, &mut scrap, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return ClientSide::Gone,
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return ClientSide::Open,
@@ -89,22 +100,48 @@ impl Sink {
     }
 
     /// Says that the body is whole: nothing more comes, and the client need not come back for it.
-    pub fn finish(&self, framing: Framing) {
+    pub fn finish(&mut self, framing: Framing) {
         match self {
             Sink::Awaited => {}
             // A socket that does not take these few bytes ends unfinished, and its client is told by its next request.
-            Sink::Socket(_) if framing == Framing::Chunked => drop(self.write(LAST_CHUNK)),
-            Sink::Socket(_) => {}
+            Sink::Socket(_) | Sink::Tls(_) if framing == Framing::Chunked => {
+                drop(self.write(LAST_CHUNK));
+            }
+            Sink::Socket(_) | Sink::Tls(_) => {}
             Sink::Body(pipe) => pipe.inner.borrow_mut().whole = true,
         }
     }
 
     /// Ends the stream without waiting for a client that reads nothing: its bytes are thrown away.
     pub fn abort(&self) {
-        if let Sink::Socket(fd) = self {
+        if let Some(fd) = self.socket() {
             // Refused only for a socket that is dead already.
             let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
         }
+        if let Sink::Body(pipe) = self {
+            pipe.abort();
+        }
+    }
+
+    /// Ends a session of TLS in order: its bytes are all that there are, whatever their own framing says of their end.
+    pub fn close_session(&mut self) {
+        if let Sink::Tls(socket) = self {
+            socket.close();
+        }
+    }
+
+    /// The socket, if it is owned here.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Sink::Socket(fd) => Some(fd.as_fd()),
+            Sink::Tls(socket) => Some(socket.as_fd()),
+            Sink::Awaited | Sink::Body(_) => None,
+        }
+    }
+
+    /// Whether the first byte that was not accepted is on its way all the same: what it begins cannot be taken back.
+    pub fn holds_back(&self) -> bool {
+        matches!(self, Sink::Tls(socket) if socket.holds_back())
     }
 }
 
@@ -143,6 +180,8 @@ struct Pipe {
     ending: Ending,
     gone: bool,
     reader: Option<Waker>,
+    /// The connection that the body is on, which knows the pipe as well.
+    connection: Option<AsStream>,
 }
 
 /// What bodies tell the hub of their worker, between its rounds.
@@ -194,6 +233,29 @@ impl BodyPipe {
             reader.wake();
         }
         Ok(n)
+    }
+
+    /// The body is on this connection, and hears of its end.
+    pub(crate) fn on(self: &Rc<Self>, connection: AsStream) {
+        connection.hears(self);
+        self.inner.borrow_mut().connection = Some(connection);
+    }
+
+    /// The connection is over: its body may be waiting for room, and would not notice.
+    pub(crate) fn connection_over(&self) {
+        let mut pipe = self.inner.borrow_mut();
+        pipe.gone = true;
+        if let Some(reader) = pipe.reader.take() {
+            reader.wake();
+        }
+        self.signals.push(self.token, BodySignal::Gone);
+    }
+
+    /// Ends the whole connection: its client takes nothing, so that an end of the body alone would wait for ever.
+    fn abort(&self) {
+        if let Some(connection) = &self.inner.borrow().connection {
+            connection.cut();
+        }
     }
 
     /// Nothing more is written.
@@ -285,6 +347,9 @@ impl MessageBody for PipeBody {
             }
             return Poll::Ready(Some(Ok(bytes)));
         }
+        if inner.gone {
+            return Poll::Ready(Some(Err(Unfinished)));
+        }
         if inner.ended && inner.whole {
             return Poll::Ready(None);
         }
@@ -298,7 +363,12 @@ impl MessageBody for PipeBody {
 
 impl Drop for PipeBody {
     fn drop(&mut self) {
-        self.0.inner.borrow_mut().gone = true;
+        let mut pipe = self.0.inner.borrow_mut();
+        pipe.gone = true;
+        let connection = pipe.connection.take();
+        drop(pipe);
+        // The connection has one stream less.
+        drop(connection);
         self.0.signals.push(self.0.token, BodySignal::Gone);
     }
 }

@@ -44,33 +44,25 @@ pub async fn get(
     // A body's framing is actix's.
     let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
     let opening = hub.0.open(framing, subscription);
-    if let Some(connection) = connection {
-        connection.becomes_stream();
-    }
+    let stream = connection.map(TakeoverOrder::becomes_stream);
     let opening = opening.wait(app.config.stream.open_wait).await;
     // What was revoked since it was asked about has met no stream, or one that was on its way; from here on it ends this
     // one.
     if let Err(refused) = app.access.still_holds(&grant) {
-        if let Some(connection) = connection {
-            connection.becomes_guest();
-        }
         return answer(refused, &request, &app);
     }
     let opened = match opening {
         Ok(opened) => opened,
         Err(Refusal::Draining) => return Ok(come_back(&request, &app, "draining")),
         Err(Refusal::Denied(channel, why)) => {
-            if let Some(connection) = connection {
-                connection.becomes_guest();
-            }
             app.reject("denied");
             let detail = format!("Redis refuses this gateway the channel {channel}: {why}");
             return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
         }
     };
     let response = match order {
-        Some(order) => head().body(order.clone().body(opened)),
-        None => head().body(opened.on_body()),
+        Some(order) => head().body(order.clone().body(opened, stream)),
+        None => head().body(opened.on_body(stream)),
     };
     Ok(delimited(response, request.version()))
 }

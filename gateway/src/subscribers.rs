@@ -185,7 +185,7 @@ impl Subscribers {
     }
 
     pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
-        let connection = self.connections.remove(slot);
+        let mut connection = self.connections.remove(slot);
         for membership in &connection.memberships {
             let left = self.channels.leave(membership.channel, membership.place);
             if let Some(moved) = left.moved {
@@ -200,6 +200,9 @@ impl Subscribers {
         }
         if reason == CloseReason::Stalled {
             connection.sink.abort();
+        } else if connection.framing == Framing::Chunked {
+            // Without chunks this would be the end of a whole body, and its client would not come back.
+            connection.sink.close_session();
         }
         self.plain -= usize::from(connection.framing == Framing::Plain);
         self.cells.closed[reason as usize].add(1);

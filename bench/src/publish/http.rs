@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use memchr::memmem;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::json;
 
 use super::{Failure, Item, Wrap};
 use crate::chunked::Chunked;
+use crate::load::tls;
 
 /// No answer takes longer, or the request counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,9 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     host: SocketAddr,
     wire: Vec<u8>,
+}
+
+/// What requests are written to and answers read from.
+trait Stream: Read + Write + std::fmt::Debug {}
+impl<T: Read + Write + std::fmt::Debug> Stream for T {}
+
+fn tcp(addr: SocketAddr) -> Result<TcpStream, String> {
+    let text = |error: std::io::Error| format!("connect to {addr}: {error}");
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE).map_err(text)?;
+    stream.set_nodelay(true).map_err(text)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+    Ok(stream)
 }
 
 /// An answer's status and body.
@@ -30,11 +44,15 @@ struct Answer {
 impl Client {
     /// Connects.
     pub fn connect(addr: SocketAddr) -> Result<Client, String> {
-        let text = |error: std::io::Error| format!("connect to {addr}: {error}");
-        let stream = TcpStream::connect_timeout(&addr, PATIENCE).map_err(text)?;
-        stream.set_nodelay(true).map_err(text)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
-        Ok(Client { stream, host: addr, wire: Vec::new() })
+        Ok(Client { stream: Box::new(tcp(addr)?), host: addr, wire: Vec::new() })
+    }
+
+    /// Connects, and speaks TLS.
+    pub fn secure(addr: SocketAddr, (config, name): &tls::Settings) -> Result<Client, String> {
+        let session = ClientConnection::new(config.clone(), name.clone());
+        let session = session.map_err(|error| format!("TLS: {error}"))?;
+        let stream = StreamOwned::new(session, tcp(addr)?);
+        Ok(Client { stream: Box::new(stream), host: addr, wire: Vec::new() })
     }
 
     /// Publishes each item by a request of its own.

@@ -56,6 +56,7 @@ const P50: &str = "/result/readers/latency_ms/p50";
 const P99: &str = "/result/readers/latency_ms/p99";
 const MEMORY: &str = "gateway-memory";
 const REDIS: &str = "gateway-redis";
+const TLS: &str = "gateway-tls";
 const FLOOR: &str = "floor-2";
 const ONE_THREAD: &str = "floor-1";
 const NCHAN: &str = "nchan";
@@ -127,11 +128,15 @@ pub fn judge(records: &[Value]) -> Vec<Judgement> {
     // A read from this process's own memory is one a reader, and costs none of Redis.
     let reads = run.median("storm", REDIS, "/reads");
     add("storm: reads of history", REDIS, AtMost(100.0), reads);
-    let idle = |server, channels| run.idle_bytes(server, channels);
+    let idle = |server, channels| run.bytes_each("idle", server, channels);
     add("idle on one channel: memory a stream, B", MEMORY, AtMost(400.0), idle(MEMORY, "one"));
     add("idle on one channel: memory a stream, B", REDIS, AtMost(400.0), idle(REDIS, "one"));
     let each = idle(REDIS, "one each");
     add("idle on one channel each: memory a stream, Redis' too, B", REDIS, AtMost(1200.0), each);
+    let idle = run.bytes_each("tls-idle", TLS, "one");
+    add("TLS: memory an idle stream, B", TLS, AtMost(8192.0), idle);
+    let delivery = run.ratio("tls", COST, TLS, MEMORY);
+    add("TLS: CPU a delivery, × without", TLS, AtMost(1.3), delivery);
     for server in [MEMORY, REDIS] {
         let ramp = run.ratio("ramp", "/streams_per_second", server, NCHAN);
         add("ramp: streams/s, × Nchan", server, AtLeast(1.0), ramp);
@@ -192,8 +197,8 @@ impl<'a> Run<'a> {
         growths.max_by(f64::total_cmp)
     }
 
-    fn idle_bytes(self, server: &str, channels: &str) -> Option<f64> {
-        let record = self.of("idle", server).find(|record| record["channels"] == channels)?;
+    fn bytes_each(self, scenario: &str, server: &str, channels: &str) -> Option<f64> {
+        let record = self.of(scenario, server).find(|record| record["channels"] == channels)?;
         Some(record["anonymous_kb_each"].as_f64()? * 1024.0)
     }
 }

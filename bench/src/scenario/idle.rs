@@ -18,17 +18,32 @@ const SERVERS: fn(Kind) -> bool = |kind| !kind.is_floor();
 
 /// Runs it on every server.
 pub fn run(options: &Options, output: &mut Output) {
+    let servers: Vec<Kind> = options.servers_for(SERVERS).collect();
+    let options = Options { servers, ..options.clone() };
+    let title = "idle: memory of the server for each stream";
+    let channels = [("one", CHANNEL), ("one each", "user-{n}")];
+    table(title, "idle", &channels, |kind| connections(kind, &options), &options, output);
+}
+
+/// Runs one on every server, for each of these channels, and prints the table.
+pub fn table(
+    title: &str,
+    scenario: &str,
+    channels: &[(&str, &str)],
+    connections: impl Fn(Kind) -> usize,
+    options: &Options,
+    output: &mut Output,
+) {
     let columns =
         ["server", "channels", "streams", "before MB", "after MB", "anonymous KB", "PSS KB"];
-    let title = "idle: memory of the server for each stream";
     let mut table = Table::new(title, &columns);
-    for (name, channel) in [("one", CHANNEL), ("one each", "user-{n}")] {
-        for kind in options.servers_for(SERVERS) {
-            let connections = connections(kind, options);
+    for (name, channel) in channels {
+        for kind in options.servers.iter().copied() {
+            let connections = connections(kind);
             let (before, after) = match one(kind, connections, channel, options) {
                 Ok(found) => found,
                 Err(error) => {
-                    output.failed("idle", kind.name(), &error);
+                    output.failed(scenario, kind.name(), &error);
                     continue;
                 }
             };
@@ -38,14 +53,14 @@ pub fn run(options: &Options, output: &mut Output) {
             let (anonymous, pss) =
                 (each(after.anonymous, before.anonymous), each(after.pss, before.pss));
             output.record(json!({
-                "scenario": "idle", "server": kind.name(), "channels": name,
+                "scenario": scenario, "server": kind.name(), "channels": name,
                 "connections": connections, "anonymous_before": before.anonymous,
                 "anonymous_after": after.anonymous, "anonymous_kb_each": anonymous,
                 "pss_kb_each": pss,
             }));
             table.row(vec![
                 kind.name().to_owned(),
-                name.to_owned(),
+                (*name).to_owned(),
                 connections.to_string(),
                 format!("{:.1}", before.anonymous as f64 / 1e6),
                 format!("{:.1}", after.anonymous as f64 / 1e6),
@@ -59,11 +74,13 @@ pub fn run(options: &Options, output: &mut Output) {
 
 /// What it takes, about.
 pub fn estimate(options: &Options) -> f64 {
-    let of = |kind| {
-        let opening = connections(kind, options) as f64 / OPENED_A_SECOND;
-        opening + 2.0 * REST.as_secs_f64() + AROUND
-    };
+    let of = |kind| seconds(connections(kind, options));
     2.0 * options.servers_for(SERVERS).map(of).sum::<f64>()
+}
+
+/// What one server takes, about.
+pub fn seconds(connections: usize) -> f64 {
+    connections as f64 / OPENED_A_SECOND + 2.0 * REST.as_secs_f64() + AROUND
 }
 
 fn connections(kind: Kind, options: &Options) -> usize {

@@ -17,6 +17,10 @@ pub enum Kind {
     GatewayMemory,
     /// sse-gateway with a Redis of its own; both are counted.
     GatewayRedis,
+    /// sse-gateway alone, with TLS.
+    GatewayTls,
+    /// sse-gateway alone behind nginx, two workers, with TLS; both are counted.
+    NginxTls,
     /// nginx with Nchan, two workers.
     Nchan,
     /// Pushpin; its origin is a thread of this program and not counted.
@@ -32,7 +36,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All there are.
+    /// All there are, but for those with TLS, which have a scenario of their own.
     pub const ALL: [Kind; 10] = [
         Kind::Floor1,
         Kind::Floor2,
@@ -53,6 +57,8 @@ impl Kind {
             Kind::Floor2 => "floor-2",
             Kind::GatewayMemory => "gateway-memory",
             Kind::GatewayRedis => "gateway-redis",
+            Kind::GatewayTls => "gateway-tls",
+            Kind::NginxTls => "nginx-tls",
             Kind::Nchan => "nchan",
             Kind::Pushpin => "pushpin",
             Kind::Mercure => "mercure",
@@ -68,7 +74,8 @@ impl Kind {
             Kind::Floor1 | Kind::Floor2 => {
                 Ok(concat!("sse-bench ", env!("CARGO_PKG_VERSION")).into())
             }
-            Kind::GatewayMemory => gateway(&settings.gateway),
+            Kind::GatewayMemory | Kind::GatewayTls => gateway(&settings.gateway),
+            Kind::NginxTls => nginx(),
             Kind::GatewayRedis => Ok(format!("{}, {}", gateway(&settings.gateway)?, redis()?)),
             Kind::Nchan => nchan::version(),
             Kind::Pushpin => pushpin::version(),
@@ -86,12 +93,17 @@ impl Kind {
 
     /// Whether it is the gateway.
     pub fn is_gateway(self) -> bool {
-        matches!(self, Kind::GatewayMemory | Kind::GatewayRedis)
+        matches!(self, Kind::GatewayMemory | Kind::GatewayRedis | Kind::GatewayTls)
     }
 }
 
 fn gateway(program: &Path) -> Result<String, StartError> {
     programs::says(program, &["--version"])
+}
+
+fn nginx() -> Result<String, StartError> {
+    let text = programs::says(&programs::find("nginx", None)?, &["-v"])?;
+    Ok(text.trim_start_matches("nginx version: ").to_owned())
 }
 
 fn redis() -> Result<String, StartError> {

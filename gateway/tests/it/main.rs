@@ -21,5 +21,6 @@ mod publishing;
 mod site;
 mod streams;
 mod support;
+mod tls;
 mod webdriver;
 mod wire;

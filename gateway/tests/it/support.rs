@@ -223,7 +223,17 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
-    let mut stream = connect(addr);
+    request_on(connect(addr), method, path, headers, body)
+}
+
+/// The same, on a connection that is there.
+pub fn request_on(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
@@ -236,7 +246,7 @@ pub fn request(
     read_answer(stream)
 }
 
-fn read_answer(mut stream: TcpStream) -> Answer {
+pub fn read_answer(mut stream: impl Read) -> Answer {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
     let end = Instant::now() + BOUND;
     loop {
@@ -271,7 +281,7 @@ fn dechunk(mut rest: &[u8]) -> Vec<u8> {
     }
 }
 
-fn connect(addr: SocketAddr) -> TcpStream {
+pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap_or_else(|e| panic!("{addr}: {e}"));
     stream.set_read_timeout(Some(BOUND)).unwrap();
     stream.set_write_timeout(Some(BOUND)).unwrap();
@@ -289,6 +299,7 @@ pub struct Block {
 /// A client of one stream that reads its bytes itself.
 pub struct Subscriber {
     reader: BufReader<Body>,
+    socket: TcpStream,
     /// The response's head.
     pub head: String,
     /// Comments read so far: heartbeats.
@@ -312,25 +323,36 @@ impl Subscriber {
         Self::on(socket.into(), query, &[])
     }
 
-    fn on(mut stream: TcpStream, query: &str, headers: &[(&str, &str)]) -> Self {
+    fn on(stream: TcpStream, query: &str, headers: &[(&str, &str)]) -> Self {
+        let socket = stream.try_clone().unwrap();
+        Self::over(stream, socket, query, headers)
+    }
+
+    /// On what is spoken over this socket.
+    pub fn over(
+        mut stream: impl Read + Write + Send + 'static,
+        socket: TcpStream,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Self {
         let mut head = format!("GET /events?{query} HTTP/1.1\r\nHost: test\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
         stream.write_all(format!("{head}Accept: text/event-stream\r\n\r\n").as_bytes()).unwrap();
-        let mut reader = BufReader::new(stream);
+        let mut reader = BufReader::new(Box::new(stream) as Box<dyn Read + Send>);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(reader.read_line(&mut head).expect("a head"), 0, "closed: {head}");
         }
         let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         let reader = BufReader::new(Body { reader, chunked, ended: false, left: 0 });
-        Subscriber { reader, head, comments: 0, retry: None }
+        Subscriber { reader, socket, head, comments: 0, retry: None }
     }
 
     /// The socket, to stall or break it.
     pub fn socket(&self) -> &TcpStream {
-        self.reader.get_ref().reader.get_ref()
+        &self.socket
     }
 
     /// The body's bytes.
@@ -429,7 +451,7 @@ pub type BodyReader = BufReader<Body>;
 
 /// The body of an answer, whatever its framing.
 pub struct Body {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Read + Send>>,
     chunked: bool,
     ended: bool,
     /// Bytes left of the current chunk, its line end included.

@@ -81,6 +81,9 @@ fn settings(shape: Shape) -> RedisSettings {
     let hour = Duration::from_secs(3600);
     RedisSettings {
         url: "redis://127.0.0.1:1".to_owned(),
+        ca: String::new(),
+        certificate: String::new(),
+        key: String::new(),
         prefix: "sse".to_owned(),
         connect_timeout: hour,
         answer_timeout: hour,

@@ -224,7 +224,7 @@ impl<'a> World<'a> {
             Stream::Waiting(opening) if late || opening.is_answered() => {
                 let late = !opening.is_answered();
                 let opened = self.runtime.block_on(opening.wait(Duration::ZERO)).unwrap();
-                client.open(opened.on_body(), late, self.events.len());
+                client.open(opened.on_body(None), late, self.events.len());
             }
             other => client.stream = other,
         }

@@ -1,0 +1,118 @@
+//! TLS: the gateway's own, and nginx' in front of a gateway, as `nginx/` has it for HTTP/1.1, with two workers.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::{Resource, geteuid, getrlimit};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{Server, Settings, StartError, free_addr, programs};
+use crate::load::tls;
+use crate::publish::Route;
+
+impl Server {
+    /// Starts a gateway that speaks TLS.
+    pub(super) fn gateway_tls(&mut self, settings: &Settings) -> Result<(), StartError> {
+        self.certify()?;
+        let file = |name| self.dir().join(name).display().to_string();
+        let mut settings = settings.clone();
+        settings.variables.extend([
+            ("SSE_TLS__CERTIFICATE".to_owned(), file("certificate.pem")),
+            ("SSE_TLS__KEY".to_owned(), file("key.pem")),
+        ]);
+        self.gateway(&settings, None)
+    }
+
+    /// Starts a gateway, and nginx in front of it.
+    pub(super) fn nginx_tls(&mut self, settings: &Settings) -> Result<(), StartError> {
+        let nginx = programs::find("nginx", None)?;
+        let (own, gateway) = (self.addr, free_addr()?);
+        self.addr = gateway;
+        self.gateway(settings, None)?;
+        self.addr = own;
+        self.certify()?;
+        let path = self.dir().join("nginx.conf");
+        std::fs::write(&path, configuration(self.dir(), own, gateway))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        self.run(&nginx, &["-c".to_owned(), path.display().to_string()], &[], own)
+    }
+
+    /// Makes a certificate, and has clients trust it alone.
+    fn certify(&mut self) -> Result<(), StartError> {
+        let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bench \
+                     -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+                     -keyout key.pem -out certificate.pem";
+        let mut openssl = Command::new(programs::find("openssl", None)?);
+        openssl.args(words.split_whitespace()).current_dir(self.dir());
+        let output = openssl.output().map_err(|error| format!("openssl: {error}"))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(StartError::Failed(format!("openssl: {why}")));
+        }
+        let trusted = trusting(&self.dir().join("certificate.pem"))?;
+        self.route = Route::Secure { path: "/channels/{c}".to_owned(), tls: trusted.clone() };
+        self.tls = Some(trusted);
+        Ok(())
+    }
+}
+
+/// What a client needs that trusts this certificate alone, of this machine.
+fn trusting(certificate: &Path) -> Result<tls::Settings, String> {
+    let text = |error: &dyn std::fmt::Display| format!("{}: {error}", certificate.display());
+    let certificate = CertificateDer::from_pem_file(certificate).map_err(|error| text(&error))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).map_err(|error| text(&error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| text(&error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    Ok((Arc::new(config), name))
+}
+
+fn configuration(dir: &Path, addr: SocketAddr, gateway: SocketAddr) -> String {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    // Its workers could not enter a directory of root's as another user.
+    let user = if geteuid().is_root() { "user root;" } else { "" };
+    let dir = dir.display();
+    format!(
+        r#"{user}
+daemon off;
+worker_processes 2;
+worker_rlimit_nofile {files};
+pid {dir}/nginx.pid;
+error_log {dir}/nginx-error.log warn;
+events {{ worker_connections {files}; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir}/body;
+    proxy_temp_path {dir}/proxy;
+    fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi;
+    scgi_temp_path {dir}/scgi;
+    # A publisher keeps its connection; by default nginx would close it after 1,000 requests.
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    server {{
+        listen {addr} ssl backlog=4096;
+        ssl_certificate {dir}/certificate.pem;
+        ssl_certificate_key {dir}/key.pem;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_buffer_size 4k;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $http_host;
+        proxy_buffering off;
+        proxy_request_buffering off;
+        location / {{ proxy_pass http://{gateway}; }}
+    }}
+}}
+"#
+    )
+}
