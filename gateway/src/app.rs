@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use sse_contract::{Channel, ChannelError};
 use tokio::sync::mpsc;
 
+use crate::access::admission::Admission;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
 use crate::listener;
 use crate::metrics::Metrics;
+use crate::proxy_protocol;
 
 /// What every handler of a gateway shares.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct App {
     pub broker: Broker,
     /// The metrics.
     pub metrics: Metrics,
+    /// What one client may have.
+    pub admission: Arc<Admission>,
     /// Where the public port is.
     addr: SocketAddr,
     draining: AtomicBool,
@@ -40,7 +44,9 @@ impl App {
         max_streams: u64,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        App { config, broker, metrics, addr, draining, max_streams, hubs: Mutex::default() }
+        let admission = Admission::new(config.limits.clone());
+        let hubs = Mutex::default();
+        App { config, broker, metrics, admission, addr, draining, max_streams, hubs }
     }
 
     /// A worker's hub has begun; its inbox.
@@ -121,7 +127,12 @@ impl App {
     pub async fn answers(&self, patience: Duration) -> Result<(), String> {
         // First this: once a request is answered, workers have begun.
         let end = Instant::now() + patience;
-        let answer = listener::ask(self.addr, "/", patience).await;
+        // It may have to be told whose the connection is, as by every trusted proxy.
+        let greeting = |own| match proxy_protocol::expected(own, &self.config.server) {
+            true => &proxy_protocol::LOCAL[..],
+            false => &[],
+        };
+        let answer = listener::ask(self.addr, "/", patience, greeting).await;
         answer.map_err(|why| format!("the public port: {why}"))?;
         let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
         match self.counts(&any, end.saturating_duration_since(Instant::now())).await {
@@ -132,7 +143,7 @@ impl App {
         }
     }
 
-    /// Counts a request for a stream that was refused.
+    /// Counts a connection or request that was refused.
     pub fn reject(&self, reason: &'static str) {
         self.metrics.rejected.with_label_values(&[reason]).inc();
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use sse_contract::{Channel, Keys};
 
+use crate::client_addr::{ForwardedHeader, TrustedProxies};
 use crate::config_checks;
 use crate::config_sources::{Flag, Setting, Settings};
 use crate::log_filter::LogFilter;
@@ -34,6 +35,7 @@ pub struct Config {
     pub server: ServerConfig,
     pub admin: AdminConfig,
     pub auth: AuthConfig,
+    pub limits: LimitsConfig,
     pub cors: CorsConfig,
     pub redis: RedisConfig,
     pub history: HistoryConfig,
@@ -72,6 +74,11 @@ section!(
         max_connections: usize,
         max_requests: usize,
         #[serde(deserialize_with = "duration")] keep_alive: Duration,
+        #[serde(deserialize_with = "duration")] head_timeout: Duration,
+        max_head_bytes: usize,
+        trusted_proxies: TrustedProxies,
+        forwarded_header: ForwardedHeader,
+        proxy_protocol: bool,
     }
 );
 section!(
@@ -84,6 +91,17 @@ section!(
 section!(
     /// `[auth]`
     AuthConfig { open: bool, }
+);
+section!(
+    /// `[limits]`
+    LimitsConfig {
+        connections_per_address: u32,
+        connection_rate_per_address: u32,
+        connection_rate: u32,
+        streams_per_address: u32,
+        streams_per_subject: u32,
+        publish_rate: u32,
+    }
 );
 section!(
     /// `[cors]`
@@ -122,7 +140,10 @@ section!(
     PublishConfig {
         max_event_bytes: u32,
         max_body_bytes: usize,
+        max_batch: usize,
+        max_lines: u64,
         #[serde(deserialize_with = "duration")] body_timeout: Duration,
+        #[serde(deserialize_with = "duration")] idle_timeout: Duration,
         #[serde(deserialize_with = "duration")] idempotency_ttl: Duration,
     }
 );

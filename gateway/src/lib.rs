@@ -5,6 +5,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod client_addr;
 pub mod config;
 pub mod config_checks;
 pub mod config_names;
@@ -53,6 +54,10 @@ pub mod sink;
 pub mod subscribers;
 pub mod takeover;
 
+// Who may come in.
+pub mod access;
+pub mod proxy_protocol;
+
 // HTTP.
 pub mod admin;
 pub mod app;
@@ -66,6 +71,7 @@ pub mod request;
 pub mod routes;
 pub mod server;
 pub mod subscribe;
+pub mod unread_body;
 
 pub use config::Config;
 pub use server::{Gateway, StartError};

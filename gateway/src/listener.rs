@@ -49,11 +49,18 @@ fn local(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Asks a port of this machine's own for a path; answers the whole answer, or why there is none.
-pub async fn ask(addr: SocketAddr, path: &str, patience: Duration) -> Result<String, String> {
+/// Asks a port of this machine's own for a path; answers the whole answer, or why there is none. `greeting` is what a
+/// connection from this address begins with.
+pub async fn ask(
+    addr: SocketAddr,
+    path: &str,
+    patience: Duration,
+    greeting: impl FnOnce(IpAddr) -> &'static [u8],
+) -> Result<String, String> {
     let addr = local(addr);
     let ask = async {
         let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(greeting(stream.local_addr()?.ip())).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -15,7 +15,8 @@ use sse_gateway::vitals;
 
 /// Asks the admin port of a gateway with this configuration whether it is ready.
 pub async fn healthcheck(config: &Config) -> Result<(), String> {
-    let answer = listener::ask(config.admin.listen, "/readyz", Duration::from_secs(10)).await?;
+    let answer =
+        listener::ask(config.admin.listen, "/readyz", Duration::from_secs(10), |_| &[]).await?;
     let mut lines = answer.lines();
     let status = lines.next().unwrap_or_default();
     if status.split(' ').nth(1) == Some("200") {

@@ -1,15 +1,17 @@
 //! Every error an HTTP client can see: RFC 9457 problem details, made in one place.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::access::admission::{Over, Refused};
 use crate::broker::PublishError;
 
 /// The media type of all problems (RFC 9457 §6.1).
@@ -23,6 +25,10 @@ pub struct Problem {
     detail: String,
     field: Option<Cow<'static, str>>,
     results: Option<Box<serde_json::Value>>,
+    /// When to try again.
+    after: Option<Duration>,
+    /// Of how many a second it was one too many.
+    rate: Option<u32>,
 }
 
 /// The types of problem; docs/http-api.md lists them.
@@ -62,6 +68,10 @@ pub enum Kind {
     SubscribeDenied,
     /// Another site's page wants to publish, and is not among `cors.origins`.
     ForeignOrigin,
+    /// A client, or its subject, has as many streams as it may.
+    TooManyStreams,
+    /// Too many in too short a time.
+    RateLimited,
     /// The gateway stops, or waits for Redis.
     Unavailable,
     /// No such resource.
@@ -96,6 +106,8 @@ impl Kind {
             Kind::ForeignOrigin => ("foreign-origin", "Origin not allowed", 403),
             Kind::PublishDenied => ("publish-denied", "Publishing is denied", 403),
             Kind::SubscribeDenied => ("subscribe-denied", "Subscribing is denied", 403),
+            Kind::TooManyStreams => ("too-many-streams", "Too many streams", 429),
+            Kind::RateLimited => ("rate-limited", "Too many events", 429),
             Kind::Unavailable => ("unavailable", "The gateway is not available", 503),
             Kind::NotFound => ("not-found", "Not found", 404),
             Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed", 405),
@@ -107,7 +119,13 @@ impl Kind {
 impl Problem {
     /// A problem with its own words.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Problem { kind, detail: detail.into(), field: None, results: None }
+        Problem { kind, detail: detail.into(), field: None, results: None, after: None, rate: None }
+    }
+
+    /// Says when it may be tried again.
+    pub fn after(mut self, after: Duration) -> Self {
+        self.after = Some(after);
+        self
     }
 
     /// Names the input at fault.
@@ -126,6 +144,22 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         let (_, _, status) = self.kind.parts();
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Says in the answer's head when to try again, and of what there was too much
+    /// (draft-ietf-httpapi-ratelimit-headers).
+    pub fn add_headers(&self, response: &mut HttpResponseBuilder) {
+        // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
+        let by_itself =
+            (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(2));
+        let Some(after) = self.after.or(by_itself) else { return };
+        // Rounded up: a client that comes back early is refused again.
+        let seconds = (after.as_millis().div_ceil(1000)).max(1);
+        response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        if let Some(rate) = self.rate {
+            response.insert_header(("RateLimit-Policy", format!("\"events\";q={rate};w=1")));
+            response.insert_header(("RateLimit", format!("\"events\";r=0;t={seconds}")));
+        }
     }
 
     /// Its type.
@@ -159,10 +193,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
-            response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("2")));
-        }
+        self.add_headers(&mut response);
         response
             .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
             .content_type(JSON)
@@ -177,7 +208,10 @@ pub fn instead(answer: &[u8]) -> Option<Bytes> {
     let (kind, detail) = match head.get(..3)? {
         b"400" => (Kind::InvalidRequest, "this is not a request of HTTP/1.1"),
         b"408" => (Kind::RequestTimeout, "the request's head did not come whole in time"),
-        b"431" => (Kind::HeadTooLarge, "the request's head is larger than 128 KiB"),
+        b"431" => (
+            Kind::HeadTooLarge,
+            "the request's head is larger than 128 KiB, or has more than 96 headers",
+        ),
         _ => return None,
     };
     // Every other answer with such a status has a body, which stands behind its head.
@@ -233,6 +267,17 @@ pub fn in_place<B: MessageBody>(response: ServiceResponse<B>) -> ServiceResponse
         }
     }
     ServiceResponse::new(request, answer.map_into_right_body())
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let kind = match refused.over {
+            Over::AddressStreams | Over::SubjectStreams => Kind::TooManyStreams,
+            _ => Kind::RateLimited,
+        };
+        let rate = (refused.over == Over::PublishRate).then_some(refused.limit);
+        Problem { after: refused.after, rate, ..Problem::new(kind, refused.to_string()) }
+    }
 }
 
 impl From<PublishError> for Problem {

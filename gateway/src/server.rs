@@ -3,7 +3,7 @@
 //! Nothing here is global: two gateways can live in one process.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::access::admission::Lease;
 use crate::app::App;
 use crate::broker::Broker;
+use crate::client_addr::ClientAddr;
 use crate::config::{BrokerKind, Config};
 use crate::guests::Guests;
 use crate::hub::Hub;
@@ -28,10 +30,7 @@ use crate::redis_settings::RedisSettings;
 use crate::routes::routes;
 use crate::takeover::Takeable;
 use crate::vitals::{self, Vitals, Watch};
-use crate::{admin, listener, panics};
-
-/// How long a connection's first request may take to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{admin, listener, panics, proxy_protocol};
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -240,8 +239,7 @@ fn public_server(
         app.add_hub(hub.inbox());
         let (watching, serving) = (vitals.clone(), hub.clone().run(drain.subscribe()));
         actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
-        let guests =
-            Guests::new(most_guests, app.config.server.keep_alive, app.metrics.rejected.clone());
+        let guests = Guests::new(most_guests, &app.config, app.metrics.rejected.clone());
         let (watching, serving) = (vitals.clone(), guests.clone().serve());
         actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
         let stopping = stopping.clone();
@@ -253,23 +251,51 @@ fn public_server(
             })
             // A client that closed its side of a stream is gone.
             .h1_allow_half_closed(false)
-            .client_request_timeout(HEAD_TIMEOUT)
+            .client_request_timeout(app.config.server.head_timeout)
             .keep_alive(KeepAlive::Timeout(app.config.server.keep_alive))
             .on_connect_ext(|io: &Takeable, data| {
                 data.insert(io.order());
+                if let Some(client) = io.client() {
+                    data.insert(client);
+                }
             })
             .local_addr(addr)
             .finish(map_config(routes(app.clone(), hub), |()| AppConfig::default()));
-        let serve = fn_service(move |stream: TcpStream| {
-            let peer = stream.peer_addr().ok();
-            // Without a place it is closed at once.
-            let io = Takeable::new(stream, &guests).ok_or(DispatchError::DisconnectTimeout);
-            std::future::ready(io.map(|io| (io, Protocol::Http1, peer)))
+        let app = app.clone();
+        let serve = fn_service(move |mut stream: TcpStream| {
+            let (app, guests) = (app.clone(), guests.clone());
+            async move {
+                let peer = stream.peer_addr()?;
+                let (client, lease) = arrive(&mut stream, peer.ip(), &app).await?;
+                // Without a place it is closed at once.
+                let io = Takeable::new(stream, &guests).ok_or(DispatchError::DisconnectTimeout)?;
+                io.is_of(client, lease);
+                Ok((io, Protocol::Http1, Some(peer)))
+            }
         });
         // What goes wrong in serving a connection ends that connection alone.
         apply_fn_factory(serve.and_then(http), |stream, serve| panics::handling(serve.call(stream)))
     })?;
     Ok(builder.run())
+}
+
+/// The first step of a connection that was accepted: whose it is, and whether it may come in. Whoever may not is closed
+/// without a word, which costs least.
+async fn arrive(
+    stream: &mut TcpStream,
+    peer: IpAddr,
+    app: &App,
+) -> Result<(ClientAddr, Option<Lease>), DispatchError> {
+    let client = proxy_protocol::client(stream, peer, &app.config.server).await;
+    let client = client.inspect_err(|error| {
+        app.reject("proxy_header");
+        tracing::debug!(%peer, %error, "a trusted proxy did not say whose its connection is");
+    })?;
+    let lease = app.admission.connection(client).map_err(|refused| {
+        app.reject(refused.over.reason());
+        DispatchError::DisconnectTimeout
+    })?;
+    Ok((client, lease))
 }
 
 /// Redis' clock is raised by each gateway's tick; the embedded one by this.

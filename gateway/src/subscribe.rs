@@ -6,13 +6,17 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
 use actix_web_lab::extract::LocalData;
 use std::rc::Rc;
+use std::time::Duration;
 
+use crate::access::admission::Refused;
 use crate::app::App;
+use crate::client_addr;
 use crate::frame::{self, Framing};
 use crate::hub::{Hub, Refusal};
 use crate::problem::{Kind, Problem};
 use crate::request;
 use crate::sink::LastWords;
+use crate::subscribers::Leases;
 use crate::takeover::TakeoverOrder;
 
 /// Opens a stream.
@@ -24,11 +28,16 @@ pub async fn get(
     let subscription = request::subscription(&request, app.config.stream.max_channels)
         .inspect_err(|_| app.reject("invalid"))?;
     if app.draining() {
-        return Ok(come_back(&request, &app, "draining"));
+        return Ok(come_back(&request, &app, Away::Here("draining")));
     }
     if app.full() {
-        return Ok(come_back(&request, &app, "full"));
+        return Ok(come_back(&request, &app, Away::Here("full")));
     }
+    let client = client_addr::of(&request, &app.config.server);
+    let lease = match app.admission.stream(client, None, None) {
+        Ok(lease) => lease,
+        Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
+    };
     let old = request.version() == Version::HTTP_10;
     let connection = request.conn_data::<TakeoverOrder>();
     let order = connection
@@ -36,12 +45,18 @@ pub async fn get(
     // A body's framing is actix's.
     let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
     let opening = hub.0.open(framing, subscription);
+    let of_socket = order.and_then(TakeoverOrder::lease);
+    if !lease.is_empty() || of_socket.is_some() {
+        opening.hold(Leases { stream: lease, connection: of_socket });
+    }
     if let Some(connection) = connection {
         connection.becomes_stream();
     }
     let opened = match opening.wait(app.config.stream.open_wait).await {
         Ok(opened) => opened,
-        Err(Refusal::Draining) => return Ok(come_back(&request, &app, "draining")),
+        Err(Refusal::Draining) => {
+            return Ok(come_back(&request, &app, Away::Here("draining")));
+        }
         Err(Refusal::Denied(channel, why)) => {
             if let Some(connection) = connection {
                 connection.becomes_guest();
@@ -75,17 +90,34 @@ pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<Http
     Ok(head().body(actix_web::body::None::new()))
 }
 
+/// Why a client is sent away for now.
+enum Away {
+    /// This gateway takes nobody, or nobody more; another one may.
+    Here(&'static str),
+    /// The client has as much as it may, wherever it asks.
+    Client(Refused),
+}
+
 /// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
 /// it is answered a stream that ends at once and says when to come back.
-fn come_back(request: &HttpRequest, app: &App, reason: &'static str) -> HttpResponse {
+fn come_back(request: &HttpRequest, app: &App, away: Away) -> HttpResponse {
+    let retry = app.config.stream.jittered_retry();
+    let (reason, retry, problem) = match away {
+        // Sooner than usual.
+        Away::Here(reason) => {
+            let detail = format!("the gateway is {reason}");
+            (reason, retry / 4, Problem::new(Kind::Unavailable, detail))
+        }
+        Away::Client(refused) => {
+            let after = refused.after.unwrap_or(Duration::from_millis(retry));
+            (refused.over.reason(), retry, Problem::from(refused).after(after))
+        }
+    };
     app.reject(reason);
     if !request::names_event_stream(request) {
-        return Problem::new(Kind::Unavailable, format!("the gateway is {reason}"))
-            .error_response();
+        return problem.error_response();
     }
-    // Sooner than usual: it is this replica that cannot, and another may.
-    let words = frame::retry(app.config.stream.jittered_retry() / 4);
-    delimited(head().body(LastWords::new(words)), request.version())
+    delimited(head().body(LastWords::new(frame::retry(retry))), request.version())
 }
 
 fn head() -> HttpResponseBuilder {

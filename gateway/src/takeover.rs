@@ -8,7 +8,7 @@
 //!
 //! What is no stream is a guest (`guests.rs`), also while it ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -22,6 +22,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::access::admission::Lease;
+use crate::client_addr::ClientAddr;
 use crate::guests::{Guests, Place};
 use crate::hub::Opened;
 use crate::problem;
@@ -48,6 +50,9 @@ struct Shared {
     opened: RefCell<Option<Opened>>,
     /// Until the connection is a stream.
     place: RefCell<Option<Place>>,
+    /// Counts the connection among its client's. A stream that took over the socket holds it as well.
+    lease: RefCell<Option<Rc<Lease>>>,
+    client: Cell<Option<ClientAddr>>,
 }
 
 impl fmt::Debug for TakeoverOrder {
@@ -60,7 +65,13 @@ impl Takeable {
     /// Wraps an accepted connection, unless there is no room for it.
     pub fn new(stream: TcpStream, guests: &Rc<Guests>) -> Option<Self> {
         let place = RefCell::new(Some(guests.enter()?));
-        let shared = Shared { guests: guests.clone(), opened: RefCell::default(), place };
+        let shared = Shared {
+            guests: guests.clone(),
+            opened: RefCell::default(),
+            place,
+            lease: RefCell::default(),
+            client: Cell::default(),
+        };
         Some(Takeable {
             stream: Some(stream),
             order: TakeoverOrder(Rc::new(shared)),
@@ -68,6 +79,17 @@ impl Takeable {
             instead: Bytes::new(),
             ended: false,
         })
+    }
+
+    /// Whose the connection is, and what counts it among its client's.
+    pub fn is_of(&self, client: ClientAddr, lease: Option<Lease>) {
+        self.order.0.client.set(Some(client));
+        self.order.0.lease.replace(lease.map(Rc::new));
+    }
+
+    /// Whose the connection is.
+    pub fn client(&self) -> Option<ClientAddr> {
+        self.order.0.client.get()
     }
 
     /// The means to order the take-over, for the connection's data.
@@ -94,6 +116,18 @@ impl TakeoverOrder {
     /// The body of a response whose connection is to be taken over.
     pub fn body(self, opened: Opened) -> TakeoverBody {
         TakeoverBody { order: self, opened: Some(opened) }
+    }
+
+    /// What counts the connection among its client's, for whoever holds its socket.
+    pub fn lease(&self) -> Option<Rc<Lease>> {
+        self.0.lease.borrow().clone()
+    }
+
+    /// A request's head is whole, and the request is being answered until it is not.
+    pub fn asks(&self, asked: bool) {
+        if let Some(place) = &*self.0.place.borrow() {
+            place.asks(asked);
+        }
     }
 
     /// The connection is counted with the streams from now on, and is no guest.

@@ -227,7 +227,7 @@ pub fn request(
     read_answer(stream)
 }
 
-fn read_answer(mut stream: TcpStream) -> Answer {
+pub fn read_answer(mut stream: TcpStream) -> Answer {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
     let end = Instant::now() + BOUND;
     loop {
@@ -303,7 +303,7 @@ impl Subscriber {
         Self::on(socket.into(), query, &[])
     }
 
-    fn on(mut stream: TcpStream, query: &str, headers: &[(&str, &str)]) -> Self {
+    pub fn on(mut stream: TcpStream, query: &str, headers: &[(&str, &str)]) -> Self {
         let mut head = format!("GET /events?{query} HTTP/1.1\r\nHost: test\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");

@@ -1,0 +1,3 @@
+//! Who may come in, and how many of them.
+
+pub mod admission;
