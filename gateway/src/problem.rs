@@ -206,7 +206,10 @@ impl ResponseError for Problem {
 pub fn instead(answer: &[u8]) -> Option<Bytes> {
     let head = answer.strip_prefix(b"HTTP/1.1 ")?.strip_suffix(b"\r\n\r\n")?;
     let (kind, detail) = match head.get(..3)? {
-        b"400" => (Kind::InvalidRequest, "this is not a request of HTTP/1.1"),
+        b"400" => (
+            Kind::InvalidRequest,
+            "this is not a request of HTTP/1.1, or its URL is longer than 65,534 bytes",
+        ),
         b"408" => (Kind::RequestTimeout, "the request's head did not come whole in time"),
         b"431" => (
             Kind::HeadTooLarge,
