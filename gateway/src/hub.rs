@@ -215,6 +215,7 @@ impl Hub {
 impl Opening {
     /// The stream gives these back when it ends.
     pub fn hold(&self, leases: Leases) {
+        let _shared = panics::shared();
         let mut state = self.stream.hub.state.borrow_mut();
         if let Some(slot) = self.stream.token.and_then(|token| state.find(token)) {
             state.leases.insert(slot, leases);

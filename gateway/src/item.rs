@@ -36,12 +36,11 @@ pub fn read_body(body: &[u8], most: usize) -> Result<Vec<Entry>, Problem> {
         let mut reader = serde_json::Deserializer::from_slice(body);
         let items = reader.deserialize_seq(AtMost(most));
         let items = items.and_then(|items| reader.end().map(|()| items));
-        // Where it was left before its end, what is left says nothing.
-        let items = match items {
+        match items {
+            // What stands behind the place where it was left says nothing.
             Err(error) if error.to_string().starts_with(TOO_MANY) => return Err(too_many(most)),
             items => items.map_err(|error| invalid(&error))?,
-        };
-        items
+        }
     } else {
         vec![serde_json::from_slice(body).map_err(|error| invalid(&error))?]
     };

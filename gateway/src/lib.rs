@@ -5,7 +5,6 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod client_addr;
 pub mod config;
 pub mod config_checks;
 pub mod config_names;
@@ -56,6 +55,7 @@ pub mod takeover;
 
 // Who may come in.
 pub mod access;
+pub mod client_addr;
 pub mod proxy_protocol;
 
 // HTTP.

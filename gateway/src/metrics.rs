@@ -135,7 +135,7 @@ impl Default for Metrics {
             ),
             rejected: counter(
                 "sse_rejected_requests_total",
-                "Requests for a stream that were refused, by reason.",
+                "Connections and requests that were refused, by reason.",
                 "reason",
             ),
             broker: counter(

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct Admission {
     limits: LimitsConfig,
     began: Instant,
     books: Mutex<Books>,
+    /// When it was last told that an address is at its limit, in seconds from 1.
+    told: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -140,13 +143,38 @@ impl Admission {
     pub fn new(limits: LimitsConfig) -> Arc<Self> {
         let books =
             Books { accounts: HashMap::new(), sweep_at: FEW_ACCOUNTS, arrivals: Bucket::default() };
-        Arc::new(Admission { limits, began: Instant::now(), books: Mutex::new(books) })
+        let (books, told) = (Mutex::new(books), AtomicU64::new(0));
+        Arc::new(Admission { limits, began: Instant::now(), books, told })
+    }
+
+    /// Tells once a minute at most that an address is at its limit: it may be a proxy that nobody named, and then all its
+    /// clients are refused for each other's sake.
+    fn tell(&self, client: ClientAddr, refused: &Refused) {
+        let second = self.began.elapsed().as_secs() + 1;
+        let last = self.told.load(Ordering::Relaxed);
+        let due = last == 0 || second >= last + 60;
+        if !due
+            || self
+                .told
+                .compare_exchange(last, second, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        tracing::warn!(
+            client.addr = %client.ip, limit.reason = refused.over.reason(), limit.value = refused.limit,
+            "a client's address has reached a limit; if it is a proxy's, name it in server.trusted_proxies"
+        );
     }
 
     /// A connection that was accepted. Those of peers that are not limited are not counted among those of all either: a
     /// flood from outside must not keep the operator's own probes and proxies away.
     pub fn connection(self: &Arc<Self>, peer: ClientAddr) -> Result<Option<Lease>, Refused> {
-        self.connection_at(peer, self.now())
+        self.connection_at(peer, self.now()).inspect_err(|refused| {
+            if refused.over != Over::ConnectionRate {
+                self.tell(peer, refused);
+            }
+        })
     }
 
     fn connection_at(
@@ -191,11 +219,13 @@ impl Admission {
             .then(|| Who::address(client.ip));
         let most = own_limit.unwrap_or(self.limits.streams_per_subject);
         let subject = subject.filter(|_| most > 0).map(|subject| Who::Subject(subject.into()));
-        let address = address
-            .map(|who| {
+        let address = match address {
+            Some(who) => Some(
                 self.one_more_stream(who, self.limits.streams_per_address, Over::AddressStreams)
-            })
-            .transpose()?;
+                    .inspect_err(|refused| self.tell(client, refused))?,
+            ),
+            None => None,
+        };
         // Refused, it gives back what was counted for the address.
         let subject =
             subject.map(|who| self.one_more_stream(who, most, Over::SubjectStreams)).transpose()?;
