@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use sse_contract::{Channel, ChannelError};
 use tokio::sync::mpsc;
 
-use crate::access::admission::Admission;
+use crate::access::admission::{Admission, Refused, StreamLease};
+use crate::access::cluster_streams::{ClusterStreams, LIFE};
 use crate::broker::Broker;
+use crate::client_addr::ClientAddr;
 use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
 use crate::listener;
@@ -27,6 +29,8 @@ pub struct App {
     pub metrics: Metrics,
     /// What one client may have.
     pub admission: Arc<Admission>,
+    /// What one subject may have on all gateways together, if that is counted.
+    pub cluster_streams: Option<Arc<ClusterStreams>>,
     /// Where the public port is.
     addr: SocketAddr,
     draining: AtomicBool,
@@ -44,9 +48,29 @@ impl App {
         max_streams: u64,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        let admission = Admission::new(config.limits.clone());
-        let hubs = Mutex::default();
-        App { config, broker, metrics, admission, addr, draining, max_streams, hubs }
+        let (mut limits, mut cluster_streams) = (config.limits.clone(), None);
+        let most = limits.cluster_streams_per_subject;
+        match &broker {
+            _ if most == 0 => {}
+            Broker::Redis(redis) => cluster_streams = Some(ClusterStreams::new(redis, most, LIFE)),
+            // This process is all the gateways there are.
+            Broker::Memory(_) if limits.streams_per_subject == 0 => {
+                limits.streams_per_subject = most
+            }
+            Broker::Memory(_) => limits.streams_per_subject = most.min(limits.streams_per_subject),
+        }
+        let admission = Admission::new(limits);
+        App {
+            config,
+            broker,
+            metrics,
+            admission,
+            cluster_streams,
+            addr,
+            draining,
+            max_streams,
+            hubs: Mutex::default(),
+        }
     }
 
     /// A worker's hub has begun; its inbox.
@@ -97,6 +121,21 @@ impl App {
     /// Whether as many streams are open as there may be.
     pub fn full(&self) -> bool {
         self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
+    }
+
+    /// Counts a stream of a client among those that it and its subject may have. A grant may have limits of its own: here,
+    /// and on all gateways together.
+    pub async fn admit_stream(
+        &self,
+        client: ClientAddr,
+        subject: Option<&str>,
+        own_limit: Option<u32>,
+    ) -> Result<StreamLease, Refused> {
+        let lease = self.admission.stream(client, subject, own_limit)?;
+        match (&self.cluster_streams, subject) {
+            (Some(all), Some(subject)) => Ok(lease.with(all.take(subject, own_limit).await?)),
+            _ => Ok(lease),
+        }
     }
 
     /// How many of this gateway's streams listen to a channel.

@@ -100,6 +100,7 @@ section!(
         connection_rate: u32,
         streams_per_address: u32,
         streams_per_subject: u32,
+        cluster_streams_per_subject: u32,
         publish_rate: u32,
     }
 );

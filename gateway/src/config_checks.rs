@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError};
 use crate::config_sources::{Place, Settings};
 
 /// The least and the most of each whole number.
-pub const WHOLE: [(&str, u64, u64); 24] = [
+pub const WHOLE: [(&str, u64, u64); 25] = [
     ("server.workers", 0, 512),
     ("server.backlog", 1, 1 << 30),
     ("server.max_connections", 1, 1 << 30),
@@ -21,6 +21,7 @@ pub const WHOLE: [(&str, u64, u64); 24] = [
     ("limits.connection_rate", 0, 1_000_000),
     ("limits.streams_per_address", 0, 1 << 30),
     ("limits.streams_per_subject", 0, 1 << 30),
+    ("limits.cluster_streams_per_subject", 0, 1 << 30),
     ("limits.publish_rate", 0, 100_000_000),
     ("redis.pool_size", 1, 1024),
     // Redis counts them in doubles, and nobody replays more.

@@ -275,7 +275,9 @@ pub fn in_place<B: MessageBody>(response: ServiceResponse<B>) -> ServiceResponse
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let kind = match refused.over {
-            Over::AddressStreams | Over::SubjectStreams => Kind::TooManyStreams,
+            Over::AddressStreams | Over::SubjectStreams | Over::ClusterStreams => {
+                Kind::TooManyStreams
+            }
             _ => Kind::RateLimited,
         };
         let rate = (refused.over == Over::PublishRate).then_some(refused.limit);

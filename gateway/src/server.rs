@@ -139,6 +139,12 @@ impl Gateway {
         let (ticking, watching) = (app.clone(), self.vitals.clone());
         let ticks =
             actix_rt::spawn(async move { watching.live("the clock", memory_ticks(ticking)).await });
+        if let Some(streams) = app.cluster_streams.clone() {
+            let watching = self.vitals.clone();
+            actix_rt::spawn(async move {
+                watching.live("the leases of streams", streams.serve()).await;
+            });
+        }
         tokio::select! {
             () = stop => {}
             name = watch.death() => return Err(RunError::Died(name)),

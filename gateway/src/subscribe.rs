@@ -34,7 +34,7 @@ pub async fn get(
         return Ok(come_back(&request, &app, Away::Here("full")));
     }
     let client = client_addr::of(&request, &app.config.server);
-    let lease = match app.admission.stream(client, None, None) {
+    let lease = match app.admit_stream(client, None, None).await {
         Ok(lease) => lease,
         Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
     };

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::access::cluster_streams::ClusterLease;
 use crate::client_addr::ClientAddr;
 use crate::config::LimitsConfig;
 
@@ -73,6 +74,8 @@ pub enum Over {
     AddressStreams,
     /// `limits.streams_per_subject`, or the grant's own.
     SubjectStreams,
+    /// `limits.cluster_streams_per_subject`, or the grant's own.
+    ClusterStreams,
     /// `limits.publish_rate`, or the grant's own.
     PublishRate,
 }
@@ -102,12 +105,19 @@ pub struct Lease {
 pub struct StreamLease {
     _address: Option<Lease>,
     _subject: Option<Lease>,
+    cluster: Option<ClusterLease>,
 }
 
 impl StreamLease {
     /// Whether nothing was counted, so that there is nothing to give back.
     pub fn is_empty(&self) -> bool {
-        self._address.is_none() && self._subject.is_none()
+        self._address.is_none() && self._subject.is_none() && self.cluster.is_none()
+    }
+
+    /// The same, counted on all gateways together, too.
+    pub fn with(mut self, cluster: Option<ClusterLease>) -> Self {
+        self.cluster = cluster;
+        self
     }
 }
 
@@ -120,6 +130,7 @@ impl Over {
             Over::ConnectionRate => "connection_rate",
             Over::AddressStreams => "address_streams",
             Over::SubjectStreams => "subject_streams",
+            Over::ClusterStreams => "cluster_streams",
             Over::PublishRate => "publish_rate",
         }
     }
@@ -133,6 +144,9 @@ impl Over {
             Over::ConnectionRate => format!("at most {limit} connections are opened a second"),
             Over::AddressStreams => format!("an address has at most {limit} streams open"),
             Over::SubjectStreams => format!("a subject has at most {limit} streams open"),
+            Over::ClusterStreams => {
+                format!("a subject has at most {limit} streams open on all gateways together")
+            }
             Over::PublishRate => format!("at most {limit} events a second are taken from you"),
         }
     }
@@ -229,7 +243,7 @@ impl Admission {
         // Refused, it gives back what was counted for the address.
         let subject =
             subject.map(|who| self.one_more_stream(who, most, Over::SubjectStreams)).transpose()?;
-        Ok(StreamLease { _address: address, _subject: subject })
+        Ok(StreamLease { _address: address, _subject: subject, cluster: None })
     }
 
     fn one_more_stream(
@@ -376,6 +390,7 @@ mod tests {
             connection_rate: 0,
             streams_per_address: 0,
             streams_per_subject: 0,
+            cluster_streams_per_subject: 0,
             publish_rate: 0,
         };
         change(&mut limits);

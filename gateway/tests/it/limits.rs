@@ -6,13 +6,20 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use sse_gateway::access::cluster_streams::{ClusterLease, ClusterStreams};
+use sse_gateway::metrics::Metrics;
+use sse_gateway::redis_broker::RedisBroker;
+use sse_gateway::redis_settings::RedisSettings;
+use sse_gateway::{Config, vitals};
 
 use crate::event_source::EventSource;
 use crate::streams::NDJSON;
 use crate::support::{
-    Answer, BOUND, Subscriber, TestGateway, eventually, own_addr, read_answer, request, spawn,
-    tempdir,
+    Answer, BOUND, Redis, Subscriber, TestGateway, eventually, own_addr, read_answer, request,
+    spawn, tempdir,
 };
 use crate::webdriver::Browser;
 
@@ -632,4 +639,129 @@ fn a_refused_body_is_read_on_for_a_bounded_time_and_number_of_bytes() {
             rest.extend(byte);
         }
     }
+}
+
+/// Leases of one gateway on a Redis, on a runtime and a thread of their own. Dropped, it ends as a process that dies.
+struct Counting {
+    metrics: Metrics,
+    asks: tokio::sync::mpsc::UnboundedSender<Take>,
+}
+
+/// Whose stream, the grant's own limit, and whom to answer.
+type Take = (&'static str, Option<u32>, mpsc::Sender<Option<ClusterLease>>);
+
+impl Counting {
+    fn on(redis: &Redis, most: u32, life: Duration) -> Self {
+        let url = redis.url();
+        let pairs = [
+            ("redis.url", url.as_str()),
+            ("redis.tick", "100ms"),
+            ("redis.reconnect_max", "200ms"),
+        ];
+        let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
+        let metrics = Metrics::default();
+        let (started, start) = mpsc::channel();
+        let (asks, mut asked) = tokio::sync::mpsc::unbounded_channel::<Take>();
+        let of_broker = metrics.clone();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (vitals, _watch) = vitals::watch();
+            runtime.block_on(async {
+                let settings = RedisSettings::of(&config);
+                let broker = RedisBroker::start(settings, of_broker, &vitals).unwrap();
+                broker.online(BOUND).await.unwrap();
+                let streams = ClusterStreams::new(&broker, most, life);
+                started.send(()).unwrap();
+                let answers = async {
+                    while let Some((subject, own, answer)) = asked.recv().await {
+                        let taken = streams.take(subject, own).await;
+                        answer.send(taken.ok().map(|lease| lease.expect("it is counted"))).unwrap();
+                    }
+                };
+                tokio::select! {
+                    _ = streams.clone().serve() => {}
+                    () = answers => {}
+                }
+            });
+        });
+        start.recv().expect("it reaches Redis");
+        Counting { metrics, asks }
+    }
+
+    fn take(&self, subject: &'static str) -> Option<ClusterLease> {
+        self.take_with(subject, None)
+    }
+
+    fn take_with(&self, subject: &'static str, own: Option<u32>) -> Option<ClusterLease> {
+        let (answer, answered) = mpsc::channel();
+        self.asks.send((subject, own, answer)).unwrap();
+        answered.recv_timeout(BOUND).expect("an answer")
+    }
+
+    fn not_counted(&self) -> u64 {
+        self.metrics.broker.with_label_values(&["stream_not_counted"]).get()
+    }
+}
+
+#[test]
+fn streams_of_a_subject_are_counted_on_all_gateways_together() {
+    let redis = Redis::start();
+    let minute = Duration::from_secs(60);
+    let (one, other) = (Counting::on(&redis, 2, minute), Counting::on(&redis, 2, minute));
+    let first = one.take("ann").expect("there is room");
+    let second = other.take("ann").expect("there is room");
+    assert!(one.take("ann").is_none() && other.take("ann").is_none());
+    // A grant's own limit stands in place of the configured one.
+    drop(one.take_with("ann", Some(3)).expect("there is room for it"));
+    drop(one.take("bob").expect("others have their own"));
+    drop(first);
+    eventually("what was closed is given back", || {
+        redis.command(&["ZCARD", "sse:streams:ann"]) == "1"
+    });
+    let third = other.take("ann").expect("there is room again");
+    assert!(one.take("ann").is_none());
+    drop((second, third));
+    eventually("nothing is left", || redis.command(&["KEYS", "sse:streams:*"]).is_empty());
+    assert_eq!(one.not_counted() + other.not_counted(), 0);
+}
+
+#[test]
+fn leases_are_renewed_while_their_gateway_lives_and_end_when_it_dies() {
+    let redis = Redis::start();
+    let life = Duration::from_secs(3);
+    let (one, other) = (Counting::on(&redis, 1, life), Counting::on(&redis, 1, life));
+    let lease = one.take("ann").expect("there is room");
+    let until = || {
+        redis
+            .command(&["ZRANGE", "sse:streams:ann", "0", "-1", "WITHSCORES"])
+            .lines()
+            .last()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    let first = until();
+    eventually("it is renewed beyond its first life", || until() > first + 4000.0);
+    assert!(other.take("ann").is_none());
+    // As a process that dies: it renews nothing any more, and takes nothing back.
+    drop(one);
+    eventually("its lease has ended", || other.take("ann").is_some());
+    drop(lease);
+}
+
+#[test]
+fn while_redis_is_away_a_subject_is_let_in_and_counted_when_it_is_back() {
+    let mut redis = Redis::start();
+    let one = Counting::on(&redis, 1, Duration::from_secs(3));
+    redis.kill();
+    let first = one.take("ann").expect("let in");
+    let second = one.take("ann").expect("let in");
+    assert_eq!(one.not_counted(), 2);
+    redis.restart();
+    eventually("both are counted", || redis.command(&["ZCARD", "sse:streams:ann"]) == "2");
+    assert!(one.take("ann").is_none());
+    drop((first, second));
+    eventually("there is room", || one.take("ann").is_some());
 }
