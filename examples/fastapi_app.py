@@ -31,8 +31,8 @@ async def publish(channel, data, event=None, key=None):
             answer = await app.state.gateway.post(
                 f"/channels/{channel}", content=json.dumps(data), params=params, headers=headers
             )
-            if answer.status_code not in (502, 503, 504):
-                answer.raise_for_status()  # A 4xx is our own mistake: no retry.
+            if answer.status_code not in (429, 502, 503, 504):
+                answer.raise_for_status()  # Any other 4xx is our own mistake: no retry.
                 return answer.json()["id"]
         except httpx.TransportError:
             pass  # Not reached, or no answer: the key makes another attempt safe.

@@ -97,6 +97,12 @@ impl Keys {
         format!("{}:known:{generation}", self.head(partition))
     }
 
+    /// The sorted set that counts a subject's open streams on all gateways. A subject is any text.
+    pub fn streams(&self, subject: &str) -> String {
+        let partition = crc16(subject.as_bytes()) % self.partitions;
+        format!("{}:streams:{subject}", self.head(partition))
+    }
+
     /// A pub/sub channel for one gateway's probe events. No channel's name begins with a colon, so this one is
     /// nobody's.
     pub fn probe(&self, nonce: u64) -> String {
@@ -146,6 +152,7 @@ mod tests {
         assert_eq!(keys.live(&orders), "sse:orders");
         assert_eq!(keys.idempotency(&orders, "k1"), "sse:idem:orders|k1");
         assert_eq!(keys.known(0, 3), "sse:known:3");
+        assert_eq!(keys.streams("ann"), "sse:streams:ann");
         assert_eq!(keys.probe(255), "sse::probe:00000000000000ff");
         assert_eq!(keys.ticket("ab"), "sse:ticket:ab");
         assert_eq!(
@@ -194,6 +201,7 @@ mod tests {
         Known(u16, u64),
         History(Channel),
         Idempotency(Channel, String),
+        Streams(String),
         Live(Channel),
         Probe(u64),
         Ticket(String),
@@ -210,6 +218,7 @@ mod tests {
                 }
                 Thing::History(channel) => (false, keys.history(channel)),
                 Thing::Idempotency(channel, key) => (false, keys.idempotency(channel, key)),
+                Thing::Streams(subject) => (false, keys.streams(subject)),
                 Thing::Live(channel) => (true, keys.live(channel)),
                 Thing::Probe(nonce) => (true, keys.probe(*nonce)),
                 Thing::Ticket(hash) => (false, keys.ticket(hash)),
@@ -241,6 +250,7 @@ mod tests {
         for (at, _) in name.1.char_indices() {
             let end = &name.1[at..];
             things.push(Thing::Ticket(end.to_owned()));
+            things.push(Thing::Streams(end.to_owned()));
             if let Ok(channel) = end.parse::<Channel>() {
                 things.extend([Thing::History(channel.clone()), Thing::Live(channel)]);
             }
@@ -255,7 +265,7 @@ mod tests {
     }
 
     /// Words that names are made of, and marks that part them.
-    const PIECES: &str = "(:|state|history|idem|known|probe|ticket|revoked|[{][0-9a]{1,2}[}]|[0-9]{1,2}|a|sse|[.~-]){1,5}";
+    const PIECES: &str = "(:|state|history|idem|known|streams|probe|ticket|revoked|[{][0-9a]{1,2}[}]|[0-9]{1,2}|a|sse|[.~-]){1,5}";
 
     fn channel() -> impl Strategy<Value = Channel> {
         PIECES.prop_filter_map("a channel", |text| text.parse().ok())
@@ -271,6 +281,7 @@ mod tests {
             (0u16..20, 0u64..20).prop_map(|(p, g)| Thing::Known(p, g)),
             channel().prop_map(Thing::History),
             (channel(), key()).prop_map(|(channel, key)| Thing::Idempotency(channel, key)),
+            key().prop_map(Thing::Streams),
             channel().prop_map(Thing::Live),
             (0u64..20).prop_map(Thing::Probe),
             "[0-9a-f]{1,4}".prop_map(Thing::Ticket),

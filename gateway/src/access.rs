@@ -3,8 +3,10 @@
 //! Every way of access ends in a [`Grant`]: a token, an API key, a ticket, another service's word, or nobody in particular. It is
 //! asked for once, when a request comes; a delivered event asks nobody.
 
+pub mod admission;
 pub mod api_key;
 pub mod checked;
+pub mod cluster_streams;
 pub mod credentials;
 pub mod forward;
 pub mod grant;
@@ -29,6 +31,7 @@ use crate::access::outbound::Outbound;
 use crate::access::revocations::Revocations;
 use crate::access::tickets::{Away, Tickets};
 use crate::broker::Broker;
+use crate::client_addr::ClientAddr;
 use crate::config::{AuthConfig, CorsConfig};
 use crate::origin::AllowedOrigins;
 use crate::problem::{Kind, Problem};
@@ -129,7 +132,7 @@ impl Access {
     pub async fn subscriber(
         &self,
         request: &HttpRequest,
-        client: &str,
+        client: ClientAddr,
         channels: &[Channel],
         broker: &Broker,
     ) -> Result<Arc<Grant>, Refused> {
@@ -165,7 +168,7 @@ impl Access {
     pub async fn publisher(
         &self,
         request: &HttpRequest,
-        client: &str,
+        client: ClientAddr,
         channels: &[Channel],
         broker: &Broker,
     ) -> Result<Arc<Grant>, Refused> {
@@ -308,7 +311,7 @@ impl Access {
     async fn forwarded(
         &self,
         request: &HttpRequest,
-        client: &str,
+        client: ClientAddr,
         action: Action,
         channels: &[Channel],
         otherwise: Problem,
@@ -317,7 +320,7 @@ impl Access {
         if request.headers().contains_key("Cookie") {
             self.check_site(request)?;
         }
-        match forward.ask(request, client, action, channels, &self.outbound).await {
+        match forward.ask(request, &client.to_string(), action, channels, &self.outbound).await {
             Verdict::Allowed(grant) => {
                 self.still_holds(&grant)?;
                 Ok(grant)

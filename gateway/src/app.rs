@@ -9,11 +9,15 @@ use sse_contract::{Channel, ChannelError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::access::admission::{Admission, Refused, StreamLease};
+use crate::access::cluster_streams::{ClusterStreams, LIFE};
 use crate::broker::Broker;
+use crate::client_addr::ClientAddr;
 use crate::config::Config;
 use crate::inbox::{Inbox, ToHub};
 use crate::listener;
 use crate::metrics::Metrics;
+use crate::proxy_protocol;
 
 /// What every handler of a gateway shares.
 #[derive(Debug)]
@@ -26,6 +30,10 @@ pub struct App {
     pub metrics: Metrics,
     /// Who may do what.
     pub access: Access,
+    /// What one client may have.
+    pub admission: Arc<Admission>,
+    /// What one subject may have on all gateways together, if that is counted.
+    pub cluster_streams: Option<Arc<ClusterStreams>>,
     /// Where the public port is.
     addr: SocketAddr,
     draining: AtomicBool,
@@ -44,7 +52,30 @@ impl App {
         max_streams: u64,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        App { config, broker, metrics, access, addr, draining, max_streams, hubs: Mutex::default() }
+        let (mut limits, mut cluster_streams) = (config.limits.clone(), None);
+        let most = limits.cluster_streams_per_subject;
+        match &broker {
+            _ if most == 0 => {}
+            Broker::Redis(redis) => cluster_streams = Some(ClusterStreams::new(redis, most, LIFE)),
+            // This process is all the gateways there are.
+            Broker::Memory(_) if limits.streams_per_subject == 0 => {
+                limits.streams_per_subject = most
+            }
+            Broker::Memory(_) => limits.streams_per_subject = most.min(limits.streams_per_subject),
+        }
+        let admission = Admission::new(limits);
+        App {
+            config,
+            broker,
+            metrics,
+            access,
+            admission,
+            cluster_streams,
+            addr,
+            draining,
+            max_streams,
+            hubs: Mutex::default(),
+        }
     }
 
     /// A worker's hub has begun; its inbox.
@@ -105,6 +136,21 @@ impl App {
         self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
     }
 
+    /// Counts a stream of a client among those that it and its subject may have. A grant may have limits of its own: here,
+    /// and on all gateways together.
+    pub async fn admit_stream(
+        &self,
+        client: ClientAddr,
+        subject: Option<&str>,
+        own_limit: Option<u32>,
+    ) -> Result<StreamLease, Refused> {
+        let lease = self.admission.stream(client, subject, own_limit)?;
+        match (&self.cluster_streams, subject) {
+            (Some(all), Some(subject)) => Ok(lease.with(all.take(subject, own_limit).await?)),
+            _ => Ok(lease),
+        }
+    }
+
     /// How many of this gateway's streams listen to a channel.
     pub async fn subscribers(&self, channel: &Channel) -> usize {
         self.counts(channel, Duration::from_secs(1)).await.1.iter().sum()
@@ -133,7 +179,13 @@ impl App {
     pub async fn answers(&self, patience: Duration) -> Result<(), String> {
         // First this: once a request is answered, workers have begun.
         let end = Instant::now() + patience;
-        let answer = listener::ask(self.addr, self.config.tls.is_on(), "/", patience).await;
+        // It may have to be told whose the connection is, as by every trusted proxy.
+        let greeting = |own| match proxy_protocol::expected(own, &self.config.server) {
+            true => &proxy_protocol::LOCAL[..],
+            false => &[],
+        };
+        let answer =
+            listener::ask(self.addr, self.config.tls.is_on(), "/", patience, greeting).await;
         answer.map_err(|why| format!("the public port: {why}"))?;
         let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
         match self.counts(&any, end.saturating_duration_since(Instant::now())).await {
@@ -149,7 +201,7 @@ impl App {
         self.metrics.published.with_label_values(&["denied"]).inc_by(events);
     }
 
-    /// Counts a request for a stream that was refused.
+    /// Counts a connection or request that was refused.
     pub fn reject(&self, reason: &'static str) {
         self.metrics.rejected.with_label_values(&[reason]).inc();
     }

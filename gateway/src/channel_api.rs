@@ -6,6 +6,7 @@ use sse_contract::{Channel, EventId};
 
 use crate::access::Refused;
 use crate::app::App;
+use crate::client_addr;
 use crate::frame::GapReason;
 use crate::problem::{Kind, Problem};
 use crate::request;
@@ -64,9 +65,9 @@ pub async fn history(request: HttpRequest, app: web::Data<App>) -> Result<HttpRe
 
 /// Whoever may listen to a channel may read its history.
 async fn check_access(request: &HttpRequest, channel: &Channel, app: &App) -> Result<(), Problem> {
-    let client = request::client(request);
+    let client = client_addr::of(request, &app.config.server);
     let channels = std::slice::from_ref(channel);
-    match app.access.subscriber(request, &client, channels, &app.broker).await {
+    match app.access.subscriber(request, client, channels, &app.broker).await {
         Ok(_) => Ok(()),
         Err(Refused::Problem(problem)) => Err(problem),
         Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),

@@ -19,6 +19,7 @@ use url::Url;
 use crate::access::api_key::ApiKeyLine;
 use crate::access::issuers::{IssuerLine, as_url};
 use crate::access::words;
+use crate::client_addr::{ForwardedHeader, TrustedProxies};
 use crate::config_checks;
 use crate::config_sources::{Flag, Setting, Settings};
 use crate::log_filter::LogFilter;
@@ -39,6 +40,7 @@ pub struct Config {
     pub server: ServerConfig,
     pub admin: AdminConfig,
     pub auth: AuthConfig,
+    pub limits: LimitsConfig,
     pub cors: CorsConfig,
     pub redis: RedisConfig,
     pub tls: TlsConfig,
@@ -78,6 +80,11 @@ section!(
         max_connections: usize,
         max_requests: usize,
         #[serde(deserialize_with = "duration")] keep_alive: Duration,
+        #[serde(deserialize_with = "duration")] head_timeout: Duration,
+        max_head_bytes: usize,
+        trusted_proxies: TrustedProxies,
+        forwarded_header: ForwardedHeader,
+        proxy_protocol: bool,
     }
 );
 section!(
@@ -138,6 +145,18 @@ section!(
     }
 );
 section!(
+    /// `[limits]`
+    LimitsConfig {
+        connections_per_address: u32,
+        connection_rate_per_address: u32,
+        connection_rate: u32,
+        streams_per_address: u32,
+        streams_per_subject: u32,
+        cluster_streams_per_subject: u32,
+        publish_rate: u32,
+    }
+);
+section!(
     /// `[cors]`
     CorsConfig {
         origins: AllowedOrigins,
@@ -177,7 +196,10 @@ section!(
     PublishConfig {
         max_event_bytes: u32,
         max_body_bytes: usize,
+        max_batch: usize,
+        max_lines: u64,
         #[serde(deserialize_with = "duration")] body_timeout: Duration,
+        #[serde(deserialize_with = "duration")] idle_timeout: Duration,
         #[serde(deserialize_with = "duration")] idempotency_ttl: Duration,
     }
 );

@@ -10,12 +10,21 @@ use crate::config_sources::{Place, Settings};
 use crate::redis_settings;
 
 /// The least and the most of each whole number.
-pub const WHOLE: [(&str, u64, u64); 16] = [
+pub const WHOLE: [(&str, u64, u64); 26] = [
     ("auth.forward.max_pending", 1, 1 << 20),
     ("server.workers", 0, 512),
     ("server.backlog", 1, 1 << 30),
     ("server.max_connections", 1, 1 << 30),
     ("server.max_requests", 0, 1 << 30),
+    // actix reads no head above the most.
+    ("server.max_head_bytes", 1024, 128 << 10),
+    ("limits.connections_per_address", 0, 1 << 30),
+    ("limits.connection_rate_per_address", 0, 1_000_000),
+    ("limits.connection_rate", 0, 1_000_000),
+    ("limits.streams_per_address", 0, 1 << 30),
+    ("limits.streams_per_subject", 0, 1 << 30),
+    ("limits.cluster_streams_per_subject", 0, 1 << 30),
+    ("limits.publish_rate", 0, 100_000_000),
     ("redis.pool_size", 1, 1024),
     // Redis counts them in doubles, and nobody replays more.
     ("history.max_len", 0, 1_000_000_000),
@@ -24,6 +33,8 @@ pub const WHOLE: [(&str, u64, u64); 16] = [
     // Redis takes no text above 512 MB, and a frame has a head.
     ("publish.max_event_bytes", 1, 256 << 20),
     ("publish.max_body_bytes", 1, 1 << 40),
+    ("publish.max_batch", 1, 1 << 24),
+    ("publish.max_lines", 1, 1 << 40),
     ("stream.max_streams", 0, 1 << 40),
     ("stream.max_channels", 1, 1 << 20),
     ("stream.queue_events", 1, 1 << 30),
@@ -38,7 +49,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The least and the most of each duration. Timers, deadlines and the kernel's options overflow far above the most.
-pub const DURATIONS: [(&str, Duration, Duration); 23] = [
+pub const DURATIONS: [(&str, Duration, Duration); 25] = [
     ("auth.revoked_for", SECOND, YEAR),
     ("auth.jwt.leeway", Duration::ZERO, HOUR),
     ("auth.tickets.lifetime", SECOND, HOUR),
@@ -49,7 +60,10 @@ pub const DURATIONS: [(&str, Duration, Duration); 23] = [
     ("redis.answer_timeout", MS, HOUR),
     ("redis.request_timeout", MS, HOUR),
     ("server.keep_alive", SECOND, HOUR),
+    // actix counts from a time that is up to half a second old.
+    ("server.head_timeout", SECOND, HOUR),
     ("publish.body_timeout", MS, HOUR),
+    ("publish.idle_timeout", MS, HOUR),
     ("redis.reconnect_max", Duration::from_millis(50), HOUR),
     ("redis.tick", Duration::from_millis(50), HOUR),
     ("redis.gather", Duration::ZERO, SECOND),
@@ -151,6 +165,10 @@ pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError>
         );
     }
     tls(config, settings)?;
+    if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
+        let what = "only server.trusted_proxies may send the PROXY protocol, and there are none; write their networks";
+        return at("server.proxy_protocol", what.to_owned());
+    }
     if config.drain.deadline < config.drain.spread {
         let spread = settings.get("drain.spread");
         let what = format!(

@@ -162,6 +162,9 @@ fn a_wrong_value_is_told_with_its_place_and_what_is_allowed() {
         ("redis.url", "", "it is empty; write it as redis://user:password@host:6379"),
         ("redis.url", "http://x", "write it as redis://user:password@host:6379"),
         ("redis.url", "rediss://a/#insecure", "without checking the certificate"),
+        ("server.trusted_proxies", "nginx", "such as 10.0.0.0/8"),
+        ("server.trusted_proxies", "10.0.0.0/8, 0.0.0.0/0", "any client could"),
+        ("server.forwarded_header", "x-real-ip", "must be x-forwarded-for or forwarded"),
         ("log.level", "loud", "off, error, warn, info, debug, trace"),
         ("log.level", "a=b=c", "off, error, warn, info, debug, trace"),
         ("cors.origins", "https://a.example/", "write https://a.example"),
@@ -268,6 +271,9 @@ fn settings_that_do_not_go_together_are_told() {
             result => refused(result, &["admin.listen", public, "choose another one"]),
         }
     }
+    let proxied = [("server.proxy_protocol", "true")];
+    refused(load(&[], &proxied), &["server.proxy_protocol = true", "server.trusted_proxies"]);
+    load(&[("SSE_SERVER__TRUSTED_PROXIES", "192.0.2.1")], &proxied).unwrap();
     let result = load(&[("SSE_DRAIN__SPREAD", "1m")], &[]);
     refused(
         result,

@@ -24,12 +24,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::config::Config;
 use crate::transport::Transport;
 
-/// The longest wait for a client, unless idle connections are kept for longer. An NDJSON publisher may have nothing to say
-/// for a while.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// How often waits are looked at.
+/// How often waits are looked at, unless they are shorter.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long a client whose connection we end may go on sending, how long it may pause meanwhile, and how much it may send:
 /// four times the largest body that is taken by default.
@@ -44,6 +42,9 @@ pub struct Guests {
     most: usize,
     /// The longest wait for a client.
     patience: Duration,
+    /// The longest time that a head may take. actix looks at a connection's first one alone.
+    head_patience: Duration,
+    sweep: Duration,
     /// Of requests, by reason.
     rejected: IntCounterVec,
     leaving: RefCell<Vec<(Transport, Place)>>,
@@ -54,6 +55,12 @@ pub struct Guests {
 struct Guest {
     /// Since when it waits for its client, and who is to be told of its end: nobody until it was asked once.
     waits: Option<(Instant, Option<Waker>)>,
+    /// Since when a request's head comes that is not whole yet.
+    head: Option<Instant>,
+    /// Requests being answered: what comes is of their bodies.
+    asked: u32,
+    /// What comes may be of anything, once there was a request: it speaks HTTP/2, which has frames of its own.
+    mixed: bool,
     closed: bool,
 }
 
@@ -65,13 +72,17 @@ pub struct Place {
 }
 
 impl Guests {
-    /// At most so many, and idle ones for so long at least. What is refused or closed is counted.
-    pub fn new(most: usize, keep_alive: Duration, rejected: IntCounterVec) -> Rc<Self> {
+    /// At most so many. Who may be silent for how long is configured; what is refused or closed is counted.
+    pub fn new(most: usize, config: &Config, rejected: IntCounterVec) -> Rc<Self> {
+        let head_patience = config.server.head_timeout;
+        // Timers of their own, which answer, come first.
+        let patience = config.server.keep_alive.max(config.publish.idle_timeout) + SWEEP;
         Rc::new(Guests {
             all: RefCell::default(),
             most: most.max(1),
-            // The connection's own timer comes first.
-            patience: PATIENCE.max(keep_alive + SWEEP),
+            patience,
+            head_patience,
+            sweep: SWEEP.min(head_patience),
             rejected,
             leaving: RefCell::default(),
             some_leave: Notify::new(),
@@ -86,7 +97,8 @@ impl Guests {
             return None;
         }
         // Of many that come at once none was asked yet.
-        let guest = Guest { waits: Some((Instant::now(), None)), closed: false };
+        let waits = Some((Instant::now(), None));
+        let guest = Guest { waits, head: None, asked: 0, mixed: false, closed: false };
         let key = self.all.borrow_mut().insert(guest);
         Some(Place { guests: self.clone(), key })
     }
@@ -113,11 +125,14 @@ impl Guests {
 
     /// Closes those who wait too long, and those who leave, for ever.
     pub async fn serve(self: Rc<Self>) -> Result<(), Infallible> {
-        let mut interval = tokio::time::interval(SWEEP);
+        let mut interval = tokio::time::interval(self.sweep);
         let mut leaving = FuturesUnordered::new();
         loop {
             tokio::select! {
-                _ = interval.tick() => self.close_waiting_since(Instant::now().checked_sub(self.patience)),
+                _ = interval.tick() => {
+                    self.close_waiting_since(Instant::now().checked_sub(self.patience));
+                    self.close_heads_since(Instant::now().checked_sub(self.head_patience));
+                }
                 () = self.some_leave.notified() => {
                     leaving.extend(self.leaving.take().into_iter().map(farewell));
                 }
@@ -129,6 +144,14 @@ impl Guests {
     fn close_waiting_since(&self, latest: Option<Instant>) {
         for (_, guest) in self.all.borrow_mut().iter_mut() {
             if guest.waits.as_ref().is_some_and(|(since, _)| Some(*since) <= latest) {
+                self.close(guest);
+            }
+        }
+    }
+
+    fn close_heads_since(&self, latest: Option<Instant>) {
+        for (_, guest) in self.all.borrow_mut().iter_mut() {
+            if guest.head.is_some_and(|since| Some(since) <= latest) {
                 self.close(guest);
             }
         }
@@ -195,7 +218,23 @@ impl Place {
 
     /// Its client said something.
     pub fn heard(&self) {
-        self.guests.all.borrow_mut()[self.key].waits = None;
+        let guest = &mut self.guests.all.borrow_mut()[self.key];
+        guest.waits = None;
+        if guest.asked == 0 && !guest.mixed {
+            guest.head.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// A request's head is whole, and the request is being answered until it is not.
+    pub fn asks(&self, asked: bool) {
+        let guest = &mut self.guests.all.borrow_mut()[self.key];
+        guest.asked = if asked { guest.asked + 1 } else { guest.asked.saturating_sub(1) };
+        guest.head = None;
+    }
+
+    /// It speaks HTTP/2, and its first head is whole.
+    pub fn mixes(&self) {
+        self.guests.all.borrow_mut()[self.key].mixed = true;
     }
 }
 
@@ -250,7 +289,13 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn guests(most: usize) -> Rc<Guests> {
-        Guests::new(most, Duration::ZERO, Metrics::default().rejected)
+        guests_with(most, &[])
+    }
+
+    fn guests_with(most: usize, settings: &[(&str, &str)]) -> Rc<Guests> {
+        let pairs: Vec<_> = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
+        Guests::new(most, &config, Metrics::default().rejected)
     }
 
     fn waiting(guests: &Rc<Guests>) -> Place {
@@ -284,9 +329,34 @@ mod tests {
 
     #[test]
     fn an_idle_connection_may_wait_for_as_long_as_it_is_kept() {
-        assert_eq!(guests(1).patience, PATIENCE);
-        let hour = Duration::from_secs(3600);
-        assert!(Guests::new(1, hour, Metrics::default().rejected).patience > hour);
+        let patience = |settings: &[_]| guests_with(1, settings).patience;
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        assert!(patience(&[]) > 5 * minute && patience(&[]) < 6 * minute);
+        assert!(patience(&[("server.keep_alive", "1h")]) > hour);
+        assert!(patience(&[("publish.idle_timeout", "1h")]) > hour);
+        assert!(patience(&[("publish.idle_timeout", "1s")]) < 2 * minute);
+    }
+
+    #[test]
+    fn a_head_that_does_not_come_whole_is_closed_and_a_body_is_none() {
+        let guests = guests(4);
+        let [slow, body, next, idle] = std::array::from_fn(|_| waiting(&guests));
+        slow.heard();
+        body.heard();
+        body.asks(true);
+        body.heard();
+        next.asks(true);
+        next.asks(false);
+        next.heard();
+        idle.heard();
+        idle.asks(true);
+        idle.asks(false);
+        let between = Instant::now();
+        // Another byte does not begin it anew.
+        slow.heard();
+        guests.close_heads_since(Some(between));
+        assert!(slow.check().is_err() && next.check().is_err());
+        assert!(body.check().is_ok() && idle.check().is_ok());
     }
 
     #[test]

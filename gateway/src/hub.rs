@@ -23,7 +23,7 @@ use crate::metrics::{Cells, CloseReason};
 use crate::panics;
 use crate::poller::Poller;
 use crate::sink::{BodyPipe, BodySignal, BodySignals, ClientSide, PipeBody, Sink};
-use crate::subscribers::Subscribers;
+use crate::subscribers::{Leases, Subscribers};
 use crate::takeover::AsStream;
 
 /// How often heartbeats and deadlines are looked at.
@@ -237,6 +237,15 @@ impl Hub {
 }
 
 impl Opening {
+    /// The stream gives these back when it ends.
+    pub fn hold(&self, leases: Leases) {
+        let _shared = panics::shared();
+        let mut state = self.stream.hub.state.borrow_mut();
+        if let Some(slot) = self.stream.token.and_then(|token| state.find(token)) {
+            state.leases.insert(slot, leases);
+        }
+    }
+
     /// Whether [`Opening::wait`] has its answer.
     pub fn is_answered(&self) -> bool {
         !self.answered.is_empty() || self.answered.is_terminated()

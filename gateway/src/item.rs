@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::Deserializer;
+use serde::de::{Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sse_contract::{EventType, Item};
 
@@ -27,26 +29,70 @@ impl Entry {
     }
 }
 
-/// The entries of a whole body: an item, or an array of items. Broken JSON refuses all of it.
-pub fn read_body(body: &[u8]) -> Result<Vec<Entry>, Problem> {
+/// The entries of a whole body: an item, or an array of items, `most` entries at most. Broken JSON and too many entries
+/// refuse all of it.
+pub fn read_body(body: &[u8], most: usize) -> Result<Vec<Entry>, Problem> {
     let raw: Vec<&RawValue> = if body.trim_ascii_start().starts_with(b"[") {
-        serde_json::from_slice(body).map_err(|error| invalid(&error))?
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let items = reader.deserialize_seq(AtMost(most));
+        let items = items.and_then(|items| reader.end().map(|()| items));
+        match items {
+            // What stands behind the place where it was left says nothing.
+            Err(error) if error.to_string().starts_with(TOO_MANY) => return Err(too_many(most)),
+            items => items.map_err(|error| invalid(&error))?,
+        }
     } else {
         vec![serde_json::from_slice(body).map_err(|error| invalid(&error))?]
     };
     let mut entries = Vec::with_capacity(raw.len());
     for (number, item) in raw.into_iter().enumerate() {
-        read_item(number as u64, item.get().as_bytes(), &mut entries);
+        read_item(number as u64, item.get().as_bytes(), most, &mut entries);
+        if entries.len() > most {
+            return Err(too_many(most));
+        }
     }
     Ok(entries)
 }
 
-/// Adds the entries of one item: one for each of its channels.
-pub fn read_item(number: u64, json: &[u8], entries: &mut Vec<Entry>) {
+const TOO_MANY: &str = "too many items";
+
+fn too_many(most: usize) -> Problem {
+    let detail =
+        format!("at most {most} events are published together, one for each channel of an item");
+    Problem::new(Kind::TooLarge, detail).field("body")
+}
+
+/// Reads a sequence, and leaves it at the first element too many: each one takes several times its bytes.
+struct AtMost(usize);
+
+impl<'de> Visitor<'de> for AtMost {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array of items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut read = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if read.len() == self.0 {
+                return Err(A::Error::custom(TOO_MANY));
+            }
+            read.push(item);
+        }
+        Ok(read)
+    }
+}
+
+/// Adds the entries of one item: one for each of its channels, of which there may be `most`.
+pub fn read_item(number: u64, json: &[u8], most: usize, entries: &mut Vec<Entry>) {
     let item: Item<'_> = match serde_json::from_slice(json) {
         Ok(item) => item,
         Err(error) => return entries.push(Entry::failed(number, invalid(&error))),
     };
+    if item.channels.as_ref().is_some_and(|channels| channels.len() > most) {
+        return entries.push(Entry::failed(number, too_many(most)));
+    }
     match read_parts(&item) {
         Ok((event, data, key)) => {
             let names = item.channel.iter().chain(item.channels.iter().flatten());
@@ -97,7 +143,7 @@ mod tests {
 
     fn one(json: &str) -> Entry {
         let mut entries = Vec::new();
-        read_item(1, json.as_bytes(), &mut entries);
+        read_item(1, json.as_bytes(), 10, &mut entries);
         entries.pop().unwrap()
     }
 
@@ -124,9 +170,29 @@ mod tests {
     #[test]
     fn each_channel_of_an_item_is_an_entry() {
         let body = br#"[{"channels":["a","b c"],"data":1},{"channel":"d","data":2}]"#;
-        let entries = read_body(body).unwrap();
+        let entries = read_body(body, 3).unwrap();
         let numbers: Vec<_> = entries.iter().map(|e| (e.number, e.publication.is_ok())).collect();
         assert_eq!(numbers, [(0, true), (0, false), (1, true)]);
-        assert!(read_body(b"[{]").is_err());
+        assert!(read_body(b"[{]", 3).is_err());
+        assert!(read_body(b"[] x", 3).is_err());
+    }
+
+    /// A broken end is not read any more.
+    #[test]
+    fn more_events_than_may_be_published_together_are_refused_as_soon_as_they_are_seen() {
+        let item = r#"{"channel":"a","data":1}"#;
+        let several = r#"{"channels":["a","b","c"],"data":1}"#;
+        for body in [
+            format!("[{item},{item},{item},broken"),
+            format!("[{item},{},{item}]", several.replace(",\"c\"", "")),
+        ] {
+            let problem = read_body(body.as_bytes(), 2).unwrap_err();
+            assert_eq!(problem.kind(), Kind::TooLarge, "{body}: {problem}");
+        }
+        let mut entries = Vec::new();
+        read_item(1, several.as_bytes(), 2, &mut entries);
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].publication.as_ref().unwrap_err().kind(), Kind::TooLarge);
+        assert_eq!(read_body(several.as_bytes(), 3).unwrap().len(), 3);
     }
 }

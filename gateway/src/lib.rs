@@ -58,8 +58,10 @@ pub mod takeover;
 pub mod tls_socket;
 pub mod transport;
 
-// Who may do what.
+// Who may come in, who may do what, and how much.
 pub mod access;
+pub mod client_addr;
+pub mod proxy_protocol;
 
 // HTTP.
 pub mod admin;
@@ -77,6 +79,7 @@ pub mod routes;
 pub mod server;
 pub mod subscribe;
 pub mod ticket_api;
+pub mod unread_body;
 
 pub use config::Config;
 pub use server::{Gateway, StartError};

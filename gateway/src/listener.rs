@@ -53,16 +53,18 @@ fn local(mut addr: SocketAddr) -> SocketAddr {
 }
 
 /// Asks a port of this machine's own for a path, over TLS if it speaks that; answers the whole answer, or why there is
-/// none.
+/// none. `greeting` is what a connection from this address begins with.
 pub async fn ask(
     addr: SocketAddr,
     tls: bool,
     path: &str,
     patience: Duration,
+    greeting: impl FnOnce(IpAddr) -> &'static [u8],
 ) -> Result<String, String> {
     let addr = local(addr);
     let ask = async {
-        let stream = TcpStream::connect(addr).await?;
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(greeting(stream.local_addr()?.ip())).await?;
         if tls {
             let config = tls_files::any_certificate();
             let name = ServerName::IpAddress(addr.ip().into());

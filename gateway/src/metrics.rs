@@ -145,7 +145,7 @@ impl Default for Metrics {
             ),
             rejected: counter(
                 "sse_rejected_requests_total",
-                "Requests for a stream that were refused, by reason.",
+                "Connections and requests that were refused, by reason.",
                 "reason",
             ),
             certificate_reads: counter(
@@ -155,7 +155,7 @@ impl Default for Metrics {
             ),
             broker: counter(
                 "sse_broker_events_total",
-                "What the broker did, by kind: connected, received, read, read_failed, dropped, unknown_frame, unbelieved_frame, subscription_refused, unreadable_history, publishers_waited.",
+                "What the broker did, by kind: connected, received, read, read_failed, dropped, unknown_frame, unbelieved_frame, subscription_refused, unreadable_history, publishers_waited, stream_not_counted.",
                 "kind",
             ),
             connected: IntGaugeVec::new(

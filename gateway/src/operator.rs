@@ -16,7 +16,7 @@ use sse_gateway::vitals;
 /// Asks the admin port of a gateway with this configuration whether it is ready.
 pub async fn healthcheck(config: &Config) -> Result<(), String> {
     let (addr, tls) = (config.admin.listen, config.tls.is_on() && config.tls.admin);
-    let answer = listener::ask(addr, tls, "/readyz", Duration::from_secs(10)).await?;
+    let answer = listener::ask(addr, tls, "/readyz", Duration::from_secs(10), |_| &[]).await?;
     let mut lines = answer.lines();
     let status = lines.next().unwrap_or_default();
     if status.split(' ').nth(1) == Some("200") {

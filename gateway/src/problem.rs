@@ -1,15 +1,17 @@
 //! Every error an HTTP client can see: RFC 9457 problem details, made in one place.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::access::admission::{Over, Refused};
 use crate::broker::PublishError;
 
 /// The media type of all problems (RFC 9457 §6.1).
@@ -23,6 +25,10 @@ pub struct Problem {
     detail: String,
     field: Option<Cow<'static, str>>,
     results: Option<Box<serde_json::Value>>,
+    /// When to try again.
+    after: Option<Duration>,
+    /// Of how many a second it was one too many.
+    rate: Option<u32>,
 }
 
 /// The types of problem; docs/http-api.md lists them.
@@ -68,6 +74,10 @@ pub enum Kind {
     Unauthenticated,
     /// What was shown to say who sends it is of no use.
     InvalidToken,
+    /// A client, or its subject, has as many streams as it may.
+    TooManyStreams,
+    /// Too many in too short a time.
+    RateLimited,
     /// The gateway stops, or waits for Redis.
     Unavailable,
     /// No such resource.
@@ -107,6 +117,8 @@ impl Kind {
             Kind::SubscribeDenied => ("subscribe-denied", "Subscribing is denied", 403),
             Kind::Unauthenticated => ("authentication-required", "Authentication is required", 401),
             Kind::InvalidToken => ("invalid-token", "The credentials are not valid", 401),
+            Kind::TooManyStreams => ("too-many-streams", "Too many streams", 429),
+            Kind::RateLimited => ("rate-limited", "Too many events", 429),
             Kind::Unavailable => ("unavailable", "The gateway is not available", 503),
             Kind::NotFound => ("not-found", "Not found", 404),
             Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed", 405),
@@ -118,7 +130,13 @@ impl Kind {
 impl Problem {
     /// A problem with its own words.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Problem { kind, detail: detail.into(), field: None, results: None }
+        Problem { kind, detail: detail.into(), field: None, results: None, after: None, rate: None }
+    }
+
+    /// Says when it may be tried again.
+    pub fn after(mut self, after: Duration) -> Self {
+        self.after = Some(after);
+        self
     }
 
     /// Names the input at fault.
@@ -148,6 +166,22 @@ impl Problem {
             _ => return None,
         };
         HeaderValue::from_str(&format!("Bearer realm=\"sse-gateway\"{error}")).ok()
+    }
+
+    /// Says in the answer's head when to try again, and of what there was too much
+    /// (draft-ietf-httpapi-ratelimit-headers).
+    pub fn add_headers(&self, response: &mut HttpResponseBuilder) {
+        // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
+        let by_itself =
+            (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(2));
+        let Some(after) = self.after.or(by_itself) else { return };
+        // Rounded up: a client that comes back early is refused again.
+        let seconds = (after.as_millis().div_ceil(1000)).max(1);
+        response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        if let Some(rate) = self.rate {
+            response.insert_header(("RateLimit-Policy", format!("\"events\";q={rate};w=1")));
+            response.insert_header(("RateLimit", format!("\"events\";r=0;t={seconds}")));
+        }
     }
 
     /// Its type.
@@ -181,10 +215,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
-            response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("2")));
-        }
+        self.add_headers(&mut response);
         if let Some(challenge) = self.challenge() {
             response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
@@ -200,9 +231,15 @@ impl ResponseError for Problem {
 pub fn instead(answer: &[u8]) -> Option<Bytes> {
     let head = answer.strip_prefix(b"HTTP/1.1 ")?.strip_suffix(b"\r\n\r\n")?;
     let (kind, detail) = match head.get(..3)? {
-        b"400" => (Kind::InvalidRequest, "this is not a request of HTTP/1.1"),
+        b"400" => (
+            Kind::InvalidRequest,
+            "this is not a request of HTTP/1.1, or its URL is longer than 65,534 bytes",
+        ),
         b"408" => (Kind::RequestTimeout, "the request's head did not come whole in time"),
-        b"431" => (Kind::HeadTooLarge, "the request's head is larger than 128 KiB"),
+        b"431" => (
+            Kind::HeadTooLarge,
+            "the request's head is larger than 128 KiB, or has more than 96 headers",
+        ),
         _ => return None,
     };
     // Every other answer with such a status has a body, which stands behind its head.
@@ -268,6 +305,19 @@ pub fn in_place<B: MessageBody>(response: ServiceResponse<B>) -> ServiceResponse
         }
     }
     ServiceResponse::new(request, answer.map_into_right_body())
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let kind = match refused.over {
+            Over::AddressStreams | Over::SubjectStreams | Over::ClusterStreams => {
+                Kind::TooManyStreams
+            }
+            _ => Kind::RateLimited,
+        };
+        let rate = (refused.over == Over::PublishRate).then_some(refused.limit);
+        Problem { after: refused.after, rate, ..Problem::new(kind, refused.to_string()) }
+    }
 }
 
 impl From<PublishError> for Problem {

@@ -1,31 +1,34 @@
 //! `POST /channels/{channel}` and `POST /publish`: reads what is to be published, and answers each item.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_lab::respond::NdJson;
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use sse_contract::Channel;
+use tokio::time::timeout_at;
 
-use crate::access::Refused;
 use crate::access::grant::Grant;
+use crate::access::{Refused, admission};
 use crate::app::App;
 use crate::broker::{Publication, PublishError};
+use crate::client_addr::{self, ClientAddr};
 use crate::config::PublishConfig;
 use crate::item::{self, Entry};
 use crate::problem::{Kind, Problem};
 use crate::publisher;
 use crate::request;
 
-/// Lines of one NDJSON request; their results are kept until the end.
-const MAX_LINES: u64 = 1_000_000;
 /// Channels of one request that another service is asked about; of further ones its grant must say by itself.
 const MOST_ASKED: usize = 100;
 /// Publications sent to the broker together.
 const BATCH: usize = 512;
+/// The longest pause of an NDJSON stream that is above its rate. Who would have to wait longer is told so.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// One event, its data the body as it is.
 pub async fn one(
@@ -52,9 +55,10 @@ pub async fn one(
     let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
     let grant = publisher(&request, std::slice::from_ref(&channel), &app).await?;
     app.access.may_publish(&grant, &channel).inspect_err(|_| app.deny_publish(1))?;
+    may_publish(&request, &app, &grant, 1)?;
     // One byte more than allowed is enough to know.
     let limit = app.config.publish.max_event_bytes as usize;
-    let body = whole_body(body, &app.config.publish, limit, "data").await?;
+    let body = whole_body(&request, body, &app.config.publish, limit, "data").await?;
     let data = std::str::from_utf8(&body).map_err(|error| {
         let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         Problem::new(Kind::InvalidData, detail).field("data")
@@ -84,8 +88,9 @@ pub async fn many(
                 false => Some(publisher(&request, &[], &app).await?),
                 true => None,
             };
-            let body = whole_body(body, publish, publish.max_body_bytes, "body").await?;
-            let items = item::read_body(request::without_mark(&body))?;
+            let body = whole_body(&request, body, publish, publish.max_body_bytes, "body").await?;
+            let items = item::read_body(request::without_mark(&body), publish.max_batch)?;
+            drop(body);
             if grant.is_none() {
                 let mut channels: Vec<Channel> = Vec::new();
                 let named = items
@@ -98,7 +103,9 @@ pub async fn many(
                 }
                 grant = Some(publisher(&request, &channels, &app).await?);
             }
-            let mut results = Results::new("item", grant.unwrap_or_default());
+            let grant = grant.unwrap_or_default();
+            may_publish(&request, &app, &grant, items.len())?;
+            let mut results = Results::new("item", grant);
             for entries in items.chunks(BATCH) {
                 results.publish(&app, entries).await;
             }
@@ -106,7 +113,8 @@ pub async fn many(
         }
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
             let grant = publisher(&request, &[], &app).await?;
-            Ok(lines(body, &app, grant).await?.into_ndjson_response())
+            let client = client_addr::of(&request, &app.config.server);
+            Ok(lines(client, body, &app, grant).await.into_ndjson_response())
         }
         other => {
             let detail = format!(
@@ -123,8 +131,8 @@ async fn publisher(
     channels: &[Channel],
     app: &App,
 ) -> Result<Arc<Grant>, Problem> {
-    let client = request::client(request);
-    let refused = match app.access.publisher(request, &client, channels, &app.broker).await {
+    let client = client_addr::of(request, &app.config.server);
+    let refused = match app.access.publisher(request, client, channels, &app.broker).await {
         Ok(grant) => return Ok(grant),
         Err(refused) => refused,
     };
@@ -138,22 +146,44 @@ async fn publisher(
     })
 }
 
+/// Refuses a client that publishes more than it may.
+fn may_publish(
+    request: &HttpRequest,
+    app: &App,
+    grant: &Grant,
+    events: usize,
+) -> Result<(), Problem> {
+    let client = client_addr::of(request, &app.config.server);
+    let (subject, rate) = (grant.subject.as_deref(), grant.limits.publish_rate);
+    app.admission.publish(client, subject, rate, events).map_err(|refused| {
+        app.reject(refused.over.reason());
+        refused.into()
+    })
+}
+
 async fn whole_body(
+    request: &HttpRequest,
     body: web::Payload,
     config: &PublishConfig,
     limit: usize,
     field: &'static str,
 ) -> Result<bytes::Bytes, Problem> {
     let patience = config.body_timeout;
+    let too_large = || {
+        Problem::new(Kind::TooLarge, format!("the {field} has more than {limit} bytes"))
+            .field(field)
+    };
+    // Said beforehand, it need not be waited for.
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|n| n > limit as u64) {
+        return Err(too_large());
+    }
     match tokio::time::timeout(patience, body.to_bytes_limited(limit)).await {
         Ok(Ok(Ok(bytes))) => Ok(bytes),
         Ok(Ok(Err(error))) => {
             Err(Problem::new(Kind::InvalidData, format!("the body broke off: {error}")))
         }
-        Ok(Err(_)) => {
-            let detail = format!("the {field} has more than {limit} bytes");
-            Err(Problem::new(Kind::TooLarge, detail).field(field))
-        }
+        Ok(Err(_)) => Err(too_large()),
         Err(_) => {
             let detail = format!("the body did not come whole within {patience:?}");
             Err(Problem::new(Kind::RequestTimeout, detail).field(field))
@@ -162,27 +192,35 @@ async fn whole_body(
 }
 
 /// Publishes while the body arrives. A line that cannot be read is answered for itself.
-async fn lines(mut body: web::Payload, app: &App, grant: Arc<Grant>) -> Result<Results, Problem> {
-    let limit = app.config.publish.max_body_bytes;
+async fn lines(
+    client: ClientAddr,
+    mut body: web::Payload,
+    app: &App,
+    grant: Arc<Grant>,
+) -> Results {
+    let PublishConfig { max_body_bytes: limit, max_batch, max_lines, idle_timeout, .. } =
+        app.config.publish;
     let mut results = Results::new("line", grant);
     let mut buffer = BytesMut::new();
     let mut number = 0;
     // The rest of a line that was too long is passed over, so that the next one is understood.
     let mut skipping = false;
+    let mut heard = Instant::now();
     loop {
-        let chunk = body.next().await;
-        let ended = match chunk {
-            Some(Ok(chunk)) => {
+        let ended = match timeout_at((heard + idle_timeout).into(), body.next()).await {
+            Ok(Some(Ok(chunk))) => {
                 buffer.extend_from_slice(&chunk);
                 false
             }
-            Some(Err(error)) => {
-                number += 1;
+            Ok(Some(Err(error))) => {
                 let detail = format!("the body broke off: {error}");
-                results.fail(number, Problem::new(Kind::InvalidData, detail));
-                return Ok(results);
+                return results.and_fail(number + 1, Problem::new(Kind::InvalidData, detail));
             }
-            None => true,
+            Ok(None) => true,
+            Err(_) => {
+                let detail = format!("the line did not come whole within {idle_timeout:?}");
+                return results.and_fail(number + 1, Problem::new(Kind::RequestTimeout, detail));
+            }
         };
         let mut entries = Vec::new();
         loop {
@@ -196,13 +234,14 @@ async fn lines(mut body: web::Payload, app: &App, grant: Arc<Grant>) -> Result<R
             }
             let line = if number == 0 { request::without_mark(&line) } else { &line[..] };
             number += 1;
+            heard = Instant::now();
             if std::mem::take(&mut skipping) || line.trim_ascii().is_empty() {
                 continue;
             }
             if line.len() > limit {
                 entries.push(Entry::failed(number, too_long(limit)));
             } else {
-                item::read_item(number, line, &mut entries);
+                item::read_item(number, line, max_batch, &mut entries);
             }
         }
         if buffer.len() > limit && !skipping {
@@ -213,18 +252,41 @@ async fn lines(mut body: web::Payload, app: &App, grant: Arc<Grant>) -> Result<R
             buffer.clear();
         }
         for entries in entries.chunks(BATCH) {
+            pace(client, app, entries.len(), &mut results).await;
             results.publish(app, entries).await;
         }
-        if number > MAX_LINES && !ended {
+        if !entries.is_empty() {
+            // That took its time, which is not the client's.
+            heard = Instant::now();
+        }
+        if number > max_lines && !ended {
             let detail = format!(
-                "one request publishes at most {MAX_LINES} lines; \
+                "one request publishes at most {max_lines} lines; \
                                   from this one on nothing was published"
             );
-            results.fail(number + 1, Problem::new(Kind::TooLarge, detail));
-            return Ok(results);
+            return results.and_fail(number + 1, Problem::new(Kind::TooLarge, detail));
         }
         if ended {
-            return Ok(results);
+            return results;
+        }
+    }
+}
+
+/// Waits until a client may publish so many events more: what it sends meanwhile waits at its side. If that takes too
+/// long, they fail.
+async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Results) {
+    let grant = results.grant.clone();
+    let (subject, rate) = (grant.subject.as_deref(), grant.limits.publish_rate);
+    while let (None, Err(refused)) =
+        (results.failed, app.admission.publish(client, subject, rate, events))
+    {
+        match refused.after {
+            Some(after) if after <= LONGEST_PAUSE => tokio::time::sleep(after).await,
+            _ => {
+                app.reject(refused.over.reason());
+                results.refused = Some(refused);
+                results.failed = Some(Kind::RateLimited);
+            }
         }
     }
 }
@@ -240,15 +302,17 @@ struct Results {
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
-    /// The broker failed an item: the ones after it are not tried, lest they overtake it when the client
-    /// sends it again.
-    failed: bool,
+    /// An item failed that its client is to send again: the ones after it are not tried, lest they overtake it. They
+    /// are answered a problem of this kind.
+    failed: Option<Kind>,
+    /// The client is above its rate.
+    refused: Option<admission::Refused>,
 }
 
 impl Results {
     fn new(label: &'static str, grant: Arc<Grant>) -> Self {
         let (values, problems) = (Vec::new(), Vec::new());
-        Results { label, grant, values, published: 0, problems, failed: false }
+        Results { label, grant, values, published: 0, problems, failed: None, refused: None }
     }
 
     async fn publish(&mut self, app: &App, entries: &[Entry]) {
@@ -264,19 +328,24 @@ impl Results {
             .collect();
         let valid =
             allowed.iter().filter_map(|publication| Some((*publication.as_ref().ok()?).clone()));
-        let publications: Vec<Publication> = valid.take_while(|_| !self.failed).collect();
+        let publications: Vec<Publication> = valid.take_while(|_| self.failed.is_none()).collect();
         let outcomes = publisher::publish(app, &publications).await;
-        self.failed |= outcomes.iter().any(|outcome| {
+        if outcomes.iter().any(|outcome| {
             matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
-        });
+        }) {
+            self.failed = Some(Kind::RedisUnavailable);
+        }
         let mut outcomes = outcomes.into_iter();
         for (entry, publication) in entries.iter().zip(&allowed) {
             let outcome = match publication {
                 Ok(_) => match outcomes.next() {
                     Some(outcome) => outcome.map_err(Problem::from),
-                    None => Err(Problem::new(
-                        Kind::RedisUnavailable,
-                        "not tried, because an item before it failed",
+                    None => Err(self.refused.map_or_else(
+                        || {
+                            let kind = self.failed.unwrap_or(Kind::RedisUnavailable);
+                            Problem::new(kind, "not tried, because an item before it failed")
+                        },
+                        Problem::from,
                     )),
                 },
                 Err(problem) => Err(problem.clone()),
@@ -299,9 +368,10 @@ impl Results {
         }
     }
 
-    fn fail(&mut self, number: u64, problem: Problem) {
+    fn and_fail(mut self, number: u64, problem: Problem) -> Self {
         self.values.push(json!({ self.label: number, "error": problem }));
         self.note(problem);
+        self
     }
 
     /// One problem of each kind is enough to choose the status.
@@ -332,8 +402,8 @@ impl Results {
 
     fn into_ndjson_response(self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
-        if self.status() == 503 {
-            response.insert_header(("Retry-After", "2"));
+        if let (0, [only]) = (self.published, &self.problems[..]) {
+            only.add_headers(&mut response);
         }
         let lines = NdJson::new_infallible(stream::iter(self.values));
         response.content_type(NdJson::mime()).body(lines.into_body_stream())

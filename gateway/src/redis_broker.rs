@@ -195,6 +195,11 @@ impl RedisBroker {
         }
     }
 
+    /// What its parts share.
+    pub(crate) fn shared(&self) -> &Arc<RedisShared> {
+        &self.shared
+    }
+
     /// The address without credentials.
     pub fn addr(&self) -> &str {
         &self.shared.addr

@@ -1,6 +1,7 @@
 //! What requests say, checked at the edge: from here on there are only channels, event types and starts.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
@@ -50,11 +51,6 @@ pub fn channel(name: &str, field: &'static str) -> Result<Channel, Problem> {
     })
 }
 
-/// The client's address.
-pub fn client(request: &HttpRequest) -> String {
-    request.peer_addr().map_or_else(String::new, |addr| addr.ip().to_string())
-}
-
 /// The channel in a path, where a slash is written `%2F`.
 pub fn path_channel(request: &HttpRequest) -> Result<Channel, Problem> {
     let raw = request.match_info().get("channel").unwrap_or_default();
@@ -95,6 +91,12 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
             "channel" => {
                 let channel = channel(&value, "channel")?;
                 if !channels.contains(&channel) {
+                    // Looked for among few: a query that names thousands is not read to its end.
+                    if channels.len() == max_channels {
+                        let detail =
+                            format!("a stream has at most {max_channels} channels, this one more");
+                        return Err(Problem::new(Kind::InvalidParameter, detail).field("channel"));
+                    }
                     channels.push(channel);
                 }
             }
@@ -127,11 +129,6 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
         let detail = "name at least one channel, as in /events?channel=demo";
         return Err(Problem::new(Kind::InvalidParameter, detail).field("channel"));
     }
-    if channels.len() > max_channels {
-        let detail =
-            format!("a stream has at most {max_channels} channels, this one {}", channels.len());
-        return Err(Problem::new(Kind::InvalidParameter, detail).field("channel"));
-    }
     // A reconnecting EventSource sends the header and repeats the first URL: the header is the younger.
     if let Some(header) = request.headers().get("Last-Event-ID").filter(|h| !h.is_empty()) {
         start = Some(start_from(header.as_bytes()));
@@ -142,11 +139,9 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
 
 /// Refuses one of `these` parameters that is given twice: whichever of the two were taken, somebody meant the other one.
 pub fn once_each(pairs: &[(String, String)], these: impl Fn(&str) -> bool) -> Result<(), Problem> {
-    let twice = pairs
-        .iter()
-        .enumerate()
-        .find(|(n, (name, _))| these(name) && pairs[..*n].iter().any(|(before, _)| before == name));
-    let Some((_, (name, _))) = twice else { return Ok(()) };
+    let mut seen = HashSet::new();
+    let twice = pairs.iter().find(|(name, _)| these(name) && !seen.insert(name));
+    let Some((name, _)) = twice else { return Ok(()) };
     let detail = format!("the parameter {name:?} is given twice");
     Err(Problem::new(Kind::InvalidParameter, detail).field(name.clone()))
 }
@@ -232,6 +227,22 @@ fn is_of_host(origin: &str, host: &str) -> bool {
     };
     let bare = |text: &str| text.strip_suffix(implied).unwrap_or(text).to_ascii_lowercase();
     bare(authority) == bare(host)
+}
+
+/// Refuses a head that is larger than is taken: its line and its headers, as they are written without padding.
+pub fn check_head(request: &HttpRequest, most: usize) -> Result<(), Problem> {
+    let head = request.head();
+    // A space, a colon or a line end behind each part.
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let line = head.method.as_str().len() + target + 13;
+    let headers =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let size = line + headers.sum::<usize>();
+    if size <= most {
+        return Ok(());
+    }
+    let detail = format!("the request's head has {size} bytes, and at most {most} are taken");
+    Err(Problem::new(Kind::HeadTooLarge, detail))
 }
 
 /// Refuses what no handler here could read: a body that is compressed, and a connection that is to become another one.

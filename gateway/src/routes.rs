@@ -13,13 +13,15 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError, Route, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::CatchPanic;
 use futures_util::FutureExt;
+use futures_util::future::{Either, ready};
 
 use crate::app::App;
 use crate::config::CorsConfig;
 use crate::hub::Hub;
 use crate::problem::{self, Kind, Problem};
 use crate::subscribe::{self, HubHandle};
-use crate::{channel_api, publish_api, ticket_api};
+use crate::takeover::TakeoverOrder;
+use crate::{channel_api, publish_api, request, ticket_api, unread_body};
 
 /// What one worker serves; `hub` is the worker's own.
 pub fn routes(
@@ -35,17 +37,37 @@ pub fn routes(
     >,
 > {
     let cors_config = app.config.cors.clone();
+    let max_head_bytes = app.config.server.max_head_bytes;
     actix_web::App::new()
         .app_data(web::Data::from(app))
         .app_data(LocalData::new(HubHandle(hub)))
         // From the inside out.
         .wrap(CatchPanic::default())
         .wrap(Condition::new(!cors_config.origins.is_empty(), cors(&cors_config)))
+        .wrap_fn(move |request, service| {
+            match request::check_head(request.request(), max_head_bytes) {
+                Ok(()) => Either::Left(service.call(request)),
+                Err(problem) => Either::Right(ready(Err(problem.into()))),
+            }
+        })
         .wrap_fn(|request, service| {
             let answered = service.call(request);
             answered.map(|response| response.map(problem::in_place).map_err(problem::of))
         })
-        .wrap_fn(|request, service| service.call(request).map(|response| Ok(let_go(response?))))
+        .wrap_fn(|mut request, service| {
+            let (connection, version) =
+                (request.conn_data::<TakeoverOrder>().cloned(), request.version());
+            if let Some(connection) = &connection {
+                connection.asks(true, version);
+            }
+            let body = unread_body::share(&mut request);
+            service.call(request).map(move |response| {
+                if let Some(connection) = connection {
+                    connection.asks(false, version);
+                }
+                Ok(unread_body::hold(let_go(response?), body))
+            })
+        })
         .service(
             web::resource("/events")
                 .get(subscribe::get)

@@ -3,7 +3,7 @@
 //! Nothing here is global: two gateways can live in one process.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,9 +25,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::access::Access;
+use crate::access::admission::Lease;
 use crate::app::App;
 use crate::broker::Broker;
 use crate::certificate::Tls;
+use crate::client_addr::ClientAddr;
 use crate::config::{BrokerKind, Config};
 use crate::guests::Guests;
 use crate::hub::Hub;
@@ -40,10 +42,7 @@ use crate::routes::routes;
 use crate::takeover::{Takeable, TakeoverOrder, UnderWay};
 use crate::transport::{self, HandshakeError, Transport};
 use crate::vitals::{self, Vitals, Watch};
-use crate::{admin, listener, panics};
-
-/// How long a connection's first request may take to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{admin, listener, panics, proxy_protocol};
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +173,12 @@ impl Gateway {
                 watching.live("the look at the certificate", tls.follow_files(reads)).await;
             })
         });
+        if let Some(streams) = app.cluster_streams.clone() {
+            let watching = self.vitals.clone();
+            actix_rt::spawn(async move {
+                watching.live("the leases of streams", streams.serve()).await;
+            });
+        }
         tokio::select! {
             () = stop => {}
             name = watch.death() => return Err(RunError::Died(name)),
@@ -294,8 +299,7 @@ fn public_server(
         app.add_hub(hub.inbox());
         let (watching, serving) = (vitals.clone(), hub.clone().run(drain.subscribe()));
         actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
-        let guests =
-            Guests::new(most_guests, app.config.server.keep_alive, app.metrics.rejected.clone());
+        let guests = Guests::new(most_guests, &app.config, app.metrics.rejected.clone());
         let (watching, serving) = (vitals.clone(), guests.clone().serve());
         actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
         let (stopping, ending) = (stopping.clone(), stopping.clone());
@@ -307,16 +311,19 @@ fn public_server(
             })
             // A client that closed its side of a stream is gone.
             .h1_allow_half_closed(false)
-            .client_request_timeout(HEAD_TIMEOUT)
+            .client_request_timeout(app.config.server.head_timeout)
             .keep_alive(KeepAlive::Timeout(app.config.server.keep_alive))
             .on_connect_ext(|io: &Takeable, data| {
                 data.insert(io.order());
+                if let Some(client) = io.client_addr() {
+                    data.insert(client);
+                }
             })
             .local_addr(addr)
             .finish(attended(map_config(routes(app.clone(), hub), |()| AppConfig::default())));
-        let tls = tls.clone();
+        let (app, tls) = (app.clone(), tls.clone());
         let serve = fn_service(move |stream: TcpStream| {
-            let ready = ready_for_http(stream, tls.clone(), guests.clone());
+            let ready = ready_for_http(stream, app.clone(), tls.clone(), guests.clone());
             let stopping = ending.clone();
             async move {
                 let (io, protocol, peer) = ready.await?;
@@ -337,11 +344,13 @@ fn public_server(
 
 /// A connection, from where it was accepted to where HTTP begins.
 async fn ready_for_http(
-    stream: TcpStream,
+    mut stream: TcpStream,
+    app: Arc<App>,
     tls: Option<Arc<ServerConfig>>,
     guests: Rc<Guests>,
 ) -> Result<(Takeable, Protocol, Option<SocketAddr>), DispatchError> {
-    let peer = stream.peer_addr().ok();
+    let peer = stream.peer_addr()?;
+    let (client, lease) = arrive(&mut stream, peer.ip(), &app).await?;
     // Without a place it is closed at once.
     let place = guests.enter().ok_or(DispatchError::DisconnectTimeout)?;
     let stream = match tls {
@@ -366,7 +375,28 @@ async fn ready_for_http(
         },
     };
     let protocol = stream.protocol();
-    Ok((Takeable::new(stream, place, &guests), protocol, peer))
+    let io = Takeable::new(stream, place, &guests);
+    io.is_of(client, lease);
+    Ok((io, protocol, Some(peer)))
+}
+
+/// The first step of a connection that was accepted: whose it is, and whether it may come in. Whoever may not is closed
+/// without a word, which costs least.
+async fn arrive(
+    stream: &mut TcpStream,
+    peer: IpAddr,
+    app: &App,
+) -> Result<(ClientAddr, Option<Lease>), DispatchError> {
+    let client = proxy_protocol::client(stream, peer, &app.config.server).await;
+    let client = client.inspect_err(|error| {
+        app.reject("proxy_header");
+        tracing::debug!(%peer, %error, "a trusted proxy did not say whose its connection is");
+    })?;
+    let lease = app.admission.connection(client).map_err(|refused| {
+        app.reject(refused.over.reason());
+        DispatchError::DisconnectTimeout
+    })?;
+    Ok((client, lease))
 }
 
 /// Serves the requests of HTTP/2 as `app` does all: actix runs each in a task of its own, where a panic would not be taken

@@ -6,14 +6,17 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
 use actix_web_lab::extract::LocalData;
 use std::rc::Rc;
+use std::time::Duration;
 
-use crate::access::Refused;
+use crate::access::{Refused, admission};
 use crate::app::App;
+use crate::client_addr;
 use crate::frame::{self, Framing};
 use crate::hub::{Bearer, Hub, Refusal};
 use crate::problem::{Kind, Problem};
 use crate::request;
 use crate::sink::LastWords;
+use crate::subscribers::Leases;
 use crate::takeover::TakeoverOrder;
 
 /// Opens a stream.
@@ -25,16 +28,21 @@ pub async fn get(
     let mut subscription = request::subscription(&request, app.config.stream.max_channels)
         .inspect_err(|_| app.reject("invalid"))?;
     if app.draining() {
-        return Ok(come_back(&request, &app, "draining"));
+        return Ok(come_back(&request, &app, Away::Here("draining")));
     }
     if app.full() {
-        return Ok(come_back(&request, &app, "full"));
+        return Ok(come_back(&request, &app, Away::Here("full")));
     }
-    let client = request::client(&request);
+    let client = client_addr::of(&request, &app.config.server);
     let channels = subscription.channels.clone();
-    let grant = match app.access.subscriber(&request, &client, &channels, &app.broker).await {
+    let grant = match app.access.subscriber(&request, client, &channels, &app.broker).await {
         Ok(grant) => grant,
         Err(refused) => return answer(refused, &request, &app),
+    };
+    let lease = match app.admit_stream(client, grant.subject.as_deref(), grant.limits.streams).await
+    {
+        Ok(lease) => lease,
+        Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
     };
     subscription.bearer = Bearer::of(&grant);
     let old = request.version() == Version::HTTP_10;
@@ -44,6 +52,10 @@ pub async fn get(
     // A body's framing is actix's.
     let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
     let opening = hub.0.open(framing, subscription);
+    let of_socket = order.and_then(TakeoverOrder::lease);
+    if !lease.is_empty() || of_socket.is_some() {
+        opening.hold(Leases { stream: lease, connection: of_socket });
+    }
     let stream = connection.map(TakeoverOrder::becomes_stream);
     let opening = opening.wait(app.config.stream.open_wait).await;
     // What was revoked since it was asked about has met no stream, or one that was on its way; from here on it ends this
@@ -53,7 +65,9 @@ pub async fn get(
     }
     let opened = match opening {
         Ok(opened) => opened,
-        Err(Refusal::Draining) => return Ok(come_back(&request, &app, "draining")),
+        Err(Refusal::Draining) => {
+            return Ok(come_back(&request, &app, Away::Here("draining")));
+        }
         Err(Refusal::Denied(channel, why)) => {
             app.reject("denied");
             let detail = format!("Redis refuses this gateway the channel {channel}: {why}");
@@ -80,8 +94,9 @@ fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
 /// Answers as `GET` would, without a stream.
 pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let subscription = request::subscription(&request, app.config.stream.max_channels)?;
-    let (client, channels) = (request::client(&request), subscription.channels);
-    if let Err(refused) = app.access.subscriber(&request, &client, &channels, &app.broker).await {
+    let client = client_addr::of(&request, &app.config.server);
+    let channels = subscription.channels;
+    if let Err(refused) = app.access.subscriber(&request, client, &channels, &app.broker).await {
         return answer(refused, &request, &app);
     }
     // Of no known length, as the stream's is.
@@ -97,7 +112,7 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
         }
         Refused::ComeBack(reason, why) => {
             tracing::debug!(reject.reason = reason, error = %why, "a stream is not opened now");
-            Ok(come_back(request, app, reason))
+            Ok(come_back(request, app, Away::Unsaid(reason)))
         }
         // The one answer after which neither a browser nor a client that retries by itself comes back (WHATWG HTML §9.2.3).
         Refused::Over(reason) => {
@@ -109,20 +124,40 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
     }
 }
 
+/// Why a client is sent away for now.
+enum Away {
+    /// This gateway takes nobody, or nobody more; another one may.
+    Here(&'static str),
+    /// Nobody can say at the moment whether the client is allowed.
+    Unsaid(&'static str),
+    /// The client has as much as it may, wherever it asks.
+    Client(admission::Refused),
+}
+
 /// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
 /// it is answered a stream that ends at once and says when to come back.
-fn come_back(request: &HttpRequest, app: &App, reason: &'static str) -> HttpResponse {
+fn come_back(request: &HttpRequest, app: &App, away: Away) -> HttpResponse {
+    let retry = app.config.stream.jittered_retry();
+    let (reason, retry, problem) = match away {
+        // Sooner than usual.
+        Away::Here(reason) => {
+            let detail = format!("the gateway is {reason}");
+            (reason, retry / 4, Problem::new(Kind::Unavailable, detail))
+        }
+        Away::Unsaid(reason) => {
+            let detail = "whether this is allowed cannot be said at the moment";
+            (reason, retry, Problem::new(Kind::Unavailable, detail))
+        }
+        Away::Client(refused) => {
+            let after = refused.after.unwrap_or(Duration::from_millis(retry));
+            (refused.over.reason(), retry, Problem::from(refused).after(after))
+        }
+    };
     app.reject(reason);
     if !request::names_event_stream(request) {
-        let detail = match reason {
-            "access_unknown" => "whether this is allowed cannot be said at the moment".to_owned(),
-            reason => format!("the gateway is {reason}"),
-        };
-        return Problem::new(Kind::Unavailable, detail).error_response();
+        return problem.error_response();
     }
-    // Sooner than usual: it is this replica that cannot, and another may.
-    let words = frame::retry(app.config.stream.jittered_retry() / 4);
-    delimited(head().body(LastWords::new(words)), request.version())
+    delimited(head().body(LastWords::new(frame::retry(retry))), request.version())
 }
 
 fn head() -> HttpResponseBuilder {

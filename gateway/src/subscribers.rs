@@ -3,6 +3,8 @@
 //! It belongs to one thread and does no waiting. `fanout.rs` holds the other half: what the broker's
 //! messages do to the connections here.
 
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use slab::Slab;
 use sse_contract::EventId;
 
+use crate::access::admission::{Lease, StreamLease};
 use crate::access::revocations::Whose;
 use crate::broker::Broker;
 use crate::channels::Channels;
@@ -27,6 +30,8 @@ use crate::sink::{ClientSide, Sink};
 pub struct Subscribers {
     pub(crate) connections: Slab<Connection>,
     pub(crate) channels: Channels,
+    /// What is given back when a stream ends, by its place. Most streams have nothing, and cost nothing here.
+    pub(crate) leases: HashMap<usize, Leases>,
     /// The last position the broker dispatched here; none while it is away. Every event at or below it,
     /// of the channels attached here, was handled.
     pub(crate) clock: Option<EventId>,
@@ -58,12 +63,22 @@ pub struct Subscribers {
     pub(crate) all_lagged: bool,
 }
 
+/// What counts a stream, and the connection whose socket it took over, among their client's.
+#[derive(Debug)]
+pub struct Leases {
+    /// The stream's.
+    pub stream: StreamLease,
+    /// The connection's.
+    pub connection: Option<Rc<Lease>>,
+}
+
 impl Subscribers {
     /// None yet.
     pub fn new(broker: Broker, worker: u16, config: StreamConfig, cells: Arc<Cells>) -> Self {
         Subscribers {
             connections: Slab::new(),
             channels: Channels::default(),
+            leases: HashMap::new(),
             clock: None,
             ticked: Instant::now(),
             ticking: Vec::new(),
@@ -186,6 +201,7 @@ impl Subscribers {
 
     pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
         let mut connection = self.connections.remove(slot);
+        self.leases.remove(&slot);
         for membership in &connection.memberships {
             let left = self.channels.leave(membership.channel, membership.place);
             if let Some(moved) = left.moved {

@@ -20,11 +20,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::Version;
 use bytes::{Buf, Bytes, BytesMut};
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::access::admission::Lease;
+use crate::client_addr::ClientAddr;
 use crate::guests::{Guests, Place};
 use crate::hub::Opened;
 use crate::problem;
@@ -81,6 +84,9 @@ struct Shared {
     over: Cell<bool>,
     /// It is to end as soon as no request is under way.
     ends: Cell<bool>,
+    /// Counts the connection among its client's. A stream that took over the socket holds it as well.
+    lease: RefCell<Option<Rc<Lease>>>,
+    addr: Cell<Option<ClientAddr>>,
 }
 
 impl fmt::Debug for TakeoverOrder {
@@ -104,6 +110,8 @@ impl Takeable {
             cut: Cell::new(false),
             over: Cell::new(false),
             ends: Cell::new(false),
+            lease: RefCell::default(),
+            addr: Cell::default(),
         };
         Takeable {
             stream: Some(stream),
@@ -120,6 +128,17 @@ impl Takeable {
     pub fn ending_with(mut self, stopping: Stopping) -> Self {
         self.stopping = Some(stopping);
         self
+    }
+
+    /// Whose the connection is, and what counts it among its client's.
+    pub fn is_of(&self, client: ClientAddr, lease: Option<Lease>) {
+        self.order.0.addr.set(Some(client));
+        self.order.0.lease.replace(lease.map(Rc::new));
+    }
+
+    /// Whose the connection is.
+    pub fn client_addr(&self) -> Option<ClientAddr> {
+        self.order.0.addr.get()
     }
 
     /// The means to order the take-over, for the connection's data.
@@ -154,6 +173,21 @@ impl TakeoverOrder {
     /// The body of a response whose connection is to be taken over.
     pub fn body(self, opened: Opened, stream: Option<AsStream>) -> TakeoverBody {
         TakeoverBody { order: self, opened: Some(opened), _stream: stream }
+    }
+
+    /// What counts the connection among its client's, for whoever holds its socket.
+    pub fn lease(&self) -> Option<Rc<Lease>> {
+        self.0.lease.borrow().clone()
+    }
+
+    /// A request's head is whole, and the request is being answered until it is not.
+    pub fn asks(&self, asked: bool, version: Version) {
+        if let Some(place) = &*self.0.place.borrow() {
+            place.asks(asked);
+            if version == Version::HTTP_2 {
+                place.mixes();
+            }
+        }
     }
 
     /// Who the client is.

@@ -12,6 +12,7 @@ mod edges;
 mod event_source;
 mod join_model;
 mod life;
+mod limits;
 mod nginx;
 mod pages;
 mod parsers;

@@ -323,7 +323,7 @@ impl Subscriber {
         Self::on(socket.into(), query, &[])
     }
 
-    fn on(stream: TcpStream, query: &str, headers: &[(&str, &str)]) -> Self {
+    pub fn on(stream: TcpStream, query: &str, headers: &[(&str, &str)]) -> Self {
         let socket = stream.try_clone().unwrap();
         Self::over(stream, socket, query, headers)
     }

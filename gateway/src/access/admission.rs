@@ -1,0 +1,598 @@
+//! How much one client may have: connections, streams and publishes of one address or subject, and new connections a
+//! second of one address and of all.
+//!
+//! It is asked once a connection, a stream or a publish, never for a delivery. What is granted for as long as something
+//! is open is a lease, and dropping the lease gives it back. So what is kept is bounded by what is open; the rates of an
+//! address that has nothing open are kept until they would say nothing any more, a second or so.
+//!
+//! Whoever is not limited by address (`ClientAddr::limited`) and has no subject costs nothing here, not even a look.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::access::cluster_streams::ClusterLease;
+use crate::client_addr::ClientAddr;
+use crate::config::LimitsConfig;
+
+/// Accounts are looked through for idle ones when there are twice as many as were left the last time, and not below this.
+const FEW_ACCOUNTS: usize = 1024;
+const SECOND: u64 = 1_000_000_000;
+
+/// What the clients of one process may have.
+#[derive(Debug)]
+pub struct Admission {
+    limits: LimitsConfig,
+    began: Instant,
+    books: Mutex<Books>,
+    /// When it was last told that an address is at its limit, in seconds from 1.
+    told: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Books {
+    accounts: HashMap<Who, Account>,
+    /// How many accounts there may be before idle ones are looked for.
+    sweep_at: usize,
+    /// New connections of all.
+    arrivals: Bucket,
+}
+
+/// Who has an account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    Address(IpAddr),
+    Subject(Arc<str>),
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    connections: u32,
+    streams: u32,
+    arrivals: Bucket,
+    published: Bucket,
+}
+
+/// A token bucket that holds what comes in a second, by the time at which it will be full again: GCRA (ITU-T I.371).
+#[derive(Debug, Default, Clone, Copy)]
+struct Bucket {
+    full_at: u64,
+}
+
+/// Which limit was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// `limits.connections_per_address`.
+    AddressConnections,
+    /// `limits.connection_rate_per_address`.
+    AddressConnectionRate,
+    /// `limits.connection_rate`.
+    ConnectionRate,
+    /// `limits.streams_per_address`.
+    AddressStreams,
+    /// `limits.streams_per_subject`, or the grant's own.
+    SubjectStreams,
+    /// `limits.cluster_streams_per_subject`, or the grant's own.
+    ClusterStreams,
+    /// `limits.publish_rate`, or the grant's own.
+    PublishRate,
+}
+
+/// A limit was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .over.words(*.limit))]
+pub struct Refused {
+    /// Which one.
+    pub over: Over,
+    /// What it is.
+    pub limit: u32,
+    /// When there is room again, where that is known: rates.
+    pub after: Option<Duration>,
+}
+
+/// Something that is open and counted. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Lease {
+    admission: Arc<Admission>,
+    who: Who,
+    of: fn(&mut Account) -> &mut u32,
+}
+
+/// An open stream's leases, of its client's address and of its subject.
+#[derive(Debug, Default)]
+pub struct StreamLease {
+    _address: Option<Lease>,
+    _subject: Option<Lease>,
+    cluster: Option<ClusterLease>,
+}
+
+impl StreamLease {
+    /// Whether nothing was counted, so that there is nothing to give back.
+    pub fn is_empty(&self) -> bool {
+        self._address.is_none() && self._subject.is_none() && self.cluster.is_none()
+    }
+
+    /// The same, counted on all gateways together, too.
+    pub fn with(mut self, cluster: Option<ClusterLease>) -> Self {
+        self.cluster = cluster;
+        self
+    }
+}
+
+impl Over {
+    /// The label in `sse_rejected_requests_total`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Over::AddressConnections => "address_connections",
+            Over::AddressConnectionRate => "address_connection_rate",
+            Over::ConnectionRate => "connection_rate",
+            Over::AddressStreams => "address_streams",
+            Over::SubjectStreams => "subject_streams",
+            Over::ClusterStreams => "cluster_streams",
+            Over::PublishRate => "publish_rate",
+        }
+    }
+
+    fn words(self, limit: u32) -> String {
+        match self {
+            Over::AddressConnections => format!("an address has at most {limit} connections open"),
+            Over::AddressConnectionRate => {
+                format!("an address opens at most {limit} connections a second")
+            }
+            Over::ConnectionRate => format!("at most {limit} connections are opened a second"),
+            Over::AddressStreams => format!("an address has at most {limit} streams open"),
+            Over::SubjectStreams => format!("a subject has at most {limit} streams open"),
+            Over::ClusterStreams => {
+                format!("a subject has at most {limit} streams open on all gateways together")
+            }
+            Over::PublishRate => format!("at most {limit} events a second are taken from you"),
+        }
+    }
+}
+
+impl Admission {
+    /// Nobody has anything yet.
+    pub fn new(limits: LimitsConfig) -> Arc<Self> {
+        let books =
+            Books { accounts: HashMap::new(), sweep_at: FEW_ACCOUNTS, arrivals: Bucket::default() };
+        let (books, told) = (Mutex::new(books), AtomicU64::new(0));
+        Arc::new(Admission { limits, began: Instant::now(), books, told })
+    }
+
+    /// Tells once a minute at most that an address is at its limit: it may be a proxy that nobody named, and then all its
+    /// clients are refused for each other's sake.
+    fn tell(&self, client: ClientAddr, refused: &Refused) {
+        let second = self.began.elapsed().as_secs() + 1;
+        let last = self.told.load(Ordering::Relaxed);
+        let due = last == 0 || second >= last + 60;
+        if !due
+            || self
+                .told
+                .compare_exchange(last, second, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        tracing::warn!(
+            client.addr = %client.ip, limit.reason = refused.over.reason(), limit.value = refused.limit,
+            "a client's address has reached a limit; if it is a proxy's, name it in server.trusted_proxies"
+        );
+    }
+
+    /// A connection that was accepted. Those of peers that are not limited are not counted among those of all either: a
+    /// flood from outside must not keep the operator's own probes and proxies away.
+    pub fn connection(self: &Arc<Self>, peer: ClientAddr) -> Result<Option<Lease>, Refused> {
+        self.connection_at(peer, self.now()).inspect_err(|refused| {
+            if refused.over != Over::ConnectionRate {
+                self.tell(peer, refused);
+            }
+        })
+    }
+
+    fn connection_at(
+        self: &Arc<Self>,
+        peer: ClientAddr,
+        now: u64,
+    ) -> Result<Option<Lease>, Refused> {
+        let limits = &self.limits;
+        let each = [
+            limits.connections_per_address,
+            limits.connection_rate_per_address,
+            limits.connection_rate,
+        ];
+        if !peer.limited || each == [0; 3] {
+            return Ok(None);
+        }
+        let who = Who::address(peer.ip);
+        let mut books = self.books();
+        let known = books.accounts.get(&who);
+        let (open, mut arrivals) =
+            known.map_or((0, Bucket::default()), |account| (account.connections, account.arrivals));
+        within(open, limits.connections_per_address, Over::AddressConnections)?;
+        let rate = limits.connection_rate_per_address;
+        arrivals.take(1, rate, now, Over::AddressConnectionRate)?;
+        // Last, so that one address that is refused takes nothing away from the others.
+        books.arrivals.take(1, limits.connection_rate, now, Over::ConnectionRate)?;
+        let account = books.account(&who, now);
+        account.arrivals = arrivals;
+        account.connections += 1;
+        drop(books);
+        Ok(Some(self.lease(who, |account| &mut account.connections)))
+    }
+
+    /// A stream of this client. A grant may have a limit of its own, which stands in place of the configured one.
+    pub fn stream(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        subject: Option<&str>,
+        own_limit: Option<u32>,
+    ) -> Result<StreamLease, Refused> {
+        let address = (client.limited && self.limits.streams_per_address > 0)
+            .then(|| Who::address(client.ip));
+        let most = own_limit.unwrap_or(self.limits.streams_per_subject);
+        let subject = subject.filter(|_| most > 0).map(|subject| Who::Subject(subject.into()));
+        let address = match address {
+            Some(who) => Some(
+                self.one_more_stream(who, self.limits.streams_per_address, Over::AddressStreams)
+                    .inspect_err(|refused| self.tell(client, refused))?,
+            ),
+            None => None,
+        };
+        // Refused, it gives back what was counted for the address.
+        let subject =
+            subject.map(|who| self.one_more_stream(who, most, Over::SubjectStreams)).transpose()?;
+        Ok(StreamLease { _address: address, _subject: subject, cluster: None })
+    }
+
+    fn one_more_stream(
+        self: &Arc<Self>,
+        who: Who,
+        most: u32,
+        over: Over,
+    ) -> Result<Lease, Refused> {
+        let now = self.now();
+        let mut books = self.books();
+        if let Some(account) = books.accounts.get(&who) {
+            within(account.streams, most, over)?;
+        }
+        books.account(&who, now).streams += 1;
+        drop(books);
+        Ok(self.lease(who, |account| &mut account.streams))
+    }
+
+    /// Events that somebody wants to publish: of this subject, or of the address of a client without one. More than a
+    /// second's are taken at once when nothing was taken before, and paid for later.
+    pub fn publish(
+        &self,
+        client: ClientAddr,
+        subject: Option<&str>,
+        own_limit: Option<u32>,
+        events: usize,
+    ) -> Result<(), Refused> {
+        self.publish_at(client, subject, own_limit, events, self.now())
+    }
+
+    fn publish_at(
+        &self,
+        client: ClientAddr,
+        subject: Option<&str>,
+        own_limit: Option<u32>,
+        events: usize,
+        now: u64,
+    ) -> Result<(), Refused> {
+        let rate = own_limit.unwrap_or(self.limits.publish_rate);
+        let who = match subject {
+            _ if rate == 0 => return Ok(()),
+            Some(subject) => Who::Subject(subject.into()),
+            None if client.limited => Who::address(client.ip),
+            None => return Ok(()),
+        };
+        let mut books = self.books();
+        books.account(&who, now).published.take(events as u64, rate, now, Over::PublishRate)
+    }
+
+    fn lease(self: &Arc<Self>, who: Who, of: fn(&mut Account) -> &mut u32) -> Lease {
+        Lease { admission: self.clone(), who, of }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let now = self.admission.now();
+        let mut books = self.admission.books();
+        let Some(account) = books.accounts.get_mut(&self.who) else { return };
+        let count = (self.of)(account);
+        *count = count.saturating_sub(1);
+        if account.is_idle(now) {
+            books.accounts.remove(&self.who);
+        }
+    }
+}
+
+impl Books {
+    /// An account, which is opened if there is none.
+    fn account(&mut self, who: &Who, now: u64) -> &mut Account {
+        if self.accounts.len() >= self.sweep_at {
+            self.accounts.retain(|_, account| !account.is_idle(now));
+            self.sweep_at = (2 * self.accounts.len()).max(FEW_ACCOUNTS);
+        }
+        self.accounts.entry(who.clone()).or_default()
+    }
+}
+
+impl Account {
+    /// Whether it says no more than a new one would.
+    fn is_idle(&self, now: u64) -> bool {
+        let full = self.arrivals.full_at.max(self.published.full_at) <= now;
+        full && self.connections == 0 && self.streams == 0
+    }
+}
+
+impl Who {
+    /// An IPv6 client has a network of 64 bits to itself, and can take another address of it whenever it likes.
+    fn address(ip: IpAddr) -> Self {
+        Who::Address(match ip {
+            IpAddr::V4(_) => ip,
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        })
+    }
+}
+
+impl Bucket {
+    /// Takes so many of `rate` a second; 0 is no limit. More than the bucket can ever hold are taken when it is full, and
+    /// leave it below empty.
+    fn take(&mut self, n: u64, rate: u32, now: u64, over: Over) -> Result<(), Refused> {
+        if rate == 0 {
+            return Ok(());
+        }
+        let each = SECOND / u64::from(rate);
+        let full_at = self.full_at.max(now);
+        let wanted = full_at + n.min(u64::from(rate)) * each;
+        let after = wanted.saturating_sub(now + SECOND);
+        if after > 0 {
+            let after = Some(Duration::from_nanos(after));
+            return Err(Refused { over, limit: rate, after });
+        }
+        self.full_at = full_at.saturating_add(n.saturating_mul(each));
+        Ok(())
+    }
+}
+
+/// Whether there may be one more than `open`; 0 is no limit.
+fn within(open: u32, most: u32, over: Over) -> Result<(), Refused> {
+    match most == 0 || open < most {
+        true => Ok(()),
+        false => Err(Refused { over, limit: most, after: None }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn admission(change: impl FnOnce(&mut LimitsConfig)) -> Arc<Admission> {
+        let mut limits = LimitsConfig {
+            connections_per_address: 0,
+            connection_rate_per_address: 0,
+            connection_rate: 0,
+            streams_per_address: 0,
+            streams_per_subject: 0,
+            cluster_streams_per_subject: 0,
+            publish_rate: 0,
+        };
+        change(&mut limits);
+        Admission::new(limits)
+    }
+
+    fn client(ip: &str) -> ClientAddr {
+        ClientAddr::told(ip.parse().unwrap())
+    }
+
+    fn own() -> ClientAddr {
+        ClientAddr { ip: "127.0.0.1".parse().unwrap(), limited: false }
+    }
+
+    fn accounts(admission: &Admission) -> usize {
+        admission.books().accounts.len()
+    }
+
+    fn over<T: std::fmt::Debug>(result: Result<T, Refused>) -> Over {
+        result.unwrap_err().over
+    }
+
+    #[test]
+    fn a_connection_that_closes_gives_back() {
+        let admission = admission(|limits| limits.connections_per_address = 2);
+        let (a, b) = (client("192.0.2.1"), client("192.0.2.2"));
+        let first = admission.connection(a).unwrap();
+        let second = admission.connection(a).unwrap();
+        assert_eq!(over(admission.connection(a)), Over::AddressConnections);
+        let other = admission.connection(b).unwrap();
+        drop(first);
+        let third = admission.connection(a).unwrap();
+        assert_eq!(over(admission.connection(a)), Over::AddressConnections);
+        drop((second, third, other));
+        assert_eq!(accounts(&admission), 0, "nothing is kept of whoever has nothing");
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network_of_64_bits() {
+        let admission = admission(|limits| limits.streams_per_address = 1);
+        let _first = admission.stream(client("2001:db8::1"), None, None).unwrap();
+        let same = admission.stream(client("2001:db8::ffff:1"), None, None);
+        assert_eq!(over(same), Over::AddressStreams);
+        admission.stream(client("2001:db8:0:1::1"), None, None).unwrap();
+        let _v4 = admission.stream(client("::ffff:192.0.2.1"), None, None).unwrap();
+        assert_eq!(over(admission.stream(client("192.0.2.1"), None, None)), Over::AddressStreams);
+    }
+
+    #[test]
+    fn streams_are_counted_for_the_address_and_for_the_subject() {
+        let admission = admission(|limits| {
+            limits.streams_per_address = 2;
+            limits.streams_per_subject = 1;
+        });
+        let (a, b) = (client("192.0.2.1"), client("192.0.2.2"));
+        let ann = admission.stream(a, Some("ann"), None).unwrap();
+        assert_eq!(over(admission.stream(b, Some("ann"), None)), Over::SubjectStreams);
+        // What was refused for the subject is not kept for the address.
+        let _bob = admission.stream(b, Some("bob"), None).unwrap();
+        let _cid = admission.stream(b, Some("cid"), None).unwrap();
+        assert_eq!(over(admission.stream(b, None, None)), Over::AddressStreams);
+        // A grant's own limit stands in place of the configured one, in both directions.
+        let _more = admission.stream(own(), Some("ann"), Some(2)).unwrap();
+        assert_eq!(over(admission.stream(own(), Some("ann"), Some(2))), Over::SubjectStreams);
+        assert_eq!(over(admission.stream(own(), Some("ann"), Some(1))), Over::SubjectStreams);
+        let _any = admission.stream(own(), Some("ann"), Some(0)).unwrap();
+        drop(ann);
+        admission.stream(own(), Some("ann"), Some(2)).unwrap();
+    }
+
+    #[test]
+    fn whoever_is_not_limited_costs_nothing() {
+        let admission = admission(|limits| {
+            limits.connections_per_address = 1;
+            limits.connection_rate_per_address = 1;
+            limits.connection_rate = 1;
+            limits.streams_per_address = 1;
+            limits.publish_rate = 1;
+        });
+        for _ in 0..5 {
+            assert!(admission.connection(own()).unwrap().is_none());
+            assert!(admission.stream(own(), None, None).unwrap().is_empty());
+            admission.publish(own(), None, None, 1000).unwrap();
+        }
+        assert_eq!(accounts(&admission), 0);
+        // Nor does it use up what others share.
+        admission.connection(client("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn new_connections_are_bounded_for_one_address_and_for_all() {
+        let admission = admission(|limits| {
+            limits.connection_rate_per_address = 2;
+            limits.connection_rate = 3;
+        });
+        let (a, b) = (client("192.0.2.1"), client("192.0.2.2"));
+        admission.connection_at(a, 0).unwrap();
+        admission.connection_at(a, 0).unwrap();
+        assert_eq!(over(admission.connection_at(a, 0)), Over::AddressConnectionRate);
+        admission.connection_at(b, 0).unwrap();
+        assert_eq!(over(admission.connection_at(b, 0)), Over::ConnectionRate);
+        admission.connection_at(a, 500 * MS).unwrap();
+        assert_eq!(over(admission.connection_at(a, 500 * MS)), Over::AddressConnectionRate);
+    }
+
+    #[test]
+    fn a_batch_takes_as_many_as_it_has_events() {
+        let admission = admission(|limits| limits.publish_rate = 10);
+        let a = client("192.0.2.1");
+        admission.publish_at(a, None, None, 6, 0).unwrap();
+        let refused = admission.publish_at(a, None, None, 6, 0).unwrap_err();
+        assert_eq!((refused.over, refused.limit), (Over::PublishRate, 10));
+        assert_eq!(refused.after, Some(Duration::from_millis(200)));
+        admission.publish_at(a, None, None, 6, 200 * MS).unwrap();
+        // Subjects have accounts of their own, and limits, wherever they come from.
+        admission.publish_at(a, Some("ann"), None, 10, 200 * MS).unwrap();
+        assert!(admission.publish_at(own(), Some("ann"), None, 1, 200 * MS).is_err());
+        admission.publish_at(own(), Some("ann"), Some(1000), 1, 1000 * MS).unwrap();
+        admission.publish_at(own(), Some("bob"), Some(0), 1000, 0).unwrap();
+    }
+
+    #[test]
+    fn more_than_a_seconds_events_are_taken_at_once_and_paid_for() {
+        let admission = admission(|limits| limits.publish_rate = 10);
+        let a = client("192.0.2.1");
+        admission.publish_at(a, None, None, 100, 0).unwrap();
+        let refused = admission.publish_at(a, None, None, 1, 0).unwrap_err();
+        assert_eq!(refused.after, Some(Duration::from_millis(9_100)));
+        assert!(admission.publish_at(a, None, None, 1, 9_099 * MS).is_err());
+        admission.publish_at(a, None, None, 1, 9_100 * MS).unwrap();
+    }
+
+    #[test]
+    fn rates_of_idle_addresses_are_dropped() {
+        let admission = admission(|limits| limits.publish_rate = 10);
+        for n in 0..100_000_u32 {
+            let ip = IpAddr::V4((0x0100_0000 + n).into());
+            // One each millisecond: of a tenth of a second's they say something.
+            admission.publish_at(ClientAddr::told(ip), None, None, 1, u64::from(n) * MS).unwrap();
+            assert!(accounts(&admission) <= FEW_ACCOUNTS);
+        }
+    }
+
+    proptest! {
+        /// Whatever is asked and when: in no stretch of time does a bucket give more than a second's and the stretch's.
+        #[test]
+        fn a_bucket_gives_no_more_than_its_rate(
+            rate in 1u32..200,
+            asks in proptest::collection::vec((0u64..300, 1u64..20), 1..100),
+        ) {
+            let (mut bucket, mut now, mut given) = (Bucket::default(), SECOND, Vec::new());
+            for (pause, n) in asks {
+                now += pause * MS;
+                match bucket.take(n, rate, now, Over::PublishRate) {
+                    Ok(()) => given.push((now, n)),
+                    Err(refused) => {
+                        let after = refused.after.unwrap().as_nanos() as u64;
+                        prop_assert!(bucket.take(n, rate, now + after - 1, Over::PublishRate).is_err());
+                        let mut later = bucket;
+                        prop_assert!(later.take(n, rate, now + after, Over::PublishRate).is_ok());
+                    }
+                }
+            }
+            for (from, _) in &given {
+                for (to, last) in &given {
+                    let sum: u64 = given.iter().filter(|(at, _)| at >= from && at < to).map(|(_, n)| n).sum();
+                    if to > from {
+                        // Those before the last one, or the debt of the last would count.
+                        let allowed = u64::from(rate) * (to - from) / SECOND + u64::from(rate) + last;
+                        prop_assert!(sum <= allowed + 20, "{sum} > {allowed}");
+                    }
+                }
+            }
+        }
+
+        /// Whatever opens and closes in whatever order: counts are those of what is open.
+        #[test]
+        fn counts_are_of_what_is_open(steps in proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..80)) {
+            let admission = admission(|limits| {
+                limits.connections_per_address = 3;
+                limits.streams_per_subject = 2;
+            });
+            let mut open: Vec<(u8, bool, Box<dyn std::any::Any>)> = Vec::new();
+            for (who, kind, close) in steps {
+                let ip = client(&format!("192.0.2.{who}"));
+                let subject = format!("s{who}");
+                if close && !open.is_empty() {
+                    open.remove(usize::from(who) % open.len());
+                    continue;
+                }
+                let of_connections = kind > 0;
+                let count = open.iter().filter(|(w, k, _)| *w == who && *k == of_connections).count();
+                let got: Option<Box<dyn std::any::Any>> = if of_connections {
+                    admission.connection(ip).ok().map(|lease| Box::new(lease) as _)
+                } else {
+                    admission.stream(ip, Some(&subject), None).ok().map(|lease| Box::new(lease) as _)
+                };
+                prop_assert_eq!(got.is_some(), count < if of_connections { 3 } else { 2 });
+                open.extend(got.map(|lease| (who, of_connections, lease)));
+            }
+            drop(open);
+            prop_assert_eq!(accounts(&admission), 0);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Streams of one subject on all gateways together, counted in Redis.
+//!
+//! Each open stream has a lease there: a member of its subject's sorted set, with the time at which the lease ends. The
+//! gateway renews its leases for as long as their streams live and takes them back when they close; those of a gateway
+//! that died end by themselves. While Redis is away nobody is refused: a stream that could not be counted is let in, told
+//! in the metrics, and counted at the next renewal that succeeds.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline, RedisError};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::access::admission::{Over, Refused};
+use crate::redis_broker::{RedisBroker, RedisShared, pool_error};
+
+/// How long a lease lasts that nobody renews.
+pub const LIFE: Duration = Duration::from_secs(60);
+/// How long a stream waits at most to be counted.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Subjects whose leases are renewed by one round trip.
+const TOGETHER: usize = 500;
+
+/// KEYS: the subject's set. ARGV: how many members it may have (0: any number), a lease's life in milliseconds, and the
+/// members. Answers 1, or 0 if there are too many already.
+const TAKE: &str = "local t = redis.call('TIME') \
+    local now = t[1] * 1000 + math.floor(t[2] / 1000) \
+    local most = tonumber(ARGV[1]) \
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now) \
+    if most > 0 and redis.call('ZCARD', KEYS[1]) >= most then return 0 end \
+    for n = 3, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[n]) end \
+    redis.call('PEXPIRE', KEYS[1], ARGV[2]) \
+    return 1";
+
+/// This gateway's leases.
+#[derive(Debug)]
+pub struct ClusterStreams {
+    redis: Arc<RedisShared>,
+    /// `limits.cluster_streams_per_subject`.
+    most: u32,
+    life: Duration,
+    /// Tells this gateway's members from those of others.
+    gateway: u64,
+    next: AtomicU64,
+    books: Mutex<Books>,
+    some_ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    held: HashMap<Arc<str>, HashSet<u64>>,
+    ended: Vec<(Arc<str>, u64)>,
+}
+
+/// A stream that is counted. Dropping it takes it back.
+#[derive(Debug)]
+pub struct ClusterLease {
+    of: Arc<ClusterStreams>,
+    subject: Arc<str>,
+    number: u64,
+}
+
+impl ClusterStreams {
+    /// None is open yet. [`ClusterStreams::serve`] must run beside it.
+    pub fn new(broker: &RedisBroker, most: u32, life: Duration) -> Arc<Self> {
+        Arc::new(ClusterStreams {
+            redis: broker.shared().clone(),
+            most,
+            life,
+            gateway: fastrand::u64(..),
+            next: AtomicU64::new(0),
+            books: Mutex::default(),
+            some_ended: Notify::new(),
+        })
+    }
+
+    /// A stream of a subject, unless it has as many as it may; a grant may have a limit of its own.
+    pub async fn take(
+        self: &Arc<Self>,
+        subject: &str,
+        own_limit: Option<u32>,
+    ) -> Result<Option<ClusterLease>, Refused> {
+        let limit = own_limit.unwrap_or(self.most);
+        if limit == 0 {
+            return Ok(None);
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let subject: Arc<str> = subject.into();
+        self.books().held.entry(subject.clone()).or_default().insert(number);
+        // Dropped, also where whoever waits for it leaves, it takes back what may have been counted.
+        let lease = ClusterLease { of: self.clone(), subject, number };
+        let call = self.call(&lease.subject, limit, [number]);
+        let taken = timeout(PATIENCE, async {
+            let (_, value) = self.redis.command(&call).await?;
+            Ok::<i64, RedisError>(redis::from_redis_value(value)?)
+        });
+        match taken.await {
+            Ok(Ok(0)) => Err(Refused { over: Over::ClusterStreams, limit, after: None }),
+            Ok(Ok(_)) => Ok(Some(lease)),
+            failed => {
+                self.redis.metrics.broker.with_label_values(&["stream_not_counted"]).inc();
+                tracing::debug!(?failed, "a stream of a subject could not be counted in Redis");
+                Ok(Some(lease))
+            }
+        }
+    }
+
+    /// Renews leases and takes back those of streams that ended, for ever.
+    pub async fn serve(self: Arc<Self>) -> Result<(), Infallible> {
+        let mut renewals = interval(self.life / 3);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = renewals.tick() => self.renew().await,
+                () = self.some_ended.notified() => self.take_back().await,
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        self.send(self.renewals()).await;
+    }
+
+    fn renewals(&self) -> Vec<Cmd> {
+        let books = self.books();
+        let held = books.held.iter();
+        held.map(|(subject, numbers)| self.call(subject, 0, numbers.iter().copied())).collect()
+    }
+
+    async fn take_back(&self) {
+        let ended = std::mem::take(&mut self.books().ended);
+        let calls = ended.into_iter().map(|(subject, number)| {
+            let mut call = redis::cmd("ZREM");
+            call.arg(self.redis.keys.streams(&subject)).arg(self.member(number));
+            call
+        });
+        self.send(calls.collect()).await;
+    }
+
+    /// What fails is made good by the next renewal, or by the lease's end.
+    async fn send(&self, calls: Vec<Cmd>) {
+        for calls in calls.chunks(TOGETHER) {
+            let mut pipeline = Pipeline::with_capacity(calls.len());
+            calls.iter().for_each(|call| {
+                pipeline.add_command(call.clone()).ignore();
+            });
+            let sent = async {
+                let session = self.redis.sessions.get().await?;
+                let mut connection = session.pool.get().await.map_err(pool_error)?;
+                pipeline.query_async::<()>(&mut connection).await
+            };
+            match timeout(self.life / 3, sent).await {
+                Ok(Ok(())) => {}
+                failed => {
+                    tracing::debug!(?failed, "leases of streams could not be written to Redis");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn call(&self, subject: &str, most: u32, numbers: impl IntoIterator<Item = u64>) -> Cmd {
+        let mut call = redis::cmd("EVAL");
+        call.arg(TAKE).arg(1).arg(self.redis.keys.streams(subject));
+        call.arg(most).arg(self.life.as_millis() as u64);
+        for number in numbers {
+            call.arg(self.member(number));
+        }
+        call
+    }
+
+    fn member(&self, number: u64) -> String {
+        format!("{:016x}:{number:x}", self.gateway)
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ClusterLease {
+    fn drop(&mut self) {
+        let mut books = self.of.books();
+        if let Some(numbers) = books.held.get_mut(&self.subject) {
+            numbers.remove(&self.number);
+            if numbers.is_empty() {
+                books.held.remove(&self.subject);
+            }
+        }
+        books.ended.push((self.subject.clone(), self.number));
+        drop(books);
+        self.of.some_ended.notify_one();
+    }
+}

@@ -1,0 +1,488 @@
+//! Whose a request is: the address of its client, which a trusted proxy may tell.
+//!
+//! A header that anybody can write is no proof. It is read only where the connection comes from one of
+//! `server.trusted_proxies`, and backwards from its end: each proxy appends whom it served, so the last entry is the
+//! trusted proxy's own word, the one before it the word of whoever that entry names, and so on. The walk ends at the
+//! first address that is not trusted. What cannot be read ends it sooner, at the last trusted proxy.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::config::ServerConfig;
+
+/// A client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddr {
+    /// The address; an IPv4 one is never written as IPv6.
+    pub ip: IpAddr,
+    /// Whether what this address may have is limited. A peer of this machine or of a private network is a proxy or the
+    /// operator's own, and so is a trusted proxy; what a trusted proxy tells is always a client.
+    pub limited: bool,
+}
+
+/// `server.trusted_proxies`: networks whose word on their clients' addresses is taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Vec<String>")]
+pub struct TrustedProxies(Vec<IpNet>);
+
+/// `server.forwarded_header`: the one header that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ForwardedHeader {
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip.fmt(f)
+    }
+}
+
+impl ClientAddr {
+    /// Whoever opened the connection.
+    pub fn of_peer(peer: IpAddr, trusted: &TrustedProxies) -> Self {
+        let ip = peer.to_canonical();
+        ClientAddr { ip, limited: !is_own(ip) && !trusted.contain(ip) }
+    }
+
+    /// A client that a trusted proxy names.
+    pub fn told(ip: IpAddr) -> Self {
+        ClientAddr { ip: ip.to_canonical(), limited: true }
+    }
+
+    /// Of a request that came on a connection of this client.
+    pub fn of_request(connection: ClientAddr, headers: &HeaderMap, server: &ServerConfig) -> Self {
+        let (mut client, trusted) = (connection, &server.trusted_proxies);
+        if !trusted.contain(client.ip) {
+            return client;
+        }
+        let lines = headers.get_all(server.forwarded_header.name());
+        let lines: Vec<&[u8]> = lines.map(HeaderValue::as_bytes).collect();
+        for line in lines.into_iter().rev() {
+            let mut hops = Hops { rest: line, header: server.forwarded_header };
+            while let Some(hop) = hops.next_back() {
+                let Some(ip) = hop else { return client };
+                client = ClientAddr::told(ip);
+                if !trusted.contain(client.ip) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+}
+
+/// The client of a request. Its connection's is among the connection's data.
+pub fn of(request: &HttpRequest, server: &ServerConfig) -> ClientAddr {
+    let peer = || {
+        // A connection that ended before it was asked for its peer has none, and no use for an answer.
+        let ip = request.peer_addr().map_or(IpAddr::V4([0, 0, 0, 0].into()), |peer| peer.ip());
+        ClientAddr::of_peer(ip, &server.trusted_proxies)
+    };
+    let connection = request.conn_data::<ClientAddr>().copied().unwrap_or_else(peer);
+    ClientAddr::of_request(connection, request.headers(), server)
+}
+
+/// An address that cannot be anybody's on the internet: this machine's, or of a private network.
+fn is_own(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+impl TrustedProxies {
+    /// Whether an address is a trusted proxy's.
+    pub fn contain(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl TryFrom<Vec<String>> for TrustedProxies {
+    type Error = String;
+
+    fn try_from(entries: Vec<String>) -> Result<Self, String> {
+        let read = |entry: &String| {
+            let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
+            let net = net.map_err(|_| {
+                format!(
+                    "{entry:?} is no network; write one such as 10.0.0.0/8 or fd00::/8, or a proxy's address"
+                )
+            })?;
+            if net.prefix_len() == 0 {
+                return Err(format!(
+                    "{entry:?} is everybody: any client could then write itself another address; write the \
+                     proxies' own networks"
+                ));
+            }
+            Ok(net.trunc())
+        };
+        entries.iter().map(read).collect::<Result<_, _>>().map(TrustedProxies)
+    }
+}
+
+impl TryFrom<String> for ForwardedHeader {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        match text.to_ascii_lowercase().as_str() {
+            "forwarded" => Ok(ForwardedHeader::Forwarded),
+            "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
+            _ => Err("must be x-forwarded-for or forwarded"),
+        }
+    }
+}
+
+impl ForwardedHeader {
+    fn name(self) -> HeaderName {
+        match self {
+            ForwardedHeader::Forwarded => HeaderName::from_static("forwarded"),
+            ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        }
+    }
+}
+
+/// The addresses in a header's line, from its end. An entry that names none is `None`.
+struct Hops<'a> {
+    rest: &'a [u8],
+    header: ForwardedHeader,
+}
+
+impl Hops<'_> {
+    fn next_back(&mut self) -> Option<Option<IpAddr>> {
+        self.rest = self.rest.trim_ascii();
+        if self.rest.is_empty() {
+            return None;
+        }
+        match self.header {
+            ForwardedHeader::XForwardedFor => {
+                let (rest, entry) = split_at_last(self.rest, b",");
+                self.rest = rest.unwrap_or_default();
+                Some(std::str::from_utf8(entry.trim_ascii()).ok().and_then(address))
+            }
+            ForwardedHeader::Forwarded => {
+                let Some((rest, node)) = last_element(self.rest) else {
+                    self.rest = b"";
+                    return Some(None);
+                };
+                self.rest = rest;
+                Some(node.and_then(|node| address(&node)))
+            }
+        }
+    }
+}
+
+/// What stands before the last of these bytes, if there is any, and behind it.
+fn split_at_last<'a>(text: &'a [u8], marks: &[u8]) -> (Option<&'a [u8]>, &'a [u8]) {
+    match text.iter().rposition(|byte| marks.contains(byte)) {
+        Some(at) => (Some(&text[..at]), &text[at + 1..]),
+        None => (None, text),
+    }
+}
+
+/// The last element of a `Forwarded` line: what stands before it, and the value of its `for`, without quotes.
+///
+/// It is read backwards, pair by pair, because only its end is the trusted proxy's: what a client wrote before it, an
+/// opened quote say, must not swallow that. And quotes are kept to: a proxy may put the client's `Host` into one, and
+/// that may hold `,for=192.0.2.1`. (`actix_web_lab::header::Forwarded` divides at each comma and falls for it.)
+fn last_element(text: &[u8]) -> Option<(&[u8], Option<String>)> {
+    let (mut rest, mut node) = (text, None);
+    loop {
+        let (before, value) = last_value(rest.trim_ascii_end())?;
+        let before = before.strip_suffix(b"=")?;
+        let (more, name) = before.split_at(before.len() - token_length(before));
+        if name.is_empty() {
+            return None;
+        }
+        if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
+            return None;
+        }
+        let more = more.trim_ascii_end();
+        match more.split_last() {
+            None => return Some((b"", node)),
+            Some((b',', more)) => return Some((more, node)),
+            Some((b';', more)) => rest = more,
+            Some(_) => return None,
+        }
+    }
+}
+
+/// The token or quoted text at the end, and what stands before it.
+fn last_value(text: &[u8]) -> Option<(&[u8], String)> {
+    let Some(quoted) = text.strip_suffix(b"\"") else {
+        let (before, token) = text.split_at(text.len() - token_length(text));
+        return (!token.is_empty()).then(|| (before, String::from_utf8_lossy(token).into_owned()));
+    };
+    // A quote inside has an odd number of backslashes before it.
+    let opens = |at: &usize| {
+        let slashes = quoted[..*at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        quoted[*at] == b'"' && slashes % 2 == 0
+    };
+    let at = (0..quoted.len()).rev().find(opens)?;
+    let mut plain = Vec::new();
+    let mut bytes = quoted[at + 1..].iter();
+    while let Some(byte) = bytes.next() {
+        plain.push(if *byte == b'\\' { *bytes.next()? } else { *byte });
+    }
+    Some((&quoted[..at], String::from_utf8_lossy(&plain).into_owned()))
+}
+
+/// How many bytes at the end can be a token's (RFC 9110 §5.6.2).
+fn token_length(text: &[u8]) -> usize {
+    let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    text.iter().rev().take_while(|byte| of_token(byte)).count()
+}
+
+/// An address with or without brackets and port. Neither `unknown` nor an obfuscated name (`_hidden`) is one.
+fn address(text: &str) -> Option<IpAddr> {
+    let is_port = |port: &str| {
+        let hidden = port.strip_prefix('_').is_some_and(|rest| !rest.is_empty());
+        hidden || (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (ip, port) = bracketed.split_once(']')?;
+        let port_fits = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return port_fits.then(|| ip.parse().ok().map(IpAddr::V6))?;
+    }
+    match text.split_once(':') {
+        Some((ip, port)) if is_port(port) && !ip.is_empty() => ip.parse().ok().map(IpAddr::V4),
+        _ => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use proptest::prelude::*;
+
+    const PEER: &str = "10.0.0.1";
+
+    fn server(trusted: &str, header: &str) -> ServerConfig {
+        let pairs = [("server.trusted_proxies", trusted), ("server.forwarded_header", header)];
+        let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Config::load(None, std::iter::empty(), &pairs).unwrap().server
+    }
+
+    /// Whom a request from a peer is taken for, in a network of trusted proxies, 10.0.0.0/8 and 2001:db8::/32.
+    fn client(peer: &str, name: &str, lines: &[&str]) -> ClientAddr {
+        let server = server("10.0.0.0/8, 2001:db8::/32", name);
+        let peer = ClientAddr::of_peer(peer.parse().unwrap(), &server.trusted_proxies);
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers
+                .append(name.parse().unwrap(), HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
+        ClientAddr::of_request(peer, &headers, &server)
+    }
+
+    fn forwarded_for(lines: &[&str]) -> String {
+        client(PEER, "x-forwarded-for", lines).ip.to_string()
+    }
+
+    fn forwarded(lines: &[&str]) -> String {
+        client(PEER, "forwarded", lines).ip.to_string()
+    }
+
+    #[test]
+    fn the_walk_ends_at_the_first_address_that_is_not_trusted() {
+        assert_eq!(forwarded_for(&["203.0.113.9"]), "203.0.113.9");
+        assert_eq!(forwarded_for(&["192.0.2.66, 203.0.113.9"]), "203.0.113.9");
+        assert_eq!(forwarded_for(&["192.0.2.66,203.0.113.9, 10.9.9.9 ,10.2.0.1"]), "203.0.113.9");
+        assert_eq!(
+            forwarded_for(&["192.0.2.66", "203.0.113.9,10.9.9.9", "10.2.0.1"]),
+            "203.0.113.9"
+        );
+        // All of them are trusted: the first of them asked.
+        assert_eq!(forwarded_for(&["10.3.0.1, 10.2.0.1"]), "10.3.0.1");
+        assert_eq!(forwarded_for(&[]), PEER);
+        assert_eq!(
+            forwarded(&["for=192.0.2.66, for=203.0.113.9;proto=https, for=10.2.0.1"]),
+            "203.0.113.9"
+        );
+        assert_eq!(
+            forwarded(&["For=192.0.2.66", "proto=http ; FOR=\"203.0.113.9:80\" , for=10.2.0.1"]),
+            "203.0.113.9"
+        );
+    }
+
+    #[test]
+    fn an_address_is_read_in_all_its_forms() {
+        for (text, ip) in [
+            ("203.0.113.9:4711", "203.0.113.9"),
+            ("203.0.113.9:_hidden", "203.0.113.9"),
+            ("2001:4860::9", "2001:4860::9"),
+            ("[2001:4860::9]", "2001:4860::9"),
+            ("[2001:4860::9]:443", "2001:4860::9"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+        ] {
+            assert_eq!(forwarded_for(&[&format!("192.0.2.66, {text}")]), ip, "{text}");
+            assert_eq!(forwarded(&[&format!("for=192.0.2.66, for=\"{text}\"")]), ip, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_names_nobody_leaves_the_last_trusted_proxy() {
+        for text in [
+            "unknown",
+            "_hidden",
+            "-",
+            "203.0.113.9x",
+            "203.0.113",
+            "203.0.113.9:",
+            "203.0.113.9:x",
+            "[203.0.113.9]",
+            "[2001:4860::9",
+            "[2001:4860::9]x",
+            "fe80::1%eth0",
+            "example.org",
+            "203.0.113.9 192.0.2.66",
+            ":80",
+        ] {
+            assert_eq!(forwarded_for(&[&format!("192.0.2.66, {text}")]), PEER, "{text}");
+            assert_eq!(forwarded_for(&[&format!("192.0.2.66, {text}, 10.2.0.1")]), "10.2.0.1");
+            assert_eq!(forwarded(&[&format!("for=192.0.2.66, for=\"{text}\"")]), PEER, "{text}");
+            assert_eq!(
+                forwarded(&[&format!("for=192.0.2.66,for=\"{text}\",for=10.2.0.1")]),
+                "10.2.0.1"
+            );
+        }
+        assert_eq!(forwarded_for(&["192.0.2.66,, 10.2.0.1"]), "10.2.0.1");
+        for line in [
+            "for",
+            "for=",
+            "=1.2.3.4",
+            "for=203.0.113.9;for=192.0.2.66",
+            "by=192.0.2.66",
+            ";",
+            "for=\"",
+        ] {
+            assert_eq!(forwarded(&[&format!("for=192.0.2.66, {line}")]), PEER, "{line}");
+        }
+    }
+
+    /// A client's `Host` in a proxy's quotes, and a quote that a client opened.
+    #[test]
+    fn quotes_hide_nothing_and_add_nothing() {
+        let line = r#"for=203.0.113.9;host="a, for=192.0.2.66""#;
+        assert_eq!(forwarded(&[line]), "203.0.113.9");
+        let line = r#"for=203.0.113.9;host="a\", for=192.0.2.66;host=\"b""#;
+        assert_eq!(forwarded(&[line]), "203.0.113.9");
+        assert_eq!(forwarded(&[r#"for="192.0.2.66, for=203.0.113.9"#]), "203.0.113.9");
+        assert_eq!(forwarded(&[r#"host="x, for=203.0.113.9;host="a\\""#]), "203.0.113.9");
+        // The parser that this one stands in place of.
+        let lab: actix_web_lab::header::Forwarded =
+            r#"for=203.0.113.9;host="a, for=192.0.2.66""#.parse().unwrap();
+        assert_eq!(lab.for_chain().last(), Some("192.0.2.66"));
+    }
+
+    #[test]
+    fn only_the_configured_header_of_a_trusted_peer_is_read() {
+        let spoofed = client("198.51.100.7", "x-forwarded-for", &["203.0.113.9"]);
+        assert_eq!(spoofed.ip.to_string(), "198.51.100.7");
+        let server = server("10.0.0.0/8", "x-forwarded-for");
+        let mut headers = HeaderMap::new();
+        headers.insert("forwarded".parse().unwrap(), HeaderValue::from_static("for=203.0.113.9"));
+        let peer = ClientAddr::of_peer(PEER.parse().unwrap(), &server.trusted_proxies);
+        assert_eq!(ClientAddr::of_request(peer, &headers, &server), peer);
+        let nobody = ServerConfig { trusted_proxies: TrustedProxies::default(), ..server };
+        headers.insert("x-forwarded-for".parse().unwrap(), HeaderValue::from_static("203.0.113.9"));
+        assert_eq!(ClientAddr::of_request(peer, &headers, &nobody), peer);
+    }
+
+    #[test]
+    fn a_private_peer_is_not_limited_and_what_a_proxy_tells_is() {
+        let trusted: TrustedProxies = vec!["198.51.100.7".to_owned()].try_into().unwrap();
+        let limited = |ip: &str| ClientAddr::of_peer(ip.parse().unwrap(), &trusted).limited;
+        for own in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.1.1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.1.2.3",
+            "198.51.100.7",
+            "::ffff:198.51.100.7",
+        ] {
+            assert!(!limited(own), "{own}");
+        }
+        for foreign in ["198.51.100.8", "172.32.0.1", "100.64.0.1", "2001:db8::1", "::ffff:1.2.3.4"]
+        {
+            assert!(limited(foreign), "{foreign}");
+        }
+        assert!(client(PEER, "x-forwarded-for", &["192.168.1.1"]).limited);
+        assert!(!client(PEER, "x-forwarded-for", &["unknown"]).limited);
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused_with_what_to_write() {
+        let read = |entry: &str| TrustedProxies::try_from(vec![entry.to_owned()]);
+        for fine in ["10.0.0.0/8", "10.1.2.3/8", "192.0.2.1", "::1", "2001:db8::/32"] {
+            assert!(read(fine).is_ok(), "{fine}");
+        }
+        for (entry, advice) in [
+            ("10.0.0.0/33", "10.0.0.0/8"),
+            ("nginx", "a proxy's address"),
+            ("", "write one"),
+            ("0.0.0.0/0", "everybody"),
+            ("::/0", "everybody"),
+        ] {
+            let error = read(entry).unwrap_err();
+            assert!(error.contains(advice) && error.contains(entry), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a client writes before it, what the trusted proxy appends is believed, and nothing else.
+        #[test]
+        fn nothing_that_a_client_writes_hides_what_a_trusted_proxy_appends(
+            claimed in "[ -~\t]{0,60}|([,;=\"\\\\ ]|for|host|203[.]0[.]113[.]1|10[.]0[.]0[.]9|unknown){0,12}",
+            host in "[ -~]{0,30}|([,;=\"\\\\ ]|for|203[.]0[.]113[.]1){0,8}",
+            last: [u8; 4],
+            apart: bool,
+        ) {
+            let ip = IpAddr::from(last);
+            let told = if ip.to_string().starts_with("10.") { None } else { Some(ip.to_string()) };
+            let quoted = host.replace('\\', "\\\\").replace('"', "\\\"");
+            for (name, own) in [
+                ("x-forwarded-for", format!("{ip}")),
+                ("forwarded", format!("for={ip};host=\"{quoted}\"")),
+                ("forwarded", format!("host=\"{quoted}\";for=\"{ip}:80\"")),
+            ] {
+                let joined = format!("{claimed}, {own}");
+                let lines: &[&str] = if apart { &[&claimed, &own] } else { &[&joined] };
+                let got = client(PEER, name, lines);
+                prop_assert!(told.is_none() || Some(got.ip.to_string()) == told, "{name} {lines:?}: {got:?}");
+                let spoofed = client("198.51.100.7", name, lines);
+                prop_assert_eq!(spoofed.ip.to_string(), "198.51.100.7");
+            }
+        }
+
+        #[test]
+        fn no_bytes_stop_it(lines in proptest::collection::vec("\\PC{0,40}|[\t-~]{0,40}", 0..4)) {
+            for name in ["forwarded", "x-forwarded-for"] {
+                let clean: Vec<String> = lines.iter().map(|l| l.replace(['\n', '\r', '\x0b', '\x0c', '\x7f'], "")
+                    .chars().filter(|c| !c.is_control() || *c == '\t').collect()).collect();
+                let lines: Vec<&str> = clean.iter().map(String::as_str).collect();
+                client(PEER, name, &lines);
+            }
+        }
+    }
+}
