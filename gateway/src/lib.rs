@@ -64,6 +64,7 @@ pub mod app;
 pub mod channel_api;
 pub mod item;
 pub mod listener;
+pub mod ndjson;
 pub mod problem;
 pub mod publish_api;
 pub mod publisher;

@@ -652,12 +652,11 @@ type Take = (&'static str, Option<u32>, mpsc::Sender<Option<ClusterLease>>);
 
 impl Counting {
     fn on(redis: &Redis, most: u32, life: Duration) -> Self {
-        let url = redis.url();
-        let pairs = [
-            ("redis.url", url.as_str()),
-            ("redis.tick", "100ms"),
-            ("redis.reconnect_max", "200ms"),
-        ];
+        Self::at(&redis.url(), most, life)
+    }
+
+    fn at(url: &str, most: u32, life: Duration) -> Self {
+        let pairs = [("redis.url", url), ("redis.tick", "100ms"), ("redis.reconnect_max", "200ms")];
         let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
         let metrics = Metrics::default();
@@ -764,4 +763,16 @@ fn while_redis_is_away_a_subject_is_let_in_and_counted_when_it_is_back() {
     assert!(one.take("ann").is_none());
     drop((first, second));
     eventually("there is room", || one.take("ann").is_some());
+}
+
+#[test]
+fn a_redis_that_refuses_to_count_keeps_nobody_out() {
+    let redis = Redis::start();
+    let rights = ["on", ">-", "~*", "&*", "+@all", "-zadd"];
+    assert_eq!(redis.command(&[&["ACL", "SETUSER", "gateway"], &rights[..]].concat()), "OK");
+    let url = format!("redis://gateway:-@{}", redis.addr);
+    let one = Counting::at(&url, 1, Duration::from_secs(60));
+    let streams = [one.take("ann"), one.take("ann")];
+    assert!(streams.iter().all(Option::is_some));
+    assert_eq!(one.not_counted(), 2);
 }
