@@ -240,6 +240,8 @@ impl Place {
 
 /// Says that nothing more comes, and throws away what the client still sends, until it ends as well.
 async fn farewell((mut stream, place): (Transport, Place)) {
+    // What still comes is no head of another request.
+    place.asks(true);
     let all = async {
         // Refused only for a connection that is broken already.
         if stream.shutdown().await.is_err() {

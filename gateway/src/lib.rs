@@ -71,6 +71,7 @@ pub mod channel_api;
 pub mod connections_api;
 pub mod item;
 pub mod listener;
+pub mod ndjson;
 pub mod problem;
 pub mod publish_api;
 pub mod publisher;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_lab::respond::NdJson;
-use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use sse_contract::Channel;
@@ -19,6 +18,7 @@ use crate::broker::{Publication, PublishError};
 use crate::client_addr::{self, ClientAddr};
 use crate::config::PublishConfig;
 use crate::item::{self, Entry};
+use crate::ndjson::{Line, Lines};
 use crate::problem::{Kind, Problem};
 use crate::publisher;
 use crate::request;
@@ -198,76 +198,58 @@ async fn lines(
     app: &App,
     grant: Arc<Grant>,
 ) -> Results {
-    let PublishConfig { max_body_bytes: limit, max_batch, max_lines, idle_timeout, .. } =
+    let PublishConfig { max_body_bytes: longest, max_batch, max_lines, idle_timeout, .. } =
         app.config.publish;
-    let mut results = Results::new("line", grant);
-    let mut buffer = BytesMut::new();
-    let mut number = 0;
-    // The rest of a line that was too long is passed over, so that the next one is understood.
-    let mut skipping = false;
+    let (mut results, mut lines) = (Results::new("line", grant), Lines::new(longest));
     let mut heard = Instant::now();
     loop {
         let ended = match timeout_at((heard + idle_timeout).into(), body.next()).await {
-            Ok(Some(Ok(chunk))) => {
-                buffer.extend_from_slice(&chunk);
+            Ok(Some(Ok(piece))) => {
+                lines.add(&piece);
                 false
             }
+            Ok(None) => true,
             Ok(Some(Err(error))) => {
                 let detail = format!("the body broke off: {error}");
-                return results.and_fail(number + 1, Problem::new(Kind::InvalidData, detail));
+                let problem = Problem::new(Kind::InvalidData, detail);
+                return results.and_fail(lines.number() + 1, problem);
             }
-            Ok(None) => true,
             Err(_) => {
                 let detail = format!("the line did not come whole within {idle_timeout:?}");
-                return results.and_fail(number + 1, Problem::new(Kind::RequestTimeout, detail));
+                let problem = Problem::new(Kind::RequestTimeout, detail);
+                return results.and_fail(lines.number() + 1, problem);
             }
         };
-        let mut entries = Vec::new();
-        loop {
-            let end = memchr::memchr(b'\n', &buffer);
-            let Some(length) = end.or((ended && !buffer.is_empty()).then_some(buffer.len())) else {
-                break;
-            };
-            let line = buffer.split_to(length);
-            if end.is_some() {
-                bytes::Buf::advance(&mut buffer, 1);
+        let (mut entries, before) = (Vec::new(), lines.number());
+        while let Some(line) = lines.next(ended) {
+            match line {
+                Line::Nothing => {}
+                Line::TooLong(number) => {
+                    let detail = format!("the line has more than {longest} bytes");
+                    entries.push(Entry::failed(number, Problem::new(Kind::TooLarge, detail)));
+                }
+                Line::Text(number, text) => {
+                    item::read_item(number, &text, max_batch, &mut entries);
+                }
             }
-            let line = if number == 0 { request::without_mark(&line) } else { &line[..] };
-            number += 1;
-            heard = Instant::now();
-            if std::mem::take(&mut skipping) || line.trim_ascii().is_empty() {
-                continue;
-            }
-            if line.len() > limit {
-                entries.push(Entry::failed(number, too_long(limit)));
-            } else {
-                item::read_item(number, line, max_batch, &mut entries);
-            }
-        }
-        if buffer.len() > limit && !skipping {
-            entries.push(Entry::failed(number + 1, too_long(limit)));
-            skipping = true;
-        }
-        if skipping {
-            buffer.clear();
         }
         for entries in entries.chunks(BATCH) {
             pace(client, app, entries.len(), &mut results).await;
             results.publish(app, entries).await;
         }
-        if !entries.is_empty() {
-            // That took its time, which is not the client's.
+        if lines.number() > before {
+            // Publishing took its time, which is not the client's.
             heard = Instant::now();
         }
-        if number > max_lines && !ended {
+        if ended {
+            return results;
+        }
+        if lines.number() > max_lines {
             let detail = format!(
                 "one request publishes at most {max_lines} lines; \
                                   from this one on nothing was published"
             );
-            return results.and_fail(number + 1, Problem::new(Kind::TooLarge, detail));
-        }
-        if ended {
-            return results;
+            return results.and_fail(lines.number() + 1, Problem::new(Kind::TooLarge, detail));
         }
     }
 }
@@ -289,10 +271,6 @@ async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Result
             }
         }
     }
-}
-
-fn too_long(limit: usize) -> Problem {
-    Problem::new(Kind::TooLarge, format!("the line has more than {limit} bytes"))
 }
 
 /// The answers, in order.

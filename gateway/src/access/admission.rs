@@ -103,15 +103,15 @@ pub struct Lease {
 /// An open stream's leases, of its client's address and of its subject.
 #[derive(Debug, Default)]
 pub struct StreamLease {
-    _address: Option<Lease>,
-    _subject: Option<Lease>,
+    address: Option<Lease>,
+    subject: Option<Lease>,
     cluster: Option<ClusterLease>,
 }
 
 impl StreamLease {
     /// Whether nothing was counted, so that there is nothing to give back.
     pub fn is_empty(&self) -> bool {
-        self._address.is_none() && self._subject.is_none() && self.cluster.is_none()
+        self.address.is_none() && self.subject.is_none() && self.cluster.is_none()
     }
 
     /// The same, counted on all gateways together, too.
@@ -243,7 +243,7 @@ impl Admission {
         // Refused, it gives back what was counted for the address.
         let subject =
             subject.map(|who| self.one_more_stream(who, most, Over::SubjectStreams)).transpose()?;
-        Ok(StreamLease { _address: address, _subject: subject, cluster: None })
+        Ok(StreamLease { address, subject, cluster: None })
     }
 
     fn one_more_stream(

@@ -594,50 +594,63 @@ fn a_body_beyond_the_limit_is_refused_in_words_that_its_client_can_read() {
     }
 }
 
-/// One that is refused early, and goes on sending for ever or never ends.
+/// A body that is refused at once and never ends, in both framings.
+fn refused_for_ever(gateway: &TestGateway) -> [TcpStream; 2] {
+    let framings = [&format!("Content-Length: {}", 1_u64 << 40), "Transfer-Encoding: chunked"];
+    framings.map(|framing| {
+        let mut stream = bounded(TcpStream::connect(gateway.addr).unwrap());
+        let head = "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: text/x";
+        stream.write_all(format!("{head}\r\n{framing}\r\n\r\n").as_bytes()).unwrap();
+        stream
+    })
+}
+
 #[test]
-fn a_refused_body_is_read_on_for_a_bounded_time_and_number_of_bytes() {
+fn a_refused_body_is_read_on_for_a_bounded_number_of_bytes() {
     const MOST: usize = 100 << 20;
     let gateway = TestGateway::memory(&[]);
-    let large = format!("Content-Length: {}", 1_u64 << 40);
-    for framing in [&*large, "Transfer-Encoding: chunked"] {
-        let mut stream = bounded(TcpStream::connect(gateway.addr).unwrap());
-        let head = format!(
-            "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: text/x\r\n{framing}\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
+    for mut stream in refused_for_ever(&gateway) {
         let piece = [b"10000\r\n", &[b' '; 0x10000][..], b"\r\n"].concat();
         let mut sent = 0;
         while sent < MOST && stream.write_all(&piece).is_ok() {
             sent += piece.len();
         }
-        assert!(sent < MOST, "{framing}: it would be read for ever");
+        assert!(sent < MOST, "it would be read for ever");
     }
-    for framing in [&*large, "Transfer-Encoding: chunked"] {
-        let mut stream = bounded(TcpStream::connect(gateway.addr).unwrap());
-        let head = format!(
-            "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: text/x\r\n{framing}\r\n\r\n"
-        );
-        stream.write_all(format!("{head}5\r\nabcde\r\n").as_bytes()).unwrap();
-        // Its answer is there, and the connection ends, though the client never does.
-        let answer = read_answer(stream.try_clone().unwrap());
-        assert_eq!(answer.status, 415, "{}", answer.body);
-        eventually("the rest is not waited for", || stream.write_all(b"1\r\nx\r\n").is_err());
-    }
-    // What comes whole is answered, and the connection kept.
+}
+
+#[test]
+fn a_refused_body_is_read_on_for_a_bounded_time() {
+    let gateway = TestGateway::memory(&[("server.head_timeout", "1s")]);
+    std::thread::scope(|scope| {
+        for mut stream in refused_for_ever(&gateway) {
+            scope.spawn(move || {
+                stream.write_all(b"5\r\nabcde\r\n").unwrap();
+                // Its answer is there, and the connection ends, though the client never does.
+                let answer = read_answer(stream.try_clone().unwrap());
+                assert_eq!(answer.status, 415, "{}", answer.body);
+                let answered = Instant::now();
+                eventually("it is closed", || stream.write_all(b"1\r\nx\r\n").is_err());
+                // What comes is not taken for a head, which would have been cut by now.
+                assert!(answered.elapsed() > Duration::from_secs(10));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_body_in_chunks_that_came_whole_ends_no_connection() {
+    let gateway = TestGateway::memory(&[]);
     let mut stream = bounded(TcpStream::connect(gateway.addr).unwrap());
     let head = "POST /channels/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     for _ in 0..2 {
         stream.write_all(format!("{head}5\r\nabcde\r\n0\r\n\r\n").as_bytes()).unwrap();
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).unwrap();
-        assert_eq!(&status, b"HTTP/1.1 200");
-        let mut rest = Vec::new();
-        while !rest.ends_with(b"\"}") {
-            let mut byte = [0];
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while !answer.ends_with(b"\"}") {
             stream.read_exact(&mut byte).unwrap();
-            rest.extend(byte);
+            answer.extend(byte);
         }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     }
 }
 
@@ -652,12 +665,11 @@ type Take = (&'static str, Option<u32>, mpsc::Sender<Option<ClusterLease>>);
 
 impl Counting {
     fn on(redis: &Redis, most: u32, life: Duration) -> Self {
-        let url = redis.url();
-        let pairs = [
-            ("redis.url", url.as_str()),
-            ("redis.tick", "100ms"),
-            ("redis.reconnect_max", "200ms"),
-        ];
+        Self::at(&redis.url(), most, life)
+    }
+
+    fn at(url: &str, most: u32, life: Duration) -> Self {
+        let pairs = [("redis.url", url), ("redis.tick", "100ms"), ("redis.reconnect_max", "200ms")];
         let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
         let metrics = Metrics::default();
@@ -764,4 +776,16 @@ fn while_redis_is_away_a_subject_is_let_in_and_counted_when_it_is_back() {
     assert!(one.take("ann").is_none());
     drop((first, second));
     eventually("there is room", || one.take("ann").is_some());
+}
+
+#[test]
+fn a_redis_that_refuses_to_count_keeps_nobody_out() {
+    let redis = Redis::start();
+    let rights = ["on", ">-", "~*", "&*", "+@all", "-zadd"];
+    assert_eq!(redis.command(&[&["ACL", "SETUSER", "gateway"], &rights[..]].concat()), "OK");
+    let url = format!("redis://gateway:-@{}", redis.addr);
+    let one = Counting::at(&url, 1, Duration::from_secs(60));
+    let streams = [one.take("ann"), one.take("ann")];
+    assert!(streams.iter().all(Option::is_some));
+    assert_eq!(one.not_counted(), 2);
 }
