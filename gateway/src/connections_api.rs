@@ -24,6 +24,11 @@ pub async fn revoke(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
             "from elsewhere than this machine this takes an API key with admin=true (auth.keys)";
         return Err(Problem::new(Kind::Unauthenticated, detail));
     }
+    // Browsers send it with every DELETE, and no page has any business here, whatever name it reached this port by.
+    if request.headers().contains_key("Origin") {
+        let detail = "this is for programs, and not for pages";
+        return Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"));
+    }
     let invalid = |detail: String| Problem::new(Kind::InvalidParameter, detail);
     let pairs = request::query_pairs(request.query_string())?;
     request::once_each(&pairs, |_| true)?;

@@ -9,16 +9,16 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use crate::support::{Answer, BOUND, Redis, Subscriber, eventually, own_addr, request, tempdir};
 
 /// A gateway in a process of its own.
-struct Program {
-    addr: SocketAddr,
-    admin: SocketAddr,
+pub struct Program {
+    pub addr: SocketAddr,
+    pub admin: SocketAddr,
     child: Child,
     stderr: Option<ChildStderr>,
 }
 
 impl Program {
     /// Starts one and waits until it is ready.
-    fn start(settings: &[&str]) -> Self {
+    pub fn start(settings: &[&str]) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_sse-gateway")), settings)
     }
 
@@ -48,7 +48,7 @@ impl Program {
     }
 
     /// All that it logs until its end.
-    fn log(&mut self) -> String {
+    pub fn log(&mut self) -> String {
         let mut text = String::new();
         self.stderr.take().expect("read once").read_to_string(&mut text).expect("a log");
         text
@@ -59,7 +59,7 @@ impl Program {
         drop(self.stderr.take());
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }

@@ -19,6 +19,7 @@ mod parsers;
 mod program;
 mod proxies;
 mod publishing;
+mod security;
 mod site;
 mod streams;
 mod support;
