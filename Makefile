@@ -1,7 +1,7 @@
 # `make` lists what can be made. Every target is one command that also works by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench
+.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -55,6 +55,18 @@ chaos-can-fail: ## Prove that the chaos suite sees a gateway that repairs nothin
 
 rules-can-fail: ## Take each rule of "complete or told" out and see a test fail; about an hour
 	scripts/rules-can-fail
+
+fuzz: ## Feed every parser hostile bytes, ten minutes each; SECONDS=n, JOBS=n, TARGETS="a b"
+	scripts/fuzz --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),2) $(TARGETS)
+
+fuzz-quick: ## The same for some seconds each
+	scripts/fuzz --seconds $(or $(SECONDS),10) --jobs $(or $(JOBS),2) $(TARGETS)
+
+deny: ## Check licences, sources and versions of what is built in; advisories where their list can be had
+	scripts/deny
+
+sbom: ## List what is built in, as CycloneDX, into target/sbom
+	scripts/sbom
 
 microbench: ## Time each part of the path of an event; ARGS=pattern chooses
 	cargo bench --locked --package sse-gateway --features jemalloc --bench hot_path -- $(ARGS)

@@ -1,6 +1,6 @@
 //! What every writer and reader of the gateway's Redis keys agrees on: channel names, event ids, live
-//! frames, key names, the function library, what its calls are made of and what its answers mean, and the JSON item of a
-//! publisher. It does no I/O and knows neither Redis clients nor HTTP,
+//! frames, key names, the function library, what its calls are made of and what its answers mean, the JSON item of a
+//! publisher, and patterns of channel names. It does no I/O and knows neither Redis clients nor HTTP,
 //! so that the gateway, the publisher and the tests share one definition. `docs/redis-contract.md` is
 //! the same contract in words, for publishers in other languages.
 
@@ -13,6 +13,7 @@ mod keys;
 mod library;
 mod live_frame;
 mod outcome;
+pub mod pattern;
 
 pub use call::{Call, Caller, Publish, batch_len};
 pub use channel::{Channel, ChannelError};

@@ -13,6 +13,7 @@ use actix_web::http::header::HeaderName;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use sse_contract::pattern::Pattern;
 use sse_contract::{Channel, Keys};
 use url::Url;
 
@@ -24,7 +25,6 @@ use crate::config_checks;
 use crate::config_sources::{Flag, Setting, Settings};
 use crate::log_filter::LogFilter;
 use crate::origin::AllowedOrigins;
-use crate::pattern::Pattern;
 use crate::redis_settings::connection_info;
 pub use crate::slow_readers::{SlowReader, SlowReaderRule};
 

@@ -10,8 +10,16 @@ use strsim::damerau_levenshtein;
 use crate::config_sources::Settings;
 
 /// Variables without two underscores that somebody else reads: `sse-publish`, and `docker-compose.yml`.
-const OF_OTHERS: [&str; 7] =
-    ["SSE_URL", "SSE_REDIS", "SSE_TOKEN", "SSE_BIND", "SSE_PORT", "SSE_NOFILE", "SSE_IMAGE"];
+const OF_OTHERS: [&str; 8] = [
+    "SSE_URL",
+    "SSE_REDIS",
+    "SSE_TOKEN",
+    "SSE_KEY",
+    "SSE_BIND",
+    "SSE_PORT",
+    "SSE_NOFILE",
+    "SSE_IMAGE",
+];
 
 /// Whose a variable is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,6 @@ pub mod logging;
 pub mod metrics;
 pub mod origin;
 pub mod panics;
-pub mod pattern;
 pub mod slow_readers;
 pub mod tls_files;
 pub mod vitals;

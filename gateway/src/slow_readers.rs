@@ -1,8 +1,7 @@
 //! `stream.slow_readers`: what becomes of a reader that is too slow for the live events, by channel.
 
 use serde::Deserialize;
-
-use crate::pattern::Pattern;
+use sse_contract::pattern::Pattern;
 
 /// What becomes of a reader that is too slow for the live events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Where events go to or come from: the command line, else the environment, else this machine. The
-//! environment is read here and nowhere else.
+//! environment is read here and nowhere else, also what it says of who is asking.
 
 use std::fmt;
 use std::str::FromStr;
@@ -93,6 +93,15 @@ impl fmt::Display for BaseUrl {
     }
 }
 
+/// A variable whose name the command line says, because what it holds must not stand there itself.
+pub fn variable(name: &str) -> Result<String, String> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => Ok(value),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Err(format!("{name} is not set")),
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
+    }
+}
+
 /// What the environment may say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
@@ -102,13 +111,50 @@ pub struct Environment {
     pub redis: Option<String>,
     /// `SSE_TOKEN`
     pub token: Option<String>,
+    /// `SSE_KEY`
+    pub key: Option<String>,
+}
+
+/// What says to a gateway who is asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// `Authorization: Bearer …`
+    Token(&'a str),
+    /// `X-API-Key: …`
+    Key(&'a str),
 }
 
 impl Environment {
     /// Reads this process's environment. An empty variable is one that is not set.
     pub fn read() -> Self {
         let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Environment { url: read("SSE_URL"), redis: read("SSE_REDIS"), token: read("SSE_TOKEN") }
+        Environment {
+            url: read("SSE_URL"),
+            redis: read("SSE_REDIS"),
+            token: read("SSE_TOKEN"),
+            key: read("SSE_KEY"),
+        }
+    }
+
+    /// Who is asking. The command line wins over the environment; two answers in one of them are none.
+    pub fn credential<'a>(
+        &'a self,
+        token: Option<&'a str>,
+        key: Option<&'a str>,
+    ) -> Result<Option<Credential<'a>>, String> {
+        match (token, key, self.token.as_deref(), self.key.as_deref()) {
+            (Some(_), Some(_), _, _) => Err("--token and --key exclude each other".to_owned()),
+            (Some(token), None, _, _) | (None, None, Some(token), None) => {
+                Ok(Some(Credential::Token(token)))
+            }
+            (None, Some(key), _, _) | (None, None, None, Some(key)) => {
+                Ok(Some(Credential::Key(key)))
+            }
+            (None, None, Some(_), Some(_)) => {
+                Err("SSE_TOKEN and SSE_KEY are both set; choose with --token or --key".to_owned())
+            }
+            (None, None, None, None) => Ok(None),
+        }
     }
 
     /// The gateway that `--url` names, else the environment, else the default.
@@ -156,11 +202,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asking_is_said_once() {
+        let (token, key) = (Some("t".to_owned()), Some("k".to_owned()));
+        let both = Environment { token, key, ..Environment::default() };
+        assert!(
+            both.credential(None, None).is_err() && both.credential(Some("a"), Some("b")).is_err()
+        );
+        assert_eq!(both.credential(Some("a"), None), Ok(Some(Credential::Token("a"))));
+        assert_eq!(both.credential(None, Some("b")), Ok(Some(Credential::Key("b"))));
+        let key = Environment { token: None, ..both };
+        assert_eq!(key.credential(None, None), Ok(Some(Credential::Key("k"))));
+        assert_eq!(key.credential(Some("a"), None), Ok(Some(Credential::Token("a"))));
+        assert_eq!(Environment::default().credential(None, None), Ok(None));
+    }
+
+    #[test]
     fn the_command_line_wins_over_the_environment() {
         let both = Environment {
             url: Some("http://a".into()),
             redis: Some("redis://b".into()),
-            token: None,
+            ..Environment::default()
         };
         assert!(both.address(None, None).is_err());
         let c = Address::Gateway("http://c".parse().unwrap());

@@ -1,5 +1,5 @@
-//! The command line: `sse-publish CHANNEL DATA` needs no subcommand, `tail`, `publish` and `bench` are those
-//! that exist, and what could be taken either way is refused rather than guessed.
+//! The command line: `sse-publish CHANNEL DATA` needs no subcommand, `tail`, `publish`, `bench`, `token` and `key` are
+//! those that exist, and what could be taken either way is refused rather than guessed.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,9 +9,13 @@ use clap::{Args, Parser, Subcommand};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sse_contract::{Channel, EventType, Keys};
 
-use crate::address::{BaseUrl, Environment};
+use crate::access_args::{self, ApiKeyArguments, TokenArguments};
+use crate::address::{BaseUrl, Credential, Environment};
 use crate::bench_target::BenchUrl;
 use crate::item::parse_channels;
+
+/// What an API key is sent in.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 // In `{\x1b[0mn}` the escape keeps clap from making a line break of {n}; it is never seen.
 const BENCH_HELP: &str = "\
@@ -43,12 +47,14 @@ Examples:
   sse-publish tail demo orders                follow channels; resumes when cut
   sse-publish publish tail hello              a channel called \"tail\": name the subcommand
   sse-publish bench http://host/events        load your own server; see bench --help
+  sse-publish token --help                    make and check tokens, and secrets for them
+  sse-publish key --publish orders            make an API key for a service
 
 Every event carries an idempotency key, so retries publish nothing twice. Some clients cannot read events
 over 64 KB (see docs/clients.md); the first one of a run that is longer is told of on stderr.
 
-Environment: SSE_URL and SSE_REDIS stand in for --url and --redis, SSE_TOKEN for --token. Secrets
-belong there rather than on the command line, which other users of the machine can read.
+Environment: SSE_URL and SSE_REDIS stand in for --url and --redis, SSE_TOKEN and SSE_KEY for --token and
+--key. Secrets belong there rather than on the command line, which other users of the machine can read.
 SSL_CERT_FILE names other root certificates.
 
 Exit codes:
@@ -72,7 +78,9 @@ Exit codes:
     override_usage = "sse-publish [OPTIONS] CHANNEL[,CHANNEL...] [DATA]\n       \
                       sse-publish --ndjson [OPTIONS] [CHANNEL]\n       \
                       sse-publish tail [OPTIONS] CHANNEL...\n       \
-                      sse-publish bench [OPTIONS] URL"
+                      sse-publish bench [OPTIONS] URL\n       \
+                      sse-publish token [OPTIONS] | token check | token secret\n       \
+                      sse-publish key [OPTIONS]"
 )]
 struct CommandLine {
     #[command(subcommand)]
@@ -91,6 +99,12 @@ pub enum Command {
     /// Load an event stream of a server that you run, and report what came
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArguments),
+    /// Make a token for a gateway and print it; check one; make a secret
+    #[command(after_help = access_args::TOKEN_HELP)]
+    Token(Box<TokenArguments>),
+    /// Make an API key, and the line by which a gateway knows it
+    #[command(after_help = access_args::KEY_HELP)]
+    Key(ApiKeyArguments),
 }
 
 /// Channel names, separated by commas on the command line.
@@ -103,6 +117,9 @@ pub struct HttpArguments {
     /// Send `Authorization: Bearer TOKEN` [env: SSE_TOKEN]
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
+    /// Send `X-API-Key: KEY` [env: SSE_KEY]
+    #[arg(long, value_name = "KEY", conflicts_with = "token")]
+    key: Option<String>,
     /// Send a header with every request; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -235,17 +252,23 @@ impl TailArguments {
 }
 
 impl HttpArguments {
-    /// All headers, the token's included.
+    /// All headers, that of the token or key included.
     pub fn headers(
         &self,
         environment: &Environment,
     ) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
         let mut headers = self.headers.clone();
-        if let Some(token) = self.token.as_ref().or(environment.token.as_ref()) {
-            let value = HeaderValue::from_str(&format!("Bearer {token}"))
-                .map_err(|_| "the token cannot be sent in a header".to_owned())?;
-            headers.push((AUTHORIZATION, value));
-        }
+        let (name, value, what) =
+            match environment.credential(self.token.as_deref(), self.key.as_deref())? {
+                Some(Credential::Token(token)) => {
+                    (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")), "token")
+                }
+                Some(Credential::Key(key)) => (API_KEY, HeaderValue::from_str(key), "API key"),
+                None => return Ok(headers),
+            };
+        let mut value = value.map_err(|_| format!("the {what} cannot be sent in a header"))?;
+        value.set_sensitive(true);
+        headers.push((name, value));
         Ok(headers)
     }
 }
@@ -254,13 +277,14 @@ impl HttpArguments {
 pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<Command, clap::Error> {
-    let CommandLine { command, publish } = CommandLine::try_parse_from(arguments)?;
+    let CommandLine { command, publish } =
+        CommandLine::try_parse_from(arguments).map_err(access_args::without_tokens)?;
     if let Some(command) = command {
         return Ok(command);
     }
     // With an option before it, a subcommand's name reads as a channel. Publishing there what was
     // meant to be followed would be a nasty surprise.
-    if let Some(name @ ("tail" | "publish" | "bench")) =
+    if let Some(name @ ("tail" | "publish" | "bench" | "token" | "key")) =
         publish.channels.as_ref().map(|channels| channels.0[0].as_str())
     {
         let text = format!(
@@ -302,7 +326,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|why| format!("{why}; write 30s, 500ms or 2m"))
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+/// A time above zero.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time.is_zero() { Err("must be above zero".to_owned()) } else { Ok(time) }
 }
@@ -357,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_could_be_meant_either_way_is_refused() {
-        for name in ["tail", "bench"] {
+        for name in ["tail", "bench", "token", "key"] {
             let error = read(&format!("--url http://a {name} demo")).unwrap_err();
             assert!(error.to_string().contains(&format!("sse-publish {name}")), "{error}");
         }
@@ -387,6 +412,15 @@ mod tests {
             "bench http://a --stalled 2",
             "bench http://a --rate 5",
             "bench http://a b",
+            "demo x --token a --key b",
+            "token demo",
+            "token --pem a --secret-file b",
+            "token --secret abc",
+            "token --subscribe a|b",
+            "token check a b",
+            "key --publish user:{sub}",
+            "key --name a\tb",
+            "key demo",
         ] {
             assert!(read(line).is_err(), "{line}");
         }

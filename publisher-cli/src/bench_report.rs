@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use hyper::StatusCode;
 use serde_json::{Value, json};
 use sse_bench::load::report::Report;
 use sse_bench::load::{Measured, Opened, Settled};
 
 use crate::bench_publish::Published;
+use crate::http_head::advice;
 
 /// More of its core than this used by the load, and what it measures is its own lateness, too.
 const BUSY: f64 = 0.8;
@@ -184,6 +186,12 @@ impl Findings {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            let answered = format!("answered {}", status.as_u16());
+            if self.opened.error.as_ref().is_some_and(|why| why.ends_with(&answered)) {
+                notes.extend(advice(status).map(str::to_owned));
+            }
+        }
         if self.readers().unstamped > 0 {
             let all = if self.readers().events == 0 { "the events" } else { "some events" };
             notes.push(format!(

@@ -25,8 +25,31 @@ pub struct Problem {
 impl Problem {
     /// What to tell people: the most particular text there is.
     pub fn into_reason(self, status: StatusCode) -> Reason {
-        let text = self.detail.or(self.title).unwrap_or_else(|| format!("HTTP {status}"));
+        let mut text = self.detail.or(self.title).unwrap_or_else(|| format!("HTTP {status}"));
+        // Somebody else's 403 may be about anything.
+        let ours = self.kind.as_deref().is_some_and(|kind| DENIED.contains(&kind));
+        if let Some(advice) = advice(status).filter(|_| ours || status != StatusCode::FORBIDDEN) {
+            text += &format!("; {advice}");
+        }
         Reason { kind: self.kind, text }
+    }
+}
+
+/// The problems of a gateway that does not let somebody do what was asked for.
+const DENIED: [&str; 2] = ["urn:sse-gateway:publish-denied", "urn:sse-gateway:subscribe-denied"];
+
+/// What to do when a gateway lets nobody in with what was sent.
+pub fn advice(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::UNAUTHORIZED => Some(
+            "give a --token or --key that the gateway takes (SSE_TOKEN, SSE_KEY); \
+             sse-publish token check says what is wrong with a token",
+        ),
+        StatusCode::FORBIDDEN => Some(
+            "which channels are allowed is said by the token's claims, or by the key's line in the gateway's \
+             auth.keys, and by the rights of the gateway's own user in Redis",
+        ),
+        _ => None,
     }
 }
 
@@ -75,6 +98,22 @@ mod tests {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(text));
             assert_eq!(retry_after(&headers, now), want.map(Duration::from_secs), "{text}");
         }
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_what_to_do() {
+        let of = |status, document: &[u8]| reason(status, &HeaderMap::new(), document).text;
+        let expired =
+            br#"{"type":"urn:sse-gateway:invalid-token","detail":"the token has expired"}"#;
+        let text = of(StatusCode::UNAUTHORIZED, expired);
+        assert!(text.starts_with("the token has expired; give a --token or --key"), "{text}");
+        assert!(of(StatusCode::UNAUTHORIZED, b"").contains("--token or --key"));
+        let denied = br#"{"type":"urn:sse-gateway:publish-denied","detail":"not orders"}"#;
+        let text = of(StatusCode::FORBIDDEN, denied);
+        assert!(text.starts_with("not orders; which channels are allowed"), "{text}");
+        let foreign = br#"{"type":"urn:sse-gateway:foreign-origin","detail":"no"}"#;
+        assert_eq!(of(StatusCode::FORBIDDEN, foreign), "no");
+        assert_eq!(of(StatusCode::FORBIDDEN, b"<html>"), "HTTP 403 Forbidden");
     }
 
     #[test]

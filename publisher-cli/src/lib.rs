@@ -1,8 +1,10 @@
-//! `sse-publish`: publishes events to a gateway or straight to Redis, and follows channels; and loads servers.
+//! `sse-publish`: publishes events to a gateway or straight to Redis, and follows channels; loads servers; and makes tokens and
+//! API keys.
 //!
 //! A library only so that its tests can reach the parts, which are, in the order an event takes:
 
 // What the command line and the environment say.
+pub mod access_args;
 pub mod address;
 pub mod args;
 pub mod exit;
@@ -39,6 +41,12 @@ pub mod event_stream;
 pub mod tail_output;
 
 pub mod tail;
+
+// Who may do what: tokens and API keys, made and checked.
+pub mod api_key;
+pub mod key_source;
+pub mod token;
+pub mod token_check;
 
 // A load, and what it found.
 pub mod bench_target;

@@ -7,7 +7,7 @@ use sse_publish::address::Environment;
 use sse_publish::args::{self, Command};
 use sse_publish::exit::{self, Failure};
 use sse_publish::interrupt::Interrupt;
-use sse_publish::{bench, publish, tail};
+use sse_publish::{api_key, bench, publish, tail, token};
 
 fn main() -> ExitCode {
     // Both HTTP and Redis use rustls without a built-in provider. Only a second installation fails.
@@ -27,18 +27,25 @@ fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Publish(arguments) => wait(async |e, i| publish::run(arguments, e, i).await),
+        Command::Bench(arguments) => wait(async |e, i| bench::run(arguments, e, i).await),
+        Command::Tail(arguments) => wait(async |e, i| tail::run(arguments, e, i).await),
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Key(arguments) => api_key::run(&arguments),
+    }
+}
+
+/// Runs what waits for others, and for Ctrl-C.
+fn wait(
+    job: impl AsyncFnOnce(&Environment, Interrupt) -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
     let broken = |error: std::io::Error| Failure::new(exit::FAILED, error);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
     let interrupt = Interrupt::listen().map_err(broken)?;
     let environment = Environment::read();
-    let done = runtime.block_on(async {
-        match command {
-            Command::Publish(arguments) => publish::run(arguments, &environment, interrupt).await,
-            Command::Bench(arguments) => bench::run(arguments, &environment, interrupt).await,
-            Command::Tail(arguments) => tail::run(arguments, &environment, interrupt).await,
-        }
-    });
+    let done = runtime.block_on(job(&environment, interrupt));
     // A name that is still being looked up must not hold up the end.
     runtime.shutdown_background();
     done

@@ -97,7 +97,8 @@ fn gap_text(data: &str) -> String {
     text
 }
 
-fn escape(text: &str) -> String {
+/// A text in which nothing can move the cursor of the reader's terminal or begin another line.
+pub fn escape(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }

@@ -16,6 +16,9 @@ pub enum KeyError {
     /// Other PEM than a key for this algorithm.
     #[error("this is no PEM of a key for {0:?}")]
     Pem(Algorithm),
+    /// A private key where a public one is needed.
+    #[error("this is a private key, which only signs; what checks is the public key")]
+    Private,
     /// A secret where a key pair is needed, or the other way round.
     #[error("{0:?} needs {1}")]
     Kind(Algorithm, &'static str),
@@ -84,8 +87,12 @@ impl VerifyingKey {
     ///
     /// # Errors
     ///
-    /// The text is no key for one of the algorithms, or one of them needs a secret.
+    /// The text is no public key for one of the algorithms, or one of them needs a secret.
     pub fn from_pem(pem: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
+        // An RSA one would be read, and fit no signature.
+        if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
+            return Err(KeyError::Private);
+        }
         let mut inner = None;
         for algorithm in algorithms {
             let read = match family(*algorithm) {

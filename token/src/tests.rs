@@ -84,6 +84,18 @@ fn what_is_signed_is_taken_with_every_algorithm() {
     }
 }
 
+#[test]
+fn what_a_token_says_can_be_read_without_a_key() {
+    let wanted = claims(json!({ "sub": "42", "exp": 5 }));
+    let key = SigningKey::from_secret(SECRET).unwrap();
+    let token = sign(&wanted, &key, Algorithm::HS384, Some("k1")).unwrap();
+    let head = Head { algorithm: Algorithm::HS384, kid: Some("k1".to_owned()) };
+    assert_eq!(unproven(&token), Ok((head, wanted)));
+    for odd in ["", "a.b.c", &format!("{}.{}.", token.split('.').next().unwrap(), encoded("[1]"))] {
+        assert_eq!(unproven(odd), Err(TokenError::Malformed), "{odd}");
+    }
+}
+
 /// RFC 8725 §2.1, §3.1: the checker decides on the algorithm, and not the token.
 #[test]
 fn no_token_chooses_its_own_algorithm() {
@@ -120,10 +132,13 @@ fn times_issuer_and_audience_are_those_that_are_expected() {
     assert_eq!(with(json!({}), &expected), Err(TokenError::Claim("exp".to_owned())));
     for odd in [json!("x"), json!(-5), json!(null), json!([now() + 60]), json!("99999999999")] {
         let unending = Expected { unending: true, ..Expected::default() };
+        let refused = |result: &Result<(), TokenError>| {
+            matches!(result, Err(TokenError::Claim(_) | TokenError::Malformed))
+        };
         let ended = with(json!({ "exp": odd, "sub": "a" }), &expected);
-        assert!(matches!(ended, Err(TokenError::Claim(_))), "{odd}: {ended:?}");
+        assert!(refused(&ended), "{odd}: {ended:?}");
         let ahead = with(json!({ "nbf": odd }), &unending);
-        assert!(matches!(ahead, Err(TokenError::Claim(_))), "{odd}: {ahead:?}");
+        assert!(refused(&ahead), "{odd}: {ahead:?}");
     }
     let unending = Expected { unending: true, ..Expected::default() };
     assert_eq!(with(json!({}), &unending), Ok(()));
@@ -154,6 +169,26 @@ fn times_issuer_and_audience_are_those_that_are_expected() {
     }
     // A token for somebody else is not for whoever expects nobody in particular.
     assert_eq!(with(json!({ "aud": "other" }), &unending), Err(TokenError::Audience));
+}
+
+/// RFC 7515 §4.1.11: whoever does not understand what a head demands must not take the token, however well it is signed.
+#[test]
+fn a_token_that_demands_what_is_not_understood_is_refused() {
+    let wanted = claims(json!({ "exp": now() + 60 }));
+    let header = Header { crit: Some(vec!["exp".to_owned()]), ..Header::new(Algorithm::HS256) };
+    let key = SigningKey::from_secret(SECRET).unwrap();
+    ring_provider::install();
+    let token = jsonwebtoken::encode(&header, &wanted, key.inner()).unwrap();
+    assert_eq!(checked(&token, &Expected::default()), Err(TokenError::Critical));
+}
+
+/// A gateway needs none, and whoever reads its files could sign.
+#[test]
+fn a_private_key_checks_nothing() {
+    for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
+        let error = VerifyingKey::from_pem(&pair(algorithm).0, &[algorithm]).unwrap_err();
+        assert_eq!(error, KeyError::Private, "{algorithm:?}");
+    }
 }
 
 #[test]

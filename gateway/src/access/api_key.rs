@@ -7,16 +7,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
 use serde::Deserialize;
+use sse_token::api_key::{Hash, MIN_BYTES, hash, hash_from_hex};
 
 use crate::access::grant::{Grant, Limits};
 use crate::access::words::Words;
-
-/// The shortest key, in bytes: `sse-publish key` makes one of 43.
-pub const MIN_BYTES: usize = 24;
-
-type Hash = [u8; 32];
 
 /// One line of `auth.keys`: `name=billing hash=<64 hex digits> publish=orders subscribe=*`.
 #[derive(Clone, Deserialize)]
@@ -63,7 +58,7 @@ impl ApiKeyLine {
         )?;
         let name: Arc<str> =
             words.one("name")?.ok_or("name=… is missing: what the key is called")?.into();
-        let hash = words.one("hash")?.and_then(hex).ok_or_else(|| {
+        let hash = words.one("hash")?.and_then(hash_from_hex).ok_or_else(|| {
             format!(
                 "hash of the key {name} must be the 64 hex digits that `sse-publish key` prints"
             )
@@ -112,22 +107,6 @@ impl ApiKeys {
         }
         self.0.get(&hash(key))
     }
-}
-
-/// What is configured of a key.
-pub fn hash(key: &str) -> Hash {
-    digest(&SHA256, key.as_bytes()).as_ref().try_into().unwrap_or_default()
-}
-
-fn hex(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (n, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * n..2 * n + 2], 16).ok()?;
-    }
-    Some(hash)
 }
 
 #[cfg(test)]

@@ -14,13 +14,13 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use sse_contract::Channel;
+use sse_contract::pattern::Pattern;
 use tokio::sync::{OnceCell, Semaphore};
 use url::Url;
 
 use crate::access::grant::{Grant, Limits, now};
 use crate::access::outbound::{Answered, Outbound, Question};
 use crate::config::ForwardConfig;
-use crate::pattern::Pattern;
 
 /// The longest answer that is read, in bytes.
 const MOST_BYTES: usize = 64 * 1024;

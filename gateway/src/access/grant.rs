@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sse_contract::Channel;
-
-use crate::pattern::Pattern;
+use sse_contract::pattern::Pattern;
 
 /// Seconds since 1970, as tokens count them (RFC 7519 §2, NumericDate).
 pub type Seconds = u64;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
-use sse_token::{Algorithm, Claims, Expected, Head, TokenError, VerifyingKey};
+use sse_contract::pattern::{Pattern, Template};
+use sse_token::{Algorithm, Claims, Expected, Head, Right, TokenError, VerifyingKey};
 use url::Url;
 
 use crate::access::checked::Checked;
@@ -18,7 +19,6 @@ use crate::access::grant::{Grant, Limits};
 use crate::access::key_set::{KeySet, Location};
 use crate::access::outbound::Outbound;
 use crate::access::words::{Secret, Words};
-use crate::pattern::{Pattern, Template};
 
 /// Where the keys of a line come from.
 #[derive(Debug, Clone)]
@@ -294,11 +294,10 @@ impl IssuerLine {
         };
         let seconds =
             |name: &str| claims.get(name).and_then(Value::as_f64).map(|n| n.max(0.0) as u64);
-        let patterns = |right: &str, lines: &[Template]| {
+        let patterns = |right: Right, lines: &[Template]| {
             let mut patterns: Vec<Pattern> =
                 lines.iter().filter_map(|line| line.fill(claims)).collect();
-            patterns.extend(of_claim(claims, right)?);
-            patterns.extend(of_mercure(claims, right));
+            patterns.extend(right.of(claims)?);
             Ok::<Arc<[Pattern]>, String>(patterns.into())
         };
         Ok(Grant {
@@ -306,40 +305,12 @@ impl IssuerLine {
             token_id: text("jti"),
             issued: seconds("iat"),
             expires: seconds("exp"),
-            subscribe: patterns("subscribe", &self.subscribe)?,
-            publish: patterns("publish", &self.publish)?,
+            subscribe: patterns(Right::Subscribe, &self.subscribe)?,
+            publish: patterns(Right::Publish, &self.publish)?,
             limits: self.limits,
             of_anybody: false,
         })
     }
-}
-
-/// `subscribe` and `publish`: a pattern or a list of them. They are the issuer's own words, and must be right.
-fn of_claim(claims: &Claims, right: &str) -> Result<Vec<Pattern>, String> {
-    let wrong = |what: String| format!("the token's claim {right:?} {what}");
-    let pattern = |value: &Value| {
-        let text = value
-            .as_str()
-            .ok_or_else(|| wrong("must be a pattern or a list of patterns".to_owned()))?;
-        let template: Template =
-            text.parse().map_err(|error| wrong(format!("has a pattern of no use: {error}")))?;
-        Ok(template.fill(claims))
-    };
-    let values = match claims.get(right) {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(values)) => &values[..],
-        Some(value) => std::slice::from_ref(value),
-    };
-    let patterns: Result<Vec<Option<Pattern>>, String> = values.iter().map(pattern).collect();
-    Ok(patterns?.into_iter().flatten().collect())
-}
-
-/// `mercure: {subscribe, publish}` (Mercure 0.x). A topic that no channel can be called grants nothing here.
-fn of_mercure(claims: &Claims, right: &str) -> Vec<Pattern> {
-    let topics =
-        claims.get("mercure").and_then(|mercure| mercure.get(right)).and_then(Value::as_array);
-    let topics = topics.into_iter().flatten().filter_map(Value::as_str);
-    topics.filter_map(Pattern::of_mercure).collect()
 }
 
 /// Whether a location of keys is a URL.

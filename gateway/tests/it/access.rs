@@ -33,8 +33,7 @@ fn signed(mut claims: Value, secret: &[u8]) -> String {
 }
 
 fn hash_of(key: &str) -> String {
-    let hash = sse_gateway::access::api_key::hash(key);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    sse_token::api_key::hash_in_hex(key)
 }
 
 fn bearer(token: &str) -> (&'static str, String) {

@@ -1,5 +1,6 @@
 //! Runs the binary, with an environment that does not leak in from outside.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
@@ -34,9 +35,9 @@ pub fn start(arguments: &[&str]) -> Running {
 }
 
 /// Starts it with some variables more.
-fn start_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Running {
+fn start_with(arguments: &[&str], variables: &[(&str, &OsStr)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-publish"));
-    for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN"] {
+    for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN", "SSE_KEY"] {
         command.env_remove(name);
     }
     let mut child = command
@@ -97,7 +98,14 @@ impl Running {
 
 /// Runs it to its end, with this certificate as the only one it trusts.
 pub fn run_trusting(certificate: &Path, arguments: &[&str]) -> Run {
-    start_with(arguments, &[("SSL_CERT_FILE", certificate)]).finish()
+    start_with(arguments, &[("SSL_CERT_FILE", certificate.as_os_str())]).finish()
+}
+
+/// Runs it to its end, with these variables and no input.
+pub fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> Run {
+    let variables: Vec<(&str, &OsStr)> =
+        variables.iter().map(|(name, value)| (*name, OsStr::new(value))).collect();
+    start_with(arguments, &variables).finish()
 }
 
 /// Runs it to its end.

@@ -68,7 +68,7 @@ fn where_to_begin_is_in_the_first_url() {
 
 #[test]
 fn a_refusal_is_the_end_and_says_why() {
-    for status in ["400 Bad Request", "401 Unauthorized", "403 Forbidden", "404 Not Found"] {
+    for status in ["400 Bad Request", "403 Forbidden", "404 Not Found"] {
         let problem = response(status, "application/problem+json", "", r#"{"detail":"because"}"#);
         let gateway = ScriptedGateway::play(vec![reply(problem)]);
         let run = run(&["tail", "demo", "--url", &gateway.url], "");
@@ -76,6 +76,18 @@ fn a_refusal_is_the_end_and_says_why() {
         assert_eq!(run.err, format!("sse-publish: HTTP {status}: because\n"));
         gateway.requests();
     }
+}
+
+#[test]
+fn who_is_not_let_in_is_told_what_to_do() {
+    let problem =
+        r#"{"type":"urn:sse-gateway:authentication-required","detail":"say who you are"}"#;
+    let answer = response("401 Unauthorized", "application/problem+json", "", problem);
+    let gateway = ScriptedGateway::play(vec![reply(answer)]);
+    let run = run(&["tail", "demo", "--url", &gateway.url], "");
+    assert_eq!(run.code, 1);
+    let told = "sse-publish: HTTP 401 Unauthorized: say who you are; give a --token or --key";
+    assert!(run.err.starts_with(told), "{}", run.err);
 }
 
 #[test]

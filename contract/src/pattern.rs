@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sse_contract::Channel;
+
+use crate::Channel;
 
 /// The longest pattern, in bytes: as long as a name may be.
 pub const MAX_LEN: usize = Channel::MAX_LEN;
@@ -133,35 +134,44 @@ impl Pattern {
     }
 }
 
-/// Both name and pattern are short, and of each pattern only the last wildcard is ever tried again, because what an earlier
-/// one could take the later one can take as well.
+/// In time of the pattern's length by the name's, whatever they are: patterns may come from a token, and to try one place
+/// after another for each piece takes for ever with twenty pieces.
 fn matches(pieces: &[Piece], name: &str) -> bool {
-    let Some((first, rest)) = pieces.split_first() else { return name.is_empty() };
-    match first {
-        Piece::Text(text) => name.strip_prefix(&**text).is_some_and(|name| matches(rest, name)),
-        Piece::Any if rest.is_empty() => true,
-        Piece::Any => {
-            // Up to the next text that is not the last one, the nearest place is as good as any other.
-            if let [Piece::Text(text), behind @ ..] = rest
-                && behind.iter().any(|piece| *piece == Piece::Any)
-                && behind.iter().all(|piece| *piece != Piece::Part)
-            {
-                return name
-                    .find(&**text)
-                    .is_some_and(|at| matches(behind, &name[at + text.len()..]));
-            }
-            ends(name, |_| true).any(|at| matches(rest, &name[at..]))
-        }
-        Piece::Part => {
-            let inside = |c: char| c != ':' && c != '/';
-            ends(name, inside).skip(1).any(|at| matches(rest, &name[at..]))
-        }
+    // Most are one of these, and cost no memory.
+    match pieces {
+        [Piece::Text(text)] => return **text == *name,
+        [Piece::Any] => return true,
+        [Piece::Text(text), Piece::Any] => return name.starts_with(&**text),
+        _ => {}
     }
-}
-
-/// The places up to which a name's beginning holds only such characters. Names are ASCII.
-fn ends(name: &str, inside: impl Fn(char) -> bool) -> impl Iterator<Item = usize> {
-    0..=name.find(|c| !inside(c)).unwrap_or(name.len())
+    let name = name.as_bytes();
+    // Where in the name the pieces so far may end.
+    let mut ends = vec![false; name.len() + 1];
+    ends[0] = true;
+    for piece in pieces {
+        let mut next = vec![false; name.len() + 1];
+        let mut open = false;
+        for at in 0..=name.len() {
+            match piece {
+                Piece::Text(text) => {
+                    if ends[at] && name[at..].starts_with(text.as_bytes()) {
+                        next[at + text.len()] = true;
+                    }
+                }
+                Piece::Any => {
+                    open |= ends[at];
+                    next[at] = open;
+                }
+                Piece::Part => {
+                    let inside = at > 0 && !matches!(name[at - 1], b':' | b'/');
+                    next[at] = open && inside;
+                    open = ends[at] || next[at];
+                }
+            }
+        }
+        ends = next;
+    }
+    ends[name.len()]
 }
 
 fn push_text(pieces: &mut Vec<Piece>, text: &str) {
@@ -412,6 +422,17 @@ mod tests {
         assert_eq!(of("a*b", "axb"), None);
         assert_eq!(of("a b", "a b"), None);
         assert_eq!(of("{a", "a"), None);
+    }
+
+    /// Otherwise this test does not end.
+    #[test]
+    fn many_places_that_fit_cost_no_time() {
+        let parts = Pattern::of_mercure(&("{a}".repeat(40) + "x")).unwrap();
+        let stars: Pattern = format!("{}*b", "*a".repeat(60)).parse().unwrap();
+        let (with, without) = ("a".repeat(199) + "x", "a".repeat(200));
+        assert!(parts.matches(&with) && !parts.matches(&without) && !stars.matches(&without));
+        let mixed = Pattern::from_stored(&("*?".repeat(40) + "x")).unwrap();
+        assert!(mixed.matches(&with) && !mixed.matches(&without));
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! What a publisher writes, on the wire: a browser reads one event, with that type and data, and nothing else.
+//!
+//! Input: type, data, id, and what a `gap` says.
+
+use sse_contract::{Channel, EventId, EventType, EventTypeError, RESERVED_EVENT_TYPES};
+use sse_gateway::frame::{self, Began, Frame, Framing, GapReason};
+
+use crate::event_source::{Event, normal, read, unchunked};
+use crate::{parts, text};
+
+const BEFORE: EventId = EventId { ms: 1, seq: 1 };
+const BEHIND: EventId = EventId { ms: 99, seq: 65536 };
+
+/// Writes an event and reads it.
+pub fn run(data: &[u8]) {
+    let [kind, payload, id, after] = parts(data).map(text);
+    let kind = event_type(&kind);
+    let kind = kind.as_ref().map_or("", EventType::as_str);
+    let id = id.parse().unwrap_or(EventId { ms: 5, seq: 6 });
+    let event = Frame::event(id, kind, &payload);
+    assert_eq!(event.parts(), (kind.to_owned(), normal(&payload)), "what a frame says of itself");
+    one(
+        event.bytes(Framing::Plain),
+        event.bytes(Framing::Chunked),
+        Event {
+            kind: if kind.is_empty() { "message" } else { kind }.to_owned(),
+            data: normal(&payload),
+            id: id.to_string(),
+        },
+    );
+    let raw = Frame::raw(&payload);
+    one(
+        raw.bytes(Framing::Plain),
+        raw.bytes(Framing::Chunked),
+        Event { kind: "message".to_owned(), data: normal(&payload), id: BEFORE.to_string() },
+    );
+    gap(id, &payload, &after);
+}
+
+/// A type is refused for what would end its line, or for its name, and for nothing else.
+fn event_type(text: &str) -> Option<EventType> {
+    let parsed = text.parse::<EventType>();
+    let expected = match &parsed {
+        Ok(_) => {
+            (1..=200).contains(&text.len())
+                && !text.contains(['\0', '\r', '\n'])
+                && !RESERVED_EVENT_TYPES.contains(&text)
+        }
+        Err(EventTypeError::Empty) => text.is_empty(),
+        Err(EventTypeError::TooLong(length)) => text.len() == *length && *length > 200,
+        Err(EventTypeError::Character(c)) => text.contains(*c) && "\0\r\n".contains(*c),
+        Err(EventTypeError::Reserved(_)) => RESERVED_EVENT_TYPES.contains(&text),
+    };
+    assert!(expected, "{text:?} is {parsed:?}");
+    parsed.ok()
+}
+
+/// In the middle of a stream this block is one event; what stands around it stays what it is.
+fn one(plain: &[u8], chunked: &[u8], event: Event) {
+    let opening = [&*frame::retry(1000), &*frame::first_checkpoint(BEFORE, Began::Now)].concat();
+    let next = Frame::event(BEHIND, "", "next");
+    let around =
+        |block: &[u8]| [&opening, frame::COMMENT, block, next.bytes(Framing::Plain)].concat();
+    let checkpoint = Event {
+        kind: "checkpoint".to_owned(),
+        data: r#"{"from":"now"}"#.to_owned(),
+        id: BEFORE.to_string(),
+    };
+    let next =
+        Event { kind: "message".to_owned(), data: "next".to_owned(), id: BEHIND.to_string() };
+    let (events, last) = read(&around(plain));
+    assert_eq!(events, [checkpoint, event, next]);
+    assert_eq!(last, BEHIND.to_string());
+    assert_eq!(unchunked(chunked).as_deref(), Some(plain), "the chunk is the block");
+    assert_eq!(*frame::framed(plain, Framing::Chunked), *chunked);
+}
+
+/// What a client sent as its position stands in a gap as text.
+fn gap(position: EventId, name: &str, after: &str) {
+    let channel: Option<Channel> = name.parse().ok();
+    let block = frame::gap(position, channel.as_ref(), GapReason::UnknownId, after, Some(BEHIND));
+    let (events, last) = read(&block);
+    assert_eq!(last, position.to_string());
+    let [event] = &events[..] else { panic!("a gap is {} events", events.len()) };
+    assert_eq!(event.kind, "gap");
+    let said: serde_json::Value = serde_json::from_str(&event.data).expect("a gap's data is JSON");
+    assert_eq!(said["after"], after);
+    assert_eq!(said["channel"], channel.as_ref().map_or("*", Channel::as_str));
+    assert_eq!(said["oldest"], BEHIND.to_string());
+}

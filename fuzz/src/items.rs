@@ -1,0 +1,68 @@
+//! JSON bodies and NDJSON lines of `POST /publish`: what is published is what was written, whatever its JSON looks like; and
+//! a browser reads just that.
+
+use serde_json::Value;
+use sse_gateway::frame::{Frame, Framing};
+use sse_gateway::item::{Entry, read_body, read_item};
+
+use crate::event_source::{normal, read};
+
+/// Reads a body whole, and by its lines.
+pub fn run(data: &[u8]) {
+    if let Ok(entries) = read_body(data) {
+        let value = serde_json::from_slice::<Value>(data).ok();
+        let items = match value {
+            Some(Value::Array(items)) => Some(items),
+            other => other.map(|item| vec![item]),
+        };
+        for entry in &entries {
+            let item = items.as_ref().map(|items| &items[entry.number as usize]);
+            published(entry, item);
+        }
+        // The entries are the channels of the items, and nothing else.
+        if let Some(items) = &items {
+            for (number, item) in items.iter().enumerate() {
+                let own = entries.iter().filter(|entry| entry.number == number as u64);
+                let channels = item["channels"].as_array().map_or(1, Vec::len);
+                assert!((1..=channels.max(1)).contains(&own.count()));
+            }
+        }
+    }
+    for line in data.split(|byte| *byte == b'\n') {
+        let mut entries = Vec::new();
+        read_item(7, line, &mut entries);
+        assert!(!entries.is_empty() && entries.iter().all(|entry| entry.number == 7));
+        let item = serde_json::from_slice::<Value>(line).ok();
+        for entry in &entries {
+            published(entry, item.as_ref());
+        }
+    }
+}
+
+fn published(entry: &Entry, item: Option<&Value>) {
+    let Ok(publication) = &entry.publication else { return };
+    let channel = publication.channel.as_str();
+    assert_eq!(entry.channel.as_deref(), Some(channel));
+    let kind = publication.event.as_ref().map_or("", |event| event.as_str());
+    let frame = Frame::event(sse_contract::EventId { ms: 5, seq: 6 }, kind, &publication.data);
+    let (events, _) = read(frame.bytes(Framing::Plain));
+    let [event] = &events[..] else { panic!("{} events", events.len()) };
+    assert_eq!(event.data, normal(&publication.data));
+    assert_eq!(event.kind, if kind.is_empty() { "message" } else { kind });
+    // JSON that is deeper than any reader likes is taken all the same, as text that nobody here reads.
+    let Some(item) = item else { return };
+    let named =
+        [&item["channel"]].into_iter().chain(item["channels"].as_array().into_iter().flatten());
+    assert!(named.into_iter().any(|name| name == channel), "{channel} is one of the item's");
+    assert_eq!(item["event"].as_str().unwrap_or_default(), kind);
+    assert_eq!(item["idempotency_key"].as_str(), publication.idempotency_key.as_deref());
+    match &item["data"] {
+        Value::String(text) => assert_eq!(**text, *publication.data, "a string is verbatim"),
+        other => {
+            let again: Value = serde_json::from_str(&publication.data).expect("JSON stays JSON");
+            assert_eq!(again, *other);
+            // Compact: outside of strings there is no white space.
+            assert!(!publication.data.contains(['\n', '\r', '\t']));
+        }
+    }
+}

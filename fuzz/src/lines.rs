@@ -1,0 +1,53 @@
+//! The lines of `auth.keys` and `auth.jwt.keys`, which an operator writes, perhaps wrongly: whatever is said of one, the
+//! secret in it is not.
+//!
+//! Input: what stands before the secret, and what behind it.
+
+use sse_gateway::access::api_key::{ApiKeyLine, ApiKeys};
+use sse_gateway::access::issuers::{IssuerLine, Issuers};
+use sse_gateway::access::words::shown;
+
+use crate::{parts, text};
+
+const SECRET: &str = "Zq8-correct-horse-battery-staple-7Xk";
+
+/// Reads them as both.
+pub fn run(data: &[u8]) {
+    let [before, behind] = parts(data).map(text);
+    if before.contains(SECRET) || behind.contains(SECRET) {
+        return;
+    }
+    for line in [
+        format!("{before} secret={SECRET} {behind}"),
+        format!("{before} hash={SECRET} {behind}"),
+        format!("{before} {SECRET} {behind}"),
+        before.clone(),
+    ] {
+        is_kept(&shown(&line));
+        match IssuerLine::try_from(line.clone()) {
+            Ok(read) => {
+                is_kept(&format!("{read:?}"));
+                // Only a line whose key stands in it: no path of an input is opened.
+                if line.contains(SECRET) {
+                    match Issuers::new(&[read], 0, false) {
+                        Ok(issuers) => is_kept(&format!("{issuers:?}")),
+                        Err(error) => is_kept(&error),
+                    }
+                }
+            }
+            Err(error) => is_kept(&error),
+        }
+        match ApiKeyLine::try_from(line.clone()) {
+            Ok(read) => {
+                is_kept(&format!("{read:?}"));
+                let twice = ApiKeys::new(&[read.clone(), read]).expect_err("it stands there twice");
+                is_kept(&twice);
+            }
+            Err(error) => is_kept(&error),
+        }
+    }
+}
+
+fn is_kept(said: &str) {
+    assert!(!said.contains(SECRET), "{said}");
+}

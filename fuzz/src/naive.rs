@@ -1,0 +1,100 @@
+//! Patterns once more, by their definition: a table of which rest of a pattern matches which rest of a name.
+
+use serde_json::{Map, Value};
+
+/// What a pattern is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// This character.
+    Char(char),
+    /// Any text, also none.
+    Any,
+    /// Some text without `:` and `/`.
+    Part,
+}
+
+/// What stands in a template.
+enum Item {
+    Piece(Piece),
+    Claim(String),
+}
+
+/// Whether a name is one that the pieces stand for.
+pub fn matches(pieces: &[Piece], name: &str) -> bool {
+    let name: Vec<char> = name.chars().collect();
+    // table[p][n]: the pieces from p on stand for the name from n on.
+    let mut table = vec![vec![false; name.len() + 1]; pieces.len() + 1];
+    table[pieces.len()][name.len()] = true;
+    for p in (0..pieces.len()).rev() {
+        for n in (0..=name.len()).rev() {
+            table[p][n] = match &pieces[p] {
+                Piece::Char(c) => name.get(n) == Some(c) && table[p + 1][n + 1],
+                Piece::Any => (n..=name.len()).any(|end| table[p + 1][end]),
+                Piece::Part => (n + 1..=name.len())
+                    .take_while(|end| !":/".contains(name[end - 1]))
+                    .any(|end| table[p + 1][end]),
+            };
+        }
+    }
+    table[0][0]
+}
+
+/// What `Pattern::stored` wrote.
+pub fn of_stored(text: &str) -> Vec<Piece> {
+    let piece = |c| match c {
+        '*' => Piece::Any,
+        '?' => Piece::Part,
+        c => Piece::Char(c),
+    };
+    text.chars().map(piece).collect()
+}
+
+/// A template that is one, filled in for the bearer of these claims; none where it grants nothing.
+pub fn of_template(text: &str, claims: &Map<String, Value>) -> Option<Vec<Piece>> {
+    let mut items = Vec::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        if c == '*' {
+            if !matches!(items.last(), Some(Item::Piece(Piece::Any))) {
+                items.push(Item::Piece(Piece::Any));
+            }
+        } else if (c == '{' || c == '}') && rest.starts_with(c) {
+            items.push(Item::Piece(Piece::Char(c)));
+            rest = &rest[1..];
+        } else if c == '{' {
+            let end = rest.find('}').expect("a template's braces are closed");
+            items.push(Item::Claim(rest[..end].to_owned()));
+            rest = &rest[end + 1..];
+        } else {
+            items.push(Item::Piece(Piece::Char(c)));
+        }
+    }
+    let beside = |at: Option<usize>| match at.and_then(|at| items.get(at)) {
+        Some(Item::Piece(Piece::Char(c))) => Some(*c),
+        _ => None,
+    };
+    let mut pieces = Vec::new();
+    for (n, item) in items.iter().enumerate() {
+        match item {
+            Item::Piece(piece) => pieces.push(piece.clone()),
+            Item::Claim(name) => {
+                let value = match claims.get(name)? {
+                    Value::String(text) => text.clone(),
+                    Value::Number(number) => number.as_u64()?.to_string(),
+                    _ => return None,
+                };
+                let around = [beside(n.checked_sub(1)), beside(Some(n + 1))];
+                let fits = |c: char| {
+                    (c.is_ascii_alphanumeric() || "_.@=+~-".contains(c))
+                        && !around.contains(&Some(c))
+                };
+                if value.is_empty() || !value.chars().all(fits) {
+                    return None;
+                }
+                pieces.extend(value.chars().map(Piece::Char));
+            }
+        }
+    }
+    (pieces.len() <= sse_contract::pattern::MAX_LEN).then_some(pieces)
+}

@@ -1,0 +1,52 @@
+//! RESP3 from Redis, or from whatever answers on its port: cut anywhere, it is the same values or the same error.
+
+use sse_gateway::resp::{Value, parse};
+
+/// The most bytes of which every beginning is tried.
+const MOST: usize = 512;
+
+/// Reads values.
+pub fn run(data: &[u8]) {
+    let data = &data[..data.len().min(MOST)];
+    let whole = parse(data);
+    match &whole {
+        Ok(Some((value, used))) => {
+            assert!(*used <= data.len());
+            bounded(value, 0);
+            // What stands behind a value changes nothing, and a part of it is none.
+            assert_eq!(parse(&data[..*used]), whole);
+            for end in 0..*used {
+                assert_eq!(parse(&data[..end]), Ok(None), "{end} of {used}");
+            }
+        }
+        Ok(None) => {
+            for end in 0..data.len() {
+                assert_eq!(parse(&data[..end]), Ok(None), "{end}");
+            }
+        }
+        // It may be seen late, and is never taken back.
+        Err(_) => {
+            let mut broken = false;
+            for end in 0..=data.len() {
+                let read = parse(&data[..end]);
+                assert!(!matches!(read, Ok(Some(_))), "{end} is a value");
+                broken |= read.is_err();
+                assert_eq!(read.is_err(), broken, "{end}");
+            }
+        }
+    }
+    // All values of the buffer, as the connection reads them.
+    let mut rest = data;
+    while let Ok(Some((_, used))) = parse(rest) {
+        assert!(used > 0, "a value of no bytes would be read for ever");
+        rest = &rest[used..];
+    }
+}
+
+fn bounded(value: &Value<'_>, depth: usize) {
+    assert!(depth <= 8, "too deep");
+    let _ = (value.text(), value.integer());
+    for element in value.elements() {
+        bounded(element, depth + 1);
+    }
+}

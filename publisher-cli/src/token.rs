@@ -1,0 +1,111 @@
+//! Makes tokens, and secrets to sign them with. What is made goes to standard output, alone on its line.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use sse_token::random::random_hex;
+use sse_token::{Claims, MAX_BYTES, Right};
+
+use crate::access_args::{Lifetime, MakeArguments, SecretArguments, TokenArguments, TokenCommand};
+use crate::exit::{self, Failure};
+use crate::token_check;
+
+/// Does what the command line says; answers the exit code.
+pub fn run(arguments: &TokenArguments) -> Result<u8, Failure> {
+    match &arguments.command {
+        None => print(&make(&arguments.make)?),
+        Some(TokenCommand::Check(arguments)) => token_check::run(arguments),
+        Some(TokenCommand::Secret(arguments)) => secret(arguments),
+    }
+}
+
+/// A signed token.
+fn make(arguments: &MakeArguments) -> Result<String, Failure> {
+    let (key, algorithm) = arguments.key.signing()?;
+    let claims = claims(arguments)?;
+    let token = sse_token::sign(&claims, &key, algorithm, arguments.kid.as_deref())
+        .map_err(|why| why.to_string())?;
+    if token.len() > MAX_BYTES {
+        let why =
+            format!("the token has {} bytes, and a gateway takes {MAX_BYTES} at most", token.len());
+        return Err(why.into());
+    }
+    Ok(token)
+}
+
+fn claims(arguments: &MakeArguments) -> Result<Claims, Failure> {
+    let mut claims: Claims = arguments.claims.iter().cloned().collect();
+    let now = seconds_now();
+    claims.insert("iat".to_owned(), now.into());
+    if let Lifetime::For(time) = arguments.expires {
+        // Rounded up, so that half a second is not over before it began.
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        claims.insert("exp".to_owned(), now.saturating_add(seconds).into());
+    }
+    let jti = match &arguments.jti {
+        Some(jti) => jti.clone(),
+        None => random_hex::<16>().map_err(|why| Failure::new(exit::FAILED, why))?,
+    };
+    let texts = [
+        ("sub", &arguments.sub),
+        ("iss", &arguments.iss),
+        ("aud", &arguments.aud),
+        ("jti", &Some(jti)),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            claims.insert(name.to_owned(), Value::from(text.as_str()));
+        }
+    }
+    for (right, patterns) in
+        [(Right::Subscribe, &arguments.subscribe), (Right::Publish, &arguments.publish)]
+    {
+        if !patterns.is_empty() {
+            claims.insert(right.name().to_owned(), Value::from(patterns.clone()));
+        }
+        let templates = right.templates(&claims)?;
+        // A gateway would take such a token, and the pattern would allow nothing.
+        if let Some(n) = templates.iter().position(|template| template.fill(&claims).is_none()) {
+            return Err(Failure::from(format!(
+                "--{} {:?} would allow nothing: each claim in it must be in the token (--sub, --claim), and be one \
+                 part of a channel's name, without : / or *",
+                right.name(),
+                patterns[n]
+            )));
+        }
+    }
+    Ok(claims)
+}
+
+/// A new secret, printed or in a file of its own.
+fn secret(arguments: &SecretArguments) -> Result<u8, Failure> {
+    let secret = random_hex::<32>().map_err(|why| Failure::new(exit::FAILED, why))?;
+    let Some(path) = &arguments.out else { return print(&secret) };
+    write_new(path, &secret)
+        .map_err(|why| Failure::new(exit::FAILED, format!("{}: {why}", path.display())))?;
+    let line = format!("alg=HS256 secret_file={}", path.display());
+    writeln!(io::stderr(), "sse-publish: made {}; in auth.jwt.keys: {line}", path.display()).ok();
+    Ok(exit::OK)
+}
+
+/// A file that only its owner may read, from its first moment on. One that is there is somebody's key already.
+fn write_new(path: &Path, secret: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()
+}
+
+fn print(line: &str) -> Result<u8, Failure> {
+    writeln!(io::stdout(), "{line}")
+        .map_err(|why| Failure::new(exit::FAILED, format!("stdout: {why}")))?;
+    Ok(exit::OK)
+}
+
+/// The time, as tokens count it.
+pub fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
