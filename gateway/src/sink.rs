@@ -328,10 +328,7 @@ impl MessageBody for PipeBody {
             }
             return Poll::Ready(Some(Ok(bytes)));
         }
-        if inner.gone {
-            return Poll::Ready(Some(Err(Unfinished)));
-        }
-        if inner.ended {
+        if inner.ended || inner.gone {
             return inner.ending.poll(cx);
         }
         inner.reader = Some(cx.waker().clone());
