@@ -347,13 +347,10 @@ impl MessageBody for PipeBody {
             }
             return Poll::Ready(Some(Ok(bytes)));
         }
-        if inner.gone {
-            return Poll::Ready(Some(Err(Unfinished)));
-        }
-        if inner.ended && inner.whole {
+        if inner.ended && inner.whole && !inner.gone {
             return Poll::Ready(None);
         }
-        if inner.ended {
+        if inner.ended || inner.gone {
             return inner.ending.poll(cx);
         }
         inner.reader = Some(cx.waker().clone());
