@@ -32,7 +32,7 @@ fn signed(mut claims: Value, secret: &[u8]) -> String {
     sse_token::sign(claims.as_object().unwrap(), &key, Algorithm::HS256, None).unwrap()
 }
 
-fn hash_of(key: &str) -> String {
+pub fn hash_of(key: &str) -> String {
     sse_token::api_key::hash_in_hex(key)
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::access::token;
+use crate::access::{hash_of, token};
 use crate::life::Program;
 use crate::support::{BOUND, Subscriber, TestGateway, eventually, request};
 
@@ -16,8 +16,7 @@ const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
 #[test]
 fn no_secret_is_in_logs_metrics_or_answers() {
     let key = "key-for-tests-0123456789-0123456789";
-    let hash: String =
-        sse_gateway::access::api_key::hash(key).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash_of(key);
     let jwt = format!("auth.jwt.keys=alg=HS256 secret={SECRET} subscribe=user:{{sub}}");
     let keys = format!("auth.keys=name=a hash={hash} publish=*");
     let settings = [&jwt, &keys, "auth.token_parameter=true", "log.level=trace", "log.format=json"];
@@ -129,8 +128,7 @@ fn outside() -> IpAddr {
 #[test]
 fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
     let key = "key-for-tests-0123456789-0123456789";
-    let hash: String =
-        sse_gateway::access::api_key::hash(key).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash_of(key);
     let admin = format!("name=ops hash={hash} admin=true");
     let gateway = TestGateway::memory(&[("auth.keys", &admin), ("admin.listen", "0.0.0.0:0")]);
     for (method, path) in [
