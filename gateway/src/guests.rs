@@ -56,8 +56,6 @@ struct Guest {
     waits: Option<(Instant, Option<Waker>)>,
     /// Since when a request's head comes that is not whole yet.
     head: Option<Instant>,
-    /// A request is being answered: what comes is of its body.
-    asked: bool,
     closed: bool,
 }
 
@@ -95,7 +93,7 @@ impl Guests {
         }
         // Of many that come at once none was asked yet.
         let waits = Some((Instant::now(), None));
-        let guest = Guest { waits, head: None, asked: false, closed: false };
+        let guest = Guest { waits, head: None, closed: false };
         let key = self.all.borrow_mut().insert(guest);
         Some(Place { guests: self.clone(), key })
     }
@@ -191,26 +189,25 @@ impl Place {
         }
     }
 
-    /// Its client said something.
-    pub fn heard(&self) {
+    /// Its client said something, which may be of a request's head.
+    pub fn heard(&self, of_head: bool) {
         let guest = &mut self.guests.all.borrow_mut()[self.key];
         guest.waits = None;
-        if !guest.asked {
+        if of_head {
             guest.head.get_or_insert_with(Instant::now);
         }
     }
 
-    /// A request's head is whole, and the request is being answered until it is not.
-    pub fn asks(&self, asked: bool) {
-        let guest = &mut self.guests.all.borrow_mut()[self.key];
-        (guest.asked, guest.head) = (asked, None);
+    /// A request's head is whole.
+    pub fn head_is_whole(&self) {
+        self.guests.all.borrow_mut()[self.key].head = None;
     }
 }
 
 /// Says that nothing more comes, and throws away what the client still sends, until it ends as well.
 async fn farewell((mut stream, place): (TcpStream, Place)) {
-    // What still comes is no head of another request.
-    place.asks(true);
+    // What still comes is of no head.
+    place.head_is_whole();
     let all = async {
         // Refused only for a connection that is broken already.
         if stream.shutdown().await.is_err() {
@@ -236,7 +233,7 @@ async fn scrap(stream: &mut TcpStream, place: &Place) -> io::Result<usize> {
         let read = Pin::new(&mut *stream).poll_read(cx, &mut buf);
         match read {
             Poll::Pending => place.waits(cx),
-            Poll::Ready(_) => place.heard(),
+            Poll::Ready(_) => place.heard(false),
         }
         ready!(read)?;
         Poll::Ready(Ok(buf.filled().len()))
@@ -275,7 +272,7 @@ mod tests {
 
     fn busy(guests: &Rc<Guests>) -> Place {
         let place = guests.enter().unwrap();
-        place.heard();
+        place.heard(false);
         place
     }
 
@@ -283,14 +280,14 @@ mod tests {
     fn the_one_that_waits_longest_makes_room() {
         let guests = guests(3);
         let (first, second, busy) = (waiting(&guests), waiting(&guests), busy(&guests));
-        first.heard();
+        first.heard(false);
         first.waits(&Context::from_waker(Waker::noop()));
         let third = guests.enter().unwrap();
-        third.heard();
+        third.heard(false);
         assert!(second.check().is_err(), "it waited longest");
         assert!(first.check().is_ok() && third.check().is_ok() && busy.check().is_ok());
         drop(second);
-        first.heard();
+        first.heard(false);
         assert!(guests.enter().is_none(), "nobody waits");
         drop(busy);
         assert!(guests.enter().is_some());
@@ -310,19 +307,18 @@ mod tests {
     fn a_head_that_does_not_come_whole_is_closed_and_a_body_is_none() {
         let guests = guests(4);
         let [slow, body, next, idle] = std::array::from_fn(|_| waiting(&guests));
-        slow.heard();
-        body.heard();
-        body.asks(true);
-        body.heard();
-        next.asks(true);
-        next.asks(false);
-        next.heard();
-        idle.heard();
-        idle.asks(true);
-        idle.asks(false);
+        slow.heard(true);
+        body.heard(true);
+        body.head_is_whole();
+        body.heard(false);
+        next.heard(true);
+        next.head_is_whole();
+        next.heard(true);
+        idle.heard(true);
+        idle.head_is_whole();
         let between = Instant::now();
         // Another byte does not begin it anew.
-        slow.heard();
+        slow.heard(true);
         guests.close_heads_since(Some(between));
         assert!(slow.check().is_err() && next.check().is_err());
         assert!(body.check().is_ok() && idle.check().is_ok());

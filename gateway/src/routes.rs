@@ -6,8 +6,8 @@ use std::sync::Arc;
 use actix_cors::Cors;
 use actix_service::Service;
 use actix_web::dev::{Path, ServiceRequest, ServiceResponse, Url};
-use actix_web::http::Uri;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::http::{Uri, Version};
 use actix_web::middleware::Condition;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route, web};
 use actix_web_lab::extract::LocalData;
@@ -55,7 +55,9 @@ pub fn routes(
             answered.map(|response| response.map(problem::in_place).map_err(problem::of))
         })
         .wrap_fn(|mut request, service| {
+            // One at a time, up to HTTP/1.1.
             let connection = request.conn_data::<TakeoverOrder>().cloned();
+            let connection = connection.filter(|_| request.version() <= Version::HTTP_11);
             if let Some(connection) = &connection {
                 connection.asks(true);
             }

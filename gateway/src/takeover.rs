@@ -53,6 +53,8 @@ struct Shared {
     /// Counts the connection among its client's. A stream that took over the socket holds it as well.
     lease: RefCell<Option<Rc<Lease>>>,
     client: Cell<Option<ClientAddr>>,
+    /// A request is being answered: what comes is of its body.
+    asked: Cell<bool>,
 }
 
 impl fmt::Debug for TakeoverOrder {
@@ -71,6 +73,7 @@ impl Takeable {
             place,
             lease: RefCell::default(),
             client: Cell::default(),
+            asked: Cell::new(false),
         };
         Some(Takeable {
             stream: Some(stream),
@@ -125,8 +128,9 @@ impl TakeoverOrder {
 
     /// A request's head is whole, and the request is being answered until it is not.
     pub fn asks(&self, asked: bool) {
+        self.0.asked.set(asked);
         if let Some(place) = &*self.0.place.borrow() {
-            place.asks(asked);
+            place.head_is_whole();
         }
     }
 
@@ -182,7 +186,7 @@ impl AsyncRead for Takeable {
         if let Some(place) = &*place {
             match read {
                 Poll::Pending => place.waits(cx),
-                Poll::Ready(_) => place.heard(),
+                Poll::Ready(_) => place.heard(!this.order.0.asked.get()),
             }
         }
         this.ended |= read.is_ready() && buf.filled().len() == before;
