@@ -172,7 +172,7 @@ fn the_console_says_what_a_browser_may_do_with_it() {
     }
 }
 
-/// `module::name` in docs/security.md is a test in gateway/tests/it, or in the crate that stands before it.
+/// What docs/security.md names as a test is one in gateway/tests/it, or in the crate that stands before it.
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
