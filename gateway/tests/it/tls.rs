@@ -854,3 +854,80 @@ fn chromium_comes_back_over_tls() {
     source.close();
     gateway.settled();
 }
+
+/// The README's "On the internet": what stands there, with this test's files in the place of its paths.
+#[test]
+fn what_the_readme_puts_on_the_internet_serves_its_users_and_nobody_else() {
+    let readme = include_str!("../../../README.md");
+    let toml = readme.split("```toml\n").find(|text| text.starts_with("[server]\n")).unwrap();
+    let toml = toml.split("```").next().unwrap();
+    assert!(toml.lines().count() <= 10, "ten lines: {toml}");
+    let authority = Authority::new();
+    let (pair, secret) = (authority.signs("gateway"), authority.path("jwt.secret"));
+    std::fs::write(&secret, "a-secret-of-at-least-32-bytes-for-tests\n").unwrap();
+    let addr = own_addr();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let toml = toml
+        .replace("0.0.0.0:8443", &addr.to_string())
+        .replace("/etc/sse/fullchain.pem", &path(&pair.certificate))
+        .replace("/etc/sse/privkey.pem", &path(&pair.key))
+        .replace("/etc/sse/jwt.secret", &path(&secret));
+    let file = authority.path("gateway.toml");
+    std::fs::write(&file, &toml).unwrap();
+    // It may listen beyond loopback.
+    let checked = |toml: &str| {
+        std::fs::write(authority.path("checked.toml"), toml).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+        program
+            .env_clear()
+            .arg("--check-config")
+            .arg("--config")
+            .arg(authority.path("checked.toml"));
+        program.stdout(Stdio::null()).status().unwrap().success()
+    };
+    assert!(checked(&toml.replace(&addr.to_string(), "0.0.0.0:8443")));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+    program
+        .env_clear()
+        .arg("--config")
+        .arg(&file)
+        .args(["--admin-listen", &own_addr().to_string()]);
+    let _running = Running(program.stderr(Stdio::null()).spawn().expect("the program runs"));
+    eventually("it listens", || TcpStream::connect(addr).is_ok());
+    let client = authority.client();
+    let token = crate::access::token(serde_json::json!({ "sub": "42", "publish": "*" }));
+    let cookie = format!("sse_token={token}");
+    let bearer = format!("Bearer {token}");
+    let ask = |method: &str, path: &str, headers: &[(&str, &str)]| {
+        request_on(client.connect(addr), method, path, headers, b"hello")
+    };
+    assert_eq!(ask("GET", "/channels/user:42:mail", &[]).status, 401);
+    assert_eq!(ask("GET", "/channels/user:43:mail", &[("Cookie", &cookie)]).status, 403);
+    assert_eq!(ask("POST", "/channels/user:42:mail", &[]).status, 401);
+    let socket = connect(addr);
+    let stream = client.on(socket.try_clone().unwrap());
+    let mut subscriber =
+        Subscriber::over(stream, socket, "channel=user:42:mail", &[("Cookie", &cookie)]);
+    subscriber.opening();
+    assert_eq!(ask("POST", "/channels/user:42:mail", &[("Authorization", &bearer)]).status, 200);
+    assert_eq!(subscriber.event().data, "hello");
+}
+
+/// The body is whole, and the session ends in order: nobody is to come back.
+#[test]
+fn a_stream_that_is_revoked_ends_whole() {
+    let authority = Authority::new();
+    let jwt = "alg=HS256 secret=a-secret-of-at-least-32-bytes-for-tests subscribe=*";
+    let gateway = authority.gateway(&[("auth.jwt.keys", jwt)]);
+    let bearer = format!("Bearer {}", crate::access::token(serde_json::json!({ "sub": "a" })));
+    let socket = connect(gateway.addr);
+    let stream = authority.client().on(socket.try_clone().unwrap());
+    let mut subscriber =
+        Subscriber::over(stream, socket, "channel=a", &[("Authorization", &bearer)]);
+    subscriber.opening();
+    let answer = request(gateway.admin, "DELETE", "/connections?subject=a", &[], b"");
+    assert_eq!(answer.status, 200);
+    subscriber.rest();
+    assert!(subscriber.into_reader().get_ref().is_whole());
+    gateway.settled();
+}
