@@ -15,6 +15,7 @@ mod stalled;
 mod steady;
 mod storm;
 mod tls;
+mod tokens;
 mod window;
 
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub enum Scenario {
     Idle,
     /// TLS beside none, and beside nginx' in front: what a delivery costs, and 10,000 idle streams
     Tls,
+    /// 10,000 streams opened with a token of their own each, and again; 2,000 readers with one each
+    Tokens,
     /// How fast streams can be opened
     Ramp,
     /// Two gateways on one Redis, published through one, read on both
@@ -68,7 +71,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All there are, in the order they run.
-    pub const ALL: [Scenario; 13] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::Steady,
         Scenario::SteadyHalf,
         Scenario::Saturation,
@@ -79,6 +82,7 @@ impl Scenario {
         Scenario::Storm,
         Scenario::Idle,
         Scenario::Tls,
+        Scenario::Tokens,
         Scenario::Ramp,
         Scenario::Replicas,
         Scenario::Publish,
@@ -102,6 +106,7 @@ impl Scenario {
             Scenario::Storm => storm::run(options, output),
             Scenario::Idle => idle::run(options, output),
             Scenario::Tls => tls::run(options, output),
+            Scenario::Tokens => tokens::run(options, output),
             Scenario::Ramp => ramp::run(options, output),
             Scenario::Replicas => replicas::run(options, output),
             Scenario::Publish => publish::run(options, output),
@@ -125,6 +130,7 @@ impl Scenario {
             Scenario::Storm => storm::estimate(options),
             Scenario::Idle => idle::estimate(options),
             Scenario::Tls => tls::estimate(options),
+            Scenario::Tokens => tokens::estimate(options),
             Scenario::Ramp => ramp::estimate(options),
             Scenario::Replicas => replicas::estimate(options),
             Scenario::Publish => publish::estimate(options),

@@ -11,6 +11,7 @@ mod plain_actix;
 mod programs;
 mod pushpin;
 mod tls;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -88,6 +89,8 @@ pub struct Server {
     admin: Option<SocketAddr>,
     route: Route,
     tls: Option<load::tls::Settings>,
+    /// What streams show.
+    tokens: Option<tokens::Tokens>,
     // In this order: whoever needs Redis, or an origin, ends before it does.
     processes: Vec<Process>,
     origin: Option<pushpin::Origin>,
@@ -103,6 +106,7 @@ impl Server {
             admin: None,
             route: Route::Post { path: "/channels/{c}".to_owned() },
             tls: None,
+            tokens: None,
             processes: Vec::new(),
             origin: None,
             _scratch: Scratch::new()?,
@@ -116,6 +120,7 @@ impl Server {
                 server.gateway(settings, Some(redis))?;
             }
             Kind::GatewayTls => server.gateway_tls(settings)?,
+            Kind::GatewayTokens => server.gateway_tokens(settings)?,
             Kind::NginxTls => server.nginx_tls(settings)?,
             Kind::Nchan => server.nchan(settings)?,
             Kind::Pushpin => server.pushpin()?,
@@ -141,6 +146,7 @@ impl Server {
     pub fn streams(&self, connections: usize, target: String) -> load::Plan {
         let mut plan = load::Plan::new(self.addr, connections, target);
         plan.tls = self.tls.clone();
+        plan.headers = self.tokens.as_ref().map(|tokens| tokens.headers());
         if self.kind == Kind::Pushpin {
             plan.in_flight = pushpin::AT_ONCE;
         }

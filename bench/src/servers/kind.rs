@@ -19,6 +19,8 @@ pub enum Kind {
     GatewayRedis,
     /// sse-gateway alone, with TLS.
     GatewayTls,
+    /// sse-gateway alone, where each stream shows a token of its own, signed with RSA.
+    GatewayTokens,
     /// sse-gateway alone behind nginx, two workers, with TLS; both are counted.
     NginxTls,
     /// nginx with Nchan, two workers.
@@ -36,7 +38,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All there are, but for those with TLS, which have a scenario of their own.
+    /// All there are, but for those with TLS and with tokens, which have scenarios of their own.
     pub const ALL: [Kind; 10] = [
         Kind::Floor1,
         Kind::Floor2,
@@ -58,6 +60,7 @@ impl Kind {
             Kind::GatewayMemory => "gateway-memory",
             Kind::GatewayRedis => "gateway-redis",
             Kind::GatewayTls => "gateway-tls",
+            Kind::GatewayTokens => "gateway-tokens",
             Kind::NginxTls => "nginx-tls",
             Kind::Nchan => "nchan",
             Kind::Pushpin => "pushpin",
@@ -74,7 +77,9 @@ impl Kind {
             Kind::Floor1 | Kind::Floor2 => {
                 Ok(concat!("sse-bench ", env!("CARGO_PKG_VERSION")).into())
             }
-            Kind::GatewayMemory | Kind::GatewayTls => gateway(&settings.gateway),
+            Kind::GatewayMemory | Kind::GatewayTls | Kind::GatewayTokens => {
+                gateway(&settings.gateway)
+            }
             Kind::NginxTls => nginx(),
             Kind::GatewayRedis => Ok(format!("{}, {}", gateway(&settings.gateway)?, redis()?)),
             Kind::Nchan => nchan::version(),
@@ -93,7 +98,10 @@ impl Kind {
 
     /// Whether it is the gateway.
     pub fn is_gateway(self) -> bool {
-        matches!(self, Kind::GatewayMemory | Kind::GatewayRedis | Kind::GatewayTls)
+        matches!(
+            self,
+            Kind::GatewayMemory | Kind::GatewayRedis | Kind::GatewayTls | Kind::GatewayTokens
+        )
     }
 }
 

@@ -359,6 +359,31 @@ fn an_api_key_opens_what_its_line_says() {
     gateway.settled();
 }
 
+/// What a line says of its bearers holds for each of them, and for nobody else.
+#[test]
+fn each_bearer_may_take_what_its_line_says() {
+    let jwt = "alg=HS256 secret=a-secret-of-at-least-32-bytes-for-tests subscribe=* publish=* streams=2 rate=3";
+    let gateway = TestGateway::memory(&[("auth.jwt.keys", jwt)]);
+    let [anna, bert] = ["anna", "bert"].map(|sub| bearer(&token(json!({ "sub": sub }))));
+    let as_anna = [(anna.0, anna.1.as_str())];
+    let as_bert = [(bert.0, bert.1.as_str())];
+    let streams = [opened(&gateway, "channel=a", &as_anna), opened(&gateway, "channel=a", &as_anna)];
+    let answer = refused(&gateway, "channel=a", &as_anna);
+    assert_eq!(answer.status, 429, "{}", answer.body);
+    drop(opened(&gateway, "channel=a", &as_bert));
+    drop(streams);
+    eventually("there is room again", || {
+        Subscriber::open(gateway.addr, "channel=a", &as_anna).read().is_some()
+    });
+    let publish = |headers: &[(&str, &str)]| gateway.post("/channels/a", headers, b"x").status;
+    // So many at once, and then so many a second; a slow machine may let more pass, but never all.
+    let answers: Vec<u16> = (0..200).map(|_| publish(&as_anna)).collect();
+    assert!(answers[..3].iter().all(|status| *status == 200), "{answers:?}");
+    assert!(answers.contains(&429), "{answers:?}");
+    assert_eq!(publish(&as_bert), 200);
+    gateway.settled();
+}
+
 /// `retry:` first, and an end that is no end of the story: an EventSource comes back, with its new cookie.
 #[test]
 fn a_stream_ends_when_its_grant_does() {

@@ -1,0 +1,77 @@
+//! A gateway that lets nobody in without a token: each stream shows one of its own, signed with RSA, of 2,048 bits.
+
+use std::fmt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use sse_token::{Algorithm, Claims, SigningKey};
+
+use super::{Server, Settings, StartError, programs};
+use crate::load::Headers;
+
+/// How many there are: as many as a scenario opens streams. Signing one takes about a millisecond.
+const MOST: usize = 10_000;
+
+/// What streams show.
+#[derive(Clone)]
+pub(super) struct Tokens(Arc<Vec<String>>);
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+impl Tokens {
+    /// The n-th stream shows the n-th token.
+    pub(super) fn headers(&self) -> Headers {
+        let tokens = self.0.clone();
+        Arc::new(move |n| format!("Authorization: Bearer {}\r\n", tokens[n % tokens.len()]))
+    }
+}
+
+impl Server {
+    /// Starts a gateway that takes tokens; anybody may publish.
+    pub(super) fn gateway_tokens(&mut self, settings: &Settings) -> Result<(), StartError> {
+        self.openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out token.key")?;
+        self.openssl("pkey -in token.key -pubout -out token.pem")?;
+        let file = |name| self.dir().join(name);
+        let private = std::fs::read(file("token.key")).map_err(|error| error.to_string())?;
+        let keys = format!("alg=RS256 pem={} subscribe=*", file("token.pem").display());
+        let mut settings = settings.clone();
+        settings.variables.extend([
+            ("SSE_AUTH__JWT__KEYS".to_owned(), keys),
+            ("SSE_AUTH__ANONYMOUS__PUBLISH".to_owned(), "*".to_owned()),
+            // All come from a few addresses of this machine, and each is somebody else.
+            ("SSE_LIMITS__STREAMS_PER_SUBJECT".to_owned(), "0".to_owned()),
+        ]);
+        self.tokens = Some(signed(&private)?);
+        self.gateway(&settings, None)
+    }
+
+    fn openssl(&self, words: &str) -> Result<(), StartError> {
+        let mut openssl = Command::new(programs::find("openssl", None)?);
+        openssl.args(words.split_whitespace()).current_dir(self.dir());
+        let output = openssl.output().map_err(|error| format!("openssl: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(StartError::Failed(format!("openssl: {why}")))
+    }
+}
+
+fn signed(private: &[u8]) -> Result<Tokens, String> {
+    let key = SigningKey::from_pem(private, Algorithm::RS256).map_err(|error| error.to_string())?;
+    let end = SystemTime::now() + Duration::from_secs(24 * 3600);
+    let end = end.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let one = |n: usize| {
+        let mut claims = Claims::new();
+        claims.insert("sub".to_owned(), json!(format!("reader-{n}")));
+        claims.insert("exp".to_owned(), json!(end));
+        sse_token::sign(&claims, &key, Algorithm::RS256, None).map_err(|error| error.to_string())
+    };
+    Ok(Tokens(Arc::new((0..MOST).map(one).collect::<Result<_, String>>()?)))
+}
