@@ -84,6 +84,8 @@ struct Shared {
     over: Cell<bool>,
     /// It is to end as soon as no request is under way.
     ends: Cell<bool>,
+    /// It speaks HTTP/2, and had a request.
+    mixed: Cell<bool>,
     /// Counts the connection among its client's. A stream that took over the socket holds it as well.
     lease: RefCell<Option<Rc<Lease>>>,
     addr: Cell<Option<ClientAddr>>,
@@ -110,6 +112,7 @@ impl Takeable {
             cut: Cell::new(false),
             over: Cell::new(false),
             ends: Cell::new(false),
+            mixed: Cell::new(false),
             lease: RefCell::default(),
             addr: Cell::default(),
         };
@@ -182,9 +185,10 @@ impl TakeoverOrder {
 
     /// A request's head is whole, and the request is being answered until it is not.
     pub fn asks(&self, asked: bool, version: Version) {
+        self.0.mixed.set(version == Version::HTTP_2);
         if let Some(place) = &*self.0.place.borrow() {
             place.asks(asked);
-            if version == Version::HTTP_2 {
+            if self.0.mixed.get() {
                 place.mixes();
             }
         }
@@ -260,8 +264,10 @@ impl Drop for AsStream {
         shared.streams.set(shared.streams.get() - 1);
         if shared.streams.get() == 0 && !shared.over.get() {
             let place = shared.guests.enter();
-            if place.is_none() {
-                self.order.cut();
+            match &place {
+                None => self.order.cut(),
+                Some(place) if shared.mixed.get() => place.mixes(),
+                Some(_) => {}
             }
             shared.place.replace(place);
             // Whoever reads it must ask the new place to be told of its end.

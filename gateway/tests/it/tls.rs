@@ -607,6 +607,26 @@ fn a_connection_of_http2_without_a_stream_makes_room() {
     drop((first, second));
 }
 
+/// Frames that belong to no request come on it at any time: an answer to a ping, or more room for what was read.
+#[test]
+fn a_connection_of_http2_whose_stream_ended_is_not_timed_as_a_head() {
+    let authority = Authority::new();
+    let gateway = authority.gateway(&[("server.head_timeout", "1s"), ("stream.heartbeat", "1s")]);
+    let script = "
+        const ping = (left) => session.destroyed ||
+            session.ping(() => left ? setTimeout(ping, 50, left - 1) : ask());
+        const ask = () => session.request({ ':path': '/' }).on('end', () => console.log('answered')).resume();
+        const stream = session.request({ ':path': '/events?channel=a' });
+        stream.on('error', () => {}).on('close', () => console.log('left')).once('data', () => stream.close());
+        process.stdin.once('data', () => ping(100));";
+    let mut node = node(&authority, gateway.addr, script);
+    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("left"));
+    gateway.settled();
+    node.0.stdin.take().unwrap().write_all(b"ping\n").unwrap();
+    assert_eq!(lines.next().as_deref(), Some("answered"));
+}
+
 #[test]
 fn a_connection_of_http2_has_a_bound_of_requests() {
     let authority = Authority::new();
