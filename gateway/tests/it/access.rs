@@ -367,7 +367,8 @@ fn each_bearer_may_take_what_its_line_says() {
     let [anna, bert] = ["anna", "bert"].map(|sub| bearer(&token(json!({ "sub": sub }))));
     let as_anna = [(anna.0, anna.1.as_str())];
     let as_bert = [(bert.0, bert.1.as_str())];
-    let streams = [opened(&gateway, "channel=a", &as_anna), opened(&gateway, "channel=a", &as_anna)];
+    let streams =
+        [opened(&gateway, "channel=a", &as_anna), opened(&gateway, "channel=a", &as_anna)];
     let answer = refused(&gateway, "channel=a", &as_anna);
     assert_eq!(answer.status, 429, "{}", answer.body);
     drop(opened(&gateway, "channel=a", &as_bert));
