@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::access::admission::Lease;
 use crate::config::Config;
 use crate::transport::Transport;
 
@@ -47,7 +48,7 @@ pub struct Guests {
     sweep: Duration,
     /// Of requests, by reason.
     rejected: IntCounterVec,
-    leaving: RefCell<Vec<(Transport, Place)>>,
+    leaving: RefCell<Vec<Leaving>>,
     some_leave: Notify,
 }
 
@@ -63,6 +64,9 @@ struct Guest {
     mixed: bool,
     closed: bool,
 }
+
+/// A connection that is closed in stages, its place, and what counts it among its client's until it is closed.
+type Leaving = (Transport, Place, Option<Rc<Lease>>);
 
 /// A connection's place among them; given up when this is dropped.
 #[derive(Debug)]
@@ -118,8 +122,8 @@ impl Guests {
     }
 
     /// Closes a connection in stages; [`Guests::serve`] does it.
-    pub fn see_out(&self, stream: Transport, place: Place) {
-        self.leaving.borrow_mut().push((stream, place));
+    pub fn see_out(&self, stream: Transport, place: Place, lease: Option<Rc<Lease>>) {
+        self.leaving.borrow_mut().push((stream, place, lease));
         self.some_leave.notify_one();
     }
 
@@ -239,7 +243,7 @@ impl Place {
 }
 
 /// Says that nothing more comes, and throws away what the client still sends, until it ends as well.
-async fn farewell((mut stream, place): (Transport, Place)) {
+async fn farewell((mut stream, place, _lease): Leaving) {
     // What still comes is no head of another request.
     place.asks(true);
     let all = async {

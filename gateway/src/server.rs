@@ -350,9 +350,10 @@ async fn ready_for_http(
     guests: Rc<Guests>,
 ) -> Result<(Takeable, Protocol, Option<SocketAddr>), DispatchError> {
     let peer = stream.peer_addr()?;
-    let (client, lease) = arrive(&mut stream, peer.ip(), &app).await?;
     // Without a place it is closed at once.
     let place = guests.enter().ok_or(DispatchError::DisconnectTimeout)?;
+    let (client, lease) = place.waiting(arrive(&mut stream, peer.ip(), &app)).await?;
+    let lease = lease.map(Rc::new);
     let stream = match tls {
         None => Transport::Plain(stream),
         Some(config) => match place.waiting(Transport::secured(stream, config)).await {
@@ -363,10 +364,10 @@ async fn ready_for_http(
                 match error {
                     HandshakeError::PlainHttp(mut stream) => {
                         transport::explain(&mut stream).await;
-                        guests.see_out(Transport::Plain(stream), place);
+                        guests.see_out(Transport::Plain(stream), place, lease);
                     }
                     HandshakeError::Disagreed(stream, _) => {
-                        guests.see_out(Transport::Plain(stream), place);
+                        guests.see_out(Transport::Plain(stream), place, lease);
                     }
                     HandshakeError::Failed(_) => {}
                 }

@@ -134,9 +134,9 @@ impl Takeable {
     }
 
     /// Whose the connection is, and what counts it among its client's.
-    pub fn is_of(&self, client: ClientAddr, lease: Option<Lease>) {
+    pub fn is_of(&self, client: ClientAddr, lease: Option<Rc<Lease>>) {
         self.order.0.addr.set(Some(client));
-        self.order.0.lease.replace(lease.map(Rc::new));
+        self.order.0.lease.replace(lease);
     }
 
     /// Whose the connection is.
@@ -447,7 +447,7 @@ impl Drop for Takeable {
         let Some(stream) = self.stream.take().filter(|_| !self.ended) else { return };
         let guests = &shared.guests;
         if let Some(place) = shared.place.take().or_else(|| guests.enter()) {
-            guests.see_out(stream, place);
+            guests.see_out(stream, place, self.order.lease());
         }
     }
 }
