@@ -29,6 +29,10 @@ pub async fn revoke(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
         let detail = "this is for programs, and not for pages";
         return Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"));
     }
+    if app.access.is_open() {
+        let detail = "nobody shows here who it is, so nobody can be kept out; see [auth]";
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
     let invalid = |detail: String| Problem::new(Kind::InvalidParameter, detail);
     let pairs = request::query_pairs(request.query_string())?;
     request::once_each(&pairs, |_| true)?;

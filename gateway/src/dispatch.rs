@@ -115,7 +115,9 @@ impl Dispatch {
             self.ask(Asked::Subscribe(channel));
         }
         self.ask(Asked::Subscribe(self.shared.probe_channel.as_bytes().into()));
-        self.ask(Asked::Subscribe(self.shared.revocation_channel.as_bytes().into()));
+        if self.shared.config.hear_revocations {
+            self.ask(Asked::Subscribe(self.shared.revocation_channel.as_bytes().into()));
+        }
     }
 
     /// The session is over, if there was one: nothing is attached any more.

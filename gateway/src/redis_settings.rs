@@ -75,6 +75,8 @@ pub struct RedisSettings {
     pub tick: Duration,
     /// How long a channel stays subscribed after its last subscriber left.
     pub linger: Duration,
+    /// Whether other gateways' calls to read revocations are heard: where nobody has to show anything, there are none.
+    pub hear_revocations: bool,
     /// Connections for publishing and reading.
     pub pool_size: usize,
     /// The least time between two calls of the line while several publishers use it.
@@ -101,6 +103,7 @@ impl RedisSettings {
             reconnect_max: redis.reconnect_max,
             tick: redis.tick,
             linger: redis.linger,
+            hear_revocations: !config.auth.is_open(),
             pool_size: redis.pool_size,
             gather: redis.gather,
             page_bytes: config.history.page_bytes,

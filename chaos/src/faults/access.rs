@@ -37,7 +37,8 @@ pub async fn refuse(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Resu
         let refused = hand.rng.choice(CHANNELS).unwrap_or("orders");
         let rest = CHANNELS.iter().filter(|name| **name != refused);
         let rest = rest.map(|name| format!("&sse:{name}"));
-        let others = ["&sse:crowd:*", "&sse:once:*", "&sse::probe:*"].map(str::to_owned);
+        let others =
+            ["&sse:crowd:*", "&sse:once:*", "&sse::probe:*", "&sse::revoked"].map(str::to_owned);
         let take = ["resetchannels".to_owned()].into_iter().chain(rest).chain(others).collect();
         (take, vec!["resetchannels".to_owned(), "&sse:*".to_owned()])
     };

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::access::grant::{Grant, Seconds, now};
 use crate::app::App;
@@ -55,6 +55,8 @@ struct Known {
     refused: HashMap<Whose, Seconds>,
     /// What has ended streams here already.
     done: HashSet<Revocation>,
+    /// Where there is no Redis: all, and until when they are kept.
+    own: Vec<(Instant, Revocation)>,
 }
 
 impl fmt::Display for Revocation {
@@ -123,11 +125,20 @@ impl Revocations {
     }
 
     /// One more, where there is nobody to share it with.
-    fn add(&self, one: Revocation) -> Vec<Revocation> {
-        let all = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.done.iter().cloned().chain([one]).collect()
-        };
+    fn add(&self, one: Revocation, keep: Duration) -> Vec<Revocation> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.own.push((Instant::now() + keep, one));
+        drop(known);
+        self.learn_own()
+    }
+
+    /// Those of this process that are not over.
+    fn learn_own(&self) -> Vec<Revocation> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        known.own.retain(|(end, _)| *end > now);
+        let all = known.own.iter().map(|(_, one)| one.clone()).collect();
+        drop(known);
         self.learn(all)
     }
 }
@@ -138,7 +149,7 @@ impl App {
         let revocation = Revocation::now(whose);
         match &self.broker {
             Broker::Memory(_) => {
-                let new = self.access.revocations.add(revocation);
+                let new = self.access.revocations.add(revocation, keep);
                 self.end_streams(new);
             }
             Broker::Redis(redis) => {
@@ -152,8 +163,11 @@ impl App {
     /// Learns what was revoked elsewhere, for ever.
     pub async fn follow_revocations(&self) {
         let redis = match &self.broker {
-            Broker::Redis(redis) => redis,
-            Broker::Memory(_) => return std::future::pending().await,
+            Broker::Redis(redis) if !self.access.is_open() => redis,
+            _ => loop {
+                tokio::time::sleep(REFRESH).await;
+                self.end_streams(self.access.revocations.learn_own());
+            },
         };
         let mut told = false;
         loop {
@@ -221,6 +235,17 @@ mod tests {
         assert!(revocations.revoked(&of("b", "2", Some(5))));
         revocations.learn(Vec::new());
         assert!(!revocations.revoked(&of("a", "1", None)), "it is over");
+    }
+
+    #[test]
+    fn without_redis_they_are_kept_as_long_as_it_was_said() {
+        let revocations = Revocations::default();
+        let one = |name: &str| Revocation::now(Whose::Subject(name.into()));
+        assert_eq!(revocations.add(one("a"), ONCE).len(), 1);
+        assert!(revocations.add(one("b"), Duration::ZERO).is_empty(), "it is over at once");
+        assert!(revocations.revoked(&of("a", "1", None)));
+        assert!(!revocations.revoked(&of("b", "1", None)));
+        assert_eq!(revocations.known.lock().unwrap().own.len(), 1);
     }
 
     #[test]

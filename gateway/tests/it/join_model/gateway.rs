@@ -92,6 +92,7 @@ fn settings(shape: Shape) -> RedisSettings {
         // The world asks for ticks itself.
         tick: hour,
         linger: if shape.lingers { hour } else { Duration::ZERO },
+        hear_revocations: false,
         pool_size: 1,
         gather: Duration::ZERO,
         page_bytes: 1000,
