@@ -217,8 +217,7 @@ impl Forward {
 /// Without a body exactly what was asked for is granted.
 fn granted(body: &[u8], action: Action, channels: &[Channel]) -> Result<Grant, String> {
     if body.trim_ascii().is_empty() {
-        let asked: Arc<[Pattern]> =
-            channels.iter().map(|channel| Pattern::of_channel(channel)).collect();
+        let asked: Arc<[Pattern]> = channels.iter().map(Pattern::of_channel).collect();
         let (subscribe, publish) = match action {
             Action::Subscribe => (asked, Arc::default()),
             Action::Publish => (Arc::default(), asked),
