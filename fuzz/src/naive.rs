@@ -27,12 +27,14 @@ pub fn matches(pieces: &[Piece], name: &str) -> bool {
     table[pieces.len()][name.len()] = true;
     for p in (0..pieces.len()).rev() {
         for n in (0..=name.len()).rev() {
+            let character = name.get(n);
             table[p][n] = match &pieces[p] {
-                Piece::Char(c) => name.get(n) == Some(c) && table[p + 1][n + 1],
-                Piece::Any => (n..=name.len()).any(|end| table[p + 1][end]),
-                Piece::Part => (n + 1..=name.len())
-                    .take_while(|end| !":/".contains(name[end - 1]))
-                    .any(|end| table[p + 1][end]),
+                Piece::Char(c) => character == Some(c) && table[p + 1][n + 1],
+                Piece::Any => table[p + 1][n] || character.is_some() && table[p][n + 1],
+                Piece::Part => {
+                    let inside = character.is_some_and(|c| !":/".contains(*c));
+                    inside && (table[p + 1][n + 1] || table[p][n + 1])
+                }
             };
         }
     }

@@ -11,8 +11,8 @@ pub const MIN_BYTES: usize = 24;
 
 /// Characters of a new key, of 6 random bits each: 258 bits.
 const NEW: usize = 43;
-/// 64 characters that need no escaping in a header, a shell or a URL.
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// 64 characters that need no escaping in a header, a shell or a URL, and of which none begins an option.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.";
 
 /// What a gateway knows of a key.
 pub type Hash = [u8; 32];
