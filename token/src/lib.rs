@@ -137,7 +137,7 @@ pub fn check(token: &str, key: &VerifyingKey, expected: &Expected) -> Result<Cla
     }
     validation.set_required_spec_claims(&required);
     let decoded = jsonwebtoken::decode::<Claims>(token, key.inner(), &validation);
-    decoded.map(|token| token.claims).map_err(|error| match error.into_kind() {
+    let claims = decoded.map(|token| token.claims).map_err(|error| match error.into_kind() {
         ErrorKind::InvalidSignature => TokenError::Signature,
         ErrorKind::ExpiredSignature => TokenError::Expired,
         ErrorKind::ImmatureSignature => TokenError::NotYet,
@@ -148,7 +148,13 @@ pub fn check(token: &str, key: &VerifyingKey, expected: &Expected) -> Result<Cla
         }
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::NoKey,
         _ => TokenError::Malformed,
-    })
+    })?;
+    // An audience that is no text is passed over there, and is all the same not us.
+    let for_somebody = claims.get("aud").is_some_and(|audience| !audience.is_null());
+    if expected.audience.is_none() && for_somebody {
+        return Err(TokenError::Audience);
+    }
+    Ok(claims)
 }
 
 /// Makes a token.

@@ -168,7 +168,9 @@ fn times_issuer_and_audience_are_those_that_are_expected() {
         assert!(with(token.clone(), &ours).is_err(), "{token}");
     }
     // A token for somebody else is not for whoever expects nobody in particular.
-    assert_eq!(with(json!({ "aud": "other" }), &unending), Err(TokenError::Audience));
+    for aud in [json!("other"), json!(["other"]), json!(0), json!({}), json!([])] {
+        assert_eq!(with(json!({ "aud": aud }), &unending), Err(TokenError::Audience), "{aud}");
+    }
 }
 
 /// RFC 7515 §4.1.11: whoever does not understand what a head demands must not take the token, however well it is signed.
