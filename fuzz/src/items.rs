@@ -9,7 +9,7 @@ use crate::event_source::{normal, read};
 
 /// Reads a body whole, and by its lines.
 pub fn run(data: &[u8]) {
-    if let Ok(entries) = read_body(data) {
+    if let Ok(entries) = read_body(data, usize::MAX) {
         let value = serde_json::from_slice::<Value>(data).ok();
         let items = match value {
             Some(Value::Array(items)) => Some(items),
@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
     }
     for line in data.split(|byte| *byte == b'\n') {
         let mut entries = Vec::new();
-        read_item(7, line, &mut entries);
+        read_item(7, line, usize::MAX, &mut entries);
         assert!(!entries.is_empty() && entries.iter().all(|entry| entry.number == 7));
         let item = serde_json::from_slice::<Value>(line).ok();
         for entry in &entries {
