@@ -7,9 +7,13 @@ use sse_gateway::item::{Entry, read_body, read_item};
 
 use crate::event_source::{normal, read};
 
+/// The most events that are published together.
+const MOST: usize = 16;
+
 /// Reads a body whole, and by its lines.
 pub fn run(data: &[u8]) {
-    if let Ok(entries) = read_body(data, usize::MAX) {
+    if let Ok(entries) = read_body(data, MOST) {
+        assert!(entries.len() <= MOST);
         let value = serde_json::from_slice::<Value>(data).ok();
         let items = match value {
             Some(Value::Array(items)) => Some(items),
@@ -30,8 +34,10 @@ pub fn run(data: &[u8]) {
     }
     for line in data.split(|byte| *byte == b'\n') {
         let mut entries = Vec::new();
-        read_item(7, line, usize::MAX, &mut entries);
-        assert!(!entries.is_empty() && entries.iter().all(|entry| entry.number == 7));
+        read_item(7, line, MOST, &mut entries);
+        assert!(
+            (1..=MOST).contains(&entries.len()) && entries.iter().all(|entry| entry.number == 7)
+        );
         let item = serde_json::from_slice::<Value>(line).ok();
         for entry in &entries {
             published(entry, item.as_ref());

@@ -20,9 +20,11 @@ pub mod streams;
 pub mod live_frames;
 pub mod resp;
 
-// What clients send.
+// What clients and proxies send.
+pub mod addresses;
 pub mod cursors;
 pub mod items;
+pub mod ndjson;
 pub mod requests;
 
 // Who may do what.
@@ -41,13 +43,15 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
+    Target { name: "addresses", run: addresses::run },
     Target { name: "cursors", run: cursors::run },
     Target { name: "events", run: events::run },
     Target { name: "grants", run: grants::run },
     Target { name: "items", run: items::run },
     Target { name: "lines", run: lines::run },
     Target { name: "live_frames", run: live_frames::run },
+    Target { name: "ndjson", run: ndjson::run },
     Target { name: "patterns", run: patterns::run },
     Target { name: "requests", run: requests::run },
     Target { name: "resp", run: resp::run },

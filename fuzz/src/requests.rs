@@ -1,17 +1,12 @@
 //! The head of a request for a stream, raw: what is subscribed to is what the query says, and whoever it says it is has shown
 //! just that.
 
-use std::sync::LazyLock;
-
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, Uri};
 use actix_web::test::TestRequest;
 use sse_contract::Channel;
-use sse_gateway::Config;
 use sse_gateway::access::credentials::Credentials;
-use sse_gateway::client_addr::ClientAddr;
-use sse_gateway::config::ServerConfig;
 use sse_gateway::join::Start;
 use sse_gateway::origin::AllowedOrigins;
 use sse_gateway::request;
@@ -44,36 +39,10 @@ pub fn run(data: &[u8]) {
     credentials(&request);
     site(&request);
     let _ = request::check_body(&request);
-    client(&request);
     let streams = request.headers().get_all("Accept").any(|value| {
         String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains("text/event-stream")
     });
     assert_eq!(request::names_event_stream(&request), streams);
-}
-
-/// A gateway that takes one network's word, by each of the two headers.
-static TRUSTING: LazyLock<[ServerConfig; 2]> = LazyLock::new(|| {
-    ["x-forwarded-for", "forwarded"].map(|header| {
-        let settings =
-            [("server.trusted_proxies", "10.0.0.0/8"), ("server.forwarded_header", header)];
-        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        Config::load(None, std::iter::empty(), &settings).expect("a configuration").server
-    })
-});
-
-/// Whose the request is: of a peer that nobody trusts its own, whatever its headers say.
-fn client(request: &HttpRequest) {
-    for server in TRUSTING.iter() {
-        let told = |peer: [u8; 4]| {
-            let peer = ClientAddr::of_peer(peer.into(), &server.trusted_proxies);
-            (peer, ClientAddr::of_request(peer, request.headers(), server))
-        };
-        let (stranger, of_stranger) = told([192, 0, 2, 1]);
-        assert_eq!(of_stranger, stranger);
-        let (proxy, of_proxy) = told([10, 0, 0, 1]);
-        // Whoever is told of is a client, and limited.
-        assert!(of_proxy == proxy || of_proxy.limited, "{of_proxy:?}");
-    }
 }
 
 /// The query's pairs, by the rules of forms; none if any of it is no UTF-8.

@@ -144,7 +144,7 @@ macro_rules! tests {
     };
 }
 
-tests! { cursors events grants items lines live_frames patterns requests resp streams tokens }
+tests! { addresses cursors events grants items lines live_frames ndjson patterns requests resp streams tokens }
 
 /// The tokens that are kept are taken, so that what is changed in them is what refuses the others.
 #[test]
