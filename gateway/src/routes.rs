@@ -6,10 +6,10 @@ use std::sync::Arc;
 use actix_cors::Cors;
 use actix_service::Service;
 use actix_web::dev::{Path, ServiceRequest, ServiceResponse, Url};
-use actix_web::http::Uri;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::http::{Uri, Version};
 use actix_web::middleware::Condition;
-use actix_web::{HttpRequest, HttpResponse, ResponseError, Route, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, Route, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::CatchPanic;
 use futures_util::FutureExt;
@@ -59,6 +59,11 @@ pub fn routes(
                 (request.conn_data::<TakeoverOrder>().cloned(), request.version());
             if let Some(connection) = &connection {
                 connection.asks(true, version);
+            }
+            // What nobody reads, HTTP/2 throws away as soon as nobody holds it; until then it queues frames without a body in
+            // them without limit (RUSTSEC-2026-0258).
+            if version == Version::HTTP_2 && request.method().is_safe() {
+                drop(request.take_payload());
             }
             let body = unread_body::share(&mut request);
             service.call(request).map(move |response| {
