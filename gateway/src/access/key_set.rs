@@ -1,7 +1,7 @@
 //! A JSON Web Key Set (RFC 7517) in a file or at a URL, which changes while we run.
 //!
 //! It is read again from time to time, and at once when a token names a key that is not in it, but not more often than
-//! [`PAUSE`] allows: anybody can make up names. While it cannot be read, the keys of before stay.
+//! every ten seconds: anybody can make up names. While it cannot be read, the keys of before stay.
 
 use std::fmt;
 use std::path::PathBuf;
