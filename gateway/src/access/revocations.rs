@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::access::grant::{Grant, Seconds, now};
@@ -47,6 +47,8 @@ pub struct Revocation {
 #[derive(Debug, Default)]
 pub struct Revocations {
     known: Mutex<Known>,
+    /// Held from a reading in Redis until it is learned: an older one must not come after a newer one.
+    reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +99,7 @@ impl Revocation {
 impl Revocations {
     /// Whether what was granted was revoked.
     pub fn revoked(&self, grant: &Grant) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.lock();
         if known.refused.is_empty() {
             return false;
         }
@@ -111,34 +113,44 @@ impl Revocations {
 
     /// All that there are now. Answers those that are new here: they end streams.
     pub fn learn(&self, all: Vec<Revocation>) -> Vec<Revocation> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = all.iter().filter(|one| !known.done.contains(one)).cloned().collect();
-        known.refused = HashMap::with_capacity(all.len());
-        for one in &all {
-            if !matches!(one.whose, Whose::Channel(_)) {
-                let at = known.refused.entry(one.whose.clone()).or_default();
-                *at = one.at.max(*at);
-            }
-        }
-        known.done = all.into_iter().collect();
-        new
+        self.lock().learn(all)
     }
 
     /// One more, where there is nobody to share it with.
     fn add(&self, one: Revocation, keep: Duration) -> Vec<Revocation> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lock();
         known.own.push((Instant::now() + keep, one));
-        drop(known);
-        self.learn_own()
+        known.learn_own()
     }
 
-    /// Those of this process that are not over.
     fn learn_own(&self) -> Vec<Revocation> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock().learn_own()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn learn(&mut self, all: Vec<Revocation>) -> Vec<Revocation> {
+        let new = all.iter().filter(|one| !self.done.contains(one)).cloned().collect();
+        self.refused = HashMap::with_capacity(all.len());
+        for one in &all {
+            if !matches!(one.whose, Whose::Channel(_)) {
+                let at = self.refused.entry(one.whose.clone()).or_default();
+                *at = one.at.max(*at);
+            }
+        }
+        self.done = all.into_iter().collect();
+        new
+    }
+
+    /// Those of this process that are not over. Under one lock with what changes them, or one could be forgotten again.
+    fn learn_own(&mut self) -> Vec<Revocation> {
         let now = Instant::now();
-        known.own.retain(|(end, _)| *end > now);
-        let all = known.own.iter().map(|(_, one)| one.clone()).collect();
-        drop(known);
+        self.own.retain(|(end, _)| *end > now);
+        let all = self.own.iter().map(|(_, one)| one.clone()).collect();
         self.learn(all)
     }
 }
@@ -190,6 +202,7 @@ impl App {
     /// Learns all that there are now.
     pub async fn read_revocations(&self) -> Result<(), String> {
         let Broker::Redis(redis) = &self.broker else { return Ok(()) };
+        let _reading = self.access.revocations.reading.lock().await;
         let lines = redis.revocations().await?;
         let all = lines.iter().filter_map(|line| Revocation::read(line)).collect();
         self.end_streams(self.access.revocations.learn(all));
@@ -246,6 +259,28 @@ mod tests {
         assert!(revocations.revoked(&of("a", "1", None)));
         assert!(!revocations.revoked(&of("b", "1", None)));
         assert_eq!(revocations.known.lock().unwrap().own.len(), 1);
+    }
+
+    /// The look for what is over comes every half minute, in another task than the operator's call.
+    #[test]
+    fn none_is_forgotten_while_another_task_looks_for_what_is_over() {
+        let one = |name: &str| Revocation::now(Whose::Subject(name.into()));
+        let revocations = Revocations::default();
+        for n in 0..100 {
+            revocations.add(one(&n.to_string()), ONCE);
+        }
+        for round in 0..200 {
+            let (name, together) = (format!("new {round}"), std::sync::Barrier::new(2));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together.wait();
+                    revocations.learn_own();
+                });
+                together.wait();
+                revocations.add(one(&name), ONCE);
+            });
+            assert!(revocations.revoked(&of(&name, "1", None)), "{name}");
+        }
     }
 
     #[test]
