@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 pub use kind::Kind;
 
+use sse_token::Algorithm;
+
 use crate::clock;
 use crate::load;
 use crate::proc::{self, Cpu, Memory};
@@ -120,7 +122,8 @@ impl Server {
                 server.gateway(settings, Some(redis))?;
             }
             Kind::GatewayTls => server.gateway_tls(settings)?,
-            Kind::GatewayTokens => server.gateway_tokens(settings)?,
+            Kind::GatewayHs256 => server.gateway_tokens(settings, Algorithm::HS256)?,
+            Kind::GatewayRs256 => server.gateway_tokens(settings, Algorithm::RS256)?,
             Kind::NginxTls => server.nginx_tls(settings)?,
             Kind::Nchan => server.nchan(settings)?,
             Kind::Pushpin => server.pushpin()?,

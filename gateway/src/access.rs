@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use sse_contract::Channel;
+use sse_token::Token;
 
 use crate::access::api_key::ApiKeys;
 use crate::access::credentials::Credentials;
@@ -44,7 +45,8 @@ pub struct Access {
     open: bool,
     config: AuthConfig,
     origins: AllowedOrigins,
-    anonymous: Grant,
+    /// What nobody in particular may do.
+    anonymous: Arc<Grant>,
     keys: ApiKeys,
     issuers: Issuers,
     forward: Option<Forward>,
@@ -93,14 +95,16 @@ impl Access {
         let keys = ApiKeys::new(&config.keys)?;
         let jwt = &config.jwt;
         let issuers = Issuers::new(&jwt.keys, jwt.leeway.as_secs(), !jwt.require_expiry)?;
-        let anonymous = Grant {
+        let granted = Grant {
             subscribe: config.anonymous.subscribe.clone().into(),
             publish: config.anonymous.publish.clone().into(),
             of_anybody: true,
             ..Grant::default()
         };
+        let open = config.is_open();
+        let anonymous = Arc::new(if open { Grant::everything() } else { granted });
         Ok(Access {
-            open: config.is_open(),
+            open,
             config: config.clone(),
             origins: cors.origins.clone(),
             anonymous,
@@ -137,30 +141,26 @@ impl Access {
         broker: &Broker,
     ) -> Result<Arc<Grant>, Refused> {
         if self.open {
-            return Ok(Arc::new(Grant::everything()));
+            return Ok(self.anonymous.clone());
         }
-        let refused = |grant: &Grant| {
-            channels
-                .iter()
-                .find(|c| !grant.may_subscribe(c) && !self.anonymous.may_subscribe(c))
-                .cloned()
+        let denied =
+            |grant: &Grant| channels.iter().find(|channel| !self.may_subscribe(grant, channel));
+        let grant = match self.shown(request, true, broker).await? {
+            Shown::Grant(grant) => grant,
+            _ if denied(&self.anonymous).is_none() => return Ok(self.anonymous.clone()),
+            Shown::Spent => return Err(Refused::Over("ticket_spent")),
+            Shown::Nothing(problem) => {
+                self.forwarded(request, client, Action::Subscribe, channels, problem).await?
+            }
         };
-        let shown = self.shown(request, true, broker).await?;
-        if let Shown::Grant(grant) = shown {
-            return match refused(&grant) {
-                None => Ok(grant),
-                Some(channel) => Err(not_granted(Kind::SubscribeDenied, &grant, &channel).into()),
-            };
-        }
-        if refused(&self.anonymous).is_none() {
-            return Ok(Arc::new(self.anonymous.clone()));
-        }
-        let Shown::Nothing(problem) = shown else { return Err(Refused::Over("ticket_spent")) };
-        let grant = self.forwarded(request, client, Action::Subscribe, channels, problem).await?;
-        match refused(&grant) {
+        match denied(&grant) {
             None => Ok(grant),
-            Some(channel) => Err(not_granted(Kind::SubscribeDenied, &grant, &channel).into()),
+            Some(channel) => Err(not_granted(Kind::SubscribeDenied, &grant, channel).into()),
         }
+    }
+
+    fn may_subscribe(&self, grant: &Grant, channel: &Channel) -> bool {
+        grant.may_subscribe(channel) || self.anonymous.may_subscribe(channel)
     }
 
     /// What the sender of this request may do, who wants to publish. `channels` are those known so far; whoever gets this checks
@@ -173,7 +173,7 @@ impl Access {
         broker: &Broker,
     ) -> Result<Arc<Grant>, Refused> {
         if self.open {
-            return Ok(Arc::new(Grant::everything()));
+            return Ok(self.anonymous.clone());
         }
         match self.shown(request, false, broker).await? {
             Shown::Grant(grant) => Ok(grant),
@@ -185,7 +185,7 @@ impl Access {
                     && !self.anonymous.publish.is_empty()
                     && self.forward.is_none();
                 if all || some {
-                    return Ok(Arc::new(self.anonymous.clone()));
+                    return Ok(self.anonymous.clone());
                 }
                 self.forwarded(request, client, Action::Publish, channels, problem).await
             }
@@ -249,8 +249,7 @@ impl Access {
             return Err(invalid("this API key is not known").into());
         }
         if let Some(token) = shown.bearer
-            && (self.forward.is_none()
-                || (!self.issuers.is_empty() && sse_token::head(token).is_ok()))
+            && (self.forward.is_none() || (!self.issuers.is_empty() && Token::read(token).is_ok()))
         {
             return self.token(token).await;
         }

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
 use crate::frame::{self, Framing, SharedFrame};
-use crate::hub::Waiter;
+use crate::hub::{Bearer, Waiter};
 use crate::inbox::ChannelKey;
 use crate::join::{Item, Join};
 use crate::outbox::{Block, Outbox};
@@ -90,15 +90,7 @@ pub struct Connection {
     pub(crate) checkpoints: bool,
     pub(crate) framing: Framing,
     /// Who listens; none of whom nothing can end but the client.
-    pub(crate) bearer: Option<Box<BearerUntil>>,
-}
-
-/// Who listens, and until when.
-#[derive(Debug)]
-pub struct BearerUntil {
-    pub(crate) subject: Option<Arc<str>>,
-    pub(crate) token_id: Option<Arc<str>>,
-    pub(crate) until: Deciseconds,
+    pub(crate) bearer: Option<Box<Bearer>>,
 }
 
 /// What only a joining connection has.

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -266,10 +267,11 @@ async fn farewell((mut stream, place, _lease): Leaving) {
 
 /// Reads and throws away; answers how much.
 async fn scrap(stream: &mut TcpStream, place: &Place) -> io::Result<usize> {
-    let mut scrap = [0; 16 * 1024];
     poll_fn(|cx| {
         place.check()?;
-        let mut buf = ReadBuf::new(&mut scrap);
+        // On the stack: many connections may be on their way out.
+        let mut scrap = [MaybeUninit::uninit(); 16 * 1024];
+        let mut buf = ReadBuf::uninit(&mut scrap);
         let read = Pin::new(&mut *stream).poll_read(cx, &mut buf);
         match read {
             Poll::Pending => place.waits(cx),

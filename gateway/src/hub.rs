@@ -46,24 +46,24 @@ pub struct Subscription {
     pub bearer: Option<Box<Bearer>>,
 }
 
-/// Whose stream it is, and how long it may last.
+/// Whose stream it is, and until when.
 #[derive(Debug, Clone)]
 pub struct Bearer {
     /// The subject that it can be revoked by.
     pub subject: Option<Arc<str>>,
     /// The token that it can be revoked by.
     pub token_id: Option<Arc<str>>,
-    /// How long the grant still holds; for ever, if none.
-    pub left: Option<Duration>,
+    /// When the grant is over; never, if none.
+    pub until: Option<Instant>,
 }
 
 impl Bearer {
     /// Of a grant; none of one that nothing can end.
     pub fn of(grant: &Grant) -> Option<Box<Self>> {
-        let (subject, token_id, left) =
-            (grant.subject.clone(), grant.token_id.clone(), grant.left());
-        let ends = subject.is_some() || token_id.is_some() || left.is_some();
-        ends.then(|| Box::new(Bearer { subject, token_id, left }))
+        let until = grant.left().and_then(|left| Instant::now().checked_add(left));
+        let (subject, token_id) = (grant.subject.clone(), grant.token_id.clone());
+        let ends = subject.is_some() || token_id.is_some() || until.is_some();
+        ends.then(|| Box::new(Bearer { subject, token_id, until }))
     }
 }
 

@@ -7,7 +7,10 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, PanicHookInfo};
-use std::pin::pin;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 use crate::logging::FINISHING;
 
@@ -53,13 +56,25 @@ fn text(info: &PanicHookInfo<'_>) -> String {
 }
 
 /// Serves a connection: a panic in `future` is the connection's own.
-pub async fn handling<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| {
+pub fn handling<F: Future>(future: F) -> Handling<F> {
+    Handling { future }
+}
+
+pin_project! {
+    /// What [`handling`] makes. A type of its own, because an `async fn` keeps its argument twice, and every connection holds one.
+    pub struct Handling<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Handling<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let _handling = Mark::set(true);
-        future.as_mut().poll(cx)
-    })
-    .await
+        self.project().future.poll(cx)
+    }
 }
 
 /// While it lives, a panic is not a connection's own, although what serves it called: what is worked on outlives it.

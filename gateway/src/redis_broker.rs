@@ -392,7 +392,8 @@ impl RedisShared {
         cmd: &Cmd,
     ) -> Result<(Arc<Session>, redis::Value), RedisError> {
         let session = self.sessions.get().await?;
-        let mut connection = session.pool.get().await.map_err(pool_error)?;
+        // Boxed: it takes 7 KB, and so would all that may come to it, such as each request for a stream.
+        let mut connection = Box::pin(session.pool.get()).await.map_err(pool_error)?;
         match cmd.query_async(&mut connection).await {
             Err(error) if meaning(&words(&error)) == Meaning::Missing => {
                 self.ensure_library(&mut connection).await?;

@@ -337,7 +337,10 @@ fn public_server(
             }
         });
         // What goes wrong in serving a connection ends that connection alone.
-        apply_fn_factory(serve.and_then(http), |stream, serve| panics::handling(serve.call(stream)))
+        // Boxed: actix-server and tokio move it eight times before it runs.
+        apply_fn_factory(serve.and_then(http), |stream, serve| {
+            Box::pin(panics::handling(serve.call(stream)))
+        })
     })?;
     Ok(builder.run())
 }
@@ -356,7 +359,8 @@ async fn ready_for_http(
     let lease = lease.map(Rc::new);
     let stream = match tls {
         None => Transport::Plain(stream),
-        Some(config) => match place.waiting(Transport::secured(stream, config)).await {
+        // Boxed, so that connections without TLS do not hold the place of a handshake.
+        Some(config) => match place.waiting(Box::pin(Transport::secured(stream, config))).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "a handshake of TLS comes to nothing");

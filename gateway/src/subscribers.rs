@@ -17,7 +17,7 @@ use crate::access::revocations::Whose;
 use crate::broker::Broker;
 use crate::channels::Channels;
 use crate::config::StreamConfig;
-use crate::connection::{BearerUntil, Connection, Deciseconds, End, Joining, Membership};
+use crate::connection::{Connection, Deciseconds, End, Joining, Membership};
 use crate::frame::{self, Framing};
 use crate::hub::{Bearer, Subscription, Waiter};
 use crate::join::{Item, Join, Limits};
@@ -142,14 +142,7 @@ impl Subscribers {
             generation,
             now,
         );
-        if let Some(bearer) = subscription.bearer {
-            let Bearer { subject, token_id, left } = *bearer;
-            let until = left.map_or(Deciseconds::MAX, |left| {
-                // Both are rounded down, and it must not end too early.
-                now.saturating_add(deciseconds(left)).saturating_add(2)
-            });
-            connection.bearer = Some(Box::new(BearerUntil { subject, token_id, until }));
-        }
+        connection.bearer = subscription.bearer;
         self.plain += usize::from(framing == Framing::Plain);
         let slot = self.connections.insert(connection);
         let mut unattached = 0;
@@ -259,12 +252,13 @@ impl Subscribers {
 
     /// Heartbeats and deadlines, for all connections at once.
     pub(crate) fn sweep(&mut self) {
-        let now = self.now();
+        let (now, instant) = (self.now(), Instant::now());
         let heartbeat = deciseconds(self.config.heartbeat);
         let deadline = deciseconds(self.config.progress_deadline);
         let mut ended = Vec::new();
         for (slot, connection) in &mut self.connections {
-            if connection.bearer.as_ref().is_some_and(|bearer| bearer.until <= now) {
+            let until = connection.bearer.as_ref().and_then(|bearer| bearer.until);
+            if until.is_some_and(|until| until <= instant) {
                 ended.push((slot, CloseReason::Expired));
                 continue;
             }
@@ -310,7 +304,7 @@ impl Subscribers {
 
     /// Ends the streams that a revocation is of.
     pub(crate) fn end(&mut self, whose: &Whose) {
-        let of = |bearer: &BearerUntil| match whose {
+        let of = |bearer: &Bearer| match whose {
             Whose::Subject(subject) => bearer.subject.as_deref() == Some(subject),
             Whose::Token(id) => bearer.token_id.as_deref() == Some(id),
             Whose::Channel(_) => false,

@@ -106,7 +106,7 @@ impl Transport {
 
 /// Tells a client that speaks HTTP on a port of TLS, in its own words.
 pub async fn explain(stream: &mut TcpStream) {
-    let mut request = [0; 4096];
+    let mut request = vec![0; 4096];
     // What is not read would make the kernel reset the connection, and the client lose the answer.
     let _ = stream.try_read(&mut request);
     // The client may be gone, and what is written fits into any socket's buffer.

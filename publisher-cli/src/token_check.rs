@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
-use sse_token::{Claims, Expected, Head, MAX_BYTES, Right, TokenError};
+use sse_token::{Claims, Expected, Head, MAX_BYTES, Right, Token, TokenError};
 
 use crate::access_args::CheckArguments;
 use crate::exit::{self, Failure};
@@ -59,10 +59,12 @@ fn bare(token: &str) -> &str {
 }
 
 fn report(arguments: &CheckArguments, token: &str) -> Result<(String, u8), Failure> {
-    let (head, claims) = match sse_token::unproven(token) {
+    let read = Token::read(token).and_then(|token| Ok((token.unproven()?, token)));
+    let (claims, token) = match read {
         Ok(read) => read,
         Err(why) => return Ok((format!("A gateway refuses it: {why}.\n"), exit::FAILED)),
     };
+    let head = token.head();
     let key = arguments.key.verifying(head.algorithm)?;
     let expected = Expected {
         issuer: arguments.iss.clone(),
@@ -70,7 +72,7 @@ fn report(arguments: &CheckArguments, token: &str) -> Result<(String, u8), Failu
         unending: false,
         leeway: LEEWAY,
     };
-    let checked = key.as_ref().map(|(key, _)| sse_token::check(token, key, &expected));
+    let checked = key.as_ref().map(|(key, _)| token.check(key, &expected));
     let proof = match &checked {
         None => Proof::NoKey,
         Some(Err(TokenError::Signature | TokenError::NoKey | TokenError::Malformed)) => {
@@ -80,9 +82,9 @@ fn report(arguments: &CheckArguments, token: &str) -> Result<(String, u8), Failu
         Some(_) => Proof::Right,
     };
     let place = key.map(|(_, place)| place).unwrap_or_default();
-    let mut lines = vec![signature(proof, &head, &place)];
+    let mut lines = vec![signature(proof, head, &place)];
     let rights = rights(&claims);
-    lines.extend(who(&head, &claims));
+    lines.extend(who(head, &claims));
     lines.extend(rights.clone().unwrap_or_default());
     lines.extend(when(&claims, seconds_now()));
     lines.extend(others(&claims));

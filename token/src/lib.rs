@@ -47,6 +47,13 @@ pub struct Head {
     pub kid: Option<String>,
 }
 
+/// A token whose head was read.
+#[derive(Debug)]
+pub struct Token<'a> {
+    text: &'a str,
+    head: Head,
+}
+
 /// Why a token is not taken. No message holds any of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -82,79 +89,94 @@ pub enum TokenError {
     Claim(String),
 }
 
-/// Reads a token's head. Nothing of it is proven.
-///
-/// # Errors
-///
-/// It is no token, too long, or demands what nobody here understands. `alg: none` is no algorithm.
-pub fn head(token: &str) -> Result<Head, TokenError> {
-    if token.len() > MAX_BYTES {
-        return Err(TokenError::TooLong);
-    }
-    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
-    if header.crit.is_some() {
-        return Err(TokenError::Critical);
-    }
-    Ok(Head { algorithm: header.alg, kid: header.kid })
-}
-
-/// Reads what a token says, for people to look at. Nothing of it is proven.
-///
-/// # Errors
-///
-/// As [`head`], or its claims are no JSON object.
-pub fn unproven(token: &str) -> Result<(Head, Claims), TokenError> {
-    let head = head(token)?;
-    let claims = jsonwebtoken::dangerous::insecure_decode_claims(token);
-    Ok((head, claims.map_err(|_| TokenError::Malformed)?))
-}
-
-/// Checks a token against one key; answers its claims.
-///
-/// # Errors
-///
-/// The first thing that is wrong. [`TokenError::Signature`] says that another key may fit.
-pub fn check(token: &str, key: &VerifyingKey, expected: &Expected) -> Result<Claims, TokenError> {
-    ring_provider::install();
-    let head = head(token)?;
-    if !key.takes(head.algorithm) {
-        return Err(TokenError::NoKey);
-    }
-    let mut validation = Validation::new(head.algorithm);
-    validation.leeway = expected.leeway;
-    validation.validate_nbf = true;
-    let mut required = Vec::new();
-    if !expected.unending {
-        required.push("exp");
-    }
-    if let Some(issuer) = &expected.issuer {
-        validation.set_issuer(&[issuer]);
-        required.push("iss");
-    }
-    if let Some(audience) = &expected.audience {
-        validation.set_audience(&[audience]);
-        required.push("aud");
-    }
-    validation.set_required_spec_claims(&required);
-    let decoded = jsonwebtoken::decode::<Claims>(token, key.inner(), &validation);
-    let claims = decoded.map(|token| token.claims).map_err(|error| match error.into_kind() {
-        ErrorKind::InvalidSignature => TokenError::Signature,
-        ErrorKind::ExpiredSignature => TokenError::Expired,
-        ErrorKind::ImmatureSignature => TokenError::NotYet,
-        ErrorKind::InvalidIssuer => TokenError::Issuer,
-        ErrorKind::InvalidAudience => TokenError::Audience,
-        ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => {
-            TokenError::Claim(name)
+impl<'a> Token<'a> {
+    /// Reads a token's head. Nothing of it is proven.
+    ///
+    /// # Errors
+    ///
+    /// It is no token, too long, or demands what nobody here understands. `alg: none` is no algorithm.
+    pub fn read(text: &'a str) -> Result<Self, TokenError> {
+        if text.len() > MAX_BYTES {
+            return Err(TokenError::TooLong);
         }
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::NoKey,
-        _ => TokenError::Malformed,
-    })?;
-    // An audience that is no text is passed over there, and is all the same not us.
-    let for_somebody = claims.get("aud").is_some_and(|audience| !audience.is_null());
-    if expected.audience.is_none() && for_somebody {
-        return Err(TokenError::Audience);
+        let header = jsonwebtoken::decode_header(text).map_err(|_| TokenError::Malformed)?;
+        if header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        Ok(Token { text, head: Head { algorithm: header.alg, kid: header.kid } })
     }
-    Ok(claims)
+
+    /// What its head says. Nothing of it is proven.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What it says, for people to look at. Nothing of it is proven.
+    ///
+    /// # Errors
+    ///
+    /// Its claims are no JSON object.
+    pub fn unproven(&self) -> Result<Claims, TokenError> {
+        let claims = jsonwebtoken::dangerous::insecure_decode_claims(self.text);
+        claims.map_err(|_| TokenError::Malformed)
+    }
+
+    /// Checks it against one key; answers its claims.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong. [`TokenError::Signature`] says that another key may fit.
+    pub fn check(&self, key: &VerifyingKey, expected: &Expected) -> Result<Claims, TokenError> {
+        ring_provider::install();
+        if !key.takes(self.head.algorithm) {
+            return Err(TokenError::NoKey);
+        }
+        let mut validation = Validation::new(self.head.algorithm);
+        validation.leeway = expected.leeway;
+        validation.validate_nbf = true;
+        let mut required = Vec::new();
+        if !expected.unending {
+            required.push("exp");
+        }
+        if let Some(issuer) = &expected.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        if let Some(audience) = &expected.audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
+        }
+        validation.set_required_spec_claims(&required);
+        let decoded = jsonwebtoken::decode::<Claims>(self.text, key.inner(), &validation);
+        let claims =
+            decoded.map(|token| token.claims).map_err(|error| match error.into_kind() {
+                ErrorKind::InvalidSignature => TokenError::Signature,
+                ErrorKind::ExpiredSignature => TokenError::Expired,
+                ErrorKind::ImmatureSignature => TokenError::NotYet,
+                ErrorKind::InvalidIssuer => TokenError::Issuer,
+                ErrorKind::InvalidAudience => TokenError::Audience,
+                ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => {
+                    TokenError::Claim(name)
+                }
+                ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::NoKey,
+                _ => TokenError::Malformed,
+            })?;
+        // An audience that is no text is passed over there, and is all the same not us.
+        let for_somebody = claims.get("aud").is_some_and(|audience| !audience.is_null());
+        if expected.audience.is_none() && for_somebody {
+            return Err(TokenError::Audience);
+        }
+        Ok(claims)
+    }
+}
+
+/// Reads a token and checks it against one key; answers its claims.
+///
+/// # Errors
+///
+/// As [`Token::read`] and [`Token::check`].
+pub fn check(text: &str, key: &VerifyingKey, expected: &Expected) -> Result<Claims, TokenError> {
+    Token::read(text)?.check(key, expected)
 }
 
 /// Makes a token.

@@ -56,13 +56,13 @@ pub fn run(options: &Options, output: &mut Output) {
 pub fn estimate(options: &Options) -> f64 {
     with_tokens(options).map_or(0.0, |options| {
         let rounds = if options.quick { 1.0 } else { 3.0 };
-        let opening = 4.0 * connections(&options) as f64 / OPENED_A_SECOND;
-        case(&options).estimate(&options) + rounds * (opening + SIGNING + 2.0 * AROUND)
+        let opening = 6.0 * connections(&options) as f64 / OPENED_A_SECOND;
+        case(&options).estimate(&options) + rounds * (opening + SIGNING + 3.0 * AROUND)
     })
 }
 
 fn with_tokens(options: &Options) -> Option<Options> {
-    let servers = vec![Kind::GatewayMemory, Kind::GatewayTokens];
+    let servers = vec![Kind::GatewayMemory, Kind::GatewayHs256, Kind::GatewayRs256];
     let wanted = options.servers.contains(&Kind::GatewayMemory);
     wanted.then(|| Options { servers, ..options.clone() })
 }

@@ -19,8 +19,10 @@ pub enum Kind {
     GatewayRedis,
     /// sse-gateway alone, with TLS.
     GatewayTls,
-    /// sse-gateway alone, where each stream shows a token of its own, signed with RSA.
-    GatewayTokens,
+    /// sse-gateway alone, where each stream shows a token of its own, signed with a shared secret.
+    GatewayHs256,
+    /// The same, signed with RSA.
+    GatewayRs256,
     /// sse-gateway alone behind nginx, two workers, with TLS; both are counted.
     NginxTls,
     /// nginx with Nchan, two workers.
@@ -60,7 +62,8 @@ impl Kind {
             Kind::GatewayMemory => "gateway-memory",
             Kind::GatewayRedis => "gateway-redis",
             Kind::GatewayTls => "gateway-tls",
-            Kind::GatewayTokens => "gateway-tokens",
+            Kind::GatewayHs256 => "gateway-hs256",
+            Kind::GatewayRs256 => "gateway-rs256",
             Kind::NginxTls => "nginx-tls",
             Kind::Nchan => "nchan",
             Kind::Pushpin => "pushpin",
@@ -77,7 +80,7 @@ impl Kind {
             Kind::Floor1 | Kind::Floor2 => {
                 Ok(concat!("sse-bench ", env!("CARGO_PKG_VERSION")).into())
             }
-            Kind::GatewayMemory | Kind::GatewayTls | Kind::GatewayTokens => {
+            Kind::GatewayMemory | Kind::GatewayTls | Kind::GatewayHs256 | Kind::GatewayRs256 => {
                 gateway(&settings.gateway)
             }
             Kind::NginxTls => nginx(),
@@ -100,7 +103,11 @@ impl Kind {
     pub fn is_gateway(self) -> bool {
         matches!(
             self,
-            Kind::GatewayMemory | Kind::GatewayRedis | Kind::GatewayTls | Kind::GatewayTokens
+            Kind::GatewayMemory
+                | Kind::GatewayRedis
+                | Kind::GatewayTls
+                | Kind::GatewayHs256
+                | Kind::GatewayRs256
         )
     }
 }

@@ -1,4 +1,5 @@
-//! A gateway that lets nobody in without a token: each stream shows one of its own, signed with RSA, of 2,048 bits.
+//! A gateway that lets nobody in without a token: each stream shows one of its own, signed with a shared secret or with RSA,
+//! of 2,048 bits.
 
 use std::fmt;
 use std::process::Command;
@@ -11,8 +12,10 @@ use sse_token::{Algorithm, Claims, SigningKey};
 use super::{Server, Settings, StartError, programs};
 use crate::load::Headers;
 
-/// How many there are: as many as a scenario opens streams. Signing one takes about a millisecond.
+/// How many there are: as many as a scenario opens streams. Signing one with RSA takes about a millisecond.
 const MOST: usize = 10_000;
+
+const SECRET: &str = "not-a-secret-but-long-enough-for-one";
 
 /// What streams show.
 #[derive(Clone)]
@@ -34,12 +37,24 @@ impl Tokens {
 
 impl Server {
     /// Starts a gateway that takes tokens; anybody may publish.
-    pub(super) fn gateway_tokens(&mut self, settings: &Settings) -> Result<(), StartError> {
-        self.openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out token.key")?;
-        self.openssl("pkey -in token.key -pubout -out token.pem")?;
+    pub(super) fn gateway_tokens(
+        &mut self,
+        settings: &Settings,
+        algorithm: Algorithm,
+    ) -> Result<(), StartError> {
         let file = |name| self.dir().join(name);
-        let private = std::fs::read(file("token.key")).map_err(|error| error.to_string())?;
-        let keys = format!("alg=RS256 pem={} subscribe=*", file("token.pem").display());
+        let (key, words) = if algorithm == Algorithm::HS256 {
+            let key = SigningKey::from_secret(SECRET.as_bytes());
+            (key.map_err(|error| error.to_string())?, format!("secret={SECRET}"))
+        } else {
+            self.openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out token.key")?;
+            self.openssl("pkey -in token.key -pubout -out token.pem")?;
+            let private = std::fs::read(file("token.key")).map_err(|error| error.to_string())?;
+            let key = SigningKey::from_pem(&private, algorithm);
+            let words = format!("pem={}", file("token.pem").display());
+            (key.map_err(|error| error.to_string())?, words)
+        };
+        let keys = format!("alg={algorithm:?} {words} subscribe=*");
         let mut settings = settings.clone();
         settings.variables.extend([
             ("SSE_AUTH__JWT__KEYS".to_owned(), keys),
@@ -47,7 +62,7 @@ impl Server {
             // All come from a few addresses of this machine, and each is somebody else.
             ("SSE_LIMITS__STREAMS_PER_SUBJECT".to_owned(), "0".to_owned()),
         ]);
-        self.tokens = Some(signed(&private)?);
+        self.tokens = Some(signed(&key, algorithm)?);
         self.gateway(&settings, None)
     }
 
@@ -63,15 +78,14 @@ impl Server {
     }
 }
 
-fn signed(private: &[u8]) -> Result<Tokens, String> {
-    let key = SigningKey::from_pem(private, Algorithm::RS256).map_err(|error| error.to_string())?;
+fn signed(key: &SigningKey, algorithm: Algorithm) -> Result<Tokens, String> {
     let end = SystemTime::now() + Duration::from_secs(24 * 3600);
     let end = end.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let one = |n: usize| {
         let mut claims = Claims::new();
         claims.insert("sub".to_owned(), json!(format!("reader-{n}")));
         claims.insert("exp".to_owned(), json!(end));
-        sse_token::sign(&claims, &key, Algorithm::RS256, None).map_err(|error| error.to_string())
+        sse_token::sign(&claims, key, algorithm, None).map_err(|error| error.to_string())
     };
     Ok(Tokens(Arc::new((0..MOST).map(one).collect::<Result<_, String>>()?)))
 }

@@ -10,7 +10,8 @@ use crate::access::grant::Grant;
 /// Tokens remembered, in two halves: when the younger half is full the older one is forgotten.
 const HALF: usize = 16 * 1024;
 
-type Hash = [u8; 32];
+/// A token's hash.
+pub type Hash = [u8; 32];
 
 /// Tokens that were checked.
 #[derive(Debug, Default)]
@@ -26,18 +27,16 @@ struct Halves {
 
 impl Checked {
     /// What a token grants, if it was checked with the keys of this generation.
-    pub fn find(&self, token: &str, generation: u64) -> Option<Arc<Grant>> {
-        let hash = hash(token);
+    pub fn find(&self, hash: &Hash, generation: u64) -> Option<Arc<Grant>> {
         let halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.generation != generation {
             return None;
         }
-        halves.young.get(&hash).or_else(|| halves.old.get(&hash)).cloned()
+        halves.young.get(hash).or_else(|| halves.old.get(hash)).cloned()
     }
 
     /// A token was checked, with keys of this generation.
-    pub fn add(&self, token: &str, grant: Arc<Grant>, generation: u64) {
-        let hash = hash(token);
+    pub fn add(&self, hash: Hash, grant: Arc<Grant>, generation: u64) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.generation != generation {
             *halves = Halves { generation, ..Halves::default() };
@@ -49,7 +48,8 @@ impl Checked {
     }
 }
 
-fn hash(token: &str) -> Hash {
+/// By this a token is known here.
+pub fn hash(token: &str) -> Hash {
     digest(&SHA256, token.as_bytes()).as_ref().try_into().unwrap_or_default()
 }
 
@@ -60,25 +60,25 @@ mod tests {
     #[test]
     fn what_was_checked_with_other_keys_is_forgotten() {
         let checked = Checked::default();
-        checked.add("a", Arc::default(), 1);
-        assert!(checked.find("a", 1).is_some() && checked.find("b", 1).is_none());
-        assert!(checked.find("a", 2).is_none());
-        checked.add("b", Arc::default(), 2);
-        assert!(checked.find("a", 1).is_none() && checked.find("a", 2).is_none());
+        checked.add(hash("a"), Arc::default(), 1);
+        assert!(checked.find(&hash("a"), 1).is_some() && checked.find(&hash("b"), 1).is_none());
+        assert!(checked.find(&hash("a"), 2).is_none());
+        checked.add(hash("b"), Arc::default(), 2);
+        assert!(checked.find(&hash("a"), 1).is_none() && checked.find(&hash("a"), 2).is_none());
     }
 
     #[test]
     fn there_are_never_more_than_two_halves() {
         let checked = Checked::default();
         for n in 0..3 * HALF {
-            checked.add(&n.to_string(), Arc::default(), 0);
+            checked.add(hash(&n.to_string()), Arc::default(), 0);
         }
         let halves = checked.0.lock().unwrap();
         assert!(halves.young.len() + halves.old.len() <= 2 * HALF);
         drop(halves);
         assert!(
-            checked.find(&(3 * HALF - 1).to_string(), 0).is_some()
-                && checked.find("0", 0).is_none()
+            checked.find(&hash(&(3 * HALF - 1).to_string()), 0).is_some()
+                && checked.find(&hash("0"), 0).is_none()
         );
     }
 }

@@ -150,7 +150,7 @@ impl ClusterStreams {
             });
             let sent = async {
                 let session = self.redis.sessions.get().await?;
-                let mut connection = session.pool.get().await.map_err(pool_error)?;
+                let mut connection = Box::pin(session.pool.get()).await.map_err(pool_error)?;
                 pipeline.query_async::<()>(&mut connection).await
             };
             match timeout(self.life / 3, sent).await {

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 use sse_contract::pattern::{Pattern, Template};
-use sse_token::{Algorithm, Claims, Expected, Head, Right, TokenError, VerifyingKey};
+use sse_token::{Algorithm, Claims, Expected, Head, Right, Token, TokenError, VerifyingKey};
 use url::Url;
 
-use crate::access::checked::Checked;
+use crate::access::checked::{Checked, hash};
 use crate::access::grant::{Grant, Limits};
 use crate::access::key_set::{KeySet, Location};
 use crate::access::outbound::Outbound;
@@ -179,22 +179,22 @@ impl Issuers {
 
     /// What a token grants.
     pub async fn grant(&self, token: &str, outbound: &Outbound) -> Result<Arc<Grant>, Refusal> {
-        let generation = self.generation();
-        if let Some(grant) = self.checked.find(token, generation) {
+        let (generation, hash) = (self.generation(), hash(token));
+        if let Some(grant) = self.checked.find(&hash, generation) {
             return if grant.has_expired() {
                 Err(Refusal::Invalid(TokenError::Expired.to_string()))
             } else {
                 Ok(grant)
             };
         }
-        let head = sse_token::head(token).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let token = Token::read(token).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let mut refusal = TokenError::NoKey;
         let mut away = false;
-        for issuer in self.all.iter().filter(|issuer| issuer.may_know(&head)) {
-            match issuer.check(token, &head, outbound).await {
+        for issuer in self.all.iter().filter(|issuer| issuer.may_know(token.head())) {
+            match issuer.check(&token, outbound).await {
                 Ok(claims) => {
                     let grant = Arc::new(issuer.grant(&claims).map_err(Refusal::Invalid)?);
-                    self.checked.add(token, grant.clone(), generation);
+                    self.checked.add(hash, grant.clone(), generation);
                     return Ok(grant);
                 }
                 Err(None) => away = true,
@@ -244,17 +244,16 @@ impl Issuer {
     /// The error is none where the keys could not be had.
     async fn check(
         &self,
-        token: &str,
-        head: &Head,
+        token: &Token<'_>,
         outbound: &Outbound,
     ) -> Result<Claims, Option<TokenError>> {
         match &self.keys {
-            Keys::One(key) => sse_token::check(token, key, &self.expected).map_err(Some),
+            Keys::One(key) => token.check(key, &self.expected).map_err(Some),
             Keys::Set(set) => {
-                let keys = set.keys(head, outbound).await.ok_or(None)?;
+                let keys = set.keys(token.head(), outbound).await.ok_or(None)?;
                 let mut refusal = TokenError::NoKey;
                 for key in keys {
-                    match sse_token::check(token, &key, &self.expected) {
+                    match token.check(&key, &self.expected) {
                         Err(error @ (TokenError::Signature | TokenError::NoKey)) => refusal = error,
                         other => return other.map_err(Some),
                     }

@@ -81,13 +81,14 @@ impl Outbound {
         *request.uri_mut() =
             url.as_str().parse().map_err(|_| "the URL cannot be asked".to_owned())?;
         *request.headers_mut() = headers;
-        let whole = async {
+        // Boxed: it takes a kilobyte, and so would each request about which somebody may have to be asked.
+        let whole = Box::pin(async {
             let answer = self.client.request(request).await.map_err(|error| causes(&error))?;
             let status = answer.status();
             let body = Limited::new(answer.into_body(), most).collect().await;
             let body = body.map_err(|error| error.to_string())?.to_bytes();
             Ok(Answered { status, body })
-        };
+        });
         match tokio::time::timeout(timeout, whole).await {
             Ok(answered) => answered,
             Err(_) => Err(format!("no answer within {timeout:?}")),
