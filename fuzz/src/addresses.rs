@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use sse_gateway::Config;
-use sse_gateway::client_addr::ClientAddr;
 use sse_gateway::config::ServerConfig;
-use sse_gateway::proxy_protocol;
+use sse_gateway::http::client_addr::ClientAddr;
+use sse_gateway::http::proxy_protocol;
 
 use crate::parts;
 

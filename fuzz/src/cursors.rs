@@ -6,8 +6,8 @@
 use actix_web::http::header::HeaderValue;
 use actix_web::test::TestRequest;
 use sse_contract::EventId;
-use sse_gateway::join::Start;
-use sse_gateway::request::subscription;
+use sse_gateway::http::request::subscription;
+use sse_gateway::stream::join::Start;
 
 use crate::parts;
 

@@ -3,7 +3,7 @@
 //! Input: type, data, id, and what a `gap` says.
 
 use sse_contract::{Channel, EventId, EventType, EventTypeError, RESERVED_EVENT_TYPES};
-use sse_gateway::frame::{self, Began, Frame, Framing, GapReason};
+use sse_gateway::feed::frame::{self, Began, Frame, Framing, GapReason};
 
 use crate::event_source::{Event, normal, read, unchunked};
 use crate::{parts, text};

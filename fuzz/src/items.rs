@@ -2,8 +2,8 @@
 //! a browser reads just that.
 
 use serde_json::Value;
-use sse_gateway::frame::{Frame, Framing};
-use sse_gateway::item::{Entry, read_body, read_item};
+use sse_gateway::feed::frame::{Frame, Framing};
+use sse_gateway::http::publish_item::{Entry, read_body, read_item};
 
 use crate::event_source::{normal, read};
 

@@ -5,7 +5,7 @@
 
 use sse_gateway::access::api_key::{ApiKeyLine, ApiKeys};
 use sse_gateway::access::issuers::{IssuerLine, Issuers};
-use sse_gateway::access::words::shown;
+use sse_gateway::config::words::shown;
 
 use crate::{parts, text};
 

@@ -2,7 +2,7 @@
 //! it is, a browser is given one event of it at most.
 
 use sse_contract::{LiveMessage, decode_live, encode_live};
-use sse_gateway::frame::{Frame, Framing};
+use sse_gateway::feed::frame::{Frame, Framing};
 
 use crate::event_source::{Event, normal, read};
 

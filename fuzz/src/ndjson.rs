@@ -2,7 +2,7 @@
 //!
 //! Input: a byte that says how large the pieces are, then the body.
 
-use sse_gateway::ndjson::{Line, Lines};
+use sse_gateway::http::lines::{Line, Lines};
 
 const LONGEST: usize = 32;
 

@@ -7,9 +7,9 @@ use actix_web::http::{Method, Uri};
 use actix_web::test::TestRequest;
 use sse_contract::Channel;
 use sse_gateway::access::credentials::Credentials;
-use sse_gateway::join::Start;
-use sse_gateway::origin::AllowedOrigins;
-use sse_gateway::request;
+use sse_gateway::config::origins::AllowedOrigins;
+use sse_gateway::http::request;
+use sse_gateway::stream::join::Start;
 
 use crate::cursors::is_meant;
 

@@ -1,6 +1,6 @@
 //! RESP3 from Redis, or from whatever answers on its port: cut anywhere, it is the same values or the same error.
 
-use sse_gateway::resp::{Value, parse};
+use sse_gateway::broker::redis::resp::{Value, parse};
 
 /// The most bytes of which every beginning is tried.
 const MOST: usize = 512;

@@ -14,10 +14,10 @@ use std::time::Duration;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, Divan, black_box};
 use sse_contract::{Channel, EventId, decode_live, encode_live};
-use sse_gateway::frame::Frame;
-use sse_gateway::join::{Join, Limits, Next, Start};
-use sse_gateway::resp;
-use sse_gateway::snapshot::{Extent, Range, Snapshot};
+use sse_gateway::broker::redis::resp;
+use sse_gateway::feed::frame::Frame;
+use sse_gateway::feed::snapshot::{Extent, Range, Snapshot};
+use sse_gateway::stream::join::{Join, Limits, Next, Start};
 use worker::{DATA, Worker};
 
 fn main() {

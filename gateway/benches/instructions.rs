@@ -14,7 +14,8 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use sse_gateway::{Gateway, listener};
+use sse_gateway::Gateway;
+use sse_gateway::http::listener;
 use worker::{DATA, Worker};
 
 /// What a browser's EventSource asks for.

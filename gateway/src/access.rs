@@ -15,7 +15,6 @@ pub mod key_set;
 pub mod outbound;
 pub mod revocations;
 pub mod tickets;
-pub mod words;
 
 use std::sync::Arc;
 
@@ -32,11 +31,11 @@ use crate::access::outbound::Outbound;
 use crate::access::revocations::Revocations;
 use crate::access::tickets::{Away, Tickets};
 use crate::broker::Broker;
-use crate::client_addr::ClientAddr;
+use crate::config::origins::AllowedOrigins;
 use crate::config::{AuthConfig, CorsConfig};
-use crate::origin::AllowedOrigins;
-use crate::problem::{Kind, Problem};
-use crate::request;
+use crate::http::client_addr::ClientAddr;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request;
 
 /// Decides who may do what.
 #[derive(Debug)]

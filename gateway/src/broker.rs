@@ -1,17 +1,20 @@
 //! Where events come from and go to: one behaviour, two implementations.
 //!
 //! A hub attaches channels, asks for ticks and reads, and is answered through its inbox. History and readiness are asked
-//! for by HTTP handlers and answered to them; they publish by [`publish`](crate::publisher::publish).
+//! for by HTTP handlers and answered to them; they publish by [`publish`](crate::http::publisher::publish).
+
+pub mod memory;
+pub mod redis;
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId, EventType, Publish};
 
-use crate::inbox::{ChannelKey, Inbox, ReadToken};
-use crate::memory::MemoryBroker;
-use crate::redis_broker::RedisBroker;
-use crate::snapshot::{Extent, Snapshot};
+use crate::broker::memory::MemoryBroker;
+use crate::broker::redis::RedisBroker;
+use crate::feed::inbox::{ChannelKey, Inbox, ReadToken};
+use crate::feed::snapshot::{Extent, Snapshot};
 
 /// The broker of a gateway. Cloning shares it.
 #[derive(Debug, Clone)]

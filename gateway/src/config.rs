@@ -4,6 +4,18 @@
 //! `--check-config` accepts starts: every value is parsed into the type that is used, within bounds that its users can
 //! bear (`config_checks`). An error names the setting, where it was given, its value and what is allowed.
 
+pub mod checks;
+pub mod log_filter;
+pub mod names;
+pub mod origins;
+pub mod pem;
+pub mod slow_readers;
+pub mod sources;
+pub mod words;
+
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,17 +31,15 @@ use url::Url;
 
 use crate::access::api_key::ApiKeyLine;
 use crate::access::issuers::{IssuerLine, as_url};
-use crate::access::words;
-use crate::client_addr::{ForwardedHeader, TrustedProxies};
-use crate::config_checks;
-use crate::config_sources::{Flag, Setting, Settings};
-use crate::log_filter::LogFilter;
-use crate::origin::AllowedOrigins;
-use crate::redis_settings::connection_info;
-pub use crate::slow_readers::{SlowReader, SlowReaderRule};
+use crate::broker::redis::settings::connection_info;
+use crate::config::log_filter::LogFilter;
+use crate::config::origins::AllowedOrigins;
+pub use crate::config::slow_readers::{SlowReader, SlowReaderRule};
+use crate::config::sources::{Flag, Setting, Settings};
+use crate::http::client_addr::{ForwardedHeader, TrustedProxies};
 
 /// The defaults, documented: also the reference for every key.
-pub const DEFAULTS: &str = include_str!("defaults.toml");
+pub const DEFAULTS: &str = include_str!("config/defaults.toml");
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -322,10 +332,10 @@ impl Config {
         }
         settings.add_environment(env)?;
         settings.add_flags(flags)?;
-        config_checks::broker(&mut settings)?;
-        config_checks::bounds(&settings)?;
+        checks::broker(&mut settings)?;
+        checks::bounds(&settings)?;
         let config = Config::parse(&settings)?;
-        config_checks::together(&config, &settings)?;
+        checks::together(&config, &settings)?;
         Ok(config)
     }
 
@@ -437,8 +447,8 @@ parsed_by!(http_url, Option<Url>, |text: &str| {
     }
     as_url(text).map(Some).ok_or("must be a URL of http:// or https://, or empty")
 });
-parsed_by!(duration, Duration, config_checks::parse_duration);
-parsed_by!(address, SocketAddr, config_checks::parse_address);
+parsed_by!(duration, Duration, checks::parse_duration);
+parsed_by!(address, SocketAddr, checks::parse_address);
 parsed_by!(prefix, String, |text: &str| Keys::check_prefix(text).map(|()| text.to_owned()));
 parsed_by!(redis_url, String, |text: &str| {
     connection_info(text).map(|_| text.to_owned()).map_err(|error| error.what().to_owned())

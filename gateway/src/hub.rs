@@ -3,6 +3,11 @@
 //! Everything here belongs to one thread; nothing awaits a subscriber, and nothing is allocated for a
 //! subscriber that keeps up. Timers are one sweep for all connections.
 
+pub mod channels;
+pub mod fanout;
+pub mod poller;
+pub mod subscribers;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -16,15 +21,15 @@ use tokio::sync::{oneshot, watch};
 use crate::access::grant::Grant;
 use crate::broker::Broker;
 use crate::config::StreamConfig;
-use crate::frame::Framing;
-use crate::inbox::{Inbox, ToHub};
-use crate::join::Start;
+use crate::feed::frame::Framing;
+use crate::feed::inbox::{Inbox, ToHub};
+use crate::http::takeover::AsStream;
+use crate::hub::poller::Poller;
+use crate::hub::subscribers::{Leases, Subscribers};
 use crate::metrics::{Cells, CloseReason};
 use crate::panics;
-use crate::poller::Poller;
-use crate::sink::{BodyPipe, BodySignal, BodySignals, ClientSide, PipeBody, Sink};
-use crate::subscribers::{Leases, Subscribers};
-use crate::takeover::AsStream;
+use crate::stream::join::Start;
+use crate::stream::sink::{BodyPipe, BodySignal, BodySignals, ClientSide, PipeBody, Sink};
 
 /// How often heartbeats and deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(500);

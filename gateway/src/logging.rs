@@ -15,8 +15,8 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use crate::config::log_filter::LogFilter;
 use crate::config::{LogConfig, LogFormat};
-use crate::log_filter::LogFilter;
 
 /// The thread that waits for the last lines.
 pub const FINISHING: &str = "sse-log-end";
@@ -167,7 +167,7 @@ mod tests {
             Passing::new(&level).clients || !target.starts_with(CLIENTS)
         };
         assert!(!passes("info", "actix_http::h1::dispatcher"));
-        assert!(passes("info", "sse_gateway::ingest"));
+        assert!(passes("info", "sse_gateway::broker::redis::ingest"));
         assert!(passes("debug", "actix_http::h1::dispatcher"));
         assert!(passes("info,actix_http=debug", "actix_http::h1::dispatcher"));
     }

@@ -11,7 +11,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::broker::PublishError;
-use crate::frame::GapReason;
+use crate::feed::frame::GapReason;
 use crate::logging::DroppedLines;
 
 /// Why a stream ended: the label in the metrics and the log.

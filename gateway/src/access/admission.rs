@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::access::cluster_streams::ClusterLease;
-use crate::client_addr::ClientAddr;
 use crate::config::LimitsConfig;
+use crate::http::client_addr::ClientAddr;
 
 /// Accounts are looked through for idle ones when there are twice as many as were left the last time, and not below this.
 const FEW_ACCOUNTS: usize = 1024;

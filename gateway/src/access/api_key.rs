@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sse_token::api_key::{Hash, MIN_BYTES, hash, hash_from_hex};
 
 use crate::access::grant::{Grant, Limits};
-use crate::access::words::Words;
+use crate::config::words::Words;
 
 /// One line of `auth.keys`: `name=billing hash=<64 hex digits> publish=orders subscribe=*`.
 #[derive(Clone, Deserialize)]

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::access::admission::{Over, Refused};
-use crate::redis_broker::{RedisBroker, RedisShared, pool_error};
+use crate::broker::redis::{RedisBroker, RedisShared, pool_error};
 
 /// How long a lease lasts that nobody renews.
 pub const LIFE: Duration = Duration::from_secs(60);

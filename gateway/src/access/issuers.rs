@@ -18,7 +18,7 @@ use crate::access::checked::{Checked, hash};
 use crate::access::grant::{Grant, Limits};
 use crate::access::key_set::{KeySet, Location};
 use crate::access::outbound::Outbound;
-use crate::access::words::{Secret, Words};
+use crate::config::words::{Secret, Words};
 
 /// Where the keys of a line come from.
 #[derive(Debug, Clone)]

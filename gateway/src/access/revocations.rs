@@ -10,9 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::access::grant::{Grant, Seconds, now};
-use crate::app::App;
 use crate::broker::Broker;
-use crate::inbox::ToHub;
+use crate::feed::inbox::ToHub;
+use crate::http::app::App;
 
 /// How often all are read without a call.
 const REFRESH: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use sse_gateway::Config;
-use sse_gateway::config_checks::{DURATIONS, WHOLE};
+use sse_gateway::config::checks::{DURATIONS, WHOLE};
 
 use crate::support::{Redis, TestGateway, request};
 

@@ -209,7 +209,7 @@ fn a_sign_of_life_is_no_event() {
 fn the_browsers_own_event_source_is_shown_not_to_have_been_resumed() {
     let gateway = TestGateway::memory(&[("stream.retry", "100ms")]);
     let site = Site::before(gateway.addr);
-    site.serve("/console", 200, "text/html", include_str!("../../src/console.html"));
+    site.serve("/console", 200, "text/html", include_str!("../../src/http/console.html"));
     let browser = Browser::open();
     site.visit_behind(Worker::PassesOn, &browser);
     browser.goto(&format!("http://{}/console#channels=demo&native=1", site.addr));

@@ -13,7 +13,7 @@ use sse_contract::{
     Call, Caller, Channel, EventId, Function, Keys, LiveMessage, Meaning, Publish, batch_answer,
     decode_live, eval_script, library_source, meaning,
 };
-use sse_gateway::resp::{self, Value};
+use sse_gateway::broker::redis::resp::{self, Value};
 
 use crate::support::{BOUND, Redis};
 

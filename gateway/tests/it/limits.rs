@@ -10,9 +10,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use sse_gateway::access::cluster_streams::{ClusterLease, ClusterStreams};
+use sse_gateway::broker::redis::RedisBroker;
+use sse_gateway::broker::redis::settings::RedisSettings;
 use sse_gateway::metrics::Metrics;
-use sse_gateway::redis_broker::RedisBroker;
-use sse_gateway::redis_settings::RedisSettings;
 use sse_gateway::{Config, vitals};
 
 use crate::event_source::EventSource;

@@ -12,8 +12,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sse_gateway::broker::redis::resp::{self, Value};
 use sse_gateway::metrics::{Cells, Metrics};
-use sse_gateway::resp::{self, Value};
 use sse_gateway::{Config, Gateway};
 
 /// No wait in a test is longer: past it something is broken, not slow.

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 use actix_web::body::MessageBody;
 use sse_contract::{Channel, EventId};
 use sse_gateway::hub::Opening;
-use sse_gateway::join::Start;
-use sse_gateway::sink::PipeBody;
+use sse_gateway::stream::join::Start;
+use sse_gateway::stream::sink::PipeBody;
 
 use super::claim::{Claim, Facts};
 use super::redis::{Event, Published, TTL, name};

@@ -1,6 +1,6 @@
 //! What goes wrong in the model.
 
-use sse_gateway::join::Start;
+use sse_gateway::stream::join::Start;
 
 use super::redis::TTL;
 use super::world::World;

@@ -11,16 +11,16 @@ use futures_util::FutureExt;
 use redis::Value;
 use sse_contract::EventId;
 use sse_gateway::broker::Broker;
+use sse_gateway::broker::redis::dispatch::{Command, Dispatch};
+use sse_gateway::broker::redis::history::{self, Part, Reads};
+use sse_gateway::broker::redis::resp;
+use sse_gateway::broker::redis::session::Session;
+use sse_gateway::broker::redis::settings::{HistoryLimits, RedisSettings};
+use sse_gateway::broker::redis::{RedisBroker, Works};
 use sse_gateway::config::StreamConfig;
-use sse_gateway::dispatch::{Command, Dispatch};
-use sse_gateway::history::{self, Part, Reads};
+use sse_gateway::feed::snapshot::Extent;
 use sse_gateway::hub::Hub;
 use sse_gateway::metrics::{Cells, Metrics};
-use sse_gateway::redis_broker::{RedisBroker, Works};
-use sse_gateway::redis_settings::{HistoryLimits, RedisSettings};
-use sse_gateway::resp;
-use sse_gateway::session::Session;
-use sse_gateway::snapshot::Extent;
 
 use super::link::{Link, Request, request, words};
 use super::redis::{Caller, channel_of};
@@ -63,7 +63,7 @@ pub struct Gateway {
     pub clocks: HashMap<u64, EventId>,
     /// By channel: the oldest event kept was above this at some read.
     pub gone: HashMap<usize, EventId>,
-    messages: Vec<sse_gateway::inbox::ToHub>,
+    messages: Vec<sse_gateway::feed::inbox::ToHub>,
     began: Instant,
 }
 

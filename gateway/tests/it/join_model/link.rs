@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use sse_gateway::resp;
+use sse_gateway::broker::redis::resp;
 
 use super::redis::Caller;
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use redis::Value;
 use sse_contract::{Channel, EventId};
-use sse_gateway::snapshot::Extent;
+use sse_gateway::feed::snapshot::Extent;
 
 /// How long an event is kept, and how much longer its history.
 pub const TTL: u64 = 400;

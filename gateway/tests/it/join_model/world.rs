@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sse_contract::{EventId, encode_live};
-use sse_gateway::frame::Framing;
+use sse_gateway::feed::frame::Framing;
 use sse_gateway::hub::Subscription;
-use sse_gateway::join::Start;
+use sse_gateway::stream::join::Start;
 use tokio::runtime::Runtime;
 
 use super::claim::Facts;

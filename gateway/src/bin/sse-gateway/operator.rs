@@ -1,0 +1,76 @@
+//! What an operator asks of a running gateway or of its Redis, from the command line.
+
+use std::fmt;
+use std::io::Write as _;
+use std::time::Duration;
+
+use sse_contract::Function;
+use sse_gateway::Config;
+use sse_gateway::broker::redis::RedisBroker;
+use sse_gateway::broker::redis::settings::RedisSettings;
+use sse_gateway::config::BrokerKind;
+use sse_gateway::http::listener;
+use sse_gateway::metrics::Metrics;
+use sse_gateway::vitals;
+
+/// Asks the admin port of a gateway with this configuration whether it is ready.
+pub async fn healthcheck(config: &Config) -> Result<(), String> {
+    let (addr, tls) = (config.admin.listen, config.tls.is_on() && config.tls.admin);
+    let answer = listener::ask(addr, tls, "/readyz", Duration::from_secs(10), |_| &[]).await?;
+    let mut lines = answer.lines();
+    let status = lines.next().unwrap_or_default();
+    if status.split(' ').nth(1) == Some("200") {
+        return Ok(());
+    }
+    Err(format!("not ready: {status} {}", lines.next_back().unwrap_or_default()))
+}
+
+/// Shows the limits in Redis, or writes the configured ones.
+pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
+    let redis = connected(&config).await?;
+    let (configured, found) = redis.limits();
+    if apply {
+        let args = [
+            configured.max_len,
+            configured.ttl.as_millis() as u64,
+            configured.max_data,
+            configured.idempotency_ttl.as_millis() as u64,
+            u64::from(configured.durable),
+        ];
+        let clock = redis
+            .administer(Function::Settings, &args.map(|n| n.to_string()))
+            .await
+            .map_err(|error| error.to_string())?;
+        say(format_args!("written; a new epoch began at {clock}"));
+    }
+    say(format_args!("configured: {configured}"));
+    if let Some(found) = found.filter(|_| !apply) {
+        say(format_args!("in Redis: {found}"));
+    }
+    Ok(())
+}
+
+/// Begins a new epoch.
+pub async fn fence(config: Config) -> Result<(), String> {
+    let redis = connected(&config).await?;
+    let clock = redis.administer(Function::Fence, &[]).await.map_err(|error| error.to_string())?;
+    say(format_args!("a new epoch began at {clock}"));
+    Ok(())
+}
+
+async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, String> {
+    if config.broker == BrokerKind::Memory {
+        return Err("the broker is \"memory\"; name a Redis with --redis".to_owned());
+    }
+    let redis =
+        RedisBroker::start(RedisSettings::of(config), Metrics::default(), &vitals::watch().0)
+            .map_err(|error| error.to_string())?;
+    let online = redis.online(Duration::ZERO).await;
+    online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;
+    Ok(redis)
+}
+
+/// A line of the answer. It is not there to be written for its own sake: whoever read it may be gone.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

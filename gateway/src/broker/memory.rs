@@ -1,0 +1,409 @@
+//! The embedded broker: the same promises as Redis, within one process.
+//!
+//! One clock, drawn a new epoch at every start, so that a cursor of an earlier process is told `reset`.
+//! One lock orders publishing, ticks, attachments and reads, as Redis' single thread does; it is held
+//! for a few appends and never over a wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use smallvec::SmallVec;
+use sse_contract::{Channel, EventId};
+
+use crate::broker::{Publication, PublishError, ReadRequest};
+use crate::feed::frame::{Frame, SharedFrame};
+use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
+use crate::feed::snapshot::{Extent, Range, Snapshot};
+use crate::metrics::Metrics;
+
+/// How long a history outlives its youngest event beyond the ttl, as in the Redis contract.
+const EXPIRY_SLACK: Duration = Duration::from_secs(60);
+
+/// What the embedded broker keeps at most.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryLimits {
+    /// Events a channel; 0 switches history off.
+    pub max_len: usize,
+    /// How long an event is kept at least.
+    pub ttl: Duration,
+    /// Bytes of all histories together; what is known of idempotency keys takes a quarter of it at most.
+    pub bytes: usize,
+    /// Bytes of one event's data.
+    pub event_bytes: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+    /// Bytes of events in one answer to a read.
+    pub page_bytes: usize,
+}
+
+/// The embedded broker.
+#[derive(Debug)]
+pub struct MemoryBroker {
+    state: Mutex<State>,
+    limits: MemoryLimits,
+    metrics: Metrics,
+    payloads: RandomState,
+}
+
+#[derive(Debug)]
+struct State {
+    clock: EventId,
+    workers: Vec<Arc<Inbox>>,
+    channels: HashMap<Channel, Entry>,
+    /// All events kept, oldest first, to find what to drop when the bytes run out. What was dropped from
+    /// its channel for another reason is skipped.
+    order: VecDeque<(EventId, Channel)>,
+    bytes: usize,
+    idempotency: HashMap<(Channel, Arc<str>), Published>,
+    /// Idempotency keys in the order of their expiry, by a clock that nobody sets.
+    expiring: VecDeque<(Instant, Channel, Arc<str>)>,
+    /// About what those two take.
+    key_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Published {
+    id: EventId,
+    /// Of its type and data. Nobody outside knows how it is made, so none can be found that is alike.
+    payload: u64,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    events: VecDeque<SharedFrame>,
+    last: Option<EventId>,
+    trimmed: bool,
+    attached: SmallVec<[(u16, ChannelKey); 2]>,
+}
+
+impl MemoryBroker {
+    /// An empty broker in a new epoch.
+    pub fn new(limits: MemoryLimits, metrics: Metrics) -> Self {
+        metrics.connected.with_label_values(&["memory"]).set(1);
+        MemoryBroker {
+            state: Mutex::new(State {
+                clock: EventId::new(unix_ms(), fastrand::u32(1..1 << 28), 0),
+                workers: Vec::new(),
+                channels: HashMap::new(),
+                order: VecDeque::new(),
+                bytes: 0,
+                idempotency: HashMap::new(),
+                expiring: VecDeque::new(),
+                key_bytes: 0,
+            }),
+            limits,
+            metrics,
+            payloads: RandomState::new(),
+        }
+    }
+
+    /// Adds a worker.
+    pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
+        let mut state = self.lock();
+        state.workers.push(inbox);
+        (state.workers.len() - 1) as u16
+    }
+
+    /// Attaches a channel at once.
+    pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        let mut state = self.lock();
+        state.channels.entry(channel.clone()).or_default().attached.push((worker, key));
+        state.send(worker, ToHub::Attached(key));
+    }
+
+    /// Ends an attachment.
+    pub fn detach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
+        let mut state = self.lock();
+        let Some(entry) = state.channels.get_mut(channel) else { return };
+        entry.attached.retain(|attached| *attached != (worker, key));
+        if entry.attached.is_empty() && entry.last.is_none() {
+            state.channels.remove(channel);
+        }
+    }
+
+    /// Raises the clock to the time and tells one worker or all; forgets what is too old.
+    pub fn tick(&self, worker: Option<u16>) {
+        let now = unix_ms();
+        let mut state = self.lock();
+        state.raise_clock(now);
+        let clock = state.clock;
+        match worker {
+            Some(worker) => state.send(worker, ToHub::Tick(clock)),
+            None => {
+                for inbox in &state.workers {
+                    inbox.send([ToHub::Tick(clock)]);
+                }
+                state.expire(now, self.limits.ttl + EXPIRY_SLACK);
+            }
+        }
+    }
+
+    /// Publishes one event to everybody attached.
+    pub fn publish(&self, item: &Publication) -> Result<EventId, PublishError> {
+        let result = self.try_publish(item);
+        self.metrics.count_publish(&result);
+        result
+    }
+
+    fn try_publish(&self, item: &Publication) -> Result<EventId, PublishError> {
+        if item.data.len() > self.limits.event_bytes {
+            let (size, limit) = (item.data.len(), self.limits.event_bytes);
+            return Err(PublishError::TooLarge(format!("data: {size} bytes, at most {limit}")));
+        }
+        let event = item.event.as_ref().map_or("", |event| event.as_str());
+        let now = unix_ms();
+        let mut state = self.lock();
+        let key = item.idempotency_key.as_ref().map(|key| (item.channel.clone(), key.clone()));
+        let payload = key.as_ref().map_or(0, |_| self.payloads.hash_one((event, &item.data)));
+        if let Some(known) = key.as_ref().and_then(|key| state.idempotency.get(key)) {
+            if known.payload == payload {
+                return Ok(known.id);
+            }
+            return Err(PublishError::Conflict(format!(
+                "idempotency_key: was used here for another payload, published as {}",
+                known.id
+            )));
+        }
+        let id = state.clock.next(now);
+        state.clock = id;
+        if let Some(key) = key {
+            let until = Instant::now() + self.limits.idempotency_ttl;
+            state.remember(key, Published { id, payload }, until, self.limits.bytes / 4);
+        }
+        let told =
+            state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
+        drop(state);
+        told.iter().for_each(|inbox| inbox.wake());
+        self.metrics.broker.with_label_values(&["received"]).inc();
+        Ok(id)
+    }
+
+    /// Answers a read at once.
+    pub fn read(&self, request: &ReadRequest) {
+        let mut state = self.lock();
+        let snapshot = self.snapshot(&mut state, request.parts(), request.after);
+        let (snapshot, tokens) = (Arc::new(snapshot), vec![request.token]);
+        state.send(request.worker, ToHub::Snapshot { snapshot, tokens, cached: false });
+    }
+
+    /// A part of one channel's history.
+    pub fn history(&self, channel: &Channel, after: EventId) -> Snapshot {
+        self.snapshot(&mut self.lock(), std::iter::once((channel, Extent::All)), after)
+    }
+
+    fn snapshot<'a>(
+        &self,
+        state: &mut State,
+        parts: impl Iterator<Item = (&'a Channel, Extent)>,
+        after: EventId,
+    ) -> Snapshot {
+        let now = unix_ms();
+        state.raise_clock(now);
+        let ranges = parts.map(|(channel, extent)| {
+            let range = state.range(channel, after, extent, self.limits.page_bytes);
+            (channel.clone(), vec![range])
+        });
+        let ranges = ranges.collect();
+        self.metrics.broker.with_label_values(&["read"]).inc();
+        Snapshot {
+            clock: state.clock,
+            now_ms: now,
+            history: self.limits.max_len > 0,
+            ttl_ms: self.limits.ttl.as_millis() as u64,
+            ranges,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn raise_clock(&mut self, now: u64) {
+        if now > self.clock.ms {
+            self.clock = EventId { ms: now, seq: self.clock.epoch() << 16 };
+        }
+    }
+
+    fn send(&self, worker: u16, message: ToHub) {
+        self.workers[usize::from(worker)].send([message]);
+    }
+
+    /// Answers whom to wake.
+    fn append(
+        &mut self,
+        channel: &Channel,
+        frame: SharedFrame,
+        id: EventId,
+        limits: &MemoryLimits,
+    ) -> SmallVec<[Arc<Inbox>; 8]> {
+        let kept = limits.max_len > 0;
+        let mut told = SmallVec::new();
+        if !kept && !self.channels.contains_key(channel) {
+            return told;
+        }
+        let entry = self.channels.entry(channel.clone()).or_default();
+        for (worker, key) in &entry.attached {
+            let inbox = &self.workers[usize::from(*worker)];
+            inbox.push([ToHub::Event(*key, frame.clone())]);
+            told.push(inbox.clone());
+        }
+        if !kept {
+            return told;
+        }
+        self.bytes += kept_size(&frame);
+        entry.last = Some(id);
+        entry.events.push_back(frame);
+        self.order.push_back((id, channel.clone()));
+        while entry.events.len() > limits.max_len {
+            self.bytes -= entry.events.pop_front().as_ref().map_or(0, kept_size);
+            entry.trimmed = true;
+        }
+        while self.bytes > limits.bytes {
+            let Some((id, channel)) = self.order.pop_front() else { break };
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            if entry.events.front().is_some_and(|frame| frame.id == Some(id)) {
+                self.bytes -= entry.events.pop_front().as_ref().map_or(0, kept_size);
+                entry.trimmed = true;
+            }
+        }
+        // Entries whose events their channel dropped itself would otherwise pile up here.
+        while self.order.front().is_some_and(|(id, channel)| {
+            let first = self.channels.get(channel).and_then(|entry| entry.events.front());
+            first.is_none_or(|frame| frame.id > Some(*id))
+        }) {
+            self.order.pop_front();
+        }
+        told
+    }
+
+    /// Keeps an idempotency key, for as long as there is room for it.
+    fn remember(
+        &mut self,
+        key: (Channel, Arc<str>),
+        published: Published,
+        until: Instant,
+        bytes: usize,
+    ) {
+        self.key_bytes += key_size(&key.0, &key.1);
+        self.expiring.push_back((until, key.0.clone(), key.1.clone()));
+        self.idempotency.insert(key, published);
+        while self.key_bytes > bytes && self.forget_key() {}
+    }
+
+    /// Forgets the oldest idempotency key, if there is one.
+    fn forget_key(&mut self) -> bool {
+        let Some((_, channel, key)) = self.expiring.pop_front() else { return false };
+        self.key_bytes -= key_size(&channel, &key);
+        self.idempotency.remove(&(channel, key));
+        true
+    }
+
+    fn range(&self, channel: &Channel, after: EventId, extent: Extent, page_bytes: usize) -> Range {
+        let none = Entry::default();
+        let entry = self.channels.get(channel).unwrap_or(&none);
+        let mut from = entry.events.partition_point(|frame| frame.id <= Some(after));
+        if extent == Extent::Newest {
+            from = from.max(entry.events.len().saturating_sub(2));
+        }
+        let (mut frames, mut bytes, mut upto) = (Vec::new(), 0, None);
+        for frame in entry.events.range(from..) {
+            if bytes >= page_bytes && extent == Extent::All {
+                upto = frames.last().and_then(|frame: &SharedFrame| frame.id);
+                break;
+            }
+            bytes += frame.size();
+            frames.push(frame.clone());
+        }
+        Range {
+            after,
+            upto,
+            last: entry.last,
+            oldest: entry.events.front().and_then(|frame| frame.id),
+            length: entry.events.len() as u64,
+            untrimmed: !entry.trimmed,
+            frames: frames.into(),
+            extent,
+            readable: true,
+        }
+    }
+
+    fn expire(&mut self, now: u64, keep: Duration) {
+        let horizon = now.saturating_sub(keep.as_millis() as u64);
+        let bytes = &mut self.bytes;
+        self.channels.retain(|_, entry| {
+            if entry.last.is_some_and(|last| last.ms < horizon) {
+                *bytes -= entry.events.iter().map(kept_size).sum::<usize>();
+                let attached = std::mem::take(&mut entry.attached);
+                *entry = Entry { attached, ..Entry::default() };
+            }
+            entry.last.is_some() || !entry.attached.is_empty()
+        });
+        let now = Instant::now();
+        while self.expiring.front().is_some_and(|(until, ..)| *until <= now) && self.forget_key() {}
+    }
+}
+
+/// About what it takes to keep an event: its bytes, and its place in its history and in the order of all.
+fn kept_size(frame: &SharedFrame) -> usize {
+    frame.size() + 128
+}
+
+/// About what it takes to know an idempotency key: its text, and its place in a map and a queue.
+fn key_size(channel: &Channel, key: &str) -> usize {
+    channel.as_str().len() + key.len() + 192
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(bytes: usize) -> MemoryBroker {
+        let limits = MemoryLimits {
+            max_len: 10,
+            ttl: Duration::from_secs(60),
+            bytes,
+            event_bytes: 1000,
+            idempotency_ttl: Duration::from_secs(60),
+            page_bytes: 1000,
+        };
+        MemoryBroker::new(limits, Metrics::default())
+    }
+
+    fn keyed(key: &str, data: &str) -> Publication {
+        Publication {
+            channel: "demo".parse().expect("a channel"),
+            event: None,
+            data: data.into(),
+            idempotency_key: Some(key.into()),
+        }
+    }
+
+    #[test]
+    fn keys_are_bounded_and_the_oldest_forgotten() {
+        let broker = broker(40_000);
+        let first = broker.publish(&keyed("k0", "x")).unwrap();
+        assert_eq!(broker.publish(&keyed("k0", "x")).unwrap(), first);
+        assert!(broker.publish(&keyed("k0", "y")).is_err());
+        for n in 1..1000 {
+            broker.publish(&keyed(&format!("k{n}"), "x")).unwrap();
+        }
+        let state = broker.lock();
+        assert!(state.key_bytes <= 10_000);
+        assert_eq!(state.idempotency.len(), state.expiring.len());
+        assert!((40..60).contains(&state.expiring.len()), "{}", state.expiring.len());
+        drop(state);
+        let last = broker.publish(&keyed("k999", "x")).unwrap();
+        assert_eq!(broker.publish(&keyed("k999", "x")).unwrap(), last);
+        assert!(broker.publish(&keyed("k0", "y")).is_ok(), "forgotten");
+    }
+}

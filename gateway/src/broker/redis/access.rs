@@ -1,0 +1,72 @@
+//! What access control keeps in Redis: tickets that wait to be used, and revocations. No event is among it, and nothing here is of
+//! an epoch: what Redis forgets lets nobody in, except whoever was revoked.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::{Cmd, FromRedisValue, RedisError};
+
+use crate::broker::redis::RedisBroker;
+
+impl RedisBroker {
+    /// Keeps what a ticket grants, for a while.
+    pub async fn put_ticket(
+        &self,
+        hash: &str,
+        grant: &str,
+        lifetime: Duration,
+    ) -> Result<(), String> {
+        let key = self.shared.keys.ticket(hash);
+        let lifetime = lifetime.as_millis() as u64;
+        self.call(redis::cmd("SET").arg(key).arg(grant).arg("PX").arg(lifetime)).await
+    }
+
+    /// What a ticket grants. It is gone then, for everybody.
+    pub async fn take_ticket(&self, hash: &str) -> Result<Option<Vec<u8>>, String> {
+        self.call(redis::cmd("GETDEL").arg(self.shared.keys.ticket(hash))).await
+    }
+
+    /// Keeps a revocation for a while, and calls all gateways to read it.
+    pub async fn add_revocation(&self, line: &str, keep: Duration) -> Result<(), String> {
+        let key = self.shared.keys.revoked();
+        let now = unix_ms();
+        let end = now + keep.as_millis() as u64;
+        let (): () =
+            self.call(redis::cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(now)).await?;
+        let (): () = self.call(redis::cmd("ZADD").arg(&key).arg(end).arg(line)).await?;
+        let last: Vec<(String, f64)> =
+            self.call(redis::cmd("ZRANGE").arg(&key).arg(-1).arg(-1).arg("WITHSCORES")).await?;
+        let last = last.first().map_or(end, |(_, score)| *score as u64);
+        let (): () = self.call(redis::cmd("PEXPIREAT").arg(&key).arg(last.max(end))).await?;
+        self.call(redis::cmd("PUBLISH").arg(&self.shared.revocation_channel).arg("")).await
+    }
+
+    /// All revocations that are kept.
+    pub async fn revocations(&self) -> Result<Vec<String>, String> {
+        let key = self.shared.keys.revoked();
+        self.call(
+            redis::cmd("ZRANGE").arg(key).arg(format!("({}", unix_ms())).arg("+inf").arg("BYSCORE"),
+        )
+        .await
+    }
+
+    /// Waits until another gateway calls to read them, or this one has connected anew.
+    pub async fn revocations_called(&self) {
+        self.shared.revocations_called.notified().await;
+    }
+
+    async fn call<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, String> {
+        let words = |error: RedisError| format!("Redis: {error}");
+        let patience = self.shared.config.request_timeout;
+        match tokio::time::timeout(patience, self.shared.command(cmd)).await {
+            Ok(answered) => {
+                let (_, value) = answered.map_err(words)?;
+                redis::from_redis_value(value).map_err(|error| format!("Redis: {error}"))
+            }
+            Err(_) => Err(format!("Redis: no answer within {patience:?}")),
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,380 @@
+//! What the ingest's one connection brings and must say: live events and ticks for each worker's inbox, and
+//! the subscriptions that the workers' wishes come to.
+//!
+//! No I/O: `Ingest` reads, writes and connects; this understands what was read and fills what is to be written. It
+//! outlives connections, because wishes do.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use sse_contract::{Channel, EventId, LiveMessage, decode_live};
+use tokio::sync::oneshot;
+
+use crate::broker::redis::RedisShared;
+use crate::broker::redis::connector::SessionError;
+use crate::broker::redis::interest::{Ask, Interest};
+use crate::broker::redis::resp::{self, Value};
+use crate::feed::frame::Frame;
+use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
+
+/// What hubs and handlers ask of the ingest.
+#[derive(Debug)]
+pub enum Command {
+    /// A worker's inbox; its number is its place.
+    Register(Arc<Inbox>),
+    /// A worker wants a channel.
+    Attach(u16, Channel, ChannelKey),
+    /// A worker no longer wants a channel.
+    Detach(u16, Channel, ChannelKey),
+    /// A worker wants a tick behind all it asked for before.
+    Tick,
+    /// Somebody waits for this text to come back on the probe channel.
+    Probe(String, ProbeAnswer),
+}
+
+/// Who waits for a probe; an error says why it cannot come back.
+pub type ProbeAnswer = oneshot::Sender<Result<(), String>>;
+
+/// A command whose answer is still to come. Redis answers in the order in which it was asked.
+#[derive(Debug)]
+enum Asked {
+    Tick,
+    Subscribe(Box<[u8]>),
+    Unsubscribe(Box<[u8]>),
+}
+
+/// How far a position may be beyond the last tick's and the time since.
+const AHEAD: Duration = Duration::from_secs(10);
+
+/// Whether a position may be of the clock that stood at `last` when that was heard. One of the far future is forged, or
+/// of a clock that jumped: believed, it would stand above everything that follows.
+pub fn believable(last: EventId, heard: Instant, id: EventId) -> bool {
+    let since = (heard.elapsed() + AHEAD).as_millis() as u64;
+    id.ms <= last.ms.saturating_add(since)
+}
+
+/// The workers, what they want, and what stands between them and the connection.
+pub struct Dispatch {
+    shared: Arc<RedisShared>,
+    workers: Vec<Arc<Inbox>>,
+    interest: Interest,
+    probes: Vec<(String, ProbeAnswer)>,
+    /// Why probes do not come back, if Redis refuses their channel.
+    probes_refused: Option<String>,
+    /// Whether there is a session; without one, wishes are only noted.
+    connected: bool,
+    /// What is to be written.
+    pub out: BytesMut,
+    /// What was written there and is not answered.
+    asked: VecDeque<Asked>,
+    /// The clock that the last tick told, and when.
+    last: Option<(EventId, Instant)>,
+    /// When the tick under way was sent.
+    ticking: Option<Instant>,
+    tick_wanted: bool,
+    next_tick: Instant,
+    /// One batch a worker, sent once what was read is understood.
+    batches: Vec<Vec<ToHub>>,
+    /// Events received since the last batch, for the metrics.
+    received: u64,
+}
+
+impl Dispatch {
+    /// Without workers, wishes or a session.
+    pub fn new(shared: Arc<RedisShared>) -> Self {
+        let interest = Interest::new(shared.config.linger);
+        Dispatch {
+            shared,
+            workers: Vec::new(),
+            interest,
+            probes: Vec::new(),
+            probes_refused: None,
+            asked: VecDeque::new(),
+            last: None,
+            connected: false,
+            out: BytesMut::new(),
+            ticking: None,
+            tick_wanted: false,
+            next_tick: Instant::now(),
+            batches: Vec::new(),
+            received: 0,
+        }
+    }
+
+    /// A session begins, with the clock at that moment: everything wanted is subscribed, and a tick stands behind it.
+    pub fn begin(&mut self, clock: EventId) {
+        self.connected = true;
+        self.out.clear();
+        self.asked.clear();
+        self.last = Some((clock, Instant::now()));
+        self.probes_refused = None;
+        (self.ticking, self.tick_wanted, self.next_tick) = (None, true, Instant::now());
+        for channel in self.interest.restart() {
+            self.ask(Asked::Subscribe(channel));
+        }
+        self.ask(Asked::Subscribe(self.shared.probe_channel.as_bytes().into()));
+        if self.shared.config.hear_revocations {
+            self.ask(Asked::Subscribe(self.shared.revocation_channel.as_bytes().into()));
+        }
+    }
+
+    /// The session is over, if there was one: nothing is attached any more.
+    pub fn end(&mut self) {
+        if !std::mem::take(&mut self.connected) {
+            return;
+        }
+        self.interest.lost();
+        for (inbox, batch) in self.workers.iter().zip(&mut self.batches) {
+            batch.clear();
+            inbox.send([ToHub::Detached]);
+        }
+    }
+
+    /// When to look again, whatever is read; and until when an answer must have come.
+    pub fn wake(&self) -> (Instant, Option<Instant>) {
+        let overdue = self.ticking.map(|sent| sent + self.shared.config.answer_timeout);
+        (overdue.unwrap_or(self.next_tick).min(self.next_tick), overdue)
+    }
+
+    /// Gives up idle channels and sends a tick when one is due.
+    pub fn maintain(&mut self) {
+        let now = Instant::now();
+        for channel in self.interest.expired(now) {
+            self.ask(Asked::Unsubscribe(channel));
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + self.shared.config.tick;
+            self.tick_wanted = true;
+        }
+        if self.tick_wanted && self.ticking.is_none() {
+            self.tick_wanted = false;
+            self.ticking = Some(now);
+            self.ask(Asked::Tick);
+        }
+    }
+
+    fn ask(&mut self, what: Asked) {
+        match &what {
+            Asked::Tick => {
+                self.out.extend_from_slice(&self.shared.tick_call().get_packed_command());
+            }
+            Asked::Subscribe(channel) => subscribe(&mut self.out, b"SUBSCRIBE", channel),
+            Asked::Unsubscribe(channel) => subscribe(&mut self.out, b"UNSUBSCRIBE", channel),
+        }
+        self.asked.push_back(what);
+    }
+
+    /// What somebody asks.
+    pub fn command(&mut self, command: Command) {
+        match command {
+            Command::Register(inbox) => {
+                self.workers.push(inbox);
+                self.batches.push(Vec::new());
+            }
+            Command::Attach(worker, channel, key) => {
+                let name = self.shared.keys.live(&channel);
+                match self.interest.attach(name.as_bytes(), (worker, key), self.connected) {
+                    Ask::Nothing => {}
+                    Ask::Subscribe => self.ask(Asked::Subscribe(name.as_bytes().into())),
+                    Ask::Attached => {
+                        self.batches[usize::from(worker)].push(ToHub::Attached(key));
+                    }
+                }
+            }
+            Command::Detach(worker, channel, key) => {
+                let name = self.shared.keys.live(&channel);
+                self.interest.detach(name.as_bytes(), (worker, key), Instant::now());
+            }
+            Command::Tick => {
+                self.tick_wanted = self.connected;
+            }
+            Command::Probe(text, answer) => {
+                self.probes.retain(|(_, waiting)| !waiting.is_closed());
+                match &self.probes_refused {
+                    // Whoever waits may have given up.
+                    Some(why) => drop(answer.send(Err(why.clone()))),
+                    None => self.probes.push((text, answer)),
+                }
+            }
+        }
+    }
+
+    /// Everything whole in the buffer.
+    pub fn understand(&mut self, input: &mut BytesMut) -> Result<(), SessionError> {
+        let mut used = 0;
+        while let Some((value, length)) = resp::parse(&input[used..])? {
+            match &value {
+                Value::Push(elements) => self.push(elements)?,
+                answer => self.answer(answer)?,
+            }
+            used += length;
+        }
+        input.advance(used);
+        // Room for the next read at once, however large the next event is.
+        input.reserve(64 * 1024);
+        Ok(())
+    }
+
+    fn push(&mut self, elements: &[Value<'_>]) -> Result<(), SessionError> {
+        match elements {
+            [Value::Text(b"message"), Value::Text(channel), Value::Text(payload)] => {
+                self.message(channel, payload);
+            }
+            [Value::Text(b"subscribe"), Value::Text(channel), ..] => {
+                let answered = self.asked.pop_front();
+                if !matches!(&answered, Some(Asked::Subscribe(asked)) if **asked == **channel) {
+                    return Err(unasked(&answered, "a subscription"));
+                }
+                if **channel == *self.shared.revocation_channel.as_bytes() {
+                    // Some may have been made before this.
+                    self.shared.revocations_called.notify_one();
+                }
+                for (worker, key) in self.interest.confirmed(channel) {
+                    self.batches[usize::from(*worker)].push(ToHub::Attached(*key));
+                }
+            }
+            [Value::Text(b"unsubscribe"), Value::Text(channel), ..] => {
+                let answered = self.asked.pop_front();
+                if !matches!(&answered, Some(Asked::Unsubscribe(asked)) if **asked == **channel) {
+                    return Err(unasked(&answered, "the end of a subscription"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, channel: &[u8], payload: &[u8]) {
+        if channel == self.shared.probe_channel.as_bytes() {
+            let arrived = self.probes.extract_if(.., |(text, _)| text.as_bytes() == payload);
+            for (_, answer) in arrived {
+                // Whoever waited may have given up.
+                let _ = answer.send(Ok(()));
+            }
+            return;
+        }
+        if channel == self.shared.revocation_channel.as_bytes() {
+            return self.shared.revocations_called.notify_one();
+        }
+        let attachments = self.interest.attachments(channel);
+        if attachments.is_empty() {
+            return;
+        }
+        self.received += 1;
+        let frame = match decode_live(payload) {
+            LiveMessage::Event { id, event, data } if self.is_ours(id) => {
+                self.shared.saw(id);
+                Frame::event(id, &event, &data)
+            }
+            LiveMessage::Text(text) => Frame::raw(&text),
+            other => {
+                // What it stands for is in history, if anything is. Of an epoch that this session has not heard of, the
+                // next tick tells.
+                let unknown = matches!(other, LiveMessage::Unknown);
+                let kind = if unknown { "unknown_frame" } else { "unbelieved_frame" };
+                self.shared.metrics.broker.with_label_values(&[kind]).inc();
+                for (worker, _) in attachments {
+                    self.batches[usize::from(*worker)].push(ToHub::Lagged);
+                }
+                self.tick_wanted = true;
+                return;
+            }
+        };
+        for (worker, key) in attachments {
+            self.batches[usize::from(*worker)].push(ToHub::Event(*key, frame.clone()));
+        }
+    }
+
+    /// Whether an event may be of the data set whose clock this session hears.
+    fn is_ours(&self, id: EventId) -> bool {
+        self.last
+            .is_some_and(|(last, heard)| id.epoch() == last.epoch() && believable(last, heard, id))
+    }
+
+    /// An answer that is no push: of a tick, or an error.
+    fn answer(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
+        match (self.asked.pop_front(), value) {
+            (Some(Asked::Tick), value) => self.ticked(value),
+            (Some(Asked::Subscribe(channel)), Value::Error(error)) => {
+                self.refused(&channel, &String::from_utf8_lossy(error));
+                Ok(())
+            }
+            // The channel stays subscribed: what comes there is for nobody.
+            (Some(Asked::Unsubscribe(_)), Value::Error(_)) => Ok(()),
+            (answered, value) => Err(unasked(&answered, &format!("{value:?}"))),
+        }
+    }
+
+    fn ticked(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
+        let clock: EventId = self.shared.read_tick(value)?;
+        self.ticking = None;
+        self.last = Some((clock, Instant::now()));
+        self.shared.sessions.ticked(clock.epoch());
+        for batch in &mut self.batches {
+            batch.push(ToHub::Tick(clock));
+        }
+        Ok(())
+    }
+
+    /// Redis refuses a subscription. That is the trouble of those who want it, and of nobody else.
+    fn refused(&mut self, channel: &[u8], why: &str) {
+        self.shared.metrics.broker.with_label_values(&["subscription_refused"]).inc();
+        if channel == self.shared.probe_channel.as_bytes() {
+            let why = format!(
+                "Redis refuses this user the channel of probes, {}::probe:*: {why}",
+                self.shared.config.prefix
+            );
+            tracing::warn!(redis.addr = %self.shared.addr, error = %why, "probes cannot be heard");
+            for (_, answer) in self.probes.drain(..) {
+                let _ = answer.send(Err(why.clone()));
+            }
+            self.probes_refused = Some(why);
+            return;
+        }
+        if channel == self.shared.revocation_channel.as_bytes() {
+            tracing::warn!(
+                redis.addr = %self.shared.addr, error = %why,
+                "Redis refuses this user the channel {}: what others revoke is heard late",
+                self.shared.revocation_channel
+            );
+            return;
+        }
+        let why: Arc<str> = why.into();
+        for (worker, key) in self.interest.refused(channel) {
+            self.batches[usize::from(worker)].push(ToHub::Refused(key, why.clone()));
+        }
+    }
+
+    /// What was understood goes to the workers.
+    pub fn deliver(&mut self) {
+        let mut dropped = 0;
+        for (inbox, batch) in self.workers.iter().zip(&mut self.batches) {
+            if !batch.is_empty() {
+                dropped += inbox.send(batch.drain(..));
+            }
+        }
+        let count = &self.shared.metrics.broker;
+        if dropped > 0 {
+            count.with_label_values(&["dropped"]).inc_by(dropped);
+        }
+        if self.received > 0 {
+            count.with_label_values(&["received"]).inc_by(std::mem::take(&mut self.received));
+        }
+    }
+}
+
+fn unasked(answered: &Option<Asked>, got: &str) -> SessionError {
+    SessionError::Refused(format!("Redis answered {answered:?} with {got}"))
+}
+
+/// `SUBSCRIBE` and `UNSUBSCRIBE` are confirmed by a push, and refused by an error in its place.
+fn subscribe(out: &mut BytesMut, verb: &[u8], channel: &[u8]) {
+    let head = format!("*2\r\n${}\r\n", verb.len());
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(verb);
+    out.extend_from_slice(format!("\r\n${}\r\n", channel.len()).as_bytes());
+    out.extend_from_slice(channel);
+    out.extend_from_slice(b"\r\n");
+}

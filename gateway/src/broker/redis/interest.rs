@@ -1,0 +1,218 @@
+//! Which live channels this gateway wants from Redis, and which it has: pure bookkeeping.
+//!
+//! Level-triggered: hubs say what they want, the session says what Redis confirmed, and what differs is
+//! sent. A channel is given up only some time after its last subscriber left, because people reload pages.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::feed::inbox::ChannelKey;
+
+/// A worker's attachment to a channel.
+pub type Attachment = (u16, ChannelKey);
+
+/// The table of one session's channels, by their names in Redis.
+#[derive(Debug)]
+pub struct Interest {
+    channels: HashMap<Box<[u8]>, Entry>,
+    idle: VecDeque<(Instant, Box<[u8]>)>,
+    linger: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    attachments: SmallVec<[Attachment; 2]>,
+    /// SUBSCRIBEs sent and not confirmed. Confirmations come in the order of the commands, so only the
+    /// last one speaks for now: an earlier one may have an UNSUBSCRIBE behind it.
+    unconfirmed: u32,
+    /// A SUBSCRIBE was sent with no UNSUBSCRIBE after it.
+    asked: bool,
+    idle_since: Option<Instant>,
+}
+
+/// What to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Nothing.
+    Nothing,
+    /// SUBSCRIBE to the channel.
+    Subscribe,
+    /// The channel is subscribed and confirmed: the attachment stands at once.
+    Attached,
+}
+
+impl Interest {
+    /// An empty table.
+    pub fn new(linger: Duration) -> Self {
+        Interest { channels: HashMap::new(), idle: VecDeque::new(), linger }
+    }
+
+    /// A hub wants a channel.
+    pub fn attach(&mut self, channel: &[u8], attachment: Attachment, online: bool) -> Ask {
+        let entry = self.channels.entry(channel.into()).or_default();
+        entry.attachments.push(attachment);
+        entry.idle_since = None;
+        if !online {
+            return Ask::Nothing;
+        }
+        if !entry.asked {
+            entry.asked = true;
+            entry.unconfirmed += 1;
+            return Ask::Subscribe;
+        }
+        if entry.unconfirmed == 0 { Ask::Attached } else { Ask::Nothing }
+    }
+
+    /// A hub no longer wants a channel.
+    pub fn detach(&mut self, channel: &[u8], attachment: Attachment, now: Instant) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        entry.attachments.retain(|a| *a != attachment);
+        if entry.attachments.is_empty() {
+            entry.idle_since = Some(now);
+            self.idle.push_back((now, channel.into()));
+        }
+    }
+
+    /// Redis confirmed a SUBSCRIBE. Answers who is attached by that.
+    pub fn confirmed(&mut self, channel: &[u8]) -> &[Attachment] {
+        let Some(entry) = self.channels.get_mut(channel) else { return &[] };
+        entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
+        if entry.unconfirmed == 0 && !entry.asked && entry.attachments.is_empty() {
+            self.channels.remove(channel);
+        }
+        self.attachments(channel)
+    }
+
+    /// Redis refused a SUBSCRIBE. Answers whose wish that was.
+    pub fn refused(&mut self, channel: &[u8]) -> SmallVec<[Attachment; 2]> {
+        let Some(entry) = self.channels.get_mut(channel) else { return SmallVec::new() };
+        entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
+        if entry.unconfirmed > 0 {
+            // Another one is under way, and its answer is the one that counts.
+            return SmallVec::new();
+        }
+        let wanted = entry.asked;
+        entry.asked = false;
+        if entry.attachments.is_empty() {
+            self.channels.remove(channel);
+            return SmallVec::new();
+        }
+        if wanted { entry.attachments.clone() } else { SmallVec::new() }
+    }
+
+    /// Who listens to a channel now.
+    pub fn attachments(&self, channel: &[u8]) -> &[Attachment] {
+        match self.channels.get(channel) {
+            Some(entry) if entry.asked && entry.unconfirmed == 0 => &entry.attachments,
+            _ => &[],
+        }
+    }
+
+    /// Channels nobody wanted for the linger: to be unsubscribed, and from now on not subscribed.
+    pub fn expired(&mut self, now: Instant) -> Vec<Box<[u8]>> {
+        let mut expired = Vec::new();
+        while let Some((since, _)) = self.idle.front() {
+            if now.saturating_duration_since(*since) < self.linger {
+                break;
+            }
+            let Some((since, channel)) = self.idle.pop_front() else { break };
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            if entry.idle_since != Some(since) {
+                continue;
+            }
+            let asked = std::mem::take(&mut entry.asked);
+            // An entry with a confirmation under way must stay to count it.
+            if entry.unconfirmed == 0 {
+                self.channels.remove(&channel);
+            }
+            if asked {
+                expired.push(channel);
+            }
+        }
+        expired
+    }
+
+    /// A new session begins. Answers every channel that is wanted: to be subscribed. In the order of their names, so
+    /// that a run of a model can be repeated.
+    pub fn restart(&mut self) -> Vec<Box<[u8]>> {
+        self.idle.clear();
+        self.channels.retain(|_, entry| !entry.attachments.is_empty());
+        let wanted = self.channels.iter_mut().map(|(channel, entry)| {
+            (entry.asked, entry.unconfirmed) = (true, 1);
+            channel.clone()
+        });
+        let mut wanted: Vec<_> = wanted.collect();
+        wanted.sort_unstable();
+        wanted
+    }
+
+    /// The session ended: nothing is subscribed.
+    pub fn lost(&mut self) {
+        for entry in self.channels.values_mut() {
+            (entry.asked, entry.unconfirmed) = (false, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &[u8] = b"sse:a";
+
+    fn at(slot: u32) -> Attachment {
+        (0, ChannelKey { slot, generation: 1 })
+    }
+
+    #[test]
+    fn an_old_confirmation_does_not_speak_for_a_new_subscribe() {
+        let mut interest = Interest::new(Duration::ZERO);
+        let now = Instant::now();
+        assert_eq!(interest.attach(A, at(1), true), Ask::Subscribe);
+        interest.detach(A, at(1), now);
+        assert_eq!(
+            interest.expired(now),
+            [A.into()],
+            "UNSUBSCRIBE is sent before the first answer"
+        );
+        assert_eq!(interest.attach(A, at(2), true), Ask::Subscribe);
+        assert!(interest.confirmed(A).is_empty(), "an UNSUBSCRIBE stands behind this one");
+        assert!(interest.attachments(A).is_empty());
+        assert_eq!(interest.confirmed(A), [at(2)]);
+        assert_eq!(interest.attach(A, at(3), true), Ask::Attached);
+    }
+
+    #[test]
+    fn a_channel_lingers_and_is_forgotten() {
+        let mut interest = Interest::new(Duration::from_secs(5));
+        let start = Instant::now();
+        interest.attach(A, at(1), true);
+        interest.confirmed(A);
+        interest.detach(A, at(1), start);
+        assert!(interest.expired(start + Duration::from_secs(4)).is_empty());
+        assert_eq!(
+            interest.attach(A, at(2), true),
+            Ask::Attached,
+            "it came back within the linger"
+        );
+        assert!(interest.expired(start + Duration::from_secs(6)).is_empty());
+        interest.detach(A, at(2), start + Duration::from_secs(7));
+        assert_eq!(interest.expired(start + Duration::from_secs(12)), [A.into()]);
+        assert!(interest.channels.is_empty());
+    }
+
+    #[test]
+    fn a_new_session_wants_what_is_wanted() {
+        let mut interest = Interest::new(Duration::from_secs(5));
+        interest.attach(A, at(1), true);
+        interest.confirmed(A);
+        interest.attach(b"sse:b", at(2), true);
+        interest.detach(b"sse:b", at(2), Instant::now());
+        interest.lost();
+        assert!(interest.attachments(A).is_empty());
+        assert_eq!(interest.restart(), [A.into()]);
+        assert_eq!(interest.confirmed(A), [at(1)]);
+    }
+}

@@ -1,0 +1,165 @@
+//! The admin port: metrics, health and readiness, on a thread of its own, so that probes are answered
+//! when the workers are full.
+
+use std::future::ready;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, Protocol};
+use actix_server::{Server, ServerBuilder};
+use actix_service::{Service, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::{AppConfig, ServiceRequest};
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, web};
+use futures_util::future::Either;
+use rustls::ServerConfig;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::http::app::App;
+use crate::http::connections;
+use crate::http::problem::{Kind, Problem};
+use crate::http::routes::not_allowed;
+use crate::http::transport::{self, Client, HandshakeError, Transport};
+use crate::vitals::Vitals;
+
+/// Connections of the admin port: few ask it, and it must not take the descriptors of those who listen.
+const MOST: usize = 64;
+/// How long a part of the gateway may take to answer a probe.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A server on the admin port; it does nothing until it is awaited.
+pub fn server(
+    listener: TcpListener,
+    app: Arc<App>,
+    tls: Option<Arc<ServerConfig>>,
+    vitals: Vitals,
+) -> std::io::Result<Server> {
+    let (app, vitals) = (web::Data::from(app), web::Data::new(vitals));
+    let builder = ServerBuilder::new().workers(1).disable_signals().shutdown_timeout(1);
+    let builder = builder.max_concurrent_connections(MOST);
+    let builder = builder.listen("admin", listener, move || {
+        let services = actix_web::App::new()
+            .app_data(app.clone())
+            .app_data(vitals.clone())
+            .wrap_fn(|request, service| match check_certificate(&request) {
+                Ok(()) => Either::Left(service.call(request)),
+                Err(problem) => Either::Right(ready(Err(problem.into()))),
+            })
+            .service(resource("/metrics", metrics))
+            .service(resource("/healthz", healthz))
+            .service(resource("/healthz/broker", broker))
+            .service(resource("/readyz", readyz))
+            .service(
+                web::resource("/connections")
+                    .route(web::delete().to(connections::revoke))
+                    .default_service(not_allowed("DELETE")),
+            )
+            .configure(on_demand)
+            .default_service(web::to(not_found));
+        let http = HttpService::build()
+            .on_connect_ext(|io: &Transport, data| {
+                data.insert(io.client());
+            })
+            .finish(map_config(services, |()| AppConfig::default()));
+        let tls = tls.clone();
+        fn_service(move |stream| ready_for_http(stream, tls.clone())).and_then(http)
+    })?;
+    Ok(builder.run())
+}
+
+async fn ready_for_http(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<(Transport, Protocol, Option<SocketAddr>), DispatchError> {
+    let peer = stream.peer_addr().ok();
+    let stream = match tls {
+        None => Transport::Plain(stream),
+        Some(config) => match Transport::secured(stream, config).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let HandshakeError::PlainHttp(mut stream) = error {
+                    transport::explain(&mut stream).await;
+                }
+                return Err(DispatchError::DisconnectTimeout);
+            }
+        },
+    };
+    Ok((stream, Protocol::Http1, peer))
+}
+
+/// Refuses whoever must show a certificate and did not. Probes cannot: neither the kubelet nor a balancer has one.
+fn check_certificate(request: &ServiceRequest) -> Result<(), Problem> {
+    let tls = request.app_data::<web::Data<App>>().map(|app| &app.config.tls);
+    let needed = tls.is_some_and(|tls| tls.admin && !tls.client_ca.is_empty());
+    let probe = matches!(request.path(), "/healthz" | "/readyz");
+    if !needed || probe || request.conn_data::<Client>() == Some(&Client::Certified) {
+        return Ok(());
+    }
+    let detail = "the admin port takes a client certificate that an authority in tls.client_ca has signed; \
+                  /healthz and /readyz take none";
+    Err(Problem::new(Kind::CertificateRequired, detail))
+}
+
+fn resource<H, Args>(path: &str, handler: H) -> Resource
+where
+    H: Handler<Args, Output: Responder + 'static> + Clone,
+    Args: FromRequest + 'static,
+{
+    let (get, head) = (web::get().to(handler.clone()), web::head().to(handler));
+    web::resource(path).route(get).route(head).default_service(not_allowed("GET, HEAD"))
+}
+
+#[cfg(not(feature = "panic-on-demand"))]
+fn on_demand(_: &mut web::ServiceConfig) {}
+
+/// `POST /panic/<who>`: whoever has this name panics.
+#[cfg(feature = "panic-on-demand")]
+fn on_demand(services: &mut web::ServiceConfig) {
+    async fn panic(who: web::Path<String>, vitals: web::Data<Vitals>) -> HttpResponse {
+        vitals.demand_panic(&who);
+        HttpResponse::Accepted().finish()
+    }
+    services.service(web::resource("/panic/{who}").post(panic));
+}
+
+async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let text = app.metrics.render().map_err(|e| Problem::new(Kind::Internal, e.to_string()))?;
+    // The exposition format's own version, not ours.
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text))
+}
+
+/// The process answers; nothing is said of Redis, because restarting us would not mend that.
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok" }))
+}
+
+/// Whether clients should be sent here: we are not stopping, and the public port really answers, by every worker. A Redis
+/// that is away is told, and is no reason: streams are served all the same, and to send all clients nowhere helps nobody.
+async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    if app.draining() {
+        return Err(Problem::new(Kind::Unavailable, "the gateway is draining"));
+    }
+    app.answers(PATIENCE).await.map_err(|why| Problem::new(Kind::Unavailable, why))?;
+    if app.config.admin.ready_needs_broker {
+        app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
+    }
+    let broker = app.broker.status().err().unwrap_or_else(|| "ok".to_owned());
+    Ok(HttpResponse::Ok().json(json!({ "status": "ready", "broker": broker })))
+}
+
+/// An event really went through the broker and came back.
+async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
+    Ok(HttpResponse::Ok().json(json!({ "status": "ok" })))
+}
+
+async fn not_found() -> Result<HttpResponse, Problem> {
+    Err(Problem::new(
+        Kind::NotFound,
+        "the admin port has /metrics, /healthz, /healthz/broker, /readyz and /connections",
+    ))
+}

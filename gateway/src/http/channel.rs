@@ -1,0 +1,128 @@
+//! `GET /channels/{channel}` and its `/history`: what is kept, for services and people.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+use sse_contract::{Channel, EventId};
+
+use crate::access::Refused;
+use crate::feed::frame::GapReason;
+use crate::feed::snapshot::Snapshot;
+use crate::http::app::App;
+use crate::http::client_addr;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request;
+
+/// Events of one answer, unless `limit` says otherwise.
+const DEFAULT_LIMIT: usize = 100;
+/// Events of one answer at most.
+const MAX_LIMIT: usize = 1000;
+
+/// A channel's last and oldest id, length, and subscribers on this gateway.
+pub async fn info(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let channel = request::path_channel(&request)?;
+    check_access(&request, &channel, &app).await?;
+    // Above every id, so that no event is read.
+    let snapshot = read(&app, &channel, EventId::MAX).await?;
+    let range = snapshot.ranges.get(&channel).and_then(|ranges| ranges.first());
+    let text = |id: Option<EventId>| id.map(|id| id.to_string());
+    Ok(HttpResponse::Ok().json(json!({
+        "channel": channel.as_str(),
+        "last_id": text(range.and_then(|range| range.last)),
+        "oldest_id": text(range.and_then(|range| range.oldest)),
+        "length": range.map_or(0, |range| range.length),
+        "subscribers": app.subscribers(&channel).await,
+    })))
+}
+
+/// Events after a position, oldest first, as JSON.
+pub async fn history(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let channel = request::path_channel(&request)?;
+    let (mut after, mut limit) = (None, DEFAULT_LIMIT);
+    let pairs = request::query_pairs(request.query_string())?;
+    request::once_each(&pairs, |_| true)?;
+    for (name, value) in pairs {
+        match name.as_str() {
+            "after" => after = Some(position(&value)?).filter(|id| *id > EventId::ZERO),
+            "limit" => {
+                limit = value.parse().ok().filter(|n| (1..=MAX_LIMIT).contains(n)).ok_or_else(
+                    || {
+                        let detail = format!("limit is 1 to {MAX_LIMIT}, not {value:?}");
+                        Problem::new(Kind::InvalidParameter, detail).field("limit")
+                    },
+                )?;
+            }
+            "ticket" | "token" => {}
+            _ => {
+                let detail = format!("there is no parameter {name:?}; there are after and limit");
+                return Err(Problem::new(Kind::InvalidParameter, detail).field(name));
+            }
+        }
+    }
+    check_access(&request, &channel, &app).await?;
+    let snapshot = read(&app, &channel, after.unwrap_or(EventId::ZERO)).await?;
+    Ok(HttpResponse::Ok().json(page(&snapshot, &channel, after, limit)))
+}
+
+/// Whoever may listen to a channel may read its history.
+async fn check_access(request: &HttpRequest, channel: &Channel, app: &App) -> Result<(), Problem> {
+    let client = client_addr::of(request, &app.config.server);
+    let channels = std::slice::from_ref(channel);
+    match app.access.subscriber(request, client, channels, &app.broker).await {
+        Ok(_) => Ok(()),
+        Err(Refused::Problem(problem)) => Err(problem),
+        Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),
+        Err(Refused::Over("revoked")) => {
+            Err(Problem::new(Kind::InvalidToken, "access was revoked"))
+        }
+        Err(Refused::Over(_)) => Err(Problem::new(Kind::InvalidToken, "the ticket is used up")),
+    }
+}
+
+fn page(snapshot: &Snapshot, channel: &Channel, after: Option<EventId>, limit: usize) -> Value {
+    let range = snapshot.ranges.get(channel).and_then(|ranges| ranges.first());
+    let frames = range.map_or(&[][..], |range| &range.frames);
+    let shown = &frames[..frames.len().min(limit)];
+    let events = shown.iter().map(|frame| {
+        let (event, data) = frame.parts();
+        let mut value = json!({ "id": frame.id.map(|id| id.to_string()), "data": data });
+        if !event.is_empty() {
+            value["event"] = event.into();
+        }
+        value
+    });
+    let cut = shown.len() < frames.len() || range.is_some_and(|range| range.upto.is_some());
+    // Where to go on: behind what was shown, or at the clock, from which nothing can be missed.
+    let last = shown.last().and_then(|frame| frame.id);
+    let next = if cut { last.or(after) } else { Some(snapshot.clock) };
+    let missing = after.and_then(|after| match range {
+        _ if !snapshot.history => Some(GapReason::NoHistory),
+        _ if after.epoch() != snapshot.clock.epoch() => Some(GapReason::Reset),
+        _ if after > snapshot.clock => Some(GapReason::UnknownId),
+        Some(range) => snapshot.missing(range, after),
+        None => None,
+    });
+    json!({
+        "channel": channel.as_str(),
+        "events": events.collect::<Vec<_>>(),
+        "next": next.map(|id| id.to_string()),
+        "more": cut,
+        "gap": missing.map(|reason| json!({
+            "reason": reason.as_str(),
+            "oldest": range.and_then(|range| range.oldest).map(|id| id.to_string()),
+        })),
+    })
+}
+
+async fn read(app: &App, channel: &Channel, after: EventId) -> Result<Snapshot, Problem> {
+    let read = app.broker.history(channel, after).await;
+    read.map_err(|error| Problem::new(Kind::RedisUnavailable, error))
+}
+
+fn position(text: &str) -> Result<EventId, Problem> {
+    if text == "0" {
+        return Ok(EventId::ZERO);
+    }
+    text.parse().map_err(|error: sse_contract::EventIdError| {
+        Problem::new(Kind::InvalidParameter, error.to_string()).field("after")
+    })
+}

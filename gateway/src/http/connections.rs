@@ -1,0 +1,74 @@
+//! `DELETE /connections` on the admin port: ends streams everywhere, and keeps their subject or token out.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+use sse_contract::Channel;
+
+use crate::access::revocations::{ONCE, Whose};
+use crate::config::checks::parse_duration;
+use crate::http::app::App;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request;
+
+/// The longest that anything stays revoked.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Ends the streams of a subject, a token's id or a channel.
+pub async fn revoke(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    // The admin port of a deployment may be reached by more than the operator: by whatever scrapes it.
+    let from_here = request.peer_addr().is_some_and(|addr| addr.ip().is_loopback());
+    if !from_here && !app.access.is_admin(&request) {
+        let detail =
+            "from elsewhere than this machine this takes an API key with admin=true (auth.keys)";
+        return Err(Problem::new(Kind::Unauthenticated, detail));
+    }
+    // Browsers send it with every DELETE, and no page has any business here, whatever name it reached this port by.
+    if request.headers().contains_key("Origin") {
+        let detail = "this is for programs, and not for pages";
+        return Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"));
+    }
+    if app.access.is_open() {
+        let detail = "nobody shows here who it is, so nobody can be kept out; see [auth]";
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    let invalid = |detail: String| Problem::new(Kind::InvalidParameter, detail);
+    let pairs = request::query_pairs(request.query_string())?;
+    request::once_each(&pairs, |_| true)?;
+    let (mut whose, mut keep) = (None, app.config.auth.revoked_for);
+    for (name, value) in pairs {
+        let one = match name.as_str() {
+            "subject" => Whose::Subject(value.into()),
+            "id" => Whose::Token(value.into()),
+            "channel" => {
+                let channel: Channel = request::channel(&value, "channel")?;
+                Whose::Channel(channel.as_str().into())
+            }
+            "for" => {
+                let duration = parse_duration(&value).ok().filter(|time| *time <= LONGEST);
+                keep = duration.ok_or_else(|| {
+                    invalid(format!("for is a duration such as 24h, not {value:?}")).field("for")
+                })?;
+                continue;
+            }
+            _ => {
+                let detail = format!(
+                    "there is no parameter {name:?}; there are subject, id, channel and for"
+                );
+                return Err(invalid(detail).field(name));
+            }
+        };
+        if whose.replace(one).is_some() {
+            return Err(invalid("name one of subject, id and channel, and no two".to_owned()));
+        }
+    }
+    let whose = whose.ok_or_else(|| {
+        invalid("name whose streams end: subject=, id= (of a token) or channel=".to_owned())
+    })?;
+    if let Whose::Channel(_) = whose {
+        keep = ONCE;
+    }
+    app.revoke(whose, keep).await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
+    Ok(HttpResponse::Ok().json(json!({ "revoked_for": keep.as_secs() })))
+}

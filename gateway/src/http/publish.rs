@@ -1,0 +1,389 @@
+//! `POST /channels/{channel}` and `POST /publish`: reads what is to be published, and answers each item.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web_lab::respond::NdJson;
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use sse_contract::Channel;
+use tokio::time::timeout_at;
+
+use crate::access::grant::Grant;
+use crate::access::{Refused, admission};
+use crate::broker::{Publication, PublishError};
+use crate::config::PublishConfig;
+use crate::http::app::App;
+use crate::http::client_addr::{self, ClientAddr};
+use crate::http::lines::{Line, Lines};
+use crate::http::problem::{Kind, Problem};
+use crate::http::publish_item::{self, Entry};
+use crate::http::publisher;
+use crate::http::request;
+
+/// Channels of one request that another service is asked about; of further ones its grant must say by itself.
+const MOST_ASKED: usize = 100;
+/// Publications sent to the broker together.
+const BATCH: usize = 512;
+/// The longest pause of an NDJSON stream that is above its rate. Who would have to wait longer is told so.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// One event, its data the body as it is.
+pub async fn one(
+    request: HttpRequest,
+    body: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
+    request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_certificate(&request, &app.config.tls)?;
+    request::check_body(&request)?;
+    let channel = request::path_channel(&request)?;
+    let mut event = None;
+    let pairs = request::query_pairs(request.query_string())?;
+    request::once_each(&pairs, |_| true)?;
+    for (name, value) in pairs {
+        if name != "event" {
+            // A misspelt one would otherwise publish something else than was meant.
+            let detail = format!("there is no parameter {name:?}; ?event= types the event");
+            return Err(Problem::new(Kind::InvalidParameter, detail).field(name));
+        }
+        event = request::event_type(&value)?;
+    }
+    let key = request.headers().get("Idempotency-Key");
+    let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
+    let grant = publisher(&request, std::slice::from_ref(&channel), &app).await?;
+    app.access.may_publish(&grant, &channel).inspect_err(|_| app.deny_publish(1))?;
+    may_publish(&request, &app, &grant, 1)?;
+    // One byte more than allowed is enough to know.
+    let limit = app.config.publish.max_event_bytes as usize;
+    let body = whole_body(&request, body, &app.config.publish, limit, "data").await?;
+    let data = std::str::from_utf8(&body).map_err(|error| {
+        let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
+        Problem::new(Kind::InvalidData, detail).field("data")
+    })?;
+    let publication = Publication { channel, event, data: data.into(), idempotency_key };
+    let mut results = publisher::publish(&app, &[publication]).await;
+    let id = results.pop().unwrap_or_else(|| unreachable!("one item has one result"))?;
+    Ok(HttpResponse::Ok().json(json!({ "id": id.to_string() })))
+}
+
+/// An item, an array of items, or a stream of them.
+pub async fn many(
+    request: HttpRequest,
+    body: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
+    request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_certificate(&request, &app.config.tls)?;
+    request::check_body(&request)?;
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match kind.to_ascii_lowercase().as_str() {
+        "application/json" => {
+            let publish = &app.config.publish;
+            // Whoever may publish nothing need not be read to the end; a service that is asked wants to know the channels.
+            let mut grant = match app.access.asks_for_channels() {
+                false => Some(publisher(&request, &[], &app).await?),
+                true => None,
+            };
+            let body = whole_body(&request, body, publish, publish.max_body_bytes, "body").await?;
+            let items = publish_item::read_body(request::without_mark(&body), publish.max_batch)?;
+            drop(body);
+            if grant.is_none() {
+                let mut channels: Vec<Channel> = Vec::new();
+                let named = items
+                    .iter()
+                    .filter_map(|entry| Some(&entry.publication.as_ref().ok()?.channel));
+                for channel in named {
+                    if !channels.contains(channel) && channels.len() < MOST_ASKED {
+                        channels.push(channel.clone());
+                    }
+                }
+                grant = Some(publisher(&request, &channels, &app).await?);
+            }
+            let grant = grant.unwrap_or_default();
+            may_publish(&request, &app, &grant, items.len())?;
+            let mut results = Results::new("item", grant);
+            for entries in items.chunks(BATCH) {
+                results.publish(&app, entries).await;
+            }
+            Ok(results.into_response())
+        }
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
+            let grant = publisher(&request, &[], &app).await?;
+            let client = client_addr::of(&request, &app.config.server);
+            Ok(lines(client, body, &app, grant).await.into_ndjson_response())
+        }
+        other => {
+            let detail = format!(
+                "the Content-Type is application/json or application/x-ndjson, not {other:?}"
+            );
+            Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Type"))
+        }
+    }
+}
+
+/// What the sender may publish.
+async fn publisher(
+    request: &HttpRequest,
+    channels: &[Channel],
+    app: &App,
+) -> Result<Arc<Grant>, Problem> {
+    let client = client_addr::of(request, &app.config.server);
+    let refused = match app.access.publisher(request, client, channels, &app.broker).await {
+        Ok(grant) => return Ok(grant),
+        Err(refused) => refused,
+    };
+    app.deny_publish(1);
+    Err(match refused {
+        Refused::Problem(problem) => problem,
+        Refused::ComeBack(_, why) => {
+            Problem::new(Kind::Unavailable, format!("nothing was published: {why}"))
+        }
+        Refused::Over(_) => Problem::new(Kind::InvalidToken, "access was revoked"),
+    })
+}
+
+/// Refuses a client that publishes more than it may.
+fn may_publish(
+    request: &HttpRequest,
+    app: &App,
+    grant: &Grant,
+    events: usize,
+) -> Result<(), Problem> {
+    let client = client_addr::of(request, &app.config.server);
+    let (subject, rate) = (grant.subject.as_deref(), grant.limits.publish_rate);
+    app.admission.publish(client, subject, rate, events).map_err(|refused| {
+        app.reject(refused.over.reason());
+        refused.into()
+    })
+}
+
+async fn whole_body(
+    request: &HttpRequest,
+    body: web::Payload,
+    config: &PublishConfig,
+    limit: usize,
+    field: &'static str,
+) -> Result<bytes::Bytes, Problem> {
+    let patience = config.body_timeout;
+    let too_large = || {
+        Problem::new(Kind::TooLarge, format!("the {field} has more than {limit} bytes"))
+            .field(field)
+    };
+    // Said beforehand, it need not be waited for.
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|n| n > limit as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(patience, body.to_bytes_limited(limit)).await {
+        Ok(Ok(Ok(bytes))) => Ok(bytes),
+        Ok(Ok(Err(error))) => {
+            Err(Problem::new(Kind::InvalidData, format!("the body broke off: {error}")))
+        }
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => {
+            let detail = format!("the body did not come whole within {patience:?}");
+            Err(Problem::new(Kind::RequestTimeout, detail).field(field))
+        }
+    }
+}
+
+/// Publishes while the body arrives. A line that cannot be read is answered for itself.
+async fn lines(
+    client: ClientAddr,
+    mut body: web::Payload,
+    app: &App,
+    grant: Arc<Grant>,
+) -> Results {
+    let PublishConfig { max_body_bytes: longest, max_batch, max_lines, idle_timeout, .. } =
+        app.config.publish;
+    let (mut results, mut lines) = (Results::new("line", grant), Lines::new(longest));
+    let mut heard = Instant::now();
+    loop {
+        let ended = match timeout_at((heard + idle_timeout).into(), body.next()).await {
+            Ok(Some(Ok(piece))) => {
+                lines.add(&piece);
+                false
+            }
+            Ok(None) => true,
+            Ok(Some(Err(error))) => {
+                let detail = format!("the body broke off: {error}");
+                let problem = Problem::new(Kind::InvalidData, detail);
+                return results.and_fail(lines.number() + 1, problem);
+            }
+            Err(_) => {
+                let detail = format!("the line did not come whole within {idle_timeout:?}");
+                let problem = Problem::new(Kind::RequestTimeout, detail);
+                return results.and_fail(lines.number() + 1, problem);
+            }
+        };
+        let (mut entries, before) = (Vec::new(), lines.number());
+        while let Some(line) = lines.next(ended) {
+            match line {
+                Line::Nothing => {}
+                Line::TooLong(number) => {
+                    let detail = format!("the line has more than {longest} bytes");
+                    entries.push(Entry::failed(number, Problem::new(Kind::TooLarge, detail)));
+                }
+                Line::Text(number, text) => {
+                    publish_item::read_item(number, &text, max_batch, &mut entries);
+                }
+            }
+        }
+        for entries in entries.chunks(BATCH) {
+            pace(client, app, entries.len(), &mut results).await;
+            results.publish(app, entries).await;
+        }
+        if lines.number() > before {
+            // Publishing took its time, which is not the client's.
+            heard = Instant::now();
+        }
+        if ended {
+            return results;
+        }
+        if lines.number() > max_lines {
+            let detail = format!(
+                "one request publishes at most {max_lines} lines; \
+                                  from this one on nothing was published"
+            );
+            return results.and_fail(lines.number() + 1, Problem::new(Kind::TooLarge, detail));
+        }
+    }
+}
+
+/// Waits until a client may publish so many events more: what it sends meanwhile waits at its side. If that takes too
+/// long, they fail.
+async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Results) {
+    let grant = results.grant.clone();
+    let (subject, rate) = (grant.subject.as_deref(), grant.limits.publish_rate);
+    while let (None, Err(refused)) =
+        (results.failed, app.admission.publish(client, subject, rate, events))
+    {
+        match refused.after {
+            Some(after) if after <= LONGEST_PAUSE => tokio::time::sleep(after).await,
+            _ => {
+                app.reject(refused.over.reason());
+                results.refused = Some(refused);
+                results.failed = Some(Kind::RateLimited);
+            }
+        }
+    }
+}
+
+/// The answers, in order.
+struct Results {
+    label: &'static str,
+    grant: Arc<Grant>,
+    values: Vec<Value>,
+    published: usize,
+    problems: Vec<Problem>,
+    /// An item failed that its client is to send again: the ones after it are not tried, lest they overtake it. They
+    /// are answered a problem of this kind.
+    failed: Option<Kind>,
+    /// The client is above its rate.
+    refused: Option<admission::Refused>,
+}
+
+impl Results {
+    fn new(label: &'static str, grant: Arc<Grant>) -> Self {
+        let (values, problems) = (Vec::new(), Vec::new());
+        Results { label, grant, values, published: 0, problems, failed: None, refused: None }
+    }
+
+    async fn publish(&mut self, app: &App, entries: &[Entry]) {
+        let allowed: Vec<Result<&Publication, Problem>> = entries
+            .iter()
+            .map(|entry| {
+                let publication = entry.publication.as_ref().map_err(Clone::clone)?;
+                app.access
+                    .may_publish(&self.grant, &publication.channel)
+                    .inspect_err(|_| app.deny_publish(1))?;
+                Ok(publication)
+            })
+            .collect();
+        let valid =
+            allowed.iter().filter_map(|publication| Some((*publication.as_ref().ok()?).clone()));
+        let publications: Vec<Publication> = valid.take_while(|_| self.failed.is_none()).collect();
+        let outcomes = publisher::publish(app, &publications).await;
+        if outcomes.iter().any(|outcome| {
+            matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
+        }) {
+            self.failed = Some(Kind::RedisUnavailable);
+        }
+        let mut outcomes = outcomes.into_iter();
+        for (entry, publication) in entries.iter().zip(&allowed) {
+            let outcome = match publication {
+                Ok(_) => match outcomes.next() {
+                    Some(outcome) => outcome.map_err(Problem::from),
+                    None => Err(self.refused.map_or_else(
+                        || {
+                            let kind = self.failed.unwrap_or(Kind::RedisUnavailable);
+                            Problem::new(kind, "not tried, because an item before it failed")
+                        },
+                        Problem::from,
+                    )),
+                },
+                Err(problem) => Err(problem.clone()),
+            };
+            let mut value = json!({ self.label: entry.number });
+            if let Some(channel) = &entry.channel {
+                value["channel"] = channel.as_str().into();
+            }
+            match outcome {
+                Ok(id) => {
+                    self.published += 1;
+                    value["id"] = id.to_string().into();
+                }
+                Err(problem) => {
+                    value["error"] = json!(problem);
+                    self.note(problem);
+                }
+            }
+            self.values.push(value);
+        }
+    }
+
+    fn and_fail(mut self, number: u64, problem: Problem) -> Self {
+        self.values.push(json!({ self.label: number, "error": problem }));
+        self.note(problem);
+        self
+    }
+
+    /// One problem of each kind is enough to choose the status.
+    fn note(&mut self, problem: Problem) {
+        if !self.problems.iter().any(|known| known.kind() == problem.kind()) {
+            self.problems.push(problem);
+        }
+    }
+
+    fn status(&self) -> actix_web::http::StatusCode {
+        match (self.published, &self.problems[..]) {
+            (_, []) => actix_web::http::StatusCode::OK,
+            (0, [only]) => only.status(),
+            _ => actix_web::http::StatusCode::MULTI_STATUS,
+        }
+    }
+
+    fn into_response(self) -> HttpResponse {
+        let status = self.status();
+        match (self.published, &self.problems[..]) {
+            (0, [only]) => {
+                let problem = only.clone().results(self.values.into());
+                actix_web::ResponseError::error_response(&problem)
+            }
+            _ => HttpResponse::build(status).json(json!({ "results": self.values })),
+        }
+    }
+
+    fn into_ndjson_response(self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status());
+        if let (0, [only]) = (self.published, &self.problems[..]) {
+            only.add_headers(&mut response);
+        }
+        let lines = NdJson::new_infallible(stream::iter(self.values));
+        response.content_type(NdJson::mime()).body(lines.into_body_stream())
+    }
+}

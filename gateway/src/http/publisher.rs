@@ -1,0 +1,80 @@
+//! The handlers' way to publish: at the pace that the workers of this gateway keep up with.
+
+use std::time::{Duration, Instant};
+
+use sse_contract::EventId;
+
+use crate::broker::{Broker, Publication, PublishError};
+use crate::http::app::App;
+use crate::panics;
+
+/// How long what is published together waits for workers that are behind.
+const WORKERS_WAIT: Duration = Duration::from_secs(1);
+
+/// Publishes, in order; answers each one's id or error in the same order.
+pub async fn publish(app: &App, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+    match &app.broker {
+        Broker::Memory(broker) => {
+            let mut results = Vec::with_capacity(items.len());
+            // One bound for all: a worker that hangs must not hold a batch for as long as it has events.
+            let end = Instant::now() + WORKERS_WAIT;
+            for item in items {
+                app.room(end).await;
+                let _shared = panics::shared();
+                results.push(broker.publish(item));
+            }
+            results
+        }
+        Broker::Redis(broker) => {
+            app.room(Instant::now() + WORKERS_WAIT).await;
+            // Boxed: it is some 15 KB, which every handler of the other broker would carry around as well.
+            Box::pin(broker.publish(items)).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::access::Access;
+    use crate::broker::memory::{MemoryBroker, MemoryLimits};
+    use crate::config::Config;
+    use crate::feed::frame::Frame;
+    use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
+    use crate::metrics::Metrics;
+
+    /// A worker that takes nothing any more costs a batch a second, and not a second for each of its events.
+    #[actix_web::test]
+    async fn a_batch_waits_for_a_worker_that_hangs_as_long_as_one_event_does() {
+        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+        let limits = MemoryLimits {
+            max_len: 10,
+            ttl: Duration::from_secs(60),
+            bytes: 1 << 20,
+            event_bytes: 1000,
+            idempotency_ttl: Duration::from_secs(60),
+            page_bytes: 1000,
+        };
+        let metrics = Metrics::default();
+        let broker = Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics.clone())));
+        let access = Access::new(&config.auth, &config.cors).unwrap();
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let app = Arc::new(App::new(config, broker, metrics, access, addr, 1));
+        let hanging = Inbox::new(1000);
+        let key = ChannelKey { slot: 0, generation: 0 };
+        hanging.send([ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);
+        app.add_hub(hanging);
+        let item = Publication {
+            channel: "demo".parse().unwrap(),
+            event: None,
+            data: "x".into(),
+            idempotency_key: None,
+        };
+        let items = vec![item; 200];
+        let published = publish(&app, &items);
+        let published = tokio::time::timeout(Duration::from_secs(60), published).await;
+        assert!(published.expect("within a minute").iter().all(Result::is_ok));
+    }
+}

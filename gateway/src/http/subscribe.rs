@@ -1,0 +1,178 @@
+//! `GET /events`: checks the request, builds the head, and hands the connection to the hub.
+
+use actix_http::ConnectionType;
+use actix_web::http::Version;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
+use actix_web_lab::extract::LocalData;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::access::{Refused, admission};
+use crate::feed::frame::{self, Framing};
+use crate::http::app::App;
+use crate::http::client_addr;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request;
+use crate::http::takeover::TakeoverOrder;
+use crate::hub::subscribers::Leases;
+use crate::hub::{Bearer, Hub, Refusal};
+use crate::stream::sink::LastWords;
+
+/// Opens a stream.
+pub async fn get(
+    request: HttpRequest,
+    app: web::Data<App>,
+    hub: LocalData<HubHandle>,
+) -> Result<HttpResponse, Problem> {
+    let mut subscription = request::subscription(&request, app.config.stream.max_channels)
+        .inspect_err(|_| app.reject("invalid"))?;
+    if app.draining() {
+        return Ok(come_back(&request, &app, Away::Here("draining")));
+    }
+    if app.full() {
+        return Ok(come_back(&request, &app, Away::Here("full")));
+    }
+    let client = client_addr::of(&request, &app.config.server);
+    let channels = subscription.channels.clone();
+    let grant = match app.access.subscriber(&request, client, &channels, &app.broker).await {
+        Ok(grant) => grant,
+        Err(refused) => return answer(refused, &request, &app),
+    };
+    let lease = match app.admit_stream(client, grant.subject.as_deref(), grant.limits.streams).await
+    {
+        Ok(lease) => lease,
+        Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
+    };
+    subscription.bearer = Bearer::of(&grant);
+    let old = request.version() == Version::HTTP_10;
+    let connection = request.conn_data::<TakeoverOrder>();
+    let order = connection
+        .filter(|_| app.config.stream.takeover && (old || request.version() == Version::HTTP_11));
+    // A body's framing is actix's.
+    let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
+    let opening = hub.0.open(framing, subscription);
+    let of_socket = order.and_then(TakeoverOrder::lease);
+    if !lease.is_empty() || of_socket.is_some() {
+        opening.hold(Leases { stream: lease, connection: of_socket });
+    }
+    let stream = connection.map(TakeoverOrder::becomes_stream);
+    let opening = opening.wait(app.config.stream.open_wait).await;
+    // What was revoked since it was asked about has met no stream, or one that was on its way; from here on it ends this
+    // one.
+    if let Err(refused) = app.access.still_holds(&grant) {
+        return answer(refused, &request, &app);
+    }
+    let opened = match opening {
+        Ok(opened) => opened,
+        Err(Refusal::Draining) => {
+            return Ok(come_back(&request, &app, Away::Here("draining")));
+        }
+        Err(Refusal::Denied(channel, why)) => {
+            app.reject("denied");
+            let detail = format!("Redis refuses this gateway the channel {channel}: {why}");
+            return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
+        }
+    };
+    let response = match order {
+        Some(order) => head().body(order.clone().body(opened, stream)),
+        None => head().body(opened.on_body(stream)),
+    };
+    Ok(delimited(response, request.version()))
+}
+
+/// HTTP/1.0 knows no chunks (RFC 9112 §6.1): there the close ends the body. Others are not told of a close: behind
+/// `Connection: close` in the head, Node's fetch takes any cut for the body's end.
+fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
+    if version == Version::HTTP_10 {
+        response.head_mut().no_chunking(true);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response
+}
+
+/// Answers as `GET` would, without a stream.
+pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let subscription = request::subscription(&request, app.config.stream.max_channels)?;
+    let client = client_addr::of(&request, &app.config.server);
+    let channels = subscription.channels;
+    if let Err(refused) = app.access.subscriber(&request, client, &channels, &app.broker).await {
+        return answer(refused, &request, &app);
+    }
+    // Of no known length, as the stream's is.
+    Ok(head().body(actix_web::body::None::new()))
+}
+
+/// Answers a client that is not let in.
+fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResponse, Problem> {
+    match refused {
+        Refused::Problem(problem) => {
+            app.reject(if problem.status() == 401 { "unauthenticated" } else { "forbidden" });
+            Err(problem)
+        }
+        Refused::ComeBack(reason, why) => {
+            tracing::debug!(reject.reason = reason, error = %why, "a stream is not opened now");
+            Ok(come_back(request, app, Away::Unsaid(reason)))
+        }
+        // The one answer after which neither a browser nor a client that retries by itself comes back (WHATWG HTML §9.2.3).
+        Refused::Over(reason) => {
+            app.reject(reason);
+            Ok(HttpResponse::NoContent()
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .finish())
+        }
+    }
+}
+
+/// Why a client is sent away for now.
+enum Away {
+    /// This gateway takes nobody, or nobody more; another one may.
+    Here(&'static str),
+    /// Nobody can say at the moment whether the client is allowed.
+    Unsaid(&'static str),
+    /// The client has as much as it may, wherever it asks.
+    Client(admission::Refused),
+}
+
+/// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
+/// it is answered a stream that ends at once and says when to come back.
+fn come_back(request: &HttpRequest, app: &App, away: Away) -> HttpResponse {
+    let retry = app.config.stream.jittered_retry();
+    let (reason, retry, problem) = match away {
+        // Sooner than usual.
+        Away::Here(reason) => {
+            let detail = format!("the gateway is {reason}");
+            (reason, retry / 4, Problem::new(Kind::Unavailable, detail))
+        }
+        Away::Unsaid(reason) => {
+            let detail = "whether this is allowed cannot be said at the moment";
+            (reason, retry, Problem::new(Kind::Unavailable, detail))
+        }
+        Away::Client(refused) => {
+            let after = refused.after.unwrap_or(Duration::from_millis(retry));
+            (refused.over.reason(), retry, Problem::from(refused).after(after))
+        }
+    };
+    app.reject(reason);
+    if !request::names_event_stream(request) {
+        return problem.error_response();
+    }
+    delimited(head().body(LastWords::new(frame::retry(retry))), request.version())
+}
+
+fn head() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+        ))
+        // Nothing on the way may keep or change it.
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")))
+        .insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
+/// A worker's hub, as its handlers hold it.
+#[derive(Debug)]
+pub struct HubHandle(pub Rc<Hub>);

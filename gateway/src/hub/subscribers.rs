@@ -1,0 +1,362 @@
+//! The connections of one worker: opening, closing, heartbeats, deadlines, drain.
+//!
+//! It belongs to one thread and does no waiting. `fanout.rs` holds the other half: what the broker's
+//! messages do to the connections here.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slab::Slab;
+use sse_contract::EventId;
+
+use crate::access::admission::{Lease, StreamLease};
+use crate::access::revocations::Whose;
+use crate::broker::Broker;
+use crate::config::StreamConfig;
+use crate::feed::frame::{self, Framing};
+use crate::hub::channels::Channels;
+use crate::hub::poller::Readiness;
+use crate::hub::{Bearer, Subscription, Waiter};
+use crate::metrics::{Cells, CloseReason};
+use crate::stream::connection::{Connection, Deciseconds, End, Joining, Membership};
+use crate::stream::join::{Item, Join, Limits};
+use crate::stream::sink::{ClientSide, Sink};
+
+/// The connections of one worker, and the channels they listen to.
+#[derive(Debug)]
+pub struct Subscribers {
+    pub(crate) connections: Slab<Connection>,
+    pub(crate) channels: Channels,
+    /// What is given back when a stream ends, by its place. Most streams have nothing, and cost nothing here.
+    pub(crate) leases: HashMap<usize, Leases>,
+    /// The last position the broker dispatched here; none while it is away. Every event at or below it,
+    /// of the channels attached here, was handled.
+    pub(crate) clock: Option<EventId>,
+    /// When the last tick was heard.
+    pub(crate) ticked: Instant,
+    /// Connections that wait for a tick.
+    pub(crate) ticking: Vec<u64>,
+    pub(crate) broker: Broker,
+    pub(crate) worker: u16,
+    pub(crate) config: StreamConfig,
+    pub(crate) cells: Arc<Cells>,
+    began: Instant,
+    generation: u32,
+    /// Reused between calls: what a join handed out.
+    pub(crate) items: Vec<Item>,
+    /// Reused between calls: connections to treat after a fan-out.
+    pub(crate) ends: Vec<(u32, End)>,
+    /// Reused between calls: the events of a run by channel.
+    pub(crate) picks: Vec<u32>,
+    /// Reused between calls: those of them that also go to connections with several channels.
+    pub(crate) mixed: Vec<u32>,
+    /// Reused between calls: bytes of several events in a row.
+    pub(crate) joined: Vec<u8>,
+    /// Connections whose bytes are in no chunks: few, so what is joined for all is joined for them on demand.
+    pub(crate) plain: usize,
+    /// Connections with events queued that nobody has tried to write.
+    pub(crate) unwritten: Vec<u64>,
+    /// Every connection is to read history once more than it has asked for: another lag is no news to any.
+    pub(crate) all_lagged: bool,
+}
+
+/// What counts a stream, and the connection whose socket it took over, among their client's.
+#[derive(Debug)]
+pub struct Leases {
+    /// The stream's.
+    pub stream: StreamLease,
+    /// The connection's.
+    pub connection: Option<Rc<Lease>>,
+}
+
+impl Subscribers {
+    /// None yet.
+    pub fn new(broker: Broker, worker: u16, config: StreamConfig, cells: Arc<Cells>) -> Self {
+        Subscribers {
+            connections: Slab::new(),
+            channels: Channels::default(),
+            leases: HashMap::new(),
+            clock: None,
+            ticked: Instant::now(),
+            ticking: Vec::new(),
+            broker,
+            worker,
+            config,
+            cells,
+            began: Instant::now(),
+            generation: 0,
+            items: Vec::new(),
+            ends: Vec::new(),
+            picks: Vec::new(),
+            mixed: Vec::new(),
+            joined: Vec::new(),
+            plain: 0,
+            unwritten: Vec::new(),
+            all_lagged: false,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Deciseconds {
+        (self.began.elapsed().as_millis() / 100) as Deciseconds
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { live_events: self.config.queue_events, live_bytes: self.config.queue_bytes }
+    }
+
+    pub(crate) fn token(slot: usize, generation: u32) -> u64 {
+        (u64::from(generation) << 32) | slot as u64
+    }
+
+    pub(crate) fn find(&self, token: u64) -> Option<usize> {
+        let slot = (token & u64::from(u32::MAX)) as usize;
+        let connection = self.connections.get(slot)?;
+        (u64::from(connection.generation) == token >> 32).then_some(slot)
+    }
+
+    /// Takes a place for a stream whose client waits. Answers its token.
+    pub(crate) fn open(
+        &mut self,
+        framing: Framing,
+        subscription: Subscription,
+        waiter: Waiter,
+    ) -> u64 {
+        self.generation = self.generation.wrapping_add(1);
+        let (now, generation) = (self.now(), self.generation);
+        let joining = Joining {
+            join: Join::new(subscription.start, self.limits()),
+            channels: subscription.channels.clone(),
+            unattached: 0,
+            held: None,
+            read_number: 0,
+            waiter: Some(waiter),
+        };
+        let mut connection = Connection::new(
+            Sink::Awaited,
+            joining,
+            subscription.checkpoints,
+            framing,
+            generation,
+            now,
+        );
+        connection.bearer = subscription.bearer;
+        self.plain += usize::from(framing == Framing::Plain);
+        let slot = self.connections.insert(connection);
+        let mut unattached = 0;
+        for channel in subscription.channels.iter() {
+            let joined = self.channels.join(channel, slot as u32);
+            let membership = Membership { channel: joined.key.slot, place: joined.place };
+            self.connections[slot].memberships.push(membership);
+            unattached += usize::from(!joined.attached);
+            if joined.first {
+                self.broker.attach(self.worker, channel, joined.key);
+            }
+        }
+        self.cells.opened.add(1);
+        self.cells.joining.add(1);
+        self.count();
+        if let Some(joining) = &mut self.connections[slot].joining {
+            joining.unattached = unattached;
+        }
+        if unattached == 0 {
+            self.attached(slot);
+        }
+        self.all_lagged = false;
+        Self::token(slot, generation)
+    }
+
+    /// The client is let in before its stream has a position: it is told when to come back, and that it waits.
+    pub(crate) fn let_in_late(&mut self, slot: usize) {
+        let now = self.now();
+        let retry = frame::retry(self.config.jittered_retry());
+        let connection = &mut self.connections[slot];
+        let Some(joining) = &mut connection.joining else { return };
+        if joining.waiter.take().is_some() {
+            joining.join.late();
+            connection.queue_own(&retry, now);
+        }
+    }
+
+    /// The stream's bytes go this way from now on, behind `head`.
+    pub(crate) fn lead_out(&mut self, slot: usize, sink: Sink, head: Option<Bytes>) {
+        let now = self.now();
+        tracing::debug!("a stream is open");
+        let connection = &mut self.connections[slot];
+        connection.sink = sink;
+        if let Some(head) = head {
+            connection.lead(head, now);
+        }
+        self.flush(slot);
+    }
+
+    pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
+        let mut connection = self.connections.remove(slot);
+        self.leases.remove(&slot);
+        for membership in &connection.memberships {
+            let left = self.channels.leave(membership.channel, membership.place);
+            if let Some(moved) = left.moved {
+                let memberships = &mut self.connections[moved as usize].memberships;
+                if let Some(m) = memberships.iter_mut().find(|m| m.channel == membership.channel) {
+                    m.place = membership.place;
+                }
+            }
+            if let Some((channel, key)) = left.last {
+                self.broker.detach(self.worker, &channel, key);
+            }
+        }
+        if reason == CloseReason::Stalled {
+            connection.sink.abort();
+        } else if connection.framing == Framing::Chunked {
+            // Without chunks this would be the end of a whole body, and its client would not come back.
+            connection.sink.close_session();
+        }
+        self.plain -= usize::from(connection.framing == Framing::Plain);
+        self.cells.closed[reason as usize].add(1);
+        self.cells.joining.sub(u64::from(connection.joining.is_some()));
+        self.count();
+        tracing::debug!(close.reason = reason.as_str(), "a stream is closed");
+    }
+
+    fn count(&self) {
+        self.cells.subscribers.set(self.connections.len() as u64);
+        self.cells.channels.set(self.channels.len() as u64);
+    }
+
+    /// What the poller saw.
+    pub(crate) fn ready(&mut self, ready: &mut Vec<Readiness>) {
+        for readiness in ready.drain(..) {
+            let Some(slot) = self.find(readiness.token) else { continue };
+            let gone = readiness.hung_up
+                || (readiness.readable && self.connections[slot].sink.drain() == ClientSide::Gone);
+            if gone {
+                self.close(slot, CloseReason::Gone);
+            } else if readiness.writable {
+                self.flush(slot);
+            }
+        }
+    }
+
+    /// Writes what waits for a connection, and goes on with what waited for that.
+    pub(crate) fn flush(&mut self, slot: usize) {
+        let now = self.now();
+        let connection = &mut self.connections[slot];
+        match connection.flush(now) {
+            Ok(events) => self.cells.delivered.add(events),
+            Err(_) => return self.close(slot, CloseReason::Failed),
+        }
+        self.read_if_room(slot);
+    }
+
+    /// Heartbeats and deadlines, for all connections at once.
+    pub(crate) fn sweep(&mut self) {
+        let (now, instant) = (self.now(), Instant::now());
+        let heartbeat = deciseconds(self.config.heartbeat);
+        let deadline = deciseconds(self.config.progress_deadline);
+        let mut ended = Vec::new();
+        for (slot, connection) in &mut self.connections {
+            let until = connection.bearer.as_ref().and_then(|bearer| bearer.until);
+            if until.is_some_and(|until| until <= instant) {
+                ended.push((slot, CloseReason::Expired));
+                continue;
+            }
+            if connection.pending() {
+                if now - connection.progress > deadline {
+                    ended.push((slot, CloseReason::Stalled));
+                }
+                continue;
+            }
+            // Each connection has a heartbeat of its own length, so that many opened at once drift apart.
+            let jitter = connection.generation.wrapping_mul(0x9E37_79B9) >> 16;
+            let due = heartbeat - heartbeat * (jitter % 64) / 256;
+            if now - connection.last_write < due {
+                continue;
+            }
+            let position = self.clock.map(|clock| clock.max(connection.seen));
+            let sent = match position {
+                Some(id) if connection.joining.is_none() && connection.checkpoints => {
+                    connection.heartbeat(&frame::checkpoint(id), now)
+                }
+                _ if connection.checkpoints => connection.heartbeat(frame::ALIVE, now),
+                _ => connection.heartbeat(frame::COMMENT, now),
+            };
+            if sent.is_err() {
+                ended.push((slot, CloseReason::Failed));
+            }
+        }
+        for (slot, reason) in ended {
+            if reason == CloseReason::Expired {
+                self.send_away(slot);
+            }
+            self.close(slot, reason);
+        }
+    }
+
+    /// Last words to a client that is to come back.
+    fn send_away(&mut self, slot: usize) {
+        let now = self.now();
+        let retry = frame::retry(self.config.jittered_retry());
+        // A client that does not take its last words resumes from its cursor all the same.
+        let _ = self.connections[slot].send_own(&retry, now);
+    }
+
+    /// Ends the streams that a revocation is of.
+    pub(crate) fn end(&mut self, whose: &Whose) {
+        let of = |bearer: &Bearer| match whose {
+            Whose::Subject(subject) => bearer.subject.as_deref() == Some(subject),
+            Whose::Token(id) => bearer.token_id.as_deref() == Some(id),
+            Whose::Channel(_) => false,
+        };
+        let slots: Vec<usize> = match whose {
+            Whose::Channel(name) => self.channels.subscribers_by_name(name),
+            _ => {
+                let bearers = self.connections.iter();
+                bearers
+                    .filter(|(_, c)| c.bearer.as_deref().is_some_and(of))
+                    .map(|(slot, _)| slot)
+                    .collect()
+            }
+        };
+        for slot in slots {
+            match whose {
+                // They may come back, and are asked who they are.
+                Whose::Channel(_) => self.send_away(slot),
+                _ => self.connections[slot].finish(),
+            }
+            self.close(slot, CloseReason::Revoked);
+        }
+    }
+
+    /// A drain that begins now and is to take this long.
+    pub(crate) fn drain_plan(&self, spread: Duration) -> DrainPlan {
+        DrainPlan { began: Instant::now(), spread, streams: self.connections.len() }
+    }
+
+    /// Ends as many streams as are due by the plan. Answers whether all have ended.
+    pub(crate) fn drain(&mut self, plan: DrainPlan) -> bool {
+        let left = plan.spread.saturating_sub(plan.began.elapsed()).as_millis();
+        // The first is due at once: a gateway with a single stream has nothing to spread.
+        let keep = plan.streams as u128 * left / plan.spread.as_millis().max(1);
+        let due = self.connections.len().saturating_sub(keep as usize);
+        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
+        for slot in slots {
+            self.send_away(slot);
+            self.close(slot, CloseReason::Drain);
+        }
+        self.connections.is_empty()
+    }
+}
+
+/// When a drain began, how long it takes, and of how many streams.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainPlan {
+    began: Instant,
+    spread: Duration,
+    streams: usize,
+}
+
+fn deciseconds(duration: Duration) -> Deciseconds {
+    (duration.as_millis() / 100).try_into().unwrap_or(Deciseconds::MAX)
+}

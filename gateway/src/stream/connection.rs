@@ -1,0 +1,534 @@
+//! One open stream: its way out, what waits to be written, and where it stands.
+//!
+//! A connection is live (the hub hands it events) or joining (its [`Join`] reads history). It knows
+//! neither its worker's other connections nor the broker; the hub asks it and acts.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use sse_contract::{Channel, EventId};
+
+use crate::feed::frame::{self, Framing, SharedFrame};
+use crate::feed::inbox::ChannelKey;
+use crate::hub::{Bearer, Waiter};
+use crate::stream::join::{Item, Join};
+use crate::stream::outbox::{Block, Outbox};
+use crate::stream::sink::Sink;
+
+/// Time in tenths of a second since the hub began: what a connection can afford to keep.
+pub type Deciseconds = u32;
+
+/// One channel of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Membership {
+    /// The hub's index of the channel.
+    pub channel: u32,
+    /// Where the connection stands in the channel's list of subscribers.
+    pub place: u32,
+}
+
+/// Live events of one channel, in order, and what each delivery of them needs to know.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    run: &'a [(ChannelKey, SharedFrame)],
+    picks: &'a [u32],
+    /// Their bytes in a row, by framing.
+    bytes: [&'a [u8]; 2],
+    first: Option<EventId>,
+    last: Option<EventId>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// Events written, whole.
+    pub written: u64,
+    /// Live-only events that this connection misses.
+    pub missed: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How the delivery of a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All of it was written, queued, kept by the join or not for this connection.
+    Taken,
+    /// The queue is full: the reader is too slow, and has everything up to this position.
+    Overflow(EventId),
+    /// The socket failed.
+    Broken,
+}
+
+/// Bounds on what a connection may have waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    /// Blocks.
+    pub blocks: usize,
+    /// Bytes (one event may be larger).
+    pub bytes: usize,
+}
+
+/// An open stream.
+#[derive(Debug)]
+pub struct Connection {
+    pub(crate) sink: Sink,
+    /// None: live. Otherwise it is on its way from its position to the live events.
+    pub(crate) joining: Option<Box<Joining>>,
+    /// Live events at or below this were sent, or told missing. Only rises while live.
+    pub(crate) seen: EventId,
+    pub(crate) memberships: SmallVec<[Membership; 1]>,
+    outbox: Option<Box<Outbox>>,
+    /// When something was last written, for the heartbeat.
+    pub(crate) last_write: Deciseconds,
+    /// When the socket last accepted a byte of what waits, for the progress deadline.
+    pub(crate) progress: Deciseconds,
+    /// Tells this connection's token from that of the one before it in the hub's slab.
+    pub(crate) generation: u32,
+    pub(crate) checkpoints: bool,
+    pub(crate) framing: Framing,
+    /// Who listens; none of whom nothing can end but the client.
+    pub(crate) bearer: Option<Box<Bearer>>,
+}
+
+/// What only a joining connection has.
+#[derive(Debug)]
+pub struct Joining {
+    pub(crate) join: Join,
+    pub(crate) channels: Arc<[Channel]>,
+    /// Channels not yet attached.
+    pub(crate) unattached: usize,
+    /// A read that waits for room in the outbox.
+    pub(crate) held: Option<EventId>,
+    /// The number of the read that is under way.
+    pub(crate) read_number: u32,
+    /// The client is not let in yet: nothing was said to it, not even a response's head.
+    pub(crate) waiter: Option<Waiter>,
+}
+
+impl<'a> Batch<'a> {
+    /// Those of a run, of all channels, that `picks` names. If they are several, `joined` has their bytes in chunks and
+    /// then plain.
+    pub fn new(
+        run: &'a [(ChannelKey, SharedFrame)],
+        picks: &'a [u32],
+        joined: (&'a [u8], &'a [u8]),
+    ) -> Self {
+        let frame = |n: &u32| &run[*n as usize].1;
+        let bytes = match picks {
+            [one] => [Framing::Chunked, Framing::Plain].map(|framing| frame(one).bytes(framing)),
+            _ => joined.into(),
+        };
+        let first = picks.iter().find_map(|n| frame(n).id);
+        let last = picks.iter().rev().find_map(|n| frame(n).id);
+        Batch { run, picks, bytes, first, last }
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &'a SharedFrame> {
+        self.picks.iter().map(|&n| &self.run[n as usize].1)
+    }
+
+    fn bytes(&self, framing: Framing) -> &'a [u8] {
+        self.bytes[framing as usize]
+    }
+
+    /// Whether none of it can have been sent before: ids rise, so its first event tells.
+    fn begins_above(&self, seen: EventId) -> bool {
+        self.first.is_none_or(|first| first > seen)
+    }
+}
+
+impl Connection {
+    /// A connection that starts by joining.
+    pub fn new(
+        sink: Sink,
+        joining: Joining,
+        checkpoints: bool,
+        framing: Framing,
+        generation: u32,
+        now: Deciseconds,
+    ) -> Self {
+        Connection {
+            sink,
+            joining: Some(Box::new(joining)),
+            seen: EventId::ZERO,
+            memberships: SmallVec::new(),
+            outbox: None,
+            last_write: now,
+            progress: now,
+            generation,
+            checkpoints,
+            framing,
+            bearer: None,
+        }
+    }
+
+    /// Live events, to be sent or kept by the join. Without `write` they are only queued, for a
+    /// [`Connection::flush`] that follows.
+    pub fn deliver(
+        &mut self,
+        batch: &Batch<'_>,
+        limits: QueueLimits,
+        now: Deciseconds,
+        write: bool,
+    ) -> Delivery {
+        let mut delivery = Delivery { written: 0, missed: 0, end: End::Taken };
+        if let Some(joining) = &mut self.joining {
+            let missed = batch.frames().filter(|frame| !joining.join.live(frame)).count();
+            return Delivery { missed: missed as u64, ..delivery };
+        }
+        let idle = self.outbox.is_none();
+        if write && idle && batch.begins_above(self.seen) {
+            let bytes = batch.bytes(self.framing);
+            match self.sink.write(bytes) {
+                Ok(n) if n == bytes.len() => {
+                    self.last_write = now;
+                    self.seen = batch.last.unwrap_or(self.seen);
+                    delivery.written = batch.picks.len() as u64;
+                }
+                Ok(n) => self.queue_batch(batch, n, limits, now, &mut delivery),
+                Err(_) => delivery.end = End::Broken,
+            }
+        } else {
+            self.queue_batch(batch, 0, limits, now, &mut delivery);
+            if write && idle {
+                self.flush_into(&mut delivery, now);
+            }
+        }
+        delivery
+    }
+
+    /// Queues what of a batch is not written yet: its first `done` bytes are.
+    fn queue_batch(
+        &mut self,
+        batch: &Batch<'_>,
+        mut done: usize,
+        limits: QueueLimits,
+        now: Deciseconds,
+        delivery: &mut Delivery,
+    ) {
+        for frame in batch.frames() {
+            if frame.id.is_some_and(|id| id <= self.seen) {
+                continue;
+            }
+            if delivery.end == End::Taken && self.is_full(frame, limits) {
+                // It may be full only because nobody has tried to write it yet.
+                self.flush_into(delivery, now);
+                if delivery.end == End::Taken
+                    && let Some(id) = frame.id
+                    && self.is_full(frame, limits)
+                {
+                    delivery.end = End::Overflow(id.before());
+                }
+            }
+            if delivery.end != End::Taken || self.is_full(frame, limits) {
+                // What has an id is read again. A raw event has no place in history: it is missed.
+                delivery.missed += u64::from(frame.id.is_none());
+                continue;
+            }
+            let size = frame.bytes(self.framing).len();
+            let written = done.min(size);
+            done -= written;
+            if written == size {
+                delivery.written += 1;
+            } else {
+                self.queue(Block::Shared(frame.clone()), written, now);
+            }
+            self.last_write = now;
+            self.seen = frame.id.unwrap_or(self.seen);
+        }
+    }
+
+    fn flush_into(&mut self, delivery: &mut Delivery, now: Deciseconds) {
+        match self.flush(now) {
+            Ok(written) => delivery.written += written,
+            Err(_) => delivery.end = End::Broken,
+        }
+    }
+
+    /// Whether there is no room for an event. A single one always has room, however large it is.
+    fn is_full(&self, frame: &SharedFrame, limits: QueueLimits) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| {
+            outbox.len() >= limits.blocks || outbox.bytes() + frame.size() > limits.bytes
+        })
+    }
+
+    /// Queues what a join handed out; [`Connection::flush`] writes it.
+    pub fn queue_items(&mut self, items: impl Iterator<Item = Item>, now: Deciseconds) {
+        for item in items {
+            match item {
+                Item::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
+                Item::Gap(bytes, _) => self.queue_own(&bytes, now),
+                Item::Opened(..) if !self.checkpoints => {}
+                Item::Opened(id, began) => {
+                    self.queue_own(&frame::first_checkpoint(id, began), now);
+                }
+                Item::Checkpoint(_) if !self.checkpoints => {}
+                Item::Checkpoint(id) => self.queue_own(&frame::checkpoint(id), now),
+            }
+        }
+    }
+
+    /// Queues a response's head before all else. Nothing may have been written yet.
+    pub fn lead(&mut self, head: Bytes, now: Deciseconds) {
+        if self.outbox.is_none() {
+            self.progress = now;
+        }
+        self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).lead(head);
+    }
+
+    /// Writes a block of this connection's own, behind whatever waits.
+    pub fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
+        self.queue_own(block, now);
+        self.flush(now)
+    }
+
+    /// Writes a heartbeat if nothing waits; what a later byte would prove is otherwise proven by what waits.
+    pub fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
+        if self.outbox.is_some() {
+            return Ok(());
+        }
+        let bytes = frame::framed(block, self.framing);
+        let n = self.sink.write(&bytes)?;
+        if n > 0 && n < bytes.len() {
+            self.queue(Block::Own(bytes), n, now);
+        }
+        self.last_write = now;
+        Ok(())
+    }
+
+    /// Writes what waits, as much as fits. Answers how many queued events were finished.
+    pub fn flush(&mut self, now: Deciseconds) -> io::Result<u64> {
+        let mut events = 0;
+        while let Some(outbox) = &mut self.outbox {
+            let offered: SmallVec<[IoSlice<'_>; 64]> = outbox.slices().collect();
+            let size: usize = offered.iter().map(|s| s.len()).sum();
+            let n = self.sink.write_vectored(&offered)?;
+            drop(offered);
+            events += outbox.advance(n);
+            if n > 0 {
+                self.last_write = now;
+                self.progress = now;
+            }
+            if outbox.is_empty() {
+                self.outbox = None;
+            }
+            if n < size {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// Drops the last queued events, those of this epoch. Answers the position before them, if there were any with an id,
+    /// and how many had none.
+    pub fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
+        let Some(outbox) = &mut self.outbox else { return (None, 0) };
+        let (first, raw) = outbox.drop_events(epoch, self.sink.holds_back());
+        if outbox.is_empty() {
+            self.outbox = None;
+        }
+        (first.map(EventId::before), raw)
+    }
+
+    /// Ends the body as one that is finished: its client is not to come back. Where something still waits, its end would be
+    /// taken for a part of that, so the connection is cut instead.
+    pub fn finish(&mut self) {
+        if !self.pending() {
+            self.sink.finish(self.framing);
+        }
+    }
+
+    /// Whether something waits to be written.
+    pub fn pending(&self) -> bool {
+        self.outbox.is_some()
+    }
+
+    /// Bytes that wait to be written.
+    pub fn pending_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// Queues a block of this connection's own; [`Connection::flush`] writes it.
+    pub fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
+        self.queue(Block::Own(frame::framed(block, self.framing)), 0, now);
+    }
+
+    fn queue(&mut self, block: Block, written: usize, now: Deciseconds) {
+        if self.outbox.is_none() {
+            self.progress = now;
+        }
+        self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).push(block, written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::feed::frame::Frame;
+    use crate::stream::join::{Limits, Start};
+    use crate::stream::tls_socket::{self, TlsSocket};
+
+    /// What a connection's client reads with.
+    enum Client {
+        Plain(UnixStream),
+        Tls(UnixStream, Box<rustls::ClientConnection>),
+    }
+
+    impl Client {
+        /// Reads this many bytes at most from the socket; appends what they say.
+        fn read(&mut self, most: usize, into: &mut Vec<u8>) {
+            let (Client::Plain(socket) | Client::Tls(socket, _)) = self;
+            let mut buffer = vec![0; most];
+            let n = socket.read(&mut buffer).unwrap_or(0);
+            let mut bytes = &buffer[..n];
+            let Client::Tls(_, session) = self else { return into.extend_from_slice(bytes) };
+            while !bytes.is_empty() {
+                session.read_tls(&mut bytes).unwrap();
+                session.process_new_packets().unwrap();
+                // It ends with the error that there is no more for now.
+                let _ = session.reader().read_to_end(into);
+            }
+        }
+    }
+
+    const LIMITS: QueueLimits = QueueLimits { blocks: 6, bytes: 20_000 };
+
+    /// A live connection that has everything up to `seen`, and its client.
+    fn live(seen: EventId, framing: Framing, tls: bool) -> (Connection, Client) {
+        let (server, client) = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&server, 1).unwrap();
+        server.set_nonblocking(true).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let limits = Limits { live_events: 1, live_bytes: 1 };
+        let join = Join::new(Start::Now, limits);
+        let joining = Joining {
+            join,
+            channels: [].into(),
+            unattached: 0,
+            held: None,
+            read_number: 0,
+            waiter: None,
+        };
+        let (sink, client) = if tls {
+            let (session, other) = tls_socket::session(&rustls::version::TLS13);
+            let socket = TlsSocket::new(server.into(), session);
+            (Sink::Tls(Box::new(socket)), Client::Tls(client, Box::new(other)))
+        } else {
+            (Sink::Socket(server.into()), Client::Plain(client))
+        };
+        let mut connection = Connection::new(sink, joining, true, framing, 0, 0);
+        (connection.joining, connection.seen) = (None, seen);
+        (connection, client)
+    }
+
+    fn id(n: u64) -> EventId {
+        EventId::new(1000 + n, 1, 5)
+    }
+
+    fn run_of(frames: impl Iterator<Item = SharedFrame>) -> Vec<(ChannelKey, SharedFrame)> {
+        frames.map(|frame| (ChannelKey { slot: 0, generation: 0 }, frame)).collect()
+    }
+
+    fn deliver(
+        connection: &mut Connection,
+        run: &[(ChannelKey, SharedFrame)],
+        write: bool,
+    ) -> Delivery {
+        let picks: Vec<u32> = (0..run.len() as u32).collect();
+        let joined = [Framing::Chunked, Framing::Plain].map(|framing| {
+            run.iter().flat_map(|(_, frame)| frame.bytes(framing).to_vec()).collect::<Vec<u8>>()
+        });
+        let batch = Batch::new(run, &picks, (&joined[0], &joined[1]));
+        connection.deliver(&batch, LIMITS, 0, write)
+    }
+
+    proptest! {
+        /// Whatever the client takes and however events are batched: it is sent each event up to where the
+        /// delivery ended, once, and no other.
+        #[test]
+        fn what_is_sent_ends_at_the_position_that_is_answered(
+            batches in proptest::collection::vec(
+                (proptest::collection::vec(1usize..3000, 1..9), any::<bool>(), 0usize..9000), 1..20),
+            seen in 0u64..12,
+            chunked: bool,
+            tls: bool,
+        ) {
+            let framing = if chunked { Framing::Chunked } else { Framing::Plain };
+            let (mut connection, mut client) = live(id(seen), framing, tls);
+            let (mut next, mut expected, mut got, mut written, mut events) =
+                (0, Vec::new(), Vec::new(), 0, 0);
+            for (sizes, write, most) in batches {
+                let run = run_of(sizes.iter().map(|size| {
+                    next += 1;
+                    Frame::event(id(next), "", &"x".repeat(*size))
+                }));
+                let delivery = deliver(&mut connection, &run, write);
+                written += delivery.written;
+                let upto = if let End::Overflow(upto) = delivery.end { upto } else { id(next) };
+                for (_, frame) in &run {
+                    if frame.id.is_some_and(|frame| frame > id(seen) && frame <= upto) {
+                        events += 1;
+                        expected.extend_from_slice(frame.bytes(framing));
+                    }
+                }
+                if delivery.end != End::Taken {
+                    break;
+                }
+                client.read(most, &mut got);
+                written += connection.flush(0).unwrap();
+            }
+            while connection.pending() {
+                client.read(1 << 16, &mut got);
+                written += connection.flush(0).unwrap();
+            }
+            client.read(1 << 20, &mut got);
+            prop_assert!(got == expected);
+            prop_assert_eq!(written, events);
+        }
+    }
+
+    #[test]
+    fn a_raw_event_that_finds_no_room_is_missed_and_nothing_else() {
+        let (mut connection, _client) = live(id(0), Framing::Chunked, false);
+        let raw = |n: usize| Frame::raw(&format!("{n}{}", "x".repeat(4000)));
+        let delivery = deliver(&mut connection, &run_of((0..500).map(raw)), true);
+        assert_eq!(delivery.end, End::Taken);
+        let waiting = LIMITS.bytes as u64 / 4000;
+        assert!(delivery.written + delivery.missed + waiting >= 499, "{delivery:?}");
+        let event = Frame::event(id(1), "", &"x".repeat(10_000));
+        let delivery = deliver(&mut connection, &run_of([event].into_iter()), true);
+        assert_eq!(delivery.end, End::Overflow(id(1).before()));
+    }
+
+    /// The session has sealed a byte of an event that counts as not accepted: it is on its way.
+    #[test]
+    fn what_a_session_has_sealed_is_not_dropped() {
+        let (mut connection, mut client) = live(id(0), Framing::Plain, true);
+        // A record ends one byte behind the first event.
+        let around = Frame::event(id(1), "", "").bytes(Framing::Plain).len();
+        let first = Frame::event(id(1), "", &"x".repeat(16 * 1024 - 1 - around));
+        let second = Frame::event(id(2), "", "second");
+        let run = run_of([first, second, Frame::event(id(3), "", "third")].into_iter());
+        deliver(&mut connection, &run, true);
+        assert!(connection.pending(), "the socket took it all");
+        let (mut got, before) = (Vec::new(), connection.drop_events(id(1).epoch()).0);
+        assert_eq!(before, Some(id(3).before()));
+        while connection.pending() {
+            client.read(1 << 16, &mut got);
+            connection.flush(0).unwrap();
+        }
+        client.read(1 << 20, &mut got);
+        let sent = run.iter().filter(|(_, frame)| frame.id <= before);
+        let sent: Vec<u8> =
+            sent.flat_map(|(_, frame)| frame.bytes(Framing::Plain).to_vec()).collect();
+        assert!(got == sent, "{} bytes came, {} are told", got.len(), sent.len());
+    }
+}

@@ -1,0 +1,490 @@
+//! How one connection gets from its position to the live events, losing nothing silently.
+//!
+//! A pure state machine: it is told what happened and answers what to send and what to ask for. It does
+//! no I/O and knows neither Redis nor sockets. One machine serves a client that reconnects, a reader
+//! that fell behind and a gateway that lost its broker; they differ only in where they start.
+//!
+//! What it promises: the events it hands out have strictly rising ids, and between the position it
+//! started from and the last one handed out none is missing, or a gap was handed out before. What it
+//! holds is bounded: live events that arrive during the join are kept up to a limit, then dropped and
+//! read from history instead.
+
+use std::collections::VecDeque;
+
+use sse_contract::{Channel, EventId};
+
+pub use crate::stream::account::Item;
+
+use crate::feed::frame::{GapReason, SharedFrame};
+use crate::feed::snapshot::{Extent, Snapshot};
+use crate::stream::account::Account;
+
+/// Where a connection wants to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Live events only, from now.
+    Now,
+    /// The oldest event kept.
+    Oldest,
+    /// After this event.
+    After(EventId),
+    /// The client named something that is no event id; what it said, shortened.
+    Unknown(Box<str>),
+}
+
+/// What to do next for the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until something happens.
+    Wait,
+    /// Ask for a tick.
+    Tick,
+    /// Read history after this position, as soon as there is room for it.
+    Read(EventId),
+    /// The join is over: send live events above this position.
+    Live(EventId),
+}
+
+/// Bounds on what a join holds and hands out at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Live events kept while history is read.
+    pub live_events: usize,
+    /// Bytes of those.
+    pub live_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not all channels are attached: what is published now may pass us by, so nothing is read yet.
+    Attaching,
+    /// A tick is awaited: for a first position, or because a read saw a newer epoch than the live side.
+    Ticking,
+    /// A read was asked for.
+    Reading,
+}
+
+/// A connection between its position and the live events.
+#[derive(Debug)]
+pub struct Join {
+    phase: Phase,
+    start: Start,
+    /// What it has, and where it stands. Meaningless while `start` is not `After`.
+    account: Account,
+    live: VecDeque<SharedFrame>,
+    live_bytes: usize,
+    overflowed: bool,
+    limits: Limits,
+    /// The clock of the youngest page so far. An older one could hand out what an excuse of this one says
+    /// nothing is owed of, and what follows that would be lost.
+    youngest: EventId,
+    /// Channels of which only the newest event is sent until the connection is live; none for most.
+    conflated: Vec<bool>,
+    /// Where the stream begins was not said yet.
+    unopened: bool,
+    /// The client was let in before the stream had a position: what was published since may be missing.
+    late: bool,
+}
+
+impl Join {
+    /// A join from a client's own words. It waits for its channels to be attached.
+    pub fn new(start: Start, limits: Limits) -> Self {
+        let position = if let Start::After(id) = start { id } else { EventId::ZERO };
+        Join {
+            phase: Phase::Attaching,
+            start,
+            account: Account::after(position),
+            live: VecDeque::new(),
+            live_bytes: 0,
+            overflowed: false,
+            limits,
+            youngest: EventId::ZERO,
+            conflated: Vec::new(),
+            unopened: true,
+            late: false,
+        }
+    }
+
+    /// A join of a connection that was live up to `position`.
+    pub fn resumed(position: EventId, limits: Limits) -> Self {
+        let account = Account::resumed(position);
+        Join { account, unopened: false, ..Join::new(Start::After(position), limits) }
+    }
+
+    /// The client is let in although it cannot be said yet where its stream begins.
+    pub fn late(&mut self) {
+        self.late = true;
+    }
+
+    /// Until it is live, send only the newest event of the channels that are marked, one mark a channel.
+    pub fn conflating(self, conflated: Vec<bool>) -> Self {
+        Join { conflated, ..self }
+    }
+
+    /// A cached page must not be older than this clock.
+    pub fn youngest(&self) -> EventId {
+        self.youngest
+    }
+
+    /// Which part of its n-th channel's history it reads.
+    pub fn extent(&self, n: usize) -> Extent {
+        extent(&self.conflated, n)
+    }
+
+    /// Every channel is attached: from now on no event passes by unseen.
+    pub fn attached(&mut self, out: &mut Vec<Item>) -> Next {
+        if self.phase != Phase::Attaching {
+            return Next::Wait;
+        }
+        match self.start {
+            Start::Now | Start::Unknown(_) => {
+                self.phase = Phase::Ticking;
+                Next::Tick
+            }
+            Start::Oldest => self.read(),
+            Start::After(_) => {
+                if std::mem::take(&mut self.unopened) {
+                    self.account.resume(out);
+                }
+                self.read()
+            }
+        }
+    }
+
+    /// The live side is gone; what it brought may have holes behind it.
+    pub fn detached(&mut self) {
+        self.phase = Phase::Attaching;
+        self.drop_live();
+        self.overflowed = false;
+    }
+
+    /// Events may have passed by although the channels stay attached: one more read is due. Answers whether that is news.
+    pub fn lagged(&mut self) -> bool {
+        self.drop_live();
+        !std::mem::replace(&mut self.overflowed, true)
+    }
+
+    /// A tick: everything at or below `clock` has been dispatched.
+    pub fn tick(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
+        if self.phase != Phase::Ticking {
+            return Next::Wait;
+        }
+        let untold = match &self.start {
+            Start::After(_) | Start::Oldest => return self.read(),
+            Start::Now => self.late.then_some((GapReason::Late, "")),
+            Start::Unknown(raw) => Some((GapReason::UnknownId, raw.as_ref())),
+        };
+        self.account.begin(clock, untold, out);
+        self.unopened = false;
+        // What was kept meanwhile is at or below the tick: it came before "now".
+        self.drop_live();
+        if std::mem::take(&mut self.overflowed) {
+            // Events behind the tick may have been dropped as well: history has them.
+            self.start = Start::After(clock);
+            return self.read();
+        }
+        self.go_live(clock, out)
+    }
+
+    /// A live event while joining. One without an id is live only, hence not for us: answers whether it
+    /// was taken.
+    pub fn live(&mut self, frame: &SharedFrame) -> bool {
+        if frame.id.is_none() {
+            return false;
+        }
+        if self.phase == Phase::Attaching || self.overflowed {
+            return true;
+        }
+        if self.live.len() >= self.limits.live_events
+            || self.live_bytes + frame.size() > self.limits.live_bytes
+        {
+            self.lagged();
+            return true;
+        }
+        self.live_bytes += frame.size();
+        self.live.push_back(frame.clone());
+        true
+    }
+
+    /// The answer to a read that was asked for after the channels were attached.
+    ///
+    /// A `cached` one was read before that, for somebody else: it brings the connection on, but never makes
+    /// it live. `dispatched` is the last position the live side has reached; `room` is how many bytes may be handed
+    /// out (one event always may).
+    pub fn snapshot(
+        &mut self,
+        snapshot: &Snapshot,
+        channels: &[Channel],
+        dispatched: Option<EventId>,
+        cached: bool,
+        room: usize,
+        out: &mut Vec<Item>,
+    ) -> Next {
+        if self.phase != Phase::Reading {
+            return Next::Wait;
+        }
+        let clock = snapshot.clock;
+        if dispatched.is_none_or(|id| id.epoch() != clock.epoch()) {
+            // The live side has not seen this epoch begin: its events could still be of the old one, and the read of a
+            // master that is none any more. So nothing of it is told.
+            if cached {
+                return self.read();
+            }
+            self.phase = Phase::Ticking;
+            return Next::Tick;
+        }
+        if cached && clock < self.youngest {
+            return self.read();
+        }
+        self.youngest = clock;
+        if self.start == Start::Oldest {
+            if !snapshot.history {
+                // The oldest is now, whatever is left from before history was switched off.
+                self.start = Start::Now;
+                self.phase = Phase::Ticking;
+                return Next::Tick;
+            }
+            if self.account.begin_oldest(snapshot, channels, self.late, out) {
+                self.start = Start::After(EventId::ZERO);
+                self.unopened = false;
+            }
+        }
+        let conflated = &self.conflated;
+        let extent = |n| extent(conflated, n);
+        if !self.account.take(snapshot, channels, extent, &self.live, room, out) {
+            return self.read();
+        }
+        if cached {
+            return self.read();
+        }
+        if self.overflowed {
+            self.overflowed = false;
+            return self.read();
+        }
+        self.go_live(clock, out)
+    }
+
+    fn read(&mut self) -> Next {
+        self.phase = Phase::Reading;
+        let after = self.account.position();
+        Next::Read(if self.start == Start::Oldest { EventId::ZERO } else { after })
+    }
+
+    fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
+        self.account.go_live(clock, out);
+        let mut seen = clock;
+        for frame in std::mem::take(&mut self.live) {
+            if frame.id.is_some_and(|id| id > seen) {
+                seen = frame.id.unwrap_or(seen);
+                out.push(Item::Frame(frame));
+            }
+        }
+        self.live_bytes = 0;
+        Next::Live(seen)
+    }
+
+    fn drop_live(&mut self) {
+        self.live = VecDeque::new();
+        self.live_bytes = 0;
+    }
+}
+
+fn extent(conflated: &[bool], n: usize) -> Extent {
+    let conflated = conflated.get(n).is_some_and(|conflated| *conflated);
+    if conflated { Extent::Newest } else { Extent::All }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::feed::frame::{Began, Frame};
+    use crate::feed::snapshot::Range;
+
+    fn id(ms: u64) -> EventId {
+        EventId::new(1_000_000 + ms, 7, 0)
+    }
+
+    fn channels() -> [Channel; 2] {
+        ["a", "b"].map(|name| name.parse().expect("a channel"))
+    }
+
+    fn range(
+        after: EventId,
+        upto: Option<u64>,
+        last: u64,
+        oldest: Option<u64>,
+        ids: &[u64],
+    ) -> Range {
+        Range {
+            after,
+            upto: upto.map(id),
+            last: Some(id(last)),
+            oldest: oldest.map(id),
+            length: 0,
+            untrimmed: false,
+            frames: ids.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
+            extent: Extent::All,
+            readable: true,
+        }
+    }
+
+    fn snapshot(clock: u64, a: Range, b: Range) -> Snapshot {
+        let [first, second] = channels();
+        Snapshot {
+            clock: id(clock),
+            now_ms: 1_000_000 + clock,
+            history: true,
+            ttl_ms: 3_600_000,
+            ranges: HashMap::from([(first, vec![a]), (second, vec![b])]),
+        }
+    }
+
+    fn opened_from_the_oldest(late: bool, history: bool) -> (Next, Vec<Item>) {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::new(Start::Oldest, limits);
+        let mut out = Vec::new();
+        if late {
+            join.late();
+        }
+        assert_eq!(join.attached(&mut out), Next::Read(EventId::ZERO));
+        // Something is left there from before history was switched off.
+        let [a, b] = [(); 2].map(|()| range(EventId::ZERO, None, 50, Some(50), &[50]));
+        let snapshot = Snapshot { history, ..snapshot(100, a, b) };
+        let next = join.snapshot(&snapshot, &channels(), Some(id(100)), false, 1 << 20, &mut out);
+        match next {
+            Next::Tick => (join.tick(id(100), &mut out), out),
+            next => (next, out),
+        }
+    }
+
+    /// What was published since the head may be gone before the first read: trimmed, expired, or never kept.
+    #[test]
+    fn who_is_let_in_late_is_told_also_from_the_oldest() {
+        for history in [false, true] {
+            let (next, out) = opened_from_the_oldest(true, history);
+            assert_eq!(next, Next::Live(id(100)));
+            let told = matches!(out[..2], [Item::Gap(_, GapReason::Late), Item::Opened(..)]);
+            assert!(told, "{history}: {out:?}");
+            let (_, out) = opened_from_the_oldest(false, history);
+            assert!(matches!(out[0], Item::Opened(..)), "{history}: {out:?}");
+        }
+    }
+
+    #[test]
+    fn without_history_the_oldest_is_now() {
+        let (next, out) = opened_from_the_oldest(false, false);
+        assert_eq!(next, Next::Live(id(100)));
+        assert!(matches!(out[..], [Item::Opened(at, Began::Now)] if at == id(100)), "{out:?}");
+    }
+
+    /// A worker whose inbox overflowed still hears ticks, but not the events behind them.
+    #[test]
+    fn a_lag_before_the_first_position_is_read_up() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::new(Start::Now, limits);
+        assert_eq!(join.attached(&mut Vec::new()), Next::Tick);
+        join.lagged();
+        assert_eq!(join.tick(id(100), &mut Vec::new()), Next::Read(id(100)));
+    }
+
+    /// Live events of the old epoch may be on their way, with ids above the new one's.
+    #[test]
+    fn a_read_of_an_epoch_that_the_live_side_has_not_seen_makes_nobody_live() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::resumed(id(5), limits);
+        assert_eq!(join.attached(&mut Vec::new()), Next::Read(id(5)));
+        let page = || {
+            let range = range(id(5), None, 5, Some(5), &[]);
+            snapshot(100, range.clone(), range)
+        };
+        let old = EventId::new(1_000_100, 6, 0);
+        let read = |join: &mut Join, dispatched, cached, out: &mut Vec<Item>| {
+            join.snapshot(&page(), &channels(), dispatched, cached, 1 << 20, out)
+        };
+        let mut out = Vec::new();
+        assert_eq!(read(&mut join, Some(old), true, &mut out), Next::Read(id(5)));
+        assert_eq!(read(&mut join, Some(old), false, &mut out), Next::Tick);
+        // It may be of a master that was deposed: nothing of it is told.
+        assert!(out.is_empty(), "{out:?}");
+        assert_eq!(join.tick(id(101), &mut out), Next::Read(id(5)));
+        assert_eq!(read(&mut join, Some(id(101)), false, &mut out), Next::Live(id(100)));
+    }
+
+    /// The chaos suite found this with seeds 1013 and 2003.
+    #[test]
+    fn an_older_page_is_not_taken() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::new(Start::Oldest, limits);
+        join.attached(&mut Vec::new());
+        let mut out = Vec::new();
+        let mut read = |join: &mut Join, snapshot: &Snapshot, cached| {
+            join.snapshot(snapshot, &channels(), Some(id(100)), cached, 1 << 20, &mut out);
+        };
+        let zero = EventId::ZERO;
+        // Read after b was trimmed to nothing: it is excused. The page of a is cut at 10.
+        let trimmed = snapshot(
+            100,
+            range(zero, Some(10), 90, Some(1), &[1, 10]),
+            range(zero, None, 50, None, &[]),
+        );
+        read(&mut join, &trimmed, false);
+        // A page from before that still has events of b. If they were handed out, what followed them and is
+        // gone would be missed by nobody.
+        let older = snapshot(
+            45,
+            range(id(10), None, 44, Some(1), &[11, 44]),
+            range(id(10), None, 40, Some(5), &[20, 30, 40]),
+        );
+        read(&mut join, &older, true);
+        assert!(
+            !out.iter().any(|item| matches!(item, Item::Frame(f) if f.id > Some(id(10)))),
+            "{out:?}"
+        );
+    }
+
+    /// Nothing but the live side has the events of a channel whose history cannot be read.
+    #[test]
+    fn live_events_of_an_unreadable_history_are_handed_out_in_their_order() {
+        let limits = Limits { live_events: 64, live_bytes: 32_768 };
+        let mut join = Join::resumed(id(5), limits);
+        join.attached(&mut Vec::new());
+        let read = |join: &mut Join, clock, upto, ids: &[u64], out: &mut Vec<Item>| {
+            let a = range(id(5), upto, 60, Some(5), ids);
+            let page = snapshot(clock, a, Range::unreadable(id(5), Extent::All));
+            join.snapshot(&page, &channels(), Some(id(100)), false, 1 << 20, out)
+        };
+        let told = |out: &mut Vec<Item>| {
+            let word = |item: Item| match item {
+                Item::Frame(frame) => (frame.id.unwrap_or_default().ms - 1_000_000).to_string(),
+                Item::Gap(_, reason) => format!("{reason:?}"),
+                other => format!("{other:?}"),
+            };
+            out.drain(..).map(word).collect::<Vec<_>>()
+        };
+        let mut out = Vec::new();
+        join.live(&Frame::event(id(20), "", "of b"));
+        assert_eq!(read(&mut join, 40, Some(10), &[10], &mut out), Next::Read(id(10)));
+        assert_eq!(told(&mut out), ["Trimmed", "10"]);
+        for n in [30, 35, 50] {
+            join.live(&Frame::event(id(n), "", "x"));
+        }
+        // 30 is of the readable one, and in its history as well. What came to the other one since it was told of, and not by
+        // the live side, is told before the page leads past it.
+        assert_eq!(read(&mut join, 45, None, &[10, 30], &mut out), Next::Live(id(50)));
+        assert_eq!(told(&mut out), ["Trimmed", "20", "30", "35", "50"]);
+
+        // What was told speaks for everything up to its read's clock, and for nothing above.
+        let mut join = Join::resumed(id(5), limits);
+        join.attached(&mut Vec::new());
+        read(&mut join, 40, Some(10), &[10], &mut out);
+        assert_eq!(told(&mut out), ["Trimmed", "10"]);
+        join.lagged();
+        assert_eq!(read(&mut join, 40, None, &[], &mut out), Next::Read(id(40)));
+        assert_eq!(told(&mut out), [""; 0]);
+        join.lagged();
+        assert_eq!(read(&mut join, 45, None, &[], &mut out), Next::Read(id(45)));
+        assert_eq!(told(&mut out), ["Trimmed"]);
+    }
+}

@@ -1,0 +1,190 @@
+//! What a connection still has to write: bounded, in order, shared where it can be.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+use sse_contract::EventId;
+
+use crate::feed::frame::{Framing, SharedFrame};
+
+/// A block of the stream, whole.
+#[derive(Debug)]
+pub enum Block {
+    /// An event, shared with every other connection that is sent it.
+    Shared(SharedFrame),
+    /// A gap, a checkpoint: this connection's own, in its framing.
+    Own(Box<[u8]>),
+    /// A response's head.
+    Head(Bytes),
+}
+
+impl Block {
+    fn bytes(&self, framing: Framing) -> &[u8] {
+        match self {
+            Block::Shared(frame) => frame.bytes(framing),
+            Block::Own(bytes) => bytes,
+            Block::Head(bytes) => bytes,
+        }
+    }
+}
+
+/// Blocks that the socket has not accepted yet. It exists only while there are any.
+#[derive(Debug)]
+pub struct Outbox {
+    framing: Framing,
+    blocks: VecDeque<Block>,
+    /// How much of the first block the socket has accepted.
+    written: usize,
+    bytes: usize,
+}
+
+/// How many blocks one write takes: enough to fill a socket's buffer with small events.
+const GATHER: usize = 64;
+
+impl Outbox {
+    /// An empty one, of a connection with this framing.
+    pub fn new(framing: Framing) -> Self {
+        Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0 }
+    }
+
+    /// Appends a block, of which `written` bytes are already accepted (only ever for the first).
+    pub fn push(&mut self, block: Block, written: usize) {
+        debug_assert!(written == 0 || self.blocks.is_empty());
+        self.bytes += block.bytes(self.framing).len() - written;
+        self.written += written;
+        self.blocks.push_back(block);
+    }
+
+    /// Puts a response's head before all else; none of it may be written yet.
+    pub fn lead(&mut self, head: Bytes) {
+        debug_assert_eq!(self.written, 0);
+        self.bytes += head.len();
+        self.blocks.push_front(Block::Head(head));
+    }
+
+    /// Drops the events of this epoch behind all other blocks; one that is begun stays, and `begun` says that the first one
+    /// is although none of it is accepted. Answers the id of the first one, and how many had none.
+    ///
+    /// A gap or a checkpoint may name a position at or above the events before it: without them, it would be untrue. Nor
+    /// can a reader go back to another epoch without a reset.
+    pub fn drop_events(&mut self, epoch: u64, begun: bool) -> (Option<EventId>, u64) {
+        let (mut first, mut raw) = (None, 0);
+        let begun = usize::from(begun || self.written > 0);
+        while self.blocks.len() > begun {
+            let Some(Block::Shared(frame)) = self.blocks.back() else { break };
+            if frame.id.is_some_and(|id| id.epoch() != epoch) {
+                break;
+            }
+            self.bytes -= frame.bytes(self.framing).len();
+            first = frame.id.or(first);
+            raw += u64::from(frame.id.is_none());
+            self.blocks.pop_back();
+        }
+        (first, raw)
+    }
+
+    /// Bytes not yet accepted.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Blocks not yet accepted whole.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether everything was accepted.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// What to write next, from the first unaccepted byte on.
+    pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
+        let first = self.written;
+        self.blocks.iter().take(GATHER).enumerate().map(move |(n, block)| {
+            IoSlice::new(&block.bytes(self.framing)[if n == 0 { first } else { 0 }..])
+        })
+    }
+
+    /// The socket accepted this many bytes. Answers how many events were finished by that.
+    pub fn advance(&mut self, mut accepted: usize) -> u64 {
+        self.bytes -= accepted;
+        let mut events = 0;
+        while let Some(block) = self.blocks.front() {
+            let rest = block.bytes(self.framing).len() - self.written;
+            if accepted < rest {
+                self.written += accepted;
+                return events;
+            }
+            accepted -= rest;
+            events += u64::from(matches!(block, Block::Shared(_)));
+            self.written = 0;
+            self.blocks.pop_front();
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::frame::Frame;
+    use proptest::prelude::*;
+
+    /// What stays of these blocks: a number is the event with that id, `old` one of an epoch before, `raw` one without an
+    /// id, `gap` a block of the connection's own. Some bytes of the first one are written.
+    fn dropped(blocks: &[&str], written: usize) -> (usize, Option<u64>, u64) {
+        let mut outbox = Outbox::new(Framing::Plain);
+        for (n, block) in blocks.iter().enumerate() {
+            let shared =
+                |ms, epoch| Block::Shared(Frame::event(EventId::new(ms, epoch, 0), "", "x"));
+            let block = match *block {
+                "gap" => Block::Own(b"event: gap\n\n"[..].into()),
+                "old" => shared(1, 6),
+                "raw" => Block::Shared(Frame::raw("x")),
+                id => shared(id.parse().expect("an id"), 7),
+            };
+            outbox.push(block, if n == 0 { written } else { 0 });
+        }
+        let (first, raw) = outbox.drop_events(7, false);
+        let left: usize = outbox.slices().map(|slice| slice.len()).sum();
+        assert_eq!(outbox.bytes(), left);
+        (outbox.len(), first.map(|id| id.ms), raw)
+    }
+
+    #[test]
+    fn events_of_the_epoch_behind_all_else_are_dropped() {
+        assert_eq!(dropped(&["2", "raw", "3"], 0), (0, Some(2), 1));
+        assert_eq!(dropped(&["2", "3"], 1), (1, Some(3), 0));
+        assert_eq!(dropped(&["2"], 1), (1, None, 0));
+        assert_eq!(dropped(&["2", "gap", "3", "4"], 0), (2, Some(3), 0));
+        assert_eq!(dropped(&["2", "gap"], 0), (2, None, 0));
+        assert_eq!(dropped(&["gap", "old", "3"], 0), (2, Some(3), 0));
+        assert_eq!(dropped(&["gap", "old"], 0), (2, None, 0));
+        assert_eq!(dropped(&[], 0), (0, None, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_written_once_in_order(
+            blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 1..20),
+            steps in proptest::collection::vec(0usize..50, 1..200),
+        ) {
+            let mut outbox = Outbox::new(Framing::Plain);
+            for block in &blocks {
+                outbox.push(Block::Own(block.clone().into()), 0);
+            }
+            let mut written = Vec::new();
+            for step in steps.into_iter().chain(std::iter::repeat(7)) {
+                let offered: Vec<u8> = outbox.slices().flat_map(|s| s.to_vec()).collect();
+                let accepted = step.min(offered.len());
+                written.extend_from_slice(&offered[..accepted]);
+                outbox.advance(accepted);
+                if outbox.is_empty() { break }
+            }
+            prop_assert_eq!(outbox.bytes(), 0);
+            prop_assert_eq!(written, blocks.concat());
+        }
+    }
+}
