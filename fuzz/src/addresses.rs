@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use sse_gateway::Config;
+use sse_gateway::access::client::ClientAddr;
 use sse_gateway::config::ServerConfig;
-use sse_gateway::http::client_addr::ClientAddr;
+use sse_gateway::http::client_addr;
 use sse_gateway::http::proxy_protocol;
 
 use crate::parts;
@@ -57,7 +58,7 @@ fn header(server: &ServerConfig, name: &'static str, written: &[u8], entry: &str
             headers.append(HeaderName::from_static(name), value);
         }
         let connection = ClientAddr::of_peer(peer, &server.trusted_proxies);
-        Some(ClientAddr::of_request(connection, &headers, server))
+        Some(client_addr::of_request(connection, &headers, server))
     };
     // A stranger's word counts for nothing.
     let stranger = of(STRANGER, &[written]);

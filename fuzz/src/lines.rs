@@ -3,8 +3,10 @@
 //!
 //! Input: what stands before the secret, and what behind it.
 
-use sse_gateway::access::api_key::{ApiKeyLine, ApiKeys};
-use sse_gateway::access::issuers::{IssuerLine, Issuers};
+use sse_gateway::access::api_key::ApiKeys;
+use sse_gateway::access::issuers::Issuers;
+use sse_gateway::config::api_key_line::ApiKeyLine;
+use sse_gateway::config::issuer_line::IssuerLine;
 use sse_gateway::config::words::shown;
 
 use crate::{parts, text};

@@ -5,9 +5,12 @@
 
 pub mod admission;
 pub mod api_key;
+pub mod asker;
 pub mod checked;
+pub mod client;
 pub mod cluster_streams;
 pub mod credentials;
+pub mod denied;
 pub mod forward;
 pub mod grant;
 pub mod issuers;
@@ -18,24 +21,22 @@ pub mod tickets;
 
 use std::sync::Arc;
 
-use actix_web::HttpRequest;
 use sse_contract::Channel;
 use sse_token::Token;
 
 use crate::access::api_key::ApiKeys;
+use crate::access::asker::Asker;
 use crate::access::credentials::Credentials;
+use crate::access::denied::{Denied, Refused, Why};
 use crate::access::forward::{Action, Forward, Verdict};
 use crate::access::grant::Grant;
 use crate::access::issuers::{Issuers, Refusal};
 use crate::access::outbound::Outbound;
 use crate::access::revocations::Revocations;
-use crate::access::tickets::{Away, Tickets};
+use crate::access::tickets::Tickets;
 use crate::broker::Broker;
 use crate::config::origins::AllowedOrigins;
 use crate::config::{AuthConfig, CorsConfig};
-use crate::http::client_addr::ClientAddr;
-use crate::http::problem::{Kind, Problem};
-use crate::http::request;
 
 /// Decides who may do what.
 #[derive(Debug)]
@@ -55,33 +56,10 @@ pub struct Access {
     pub revocations: Revocations,
 }
 
-/// Why somebody is not let in.
-#[derive(Debug)]
-pub enum Refused {
-    /// For good, or until the client shows something else.
-    Problem(Problem),
-    /// It cannot be said now, by our own trouble: the client should come back.
-    ComeBack(&'static str, String),
-    /// The client should not come back by itself: its ticket is used up, or its access was revoked.
-    Over(&'static str),
-}
-
-impl From<Problem> for Refused {
-    fn from(problem: Problem) -> Self {
-        Refused::Problem(problem)
-    }
-}
-
-impl From<Away> for Refused {
-    fn from(away: Away) -> Self {
-        Refused::ComeBack("access_unknown", away.0)
-    }
-}
-
 /// What a request showed, checked.
 enum Shown {
     /// Nothing that is ours to check, or a cookie of no use; what to say if nobody in particular may not do it either.
-    Nothing(Problem),
+    Nothing(Denied),
     /// This is granted to its bearer.
     Grant(Arc<Grant>),
     /// A ticket that is used up, or never was.
@@ -134,8 +112,7 @@ impl Access {
     /// What the sender of this request may do, if it may listen to all of these channels.
     pub async fn subscriber(
         &self,
-        request: &HttpRequest,
-        client: ClientAddr,
+        asker: &impl Asker,
         channels: &[Channel],
         broker: &Broker,
     ) -> Result<Arc<Grant>, Refused> {
@@ -144,17 +121,17 @@ impl Access {
         }
         let denied =
             |grant: &Grant| channels.iter().find(|channel| !self.may_subscribe(grant, channel));
-        let grant = match self.shown(request, true, broker).await? {
+        let grant = match self.shown(asker, true, broker).await? {
             Shown::Grant(grant) => grant,
             _ if denied(&self.anonymous).is_none() => return Ok(self.anonymous.clone()),
             Shown::Spent => return Err(Refused::Over("ticket_spent")),
-            Shown::Nothing(problem) => {
-                self.forwarded(request, client, Action::Subscribe, channels, problem).await?
+            Shown::Nothing(denied) => {
+                self.forwarded(asker, Action::Subscribe, channels, denied).await?
             }
         };
         match denied(&grant) {
             None => Ok(grant),
-            Some(channel) => Err(not_granted(Kind::SubscribeDenied, &grant, channel).into()),
+            Some(channel) => Err(not_granted(Why::MayNotSubscribe, &grant, channel).into()),
         }
     }
 
@@ -166,18 +143,17 @@ impl Access {
     /// each item with [`Access::may_publish`].
     pub async fn publisher(
         &self,
-        request: &HttpRequest,
-        client: ClientAddr,
+        asker: &impl Asker,
         channels: &[Channel],
         broker: &Broker,
     ) -> Result<Arc<Grant>, Refused> {
         if self.open {
             return Ok(self.anonymous.clone());
         }
-        match self.shown(request, false, broker).await? {
+        match self.shown(asker, false, broker).await? {
             Shown::Grant(grant) => Ok(grant),
             Shown::Spent => Err(unauthenticated().into()),
-            Shown::Nothing(problem) => {
+            Shown::Nothing(denied) => {
                 let all =
                     !channels.is_empty() && channels.iter().all(|c| self.anonymous.may_publish(c));
                 let some = channels.is_empty()
@@ -186,22 +162,22 @@ impl Access {
                 if all || some {
                     return Ok(self.anonymous.clone());
                 }
-                self.forwarded(request, client, Action::Publish, channels, problem).await
+                self.forwarded(asker, Action::Publish, channels, denied).await
             }
         }
     }
 
     /// Whether an item may be published.
-    pub fn may_publish(&self, grant: &Grant, channel: &Channel) -> Result<(), Problem> {
+    pub fn may_publish(&self, grant: &Grant, channel: &Channel) -> Result<(), Denied> {
         if grant.may_publish(channel) || self.anonymous.may_publish(channel) {
             return Ok(());
         }
-        Err(not_granted(Kind::PublishDenied, grant, channel))
+        Err(not_granted(Why::MayNotPublish, grant, channel))
     }
 
     /// Whether a request may use what only an operator may.
-    pub fn is_admin(&self, request: &HttpRequest) -> bool {
-        let shown = Credentials::of(request, "", &[]).unwrap_or_default();
+    pub fn is_admin(&self, asker: &impl Asker) -> bool {
+        let shown = Credentials::of(asker, "", &[]).unwrap_or_default();
         let key = shown.bearer.or(shown.api_key);
         key.and_then(|key| self.keys.find(key)).is_some_and(|known| known.admin)
     }
@@ -209,16 +185,16 @@ impl Access {
     /// A ticket for the sender of this request, and the seconds for which it is good.
     pub async fn ticket(
         &self,
-        request: &HttpRequest,
+        asker: &impl Asker,
         broker: &Broker,
     ) -> Result<(String, u64), Refused> {
         if self.open {
             let detail = "there is no access control here, so there are no tickets: open the stream without one";
-            return Err(Problem::new(Kind::NotFound, detail).into());
+            return Err(Denied::new(Why::NoTickets, detail).into());
         }
-        let grant = match self.shown(request, false, broker).await? {
+        let grant = match self.shown(asker, false, broker).await? {
             Shown::Grant(grant) => grant,
-            Shown::Nothing(problem) => return Err(problem.into()),
+            Shown::Nothing(denied) => return Err(denied.into()),
             Shown::Spent => return Err(unauthenticated().into()),
         };
         let mut lifetime = self.config.tickets.lifetime;
@@ -233,16 +209,16 @@ impl Access {
     /// is as good as none.
     async fn shown(
         &self,
-        request: &HttpRequest,
+        asker: &impl Asker,
         tickets: bool,
         broker: &Broker,
     ) -> Result<Shown, Refused> {
-        let pairs = request::query_pairs(request.query_string())?;
-        let shown = Credentials::of(request, &self.config.cookie, &pairs)?;
+        let pairs = asker.parameters().map_err(Denied::from)?;
+        let shown = Credentials::of(asker, &self.config.cookie, &pairs)?;
         if let Some(key) = shown.api_key.or(shown.bearer)
             && let Some(known) = self.keys.find(key)
         {
-            return self.not_revoked(Arc::new(known.grant.clone()));
+            return self.not_revoked(known.grant.clone());
         }
         if shown.api_key.is_some() {
             return Err(invalid("this API key is not known").into());
@@ -275,14 +251,14 @@ impl Access {
         let Some(cookie) = shown.cookie.filter(|_| !self.issuers.is_empty()) else {
             return Ok(if spent { Shown::Spent } else { Shown::Nothing(unauthenticated()) });
         };
-        let problem = match self.check_site(request) {
-            Err(problem) => problem,
+        let denied = match self.check_site(asker) {
+            Err(denied) => denied,
             Ok(()) => match self.token(cookie).await {
-                Err(Refused::Problem(problem)) => problem,
+                Err(Refused::Denied(denied)) => denied,
                 other => return other,
             },
         };
-        Ok(if spent { Shown::Spent } else { Shown::Nothing(problem) })
+        Ok(if spent { Shown::Spent } else { Shown::Nothing(denied) })
     }
 
     async fn token(&self, token: &str) -> Result<Shown, Refused> {
@@ -308,30 +284,28 @@ impl Access {
 
     async fn forwarded(
         &self,
-        request: &HttpRequest,
-        client: ClientAddr,
+        asker: &impl Asker,
         action: Action,
         channels: &[Channel],
-        otherwise: Problem,
+        otherwise: Denied,
     ) -> Result<Arc<Grant>, Refused> {
         let Some(forward) = &self.forward else { return Err(otherwise.into()) };
-        if request.headers().contains_key("Cookie") {
-            self.check_site(request)?;
+        if asker.header("Cookie").next().is_some() {
+            self.check_site(asker)?;
         }
-        match forward.ask(request, &client.to_string(), action, channels, &self.outbound).await {
+        match forward.ask(asker, action, channels, &self.outbound).await {
             Verdict::Allowed(grant) => {
                 self.still_holds(&grant)?;
                 Ok(grant)
             }
             Verdict::Unknown => Err(unauthenticated().into()),
             Verdict::Forbidden => {
-                let kind = if action == Action::Publish {
-                    Kind::PublishDenied
+                let why = if action == Action::Publish {
+                    Why::MayNotPublish
                 } else {
-                    Kind::SubscribeDenied
+                    Why::MayNotSubscribe
                 };
-                Err(Problem::new(kind, "you may not do this, says the service that was asked")
-                    .into())
+                Err(Denied::new(why, "you may not do this, says the service that was asked").into())
             }
             Verdict::Away(_) => {
                 let why = "the service that says who is allowed does not answer";
@@ -341,32 +315,32 @@ impl Access {
     }
 
     /// A browser sends cookies by itself, also for pages of other sites. Those need a place in `cors.origins`.
-    fn check_site(&self, request: &HttpRequest) -> Result<(), Problem> {
-        let detail = match request::foreign_origin(request, &self.origins) {
+    fn check_site(&self, asker: &impl Asker) -> Result<(), Denied> {
+        let detail = match asker.foreign_origin(&self.origins) {
             Some(origin) => format!(
                 "pages of {origin} may not use the cookies of this site; cors.origins lists those that may"
             ),
             None => return Ok(()),
         };
-        Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
+        Err(Denied::new(Why::ForeignOrigin, detail).field("Origin"))
     }
 }
 
-fn unauthenticated() -> Problem {
+fn unauthenticated() -> Denied {
     let detail = "say who you are: a token in Authorization: Bearer, an API key, a ticket or the site's cookie";
-    Problem::new(Kind::Unauthenticated, detail)
+    Denied::new(Why::Unauthenticated, detail)
 }
 
-fn invalid(why: impl Into<String>) -> Problem {
-    Problem::new(Kind::InvalidToken, why)
+fn invalid(why: impl Into<String>) -> Denied {
+    Denied::new(Why::InvalidCredentials, why)
 }
 
-fn not_granted(kind: Kind, grant: &Grant, channel: &Channel) -> Problem {
-    let verb = if kind == Kind::PublishDenied { "publish to" } else { "listen to" };
+fn not_granted(why: Why, grant: &Grant, channel: &Channel) -> Denied {
+    let verb = if why == Why::MayNotPublish { "publish to" } else { "listen to" };
     if grant.of_anybody {
         let detail = format!("nobody in particular may {verb} {channel}; say who you are");
-        return Problem::new(Kind::Unauthenticated, detail).field("channel");
+        return Denied::new(Why::Unauthenticated, detail).field("channel");
     }
-    Problem::new(kind, format!("what you showed does not allow you to {verb} {channel}"))
+    Denied::new(why, format!("what you showed does not allow you to {verb} {channel}"))
         .field("channel")
 }

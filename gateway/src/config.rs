@@ -4,13 +4,18 @@
 //! `--check-config` accepts starts: every value is parsed into the type that is used, within bounds that its users can
 //! bear (`config_checks`). An error names the setting, where it was given, its value and what is allowed.
 
+pub mod api_key_line;
 pub mod checks;
+pub mod issuer_line;
+pub mod limits;
 pub mod log_filter;
 pub mod names;
 pub mod origins;
 pub mod pem;
+pub mod redis_url;
 pub mod slow_readers;
 pub mod sources;
+pub mod trusted_proxies;
 pub mod words;
 
 #[cfg(test)]
@@ -21,7 +26,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderName;
+use hyper::header::HeaderName;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -29,14 +34,14 @@ use sse_contract::pattern::Pattern;
 use sse_contract::{Channel, Keys};
 use url::Url;
 
-use crate::access::api_key::ApiKeyLine;
-use crate::access::issuers::{IssuerLine, as_url};
-use crate::broker::redis::settings::connection_info;
+use crate::config::api_key_line::ApiKeyLine;
+use crate::config::issuer_line::{IssuerLine, as_url};
 use crate::config::log_filter::LogFilter;
 use crate::config::origins::AllowedOrigins;
+use crate::config::redis_url::connection_info;
 pub use crate::config::slow_readers::{SlowReader, SlowReaderRule};
 use crate::config::sources::{Flag, Setting, Settings};
-use crate::http::client_addr::{ForwardedHeader, TrustedProxies};
+use crate::config::trusted_proxies::{ForwardedHeader, TrustedProxies};
 
 /// The defaults, documented: also the reference for every key.
 pub const DEFAULTS: &str = include_str!("config/defaults.toml");

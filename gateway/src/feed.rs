@@ -2,4 +2,6 @@
 
 pub mod frame;
 pub mod inbox;
+pub mod publication;
+pub mod read;
 pub mod snapshot;

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::access::admission::Lease;
+use crate::access::client::ClientAddr;
 use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryLimits};
 use crate::broker::redis::RedisBroker;
@@ -33,7 +34,6 @@ use crate::broker::redis::settings::RedisSettings;
 use crate::config::{BrokerKind, Config};
 use crate::http::app::App;
 use crate::http::certificate::Tls;
-use crate::http::client_addr::ClientAddr;
 use crate::http::guests::Guests;
 use crate::http::listener::Room;
 use crate::http::routes::routes;

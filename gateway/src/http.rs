@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod app;
+pub mod asking;
+pub mod body;
 pub mod certificate;
 pub mod channel;
 pub mod client_addr;
@@ -15,6 +17,7 @@ pub mod publish;
 pub mod publish_item;
 pub mod publisher;
 pub mod request;
+pub mod revoke;
 pub mod routes;
 pub mod subscribe;
 pub mod takeover;

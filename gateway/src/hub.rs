@@ -15,21 +15,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sse_contract::Channel;
 use tokio::sync::{oneshot, watch};
 
-use crate::access::grant::Grant;
 use crate::broker::Broker;
 use crate::config::StreamConfig;
 use crate::feed::frame::Framing;
 use crate::feed::inbox::{Inbox, ToHub};
-use crate::http::takeover::AsStream;
 use crate::hub::poller::Poller;
-use crate::hub::subscribers::{Leases, Subscribers};
+use crate::hub::subscribers::Subscribers;
 use crate::metrics::{Cells, CloseReason};
 use crate::panics;
-use crate::stream::join::Start;
-use crate::stream::sink::{BodyPipe, BodySignal, BodySignals, ClientSide, PipeBody, Sink};
+use crate::stream::body_pipe::{BodyPipe, BodySignal, BodySignals, Carrier, PipeReader};
+use crate::stream::sink::{ClientSide, Sink};
+use crate::stream::subscription::{Held, Refusal, Subscription};
 
 /// How often heartbeats and deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -37,49 +35,6 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub(crate) const DRAIN_STEP: Duration = Duration::from_millis(50);
 /// The runtime's timer cannot wait for less.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-
-/// What a client asked for, checked.
-#[derive(Debug, Clone)]
-pub struct Subscription {
-    /// At least one, none twice.
-    pub channels: Arc<[Channel]>,
-    /// Where it begins.
-    pub start: Start,
-    /// Whether the client takes `checkpoint` events.
-    pub checkpoints: bool,
-    /// Who listens, if that can end the stream.
-    pub bearer: Option<Box<Bearer>>,
-}
-
-/// Whose stream it is, and until when.
-#[derive(Debug, Clone)]
-pub struct Bearer {
-    /// The subject that it can be revoked by.
-    pub subject: Option<Arc<str>>,
-    /// The token that it can be revoked by.
-    pub token_id: Option<Arc<str>>,
-    /// When the grant is over; never, if none.
-    pub until: Option<Instant>,
-}
-
-impl Bearer {
-    /// Of a grant; none of one that nothing can end.
-    pub fn of(grant: &Grant) -> Option<Box<Self>> {
-        let until = grant.left().and_then(|left| Instant::now().checked_add(left));
-        let (subject, token_id) = (grant.subject.clone(), grant.token_id.clone());
-        let ends = subject.is_some() || token_id.is_some() || until.is_some();
-        ends.then(|| Box::new(Bearer { subject, token_id, until }))
-    }
-}
-
-/// Why a stream cannot be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// The broker refuses a channel, for ever; its words.
-    Denied(Channel, Arc<str>),
-    /// The hub ends its streams.
-    Draining,
-}
 
 /// A stream on its way to its first position. Dropping it gives the stream up.
 #[derive(Debug)]
@@ -95,9 +50,6 @@ pub struct Opened {
     /// None once it has a way out.
     token: Option<u64>,
 }
-
-/// Who waits to be let in.
-pub(crate) type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
 /// Whether streams are to end, and over how long.
 pub type DrainSignal = watch::Receiver<Option<Duration>>;
@@ -243,11 +195,11 @@ impl Hub {
 
 impl Opening {
     /// The stream gives these back when it ends.
-    pub fn hold(&self, leases: Leases) {
+    pub fn hold(&self, held: Held) {
         let _shared = panics::shared();
         let mut state = self.stream.hub.state.borrow_mut();
         if let Some(slot) = self.stream.token.and_then(|token| state.find(token)) {
-            state.leases.insert(slot, leases);
+            state.held.insert(slot, held);
         }
     }
 
@@ -299,12 +251,12 @@ impl Opened {
     }
 
     /// The stream's way out is the body of a response on this connection.
-    pub fn on_body(mut self, connection: Option<AsStream>) -> PipeBody {
+    pub fn on_body(mut self, carrier: Option<Box<dyn Carrier>>) -> PipeReader {
         let _shared = panics::shared();
         let token = self.token.take().unwrap_or_default();
         let pipe = BodyPipe::new(self.hub.signals.clone(), token);
-        if let Some(connection) = connection {
-            pipe.on(connection);
+        if let Some(carrier) = carrier {
+            pipe.on(carrier);
         }
         let mut state = self.hub.state.borrow_mut();
         match state.find(token) {
@@ -312,7 +264,7 @@ impl Opened {
             None => pipe.end(),
         }
         drop(state);
-        PipeBody(pipe)
+        PipeReader::of(pipe)
     }
 }
 

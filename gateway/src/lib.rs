@@ -6,16 +6,17 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod config;
+
 pub mod logging;
 pub mod panics;
 pub mod vitals;
 
 pub mod feed;
+pub mod stream;
+
 pub mod metrics;
 
 pub mod broker;
-
-pub mod stream;
 
 pub mod hub;
 

@@ -10,8 +10,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::broker::PublishError;
 use crate::feed::frame::GapReason;
+use crate::feed::publication::PublishError;
 use crate::logging::DroppedLines;
 
 /// Why a stream ended: the label in the metrics and the log.

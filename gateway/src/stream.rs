@@ -2,8 +2,10 @@
 //! broker, and only the sink does I/O.
 
 pub mod account;
+pub mod body_pipe;
 pub mod connection;
 pub mod join;
 pub mod outbox;
 pub mod sink;
+pub mod subscription;
 pub mod tls_socket;

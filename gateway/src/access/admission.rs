@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::access::client::ClientAddr;
 use crate::access::cluster_streams::ClusterLease;
 use crate::config::LimitsConfig;
-use crate::http::client_addr::ClientAddr;
 
 /// Accounts are looked through for idle ones when there are twice as many as were left the last time, and not below this.
 const FEW_ACCOUNTS: usize = 1024;

@@ -4,36 +4,18 @@
 //! A key is random and long, so a plain hash is enough: there is nothing to guess (unlike a password).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use sse_token::api_key::{Hash, MIN_BYTES, hash, hash_from_hex};
+use sse_token::api_key::{Hash, MIN_BYTES, hash};
 
-use crate::access::grant::{Grant, Limits};
-use crate::config::words::Words;
-
-/// One line of `auth.keys`: `name=billing hash=<64 hex digits> publish=orders subscribe=*`.
-#[derive(Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub struct ApiKeyLine {
-    name: Arc<str>,
-    hash: Hash,
-    admin: bool,
-    grant: Grant,
-}
-
-impl fmt::Debug for ApiKeyLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKeyLine").field("name", &self.name).finish_non_exhaustive()
-    }
-}
+use crate::access::grant::Grant;
+use crate::config::api_key_line::ApiKeyLine;
 
 /// What is told of a key.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// What its bearer may do.
-    pub grant: Grant,
+    pub grant: Arc<Grant>,
     /// Whether its bearer may use the admin port's calls that change something.
     pub admin: bool,
 }
@@ -42,52 +24,19 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct ApiKeys(HashMap<Hash, Known>);
 
-impl TryFrom<String> for ApiKeyLine {
-    type Error = String;
-
-    fn try_from(line: String) -> Result<Self, String> {
-        Self::read(&line)
-    }
-}
-
-impl ApiKeyLine {
-    fn read(line: &str) -> Result<Self, String> {
-        let words = Words::parse(
-            line,
-            &["name", "hash", "subscribe", "publish", "streams", "rate", "admin"],
-        )?;
-        let name: Arc<str> =
-            words.one("name")?.ok_or("name=… is missing: what the key is called")?.into();
-        let hash = words.one("hash")?.and_then(hash_from_hex).ok_or_else(|| {
-            format!(
-                "hash of the key {name} must be the 64 hex digits that `sse-publish key` prints"
-            )
-        })?;
-        let admin = match words.one("admin")? {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err("admin must be true or false".to_owned()),
-        };
-        let grant = Grant {
-            subject: Some(name.clone()),
-            subscribe: words.parsed("subscribe")?.into(),
-            publish: words.parsed("publish")?.into(),
-            limits: Limits {
-                streams: words.number("streams")?,
-                publish_rate: words.number("rate")?,
-            },
-            ..Grant::default()
-        };
-        Ok(ApiKeyLine { name, hash, admin, grant })
-    }
-}
-
 impl ApiKeys {
     /// Those of the configuration.
     pub fn new(lines: &[ApiKeyLine]) -> Result<Self, String> {
         let mut keys = HashMap::new();
         for line in lines {
-            let known = Known { grant: line.grant.clone(), admin: line.admin };
+            let grant = Grant {
+                subject: Some(line.name.clone()),
+                subscribe: line.subscribe.clone(),
+                publish: line.publish.clone(),
+                limits: line.limits,
+                ..Grant::default()
+            };
+            let known = Known { grant: Arc::new(grant), admin: line.admin };
             if keys.insert(line.hash, known).is_some() {
                 return Err(format!("auth.keys: the key {} stands there twice", line.name));
             }
@@ -117,7 +66,7 @@ mod tests {
 
     fn line(rest: &str) -> Result<ApiKeyLine, String> {
         let hash: String = hash(KEY).iter().map(|byte| format!("{byte:02x}")).collect();
-        ApiKeyLine::read(&format!("name=billing hash={hash} {rest}"))
+        ApiKeyLine::try_from(format!("name=billing hash={hash} {rest}"))
     }
 
     #[test]
@@ -149,7 +98,7 @@ mod tests {
                 "{error}"
             );
         }
-        let error = ApiKeyLine::read(&format!("name=a hash={KEY}")).unwrap_err();
+        let error = ApiKeyLine::try_from(format!("name=a hash={KEY}")).unwrap_err();
         assert!(!error.contains(KEY), "{error}");
         assert!(ApiKeys::new(&[line("").unwrap(), line("").unwrap()]).is_err());
     }

@@ -1,10 +1,8 @@
 //! What a request shows to say who sends it: a header, a parameter, a cookie. Nothing is proven here.
 
-use actix_web::HttpRequest;
-use actix_web::http::header;
-
+use crate::access::asker::Asker;
+use crate::access::denied::{Denied, Why};
 use crate::access::tickets;
-use crate::http::problem::{Kind, Problem};
 
 /// What a request shows, each as it was sent.
 #[derive(Default)]
@@ -24,21 +22,21 @@ pub struct Credentials<'a> {
 impl<'a> Credentials<'a> {
     /// Reads them. What can be read in two ways is refused: somebody in between may read it in the other one.
     pub fn of(
-        request: &'a HttpRequest,
+        asker: &'a impl Asker,
         cookie: &str,
         pairs: &[(String, String)],
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, Denied> {
         let mut found = Credentials {
-            bearer: one_header(request, "Authorization")?.and_then(bearer),
-            api_key: one_header(request, "X-API-Key")?,
-            cookie: if cookie.is_empty() { None } else { cookie_of(request, cookie)? },
+            bearer: one_header(asker, "Authorization")?.and_then(bearer),
+            api_key: one_header(asker, "X-API-Key")?,
+            cookie: if cookie.is_empty() { None } else { cookie_of(asker, cookie)? },
             ..Credentials::default()
         };
         for (name, value) in pairs {
             match name.as_str() {
                 "ticket" if !tickets::is_ticket(value) => {
                     return Err(
-                        Problem::new(Kind::InvalidToken, "this is no ticket").field("ticket")
+                        Denied::new(Why::InvalidCredentials, "this is no ticket").field("ticket")
                     );
                 }
                 "ticket" => found.ticket = Some(value.clone()),
@@ -50,19 +48,14 @@ impl<'a> Credentials<'a> {
     }
 }
 
-fn one_header<'a>(
-    request: &'a HttpRequest,
-    name: &'static str,
-) -> Result<Option<&'a str>, Problem> {
-    let mut all = request.headers().get_all(name);
-    let wrong = |what: &str| {
-        Problem::new(Kind::InvalidRequest, format!("the header {name} {what}")).field(name)
-    };
+fn one_header<'a>(asker: &'a impl Asker, name: &'static str) -> Result<Option<&'a str>, Denied> {
+    let mut all = asker.header(name);
+    let wrong =
+        |what: &str| Denied::new(Why::Ambiguous, format!("the header {name} {what}")).field(name);
     match (all.next(), all.next()) {
         (_, Some(_)) => Err(wrong("stands there twice")),
         (Some(value), None) => {
-            // `HeaderValue::to_str` looks at single bytes, and a token has hundreds.
-            let text = std::str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii());
+            let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii());
             text.map(Some).ok_or_else(|| wrong("holds other characters than ASCII's"))
         }
         (None, None) => Ok(None),
@@ -78,8 +71,8 @@ fn bearer(value: &str) -> Option<&str> {
 
 /// A cookie's value (RFC 6265 §4.2.1). One of the name that stands there twice is of two paths or domains, and which of
 /// them is meant nobody can say.
-fn cookie_of<'a>(request: &'a HttpRequest, name: &str) -> Result<Option<&'a str>, Problem> {
-    let lines = request.headers().get_all(header::COOKIE).filter_map(|line| line.to_str().ok());
+fn cookie_of<'a>(asker: &'a impl Asker, name: &str) -> Result<Option<&'a str>, Denied> {
+    let lines = asker.header("Cookie").filter_map(|line| str::from_utf8(line).ok());
     let pairs =
         lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut values =
@@ -87,7 +80,7 @@ fn cookie_of<'a>(request: &'a HttpRequest, name: &str) -> Result<Option<&'a str>
     match (values.next(), values.next()) {
         (Some(one), Some(other)) if one != other => {
             let detail = format!("the cookie {name} stands there twice, with two values");
-            Err(Problem::new(Kind::InvalidRequest, detail).field("Cookie"))
+            Err(Denied::new(Why::Ambiguous, detail).field("Cookie"))
         }
         (value, _) => Ok(value.filter(|value| !value.is_empty())),
     }

@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use actix_web::HttpRequest;
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
@@ -18,9 +17,11 @@ use sse_contract::pattern::Pattern;
 use tokio::sync::{OnceCell, Semaphore};
 use url::Url;
 
-use crate::access::grant::{Grant, Limits, now};
+use crate::access::asker::Asker;
+use crate::access::grant::{Grant, now};
 use crate::access::outbound::{Answered, Outbound, Question};
 use crate::config::ForwardConfig;
+use crate::config::limits::Limits;
 
 /// The longest answer that is read, in bytes.
 const MOST_BYTES: usize = 64 * 1024;
@@ -100,13 +101,12 @@ impl Forward {
     /// Asks whether a request may do something with these channels.
     pub async fn ask(
         &self,
-        request: &HttpRequest,
-        client: &str,
+        asker: &impl Asker,
         action: Action,
         channels: &[Channel],
         outbound: &Outbound,
     ) -> Verdict {
-        let headers = self.headers(request, client, action);
+        let headers = self.headers(asker, action);
         let mut url = self.url.clone();
         for channel in channels {
             url.query_pairs_mut().append_pair("channel", channel.as_str());
@@ -125,29 +125,21 @@ impl Forward {
     }
 
     /// What tells one client from another, and nothing else: a request's other headers are of no concern.
-    fn headers(&self, request: &HttpRequest, client: &str, action: Action) -> HeaderMap {
+    fn headers(&self, asker: &impl Asker, action: Action) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let own = [header::COOKIE, header::AUTHORIZATION, header::ORIGIN];
-        let further = self.config.headers.iter().map(|name| name.as_str());
-        for name in own.iter().map(HeaderName::as_str).chain(further) {
-            // actix has another version's types of the same things.
-            let Ok(ours) = HeaderName::from_bytes(name.as_bytes()) else { continue };
-            for value in request.headers().get_all(name) {
-                headers.extend(
-                    HeaderValue::from_bytes(value.as_bytes())
-                        .ok()
-                        .map(|value| (ours.clone(), value)),
-                );
-            }
+        for name in own.iter().chain(&self.config.headers) {
+            let values = asker.header(name.as_str()).map(HeaderValue::from_bytes);
+            headers.extend(values.flatten().map(|value| (name.clone(), value)));
         }
         let mut add = |name: &'static str, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
-        add("x-forwarded-for", client);
-        add("x-original-method", request.method().as_str());
-        add("x-original-uri", request.path());
+        add("x-forwarded-for", &asker.client().to_string());
+        add("x-original-method", asker.method());
+        add("x-original-uri", asker.path());
         add("x-sse-action", action.as_str());
         headers
     }

@@ -1,11 +1,14 @@
 //! What somebody may do: the one form that every way of access ends in.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sse_contract::Channel;
 use sse_contract::pattern::Pattern;
+
+use crate::config::limits::Limits;
+use crate::stream::subscription::Bearer;
 
 /// Seconds since 1970, as tokens count them (RFC 7519 §2, NumericDate).
 pub type Seconds = u64;
@@ -29,18 +32,6 @@ pub struct Grant {
     pub limits: Limits,
     /// Nobody had to show anything for it.
     pub of_anybody: bool,
-}
-
-/// What a grant's bearer may take; the gateway's own limits hold where there is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Streams open at once, of this subject, on this gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub streams: Option<u32>,
-    /// Events published in a second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub publish_rate: Option<u32>,
 }
 
 impl Grant {
@@ -70,6 +61,16 @@ impl Grant {
     pub fn left(&self) -> Option<Duration> {
         let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?.saturating_add(1)))?;
         Some(end.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+}
+
+impl Grant {
+    /// What can end a stream that is opened with it; none where nothing can.
+    pub fn bearer(&self) -> Option<Box<Bearer>> {
+        let until = self.left().and_then(|left| Instant::now().checked_add(left));
+        let (subject, token_id) = (self.subject.clone(), self.token_id.clone());
+        let ends = subject.is_some() || token_id.is_some() || until.is_some();
+        ends.then(|| Box::new(Bearer { subject, token_id, until }))
     }
 }
 

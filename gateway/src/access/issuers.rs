@@ -8,108 +8,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::Value;
 use sse_contract::pattern::{Pattern, Template};
-use sse_token::{Algorithm, Claims, Expected, Head, Right, Token, TokenError, VerifyingKey};
-use url::Url;
+use sse_token::{Claims, Expected, Head, Right, Token, TokenError, VerifyingKey};
 
 use crate::access::checked::{Checked, hash};
-use crate::access::grant::{Grant, Limits};
-use crate::access::key_set::{KeySet, Location};
+use crate::access::grant::Grant;
+use crate::access::key_set::KeySet;
 use crate::access::outbound::Outbound;
-use crate::config::words::{Secret, Words};
-
-/// Where the keys of a line come from.
-#[derive(Debug, Clone)]
-enum KeySource {
-    Secret(Secret),
-    SecretFile(PathBuf),
-    Pem(PathBuf),
-    Set(Location),
-}
-
-/// One line of `auth.jwt.keys`, such as `alg=RS256 jwks=https://login.example/jwks.json iss=https://login.example aud=sse`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub struct IssuerLine {
-    algorithms: Vec<Algorithm>,
-    source: KeySource,
-    kid: Option<Box<str>>,
-    issuer: Option<Box<str>>,
-    audience: Option<Box<str>>,
-    subject: Box<str>,
-    subscribe: Vec<Template>,
-    publish: Vec<Template>,
-    limits: Limits,
-}
-
-impl TryFrom<String> for IssuerLine {
-    type Error = String;
-
-    fn try_from(line: String) -> Result<Self, String> {
-        let words = Words::parse(
-            &line,
-            &[
-                "alg",
-                "secret",
-                "secret_file",
-                "pem",
-                "jwks",
-                "kid",
-                "iss",
-                "aud",
-                "subject",
-                "subscribe",
-                "publish",
-                "streams",
-                "rate",
-            ],
-        )?;
-        let algorithm = |name: &str| {
-            name.parse::<Algorithm>().map_err(|_| {
-                "alg must be one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
-                    .to_owned()
-            })
-        };
-        let algorithms: Vec<Algorithm> =
-            words.all("alg").map(algorithm).collect::<Result<_, _>>()?;
-        if algorithms.is_empty() {
-            return Err(
-                "alg=… is missing: the algorithms that these tokens are signed with".to_owned()
-            );
-        }
-        let mut sources = Vec::new();
-        sources.extend(
-            words.one("secret")?.map(|text| KeySource::Secret(Secret(text.as_bytes().into()))),
-        );
-        sources.extend(words.one("secret_file")?.map(|path| KeySource::SecretFile(path.into())));
-        sources.extend(words.one("pem")?.map(|path| KeySource::Pem(path.into())));
-        if let Some(place) = words.one("jwks")? {
-            sources.push(KeySource::Set(place.parse()?));
-        }
-        let Ok([source]) = <[KeySource; 1]>::try_from(sources) else {
-            return Err(
-                "one of secret, secret_file, pem and jwks must stand there, and no two".to_owned()
-            );
-        };
-        let text = |name| words.one(name).map(|text| text.map(Box::from));
-        Ok(IssuerLine {
-            algorithms,
-            source,
-            kid: text("kid")?,
-            issuer: text("iss")?,
-            audience: text("aud")?,
-            subject: text("subject")?.unwrap_or_else(|| "sub".into()),
-            subscribe: words.parsed("subscribe")?,
-            publish: words.parsed("publish")?,
-            limits: Limits {
-                streams: words.number("streams")?,
-                publish_rate: words.number("rate")?,
-            },
-        })
-    }
-}
+use crate::config::issuer_line::{IssuerLine, KeySource};
 
 /// The keys of a line, ready.
 enum Keys {
@@ -149,7 +56,7 @@ impl Issuers {
     pub fn new(lines: &[IssuerLine], leeway: u64, unending: bool) -> Result<Self, String> {
         let issuer = |(n, line): (usize, &IssuerLine)| {
             let keys =
-                line.keys().map_err(|error| format!("auth.jwt.keys, line {}: {error}", n + 1))?;
+                keys_of(line).map_err(|error| format!("auth.jwt.keys, line {}: {error}", n + 1))?;
             let owned = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
             let expected = Expected {
                 issuer: owned(&line.issuer),
@@ -236,7 +143,7 @@ impl Issuer {
 
     /// What these claims grant, for as long as the token is taken.
     fn grant(&self, claims: &Claims) -> Result<Grant, String> {
-        let mut grant = self.line.grant(claims)?;
+        let mut grant = grant_of(&self.line, claims)?;
         grant.expires = grant.expires.map(|end| end.saturating_add(self.expected.leeway));
         Ok(grant)
     }
@@ -264,55 +171,48 @@ impl Issuer {
     }
 }
 
-impl IssuerLine {
-    fn keys(&self) -> Result<Keys, String> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
-        };
-        let key = match &self.source {
-            KeySource::Secret(secret) => VerifyingKey::from_secret(&secret.0, &self.algorithms),
-            KeySource::SecretFile(path) => {
-                // An editor ends a file with a line end, which is none of the secret's.
-                let bytes = read(path)?;
-                VerifyingKey::from_secret(bytes.trim_ascii_end(), &self.algorithms)
-            }
-            KeySource::Pem(path) => VerifyingKey::from_pem(&read(path)?, &self.algorithms),
-            KeySource::Set(location) => {
-                return Ok(Keys::Set(KeySet::new(location.clone(), self.algorithms.clone())?));
-            }
-        };
-        key.map(Keys::One).map_err(|error| error.to_string())
-    }
-
-    /// What these claims grant.
-    fn grant(&self, claims: &Claims) -> Result<Grant, String> {
-        let text = |name: &str| match claims.get(name) {
-            Some(Value::String(text)) => Some(Arc::from(text.as_str())),
-            Some(Value::Number(number)) => Some(Arc::from(number.to_string())),
-            _ => None,
-        };
-        let seconds =
-            |name: &str| claims.get(name).and_then(Value::as_f64).map(|n| n.max(0.0) as u64);
-        let patterns = |right: Right, lines: &[Template]| {
-            let mut patterns: Vec<Pattern> =
-                lines.iter().filter_map(|line| line.fill(claims)).collect();
-            patterns.extend(right.of(claims)?);
-            Ok::<Arc<[Pattern]>, String>(patterns.into())
-        };
-        Ok(Grant {
-            subject: text(&self.subject),
-            token_id: text("jti"),
-            issued: seconds("iat"),
-            expires: seconds("exp"),
-            subscribe: patterns(Right::Subscribe, &self.subscribe)?,
-            publish: patterns(Right::Publish, &self.publish)?,
-            limits: self.limits,
-            of_anybody: false,
-        })
-    }
+/// Reads the keys of a line.
+fn keys_of(line: &IssuerLine) -> Result<Keys, String> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let key = match &line.source {
+        KeySource::Secret(secret) => VerifyingKey::from_secret(&secret.0, &line.algorithms),
+        KeySource::SecretFile(path) => {
+            // An editor ends a file with a line end, which is none of the secret's.
+            let bytes = read(path)?;
+            VerifyingKey::from_secret(bytes.trim_ascii_end(), &line.algorithms)
+        }
+        KeySource::Pem(path) => VerifyingKey::from_pem(&read(path)?, &line.algorithms),
+        KeySource::Set(location) => {
+            return Ok(Keys::Set(KeySet::new(location.clone(), line.algorithms.clone())?));
+        }
+    };
+    key.map(Keys::One).map_err(|error| error.to_string())
 }
 
-/// Whether a location of keys is a URL.
-pub fn as_url(text: &str) -> Option<Url> {
-    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+/// What these claims grant by a line.
+fn grant_of(line: &IssuerLine, claims: &Claims) -> Result<Grant, String> {
+    let text = |name: &str| match claims.get(name) {
+        Some(Value::String(text)) => Some(Arc::from(text.as_str())),
+        Some(Value::Number(number)) => Some(Arc::from(number.to_string())),
+        _ => None,
+    };
+    let seconds = |name: &str| claims.get(name).and_then(Value::as_f64).map(|n| n.max(0.0) as u64);
+    let patterns = |right: Right, lines: &[Template]| {
+        let mut patterns: Vec<Pattern> =
+            lines.iter().filter_map(|template| template.fill(claims)).collect();
+        patterns.extend(right.of(claims)?);
+        Ok::<Arc<[Pattern]>, String>(patterns.into())
+    };
+    Ok(Grant {
+        subject: text(&line.subject),
+        token_id: text("jti"),
+        issued: seconds("iat"),
+        expires: seconds("exp"),
+        subscribe: patterns(Right::Subscribe, &line.subscribe)?,
+        publish: patterns(Right::Publish, &line.publish)?,
+        limits: line.limits,
+        of_anybody: false,
+    })
 }

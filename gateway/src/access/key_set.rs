@@ -3,9 +3,6 @@
 //! It is read again from time to time, and at once when a token names a key that is not in it, but not more often than
 //! every ten seconds: anybody can make up names. While it cannot be read, the keys of before stay.
 
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +12,8 @@ use serde_json::Value;
 use sse_token::{Algorithm, Head, Jwk, VerifyingKey};
 use url::Url;
 
-use crate::access::issuers::as_url;
 use crate::access::outbound::{Outbound, Question};
+use crate::config::issuer_line::Location;
 
 /// The shortest time between two readings that tokens cause.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -27,39 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MOST_BYTES: usize = 512 * 1024;
 /// Keys that are kept of one set.
 const MOST_KEYS: usize = 256;
-
-/// Where a key set is.
-#[derive(Debug, Clone)]
-pub enum Location {
-    /// In a file.
-    File(PathBuf),
-    /// At a URL.
-    Url(Url),
-}
-
-impl FromStr for Location {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(url) = as_url(text) {
-            return Ok(Location::Url(url));
-        }
-        if text.contains("://") {
-            return Err("jwks is the path of a file, or a URL of https:// or http://".to_owned());
-        }
-        Ok(Location::File(text.into()))
-    }
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Location::File(path) => write!(f, "{}", path.display()),
-            // Without what may be secret in it.
-            Location::Url(url) => write!(f, "{}{}", url.origin().ascii_serialization(), url.path()),
-        }
-    }
-}
 
 /// A key and its name.
 type Named = (Option<String>, VerifyingKey);

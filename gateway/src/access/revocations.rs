@@ -10,27 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::access::grant::{Grant, Seconds, now};
-use crate::broker::Broker;
-use crate::feed::inbox::ToHub;
-use crate::http::app::App;
+use crate::feed::inbox::Whose;
 
 /// How often all are read without a call.
-const REFRESH: Duration = Duration::from_secs(30);
+pub const REFRESH: Duration = Duration::from_secs(30);
 /// How long to wait after a reading that failed.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 /// How long a line is kept that ends streams once and refuses nobody.
 pub const ONCE: Duration = Duration::from_secs(60);
-
-/// Whose streams end.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Whose {
-    /// Those of this subject.
-    Subject(Box<str>),
-    /// Those opened with the token of this id.
-    Token(Box<str>),
-    /// Those that listen to this channel. They may come back.
-    Channel(Box<str>),
-}
 
 /// One revocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,7 +35,7 @@ pub struct Revocation {
 pub struct Revocations {
     known: Mutex<Known>,
     /// Held from a reading in Redis until it is learned: an older one must not come after a newer one.
-    reading: tokio::sync::Mutex<()>,
+    pub reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -117,13 +104,14 @@ impl Revocations {
     }
 
     /// One more, where there is nobody to share it with.
-    fn add(&self, one: Revocation, keep: Duration) -> Vec<Revocation> {
+    pub fn add(&self, one: Revocation, keep: Duration) -> Vec<Revocation> {
         let mut known = self.lock();
         known.own.push((Instant::now() + keep, one));
         known.learn_own()
     }
 
-    fn learn_own(&self) -> Vec<Revocation> {
+    /// Forgets those of this process that are over. Answers those that are new here.
+    pub fn learn_own(&self) -> Vec<Revocation> {
         self.lock().learn_own()
     }
 
@@ -152,67 +140,6 @@ impl Known {
         self.own.retain(|(end, _)| *end > now);
         let all = self.own.iter().map(|(_, one)| one.clone()).collect();
         self.learn(all)
-    }
-}
-
-impl App {
-    /// Ends streams everywhere, and refuses their subject or token for `keep`.
-    pub async fn revoke(&self, whose: Whose, keep: Duration) -> Result<(), String> {
-        let revocation = Revocation::now(whose);
-        match &self.broker {
-            Broker::Memory(_) => {
-                let new = self.access.revocations.add(revocation, keep);
-                self.end_streams(new);
-            }
-            Broker::Redis(redis) => {
-                redis.add_revocation(&revocation.to_string(), keep).await?;
-                self.read_revocations().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Learns what was revoked elsewhere, for ever.
-    pub async fn follow_revocations(&self) {
-        let redis = match &self.broker {
-            Broker::Redis(redis) if !self.access.is_open() => redis,
-            _ => loop {
-                tokio::time::sleep(REFRESH).await;
-                self.end_streams(self.access.revocations.learn_own());
-            },
-        };
-        let mut told = false;
-        loop {
-            let pause = match self.read_revocations().await {
-                Ok(()) => {
-                    told = false;
-                    REFRESH
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, "revocations cannot be read; those known so far hold");
-                    }
-                    PAUSE
-                }
-            };
-            let _ = tokio::time::timeout(pause, redis.revocations_called()).await;
-        }
-    }
-
-    /// Learns all that there are now.
-    pub async fn read_revocations(&self) -> Result<(), String> {
-        let Broker::Redis(redis) = &self.broker else { return Ok(()) };
-        let _reading = self.access.revocations.reading.lock().await;
-        let lines = redis.revocations().await?;
-        let all = lines.iter().filter_map(|line| Revocation::read(line)).collect();
-        self.end_streams(self.access.revocations.learn(all));
-        Ok(())
-    }
-
-    fn end_streams(&self, new: Vec<Revocation>) {
-        for revocation in new {
-            self.tell_hubs(|| ToHub::End(revocation.whose.clone()));
-        }
     }
 }
 

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
-use crate::broker::{Publication, PublishError, ReadRequest};
 use crate::feed::frame::{Frame, SharedFrame};
 use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
+use crate::feed::publication::{Publication, PublishError};
+use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 use crate::metrics::Metrics;
 

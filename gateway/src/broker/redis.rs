@@ -38,11 +38,11 @@ use crate::broker::redis::ingest::{Ingest, Status};
 use crate::broker::redis::library::{Answer, Library};
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::session::{Session, Sessions};
-use crate::broker::redis::settings::{
-    BadRedis, BadRedisUrl, HistoryLimits, RedisSettings, RedisTls,
-};
-use crate::broker::{Publication, PublishError, ReadRequest};
+use crate::broker::redis::settings::{BadRedis, HistoryLimits, RedisSettings, RedisTls};
+use crate::config::redis_url::BadRedisUrl;
 use crate::feed::inbox::{ChannelKey, Inbox};
+use crate::feed::publication::{Publication, PublishError};
+use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::{Extent, Snapshot};
 use crate::metrics::Metrics;
 use crate::vitals::Vitals;

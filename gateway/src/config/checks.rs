@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::broker::redis::settings;
+use crate::config::redis_url;
 use crate::config::sources::{Place, Settings};
 use crate::config::{Config, ConfigError};
 
@@ -207,7 +207,7 @@ fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     }
     let of_redis = [("redis.ca", &redis.ca), ("redis.certificate", &redis.certificate)];
     if let Some((key, _)) = of_redis.iter().find(|(_, file)| !file.is_empty())
-        && !settings::speaks_tls(&redis.url)
+        && !redis_url::speaks_tls(&redis.url)
     {
         return at(key, "redis.url must begin with rediss:// for TLS to be spoken");
     }

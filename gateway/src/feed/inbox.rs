@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sse_contract::{Channel, EventId};
 use tokio::sync::{Notify, mpsc};
 
-use crate::access::revocations::Whose;
 use crate::feed::frame::SharedFrame;
 use crate::feed::snapshot::Snapshot;
 
@@ -31,6 +30,17 @@ pub struct ReadToken {
     pub connection: u64,
     /// Rises with every read it asks for, so that a late answer is known as such.
     pub number: u32,
+}
+
+/// Whose streams end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// Those of this subject.
+    Subject(Box<str>),
+    /// Those opened with the token of this id.
+    Token(Box<str>),
+    /// Those that listen to this channel. They may come back.
+    Channel(Box<str>),
 }
 
 /// One thing a broker tells a hub.

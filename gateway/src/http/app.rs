@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::access::admission::{Admission, Refused, StreamLease};
+use crate::access::client::ClientAddr;
 use crate::access::cluster_streams::{ClusterStreams, LIFE};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::feed::inbox::{Inbox, ToHub};
-use crate::http::client_addr::ClientAddr;
 use crate::http::listener;
 use crate::http::proxy_protocol;
 use crate::metrics::Metrics;

@@ -4,11 +4,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use sse_contract::{Channel, EventId};
 
-use crate::access::Refused;
+use crate::access::denied::Refused;
 use crate::feed::frame::GapReason;
 use crate::feed::snapshot::Snapshot;
 use crate::http::app::App;
-use crate::http::client_addr;
+use crate::http::asking::Asking;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
@@ -65,11 +65,11 @@ pub async fn history(request: HttpRequest, app: web::Data<App>) -> Result<HttpRe
 
 /// Whoever may listen to a channel may read its history.
 async fn check_access(request: &HttpRequest, channel: &Channel, app: &App) -> Result<(), Problem> {
-    let client = client_addr::of(request, &app.config.server);
+    let asking = Asking::of(request, &app.config.server);
     let channels = std::slice::from_ref(channel);
-    match app.access.subscriber(request, client, channels, &app.broker).await {
+    match app.access.subscriber(&asking, channels, &app.broker).await {
         Ok(_) => Ok(()),
-        Err(Refused::Problem(problem)) => Err(problem),
+        Err(Refused::Denied(denied)) => Err(denied.into()),
         Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),
         Err(Refused::Over("revoked")) => {
             Err(Problem::new(Kind::InvalidToken, "access was revoked"))

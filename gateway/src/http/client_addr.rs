@@ -5,79 +5,38 @@
 //! trusted proxy's own word, the one before it the word of whoever that entry names, and so on. The walk ends at the
 //! first address that is not trusted. What cannot be read ends it sooner, at the last trusted proxy.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
-use serde::Deserialize;
 
+use crate::access::client::ClientAddr;
 use crate::config::ServerConfig;
+use crate::config::trusted_proxies::ForwardedHeader;
 
-/// A client's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientAddr {
-    /// The address; an IPv4 one is never written as IPv6.
-    pub ip: IpAddr,
-    /// Whether what this address may have is limited. A peer of this machine or of a private network is a proxy or the
-    /// operator's own, and so is a trusted proxy; what a trusted proxy tells is always a client.
-    pub limited: bool,
-}
-
-/// `server.trusted_proxies`: networks whose word on their clients' addresses is taken.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Vec<String>")]
-pub struct TrustedProxies(Vec<IpNet>);
-
-/// `server.forwarded_header`: the one header that is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum ForwardedHeader {
-    /// `Forwarded` (RFC 7239).
-    Forwarded,
-    /// `X-Forwarded-For`.
-    XForwardedFor,
-}
-
-impl fmt::Display for ClientAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.ip.fmt(f)
+/// Of a request that came on a connection of this client.
+pub fn of_request(
+    connection: ClientAddr,
+    headers: &HeaderMap,
+    server: &ServerConfig,
+) -> ClientAddr {
+    let (mut client, trusted) = (connection, &server.trusted_proxies);
+    if !trusted.contain(client.ip) {
+        return client;
     }
-}
-
-impl ClientAddr {
-    /// Whoever opened the connection.
-    pub fn of_peer(peer: IpAddr, trusted: &TrustedProxies) -> Self {
-        let ip = peer.to_canonical();
-        ClientAddr { ip, limited: !is_own(ip) && !trusted.contain(ip) }
-    }
-
-    /// A client that a trusted proxy names.
-    pub fn told(ip: IpAddr) -> Self {
-        ClientAddr { ip: ip.to_canonical(), limited: true }
-    }
-
-    /// Of a request that came on a connection of this client.
-    pub fn of_request(connection: ClientAddr, headers: &HeaderMap, server: &ServerConfig) -> Self {
-        let (mut client, trusted) = (connection, &server.trusted_proxies);
-        if !trusted.contain(client.ip) {
-            return client;
-        }
-        let lines = headers.get_all(server.forwarded_header.name());
-        let lines: Vec<&[u8]> = lines.map(HeaderValue::as_bytes).collect();
-        for line in lines.into_iter().rev() {
-            let mut hops = Hops { rest: line, header: server.forwarded_header };
-            while let Some(hop) = hops.next_back() {
-                let Some(ip) = hop else { return client };
-                client = ClientAddr::told(ip);
-                if !trusted.contain(client.ip) {
-                    return client;
-                }
+    let lines = headers.get_all(header_name(server.forwarded_header));
+    let lines: Vec<&[u8]> = lines.map(HeaderValue::as_bytes).collect();
+    for line in lines.into_iter().rev() {
+        let mut hops = Hops { rest: line, header: server.forwarded_header };
+        while let Some(hop) = hops.next_back() {
+            let Some(ip) = hop else { return client };
+            client = ClientAddr::told(ip);
+            if !trusted.contain(client.ip) {
+                return client;
             }
         }
-        client
     }
+    client
 }
 
 /// The client of a request. Its connection's is among the connection's data.
@@ -88,70 +47,13 @@ pub fn of(request: &HttpRequest, server: &ServerConfig) -> ClientAddr {
         ClientAddr::of_peer(ip, &server.trusted_proxies)
     };
     let connection = request.conn_data::<ClientAddr>().copied().unwrap_or_else(peer);
-    ClientAddr::of_request(connection, request.headers(), server)
+    of_request(connection, request.headers(), server)
 }
 
-/// An address that cannot be anybody's on the internet: this machine's, or of a private network.
-fn is_own(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
-
-impl TrustedProxies {
-    /// Whether an address is a trusted proxy's.
-    pub fn contain(&self, ip: IpAddr) -> bool {
-        self.0.iter().any(|net| net.contains(&ip))
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl TryFrom<Vec<String>> for TrustedProxies {
-    type Error = String;
-
-    fn try_from(entries: Vec<String>) -> Result<Self, String> {
-        let read = |entry: &String| {
-            let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
-            let net = net.map_err(|_| {
-                format!(
-                    "{entry:?} is no network; write one such as 10.0.0.0/8 or fd00::/8, or a proxy's address"
-                )
-            })?;
-            if net.prefix_len() == 0 {
-                return Err(format!(
-                    "{entry:?} is everybody: any client could then write itself another address; write the \
-                     proxies' own networks"
-                ));
-            }
-            Ok(net.trunc())
-        };
-        entries.iter().map(read).collect::<Result<_, _>>().map(TrustedProxies)
-    }
-}
-
-impl TryFrom<String> for ForwardedHeader {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, &'static str> {
-        match text.to_ascii_lowercase().as_str() {
-            "forwarded" => Ok(ForwardedHeader::Forwarded),
-            "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
-            _ => Err("must be x-forwarded-for or forwarded"),
-        }
-    }
-}
-
-impl ForwardedHeader {
-    fn name(self) -> HeaderName {
-        match self {
-            ForwardedHeader::Forwarded => HeaderName::from_static("forwarded"),
-            ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
-        }
+fn header_name(header: ForwardedHeader) -> HeaderName {
+    match header {
+        ForwardedHeader::Forwarded => HeaderName::from_static("forwarded"),
+        ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
     }
 }
 
@@ -267,6 +169,7 @@ fn address(text: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::config::trusted_proxies::TrustedProxies;
     use proptest::prelude::*;
 
     const PEER: &str = "10.0.0.1";
@@ -286,7 +189,7 @@ mod tests {
             headers
                 .append(name.parse().unwrap(), HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
-        ClientAddr::of_request(peer, &headers, &server)
+        of_request(peer, &headers, &server)
     }
 
     fn forwarded_for(lines: &[&str]) -> String {
@@ -397,10 +300,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("forwarded".parse().unwrap(), HeaderValue::from_static("for=203.0.113.9"));
         let peer = ClientAddr::of_peer(PEER.parse().unwrap(), &server.trusted_proxies);
-        assert_eq!(ClientAddr::of_request(peer, &headers, &server), peer);
+        assert_eq!(of_request(peer, &headers, &server), peer);
         let nobody = ServerConfig { trusted_proxies: TrustedProxies::default(), ..server };
         headers.insert("x-forwarded-for".parse().unwrap(), HeaderValue::from_static("203.0.113.9"));
-        assert_eq!(ClientAddr::of_request(peer, &headers, &nobody), peer);
+        assert_eq!(of_request(peer, &headers, &nobody), peer);
     }
 
     #[test]

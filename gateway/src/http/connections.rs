@@ -6,9 +6,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 use sse_contract::Channel;
 
-use crate::access::revocations::{ONCE, Whose};
+use crate::access::revocations::ONCE;
 use crate::config::checks::parse_duration;
+use crate::feed::inbox::Whose;
 use crate::http::app::App;
+use crate::http::asking::Asking;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
@@ -19,7 +21,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 pub async fn revoke(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     // The admin port of a deployment may be reached by more than the operator: by whatever scrapes it.
     let from_here = request.peer_addr().is_some_and(|addr| addr.ip().is_loopback());
-    if !from_here && !app.access.is_admin(&request) {
+    if !from_here && !app.access.is_admin(&Asking::of(&request, &app.config.server)) {
         let detail =
             "from elsewhere than this machine this takes an API key with admin=true (auth.keys)";
         return Err(Problem::new(Kind::Unauthenticated, detail));

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::access::admission::{Over, Refused};
-use crate::broker::PublishError;
+use crate::access::asker::NotUtf8;
+use crate::access::denied::{Denied, Why};
+use crate::feed::publication::PublishError;
 
 /// The media type of all problems (RFC 9457 §6.1).
 const JSON: &str = "application/problem+json";
@@ -187,6 +189,28 @@ impl Problem {
     /// Its type.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let kind = match denied.why {
+            Why::Unauthenticated => Kind::Unauthenticated,
+            Why::InvalidCredentials => Kind::InvalidToken,
+            Why::Ambiguous => Kind::InvalidRequest,
+            Why::InvalidParameter => Kind::InvalidParameter,
+            Why::MayNotSubscribe => Kind::SubscribeDenied,
+            Why::MayNotPublish => Kind::PublishDenied,
+            Why::ForeignOrigin => Kind::ForeignOrigin,
+            Why::NoTickets => Kind::NotFound,
+        };
+        Problem { field: denied.field, ..Problem::new(kind, denied.detail) }
+    }
+}
+
+impl From<NotUtf8> for Problem {
+    fn from(error: NotUtf8) -> Self {
+        Denied::from(error).into()
     }
 }
 

@@ -12,8 +12,8 @@ use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
+use crate::access::client::ClientAddr;
 use crate::config::ServerConfig;
-use crate::http::client_addr::ClientAddr;
 
 /// Its signature, version and command, family, and length.
 const FIXED: usize = 16;

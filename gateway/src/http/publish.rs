@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 use sse_contract::Channel;
 use tokio::time::timeout_at;
 
+use crate::access::admission;
+use crate::access::client::ClientAddr;
+use crate::access::denied::Refused;
 use crate::access::grant::Grant;
-use crate::access::{Refused, admission};
-use crate::broker::{Publication, PublishError};
 use crate::config::PublishConfig;
+use crate::feed::publication::{Publication, PublishError};
 use crate::http::app::App;
-use crate::http::client_addr::{self, ClientAddr};
+use crate::http::asking::Asking;
+use crate::http::client_addr;
 use crate::http::lines::{Line, Lines};
 use crate::http::problem::{Kind, Problem};
 use crate::http::publish_item::{self, Entry};
@@ -131,14 +134,14 @@ async fn publisher(
     channels: &[Channel],
     app: &App,
 ) -> Result<Arc<Grant>, Problem> {
-    let client = client_addr::of(request, &app.config.server);
-    let refused = match app.access.publisher(request, client, channels, &app.broker).await {
+    let asking = Asking::of(request, &app.config.server);
+    let refused = match app.access.publisher(&asking, channels, &app.broker).await {
         Ok(grant) => return Ok(grant),
         Err(refused) => refused,
     };
     app.deny_publish(1);
     Err(match refused {
-        Refused::Problem(problem) => problem,
+        Refused::Denied(denied) => denied.into(),
         Refused::ComeBack(_, why) => {
             Problem::new(Kind::Unavailable, format!("nothing was published: {why}"))
         }

@@ -7,7 +7,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sse_contract::{EventType, Item};
 
-use crate::broker::Publication;
+use crate::feed::publication::Publication;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 

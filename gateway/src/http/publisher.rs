@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use sse_contract::EventId;
 
-use crate::broker::{Broker, Publication, PublishError};
+use crate::broker::Broker;
+use crate::feed::publication::{Publication, PublishError};
 use crate::http::app::App;
 use crate::panics;
 

@@ -10,27 +10,25 @@ use actix_web::http::header::{self, HeaderValue};
 use percent_encoding::percent_decode;
 use sse_contract::{Channel, EventId, EventType};
 
+use crate::access::asker::NotUtf8;
 use crate::config::TlsConfig;
 use crate::config::origins::AllowedOrigins;
 use crate::http::problem::{Kind, Problem};
 use crate::http::takeover::TakeoverOrder;
 use crate::http::transport::Client;
-use crate::hub::Subscription;
 use crate::stream::join::Start;
+use crate::stream::subscription::Subscription;
 
 /// The longest `Last-Event-ID` that is looked at, in bytes.
 const MAX_LAST_EVENT_ID: usize = 1024;
 
 /// A query's pairs in order, decoded strictly: what is not UTF-8 is refused, where a browser's decoder
 /// would put U+FFFD in its place and subscribe to something else than was meant.
-pub fn query_pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
+pub fn query_pairs(query: &str) -> Result<Vec<(String, String)>, NotUtf8> {
     let decode = |text: &str, name: &str| {
         let spaced = text.replace('+', " ");
         let decoded = percent_decode(spaced.as_bytes()).decode_utf8().map(Cow::into_owned);
-        decoded.map_err(|_| {
-            let detail = format!("the query parameter {name:?} is not UTF-8");
-            Problem::new(Kind::InvalidParameter, detail).field(name.to_owned())
-        })
+        decoded.map_err(|_| NotUtf8(name.to_owned()))
     };
     query
         .split('&')

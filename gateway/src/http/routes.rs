@@ -120,7 +120,7 @@ fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
 fn cors(config: &CorsConfig) -> Cors {
     let cors = Cors::default()
         .allowed_methods(["GET", "HEAD", "POST"])
-        .allowed_headers(&config.headers)
+        .allowed_headers(config.headers.iter().map(|name| name.as_str()))
         .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE])
         .max_age(600);
     if config.origins.any() {

@@ -8,16 +8,19 @@ use actix_web_lab::extract::LocalData;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::access::{Refused, admission};
+use crate::access::admission;
+use crate::access::asker::Asker;
+use crate::access::denied::Refused;
 use crate::feed::frame::{self, Framing};
 use crate::http::app::App;
-use crate::http::client_addr;
+use crate::http::asking::Asking;
+use crate::http::body::{LastWords, StreamBody};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 use crate::http::takeover::TakeoverOrder;
-use crate::hub::subscribers::Leases;
-use crate::hub::{Bearer, Hub, Refusal};
-use crate::stream::sink::LastWords;
+use crate::hub::Hub;
+use crate::stream::body_pipe::Carrier;
+use crate::stream::subscription::Refusal;
 
 /// Opens a stream.
 pub async fn get(
@@ -33,18 +36,20 @@ pub async fn get(
     if app.full() {
         return Ok(come_back(&request, &app, Away::Here("full")));
     }
-    let client = client_addr::of(&request, &app.config.server);
+    let asking = Asking::of(&request, &app.config.server);
     let channels = subscription.channels.clone();
-    let grant = match app.access.subscriber(&request, client, &channels, &app.broker).await {
+    let grant = match app.access.subscriber(&asking, &channels, &app.broker).await {
         Ok(grant) => grant,
         Err(refused) => return answer(refused, &request, &app),
     };
-    let lease = match app.admit_stream(client, grant.subject.as_deref(), grant.limits.streams).await
+    let lease = match app
+        .admit_stream(asking.client(), grant.subject.as_deref(), grant.limits.streams)
+        .await
     {
         Ok(lease) => lease,
         Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
     };
-    subscription.bearer = Bearer::of(&grant);
+    subscription.bearer = grant.bearer();
     let old = request.version() == Version::HTTP_10;
     let connection = request.conn_data::<TakeoverOrder>();
     let order = connection
@@ -54,7 +59,7 @@ pub async fn get(
     let opening = hub.0.open(framing, subscription);
     let of_socket = order.and_then(TakeoverOrder::lease);
     if !lease.is_empty() || of_socket.is_some() {
-        opening.hold(Leases { stream: lease, connection: of_socket });
+        opening.hold(Box::new((lease, of_socket)));
     }
     let stream = connection.map(TakeoverOrder::becomes_stream);
     let opening = opening.wait(app.config.stream.open_wait).await;
@@ -76,7 +81,10 @@ pub async fn get(
     };
     let response = match order {
         Some(order) => head().body(order.clone().body(opened, stream)),
-        None => head().body(opened.on_body(stream)),
+        None => {
+            let carrier = stream.map(|stream| Box::new(stream) as Box<dyn Carrier>);
+            head().body(StreamBody(opened.on_body(carrier)))
+        }
     };
     Ok(delimited(response, request.version()))
 }
@@ -94,9 +102,9 @@ fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
 /// Answers as `GET` would, without a stream.
 pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let subscription = request::subscription(&request, app.config.stream.max_channels)?;
-    let client = client_addr::of(&request, &app.config.server);
+    let asking = Asking::of(&request, &app.config.server);
     let channels = subscription.channels;
-    if let Err(refused) = app.access.subscriber(&request, client, &channels, &app.broker).await {
+    if let Err(refused) = app.access.subscriber(&asking, &channels, &app.broker).await {
         return answer(refused, &request, &app);
     }
     // Of no known length, as the stream's is.
@@ -106,7 +114,8 @@ pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<Http
 /// Answers a client that is not let in.
 fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResponse, Problem> {
     match refused {
-        Refused::Problem(problem) => {
+        Refused::Denied(denied) => {
+            let problem = Problem::from(denied);
             app.reject(if problem.status() == 401 { "unauthenticated" } else { "forbidden" });
             Err(problem)
         }

@@ -27,12 +27,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::access::admission::Lease;
-use crate::http::client_addr::ClientAddr;
+use crate::access::client::ClientAddr;
 use crate::http::guests::{Guests, Place};
 use crate::http::problem;
 use crate::http::transport::{Client, Transport};
 use crate::hub::Opened;
-use crate::stream::sink::{BodyPipe, Sink};
+use crate::stream::body_pipe::{BodyPipe, Carrier};
+use crate::stream::sink::Sink;
 use crate::stream::tls_socket::TlsSocket;
 
 /// How long a connection of HTTP/2 that is to end stays after it has answered what was under way. To curl, a stream that is reset is
@@ -237,14 +238,12 @@ pub struct AsStream {
     key: Cell<Option<usize>>,
 }
 
-impl AsStream {
-    /// This body hears of the connection's end.
-    pub fn hears(&self, pipe: &Rc<BodyPipe>) {
+impl Carrier for AsStream {
+    fn hears(&self, pipe: &Rc<BodyPipe>) {
         self.key.set(Some(self.order.0.pipes.borrow_mut().insert(Rc::downgrade(pipe))));
     }
 
-    /// Ends the connection with all that is on it.
-    pub fn cut(&self) {
+    fn cut(&self) {
         self.order.cut();
     }
 }

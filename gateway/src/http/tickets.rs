@@ -4,19 +4,20 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use crate::access::Refused;
+use crate::access::denied::Refused;
 use crate::http::app::App;
+use crate::http::asking::Asking;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
 /// Gives a ticket.
 pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
-    match app.access.ticket(&request, &app.broker).await {
+    match app.access.ticket(&Asking::of(&request, &app.config.server), &app.broker).await {
         Ok((ticket, seconds)) => Ok(HttpResponse::Created()
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .json(json!({ "ticket": ticket, "expires_in": seconds }))),
-        Err(Refused::Problem(problem)) => Err(problem),
+        Err(Refused::Denied(denied)) => Err(denied.into()),
         Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),
         Err(Refused::Over(_)) => Err(Problem::new(Kind::InvalidToken, "access was revoked")),
     }

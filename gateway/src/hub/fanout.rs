@@ -5,17 +5,17 @@ use std::time::Instant;
 
 use sse_contract::{Channel, EventId};
 
-use crate::broker::ReadRequest;
 use crate::broker::redis::dispatch::believable;
 use crate::config::SlowReader;
 use crate::feed::frame::{self, Framing, SharedFrame};
 use crate::feed::inbox::{ChannelKey, ReadToken, ToHub};
+use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::Snapshot;
-use crate::hub::Refusal;
 use crate::hub::subscribers::Subscribers;
 use crate::metrics::CloseReason;
 use crate::stream::connection::{Batch, End, Joining, QueueLimits};
 use crate::stream::join::{Item, Join, Next};
+use crate::stream::subscription::Refusal;
 
 /// Which of a channel's subscribers are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! messages do to the connections here.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,17 @@ use bytes::Bytes;
 use slab::Slab;
 use sse_contract::EventId;
 
-use crate::access::admission::{Lease, StreamLease};
-use crate::access::revocations::Whose;
 use crate::broker::Broker;
 use crate::config::StreamConfig;
 use crate::feed::frame::{self, Framing};
+use crate::feed::inbox::Whose;
 use crate::hub::channels::Channels;
 use crate::hub::poller::Readiness;
-use crate::hub::{Bearer, Subscription, Waiter};
 use crate::metrics::{Cells, CloseReason};
 use crate::stream::connection::{Connection, Deciseconds, End, Joining, Membership};
 use crate::stream::join::{Item, Join, Limits};
 use crate::stream::sink::{ClientSide, Sink};
+use crate::stream::subscription::{Bearer, Held, Subscription, Waiter};
 
 /// The connections of one worker, and the channels they listen to.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub struct Subscribers {
     pub(crate) connections: Slab<Connection>,
     pub(crate) channels: Channels,
     /// What is given back when a stream ends, by its place. Most streams have nothing, and cost nothing here.
-    pub(crate) leases: HashMap<usize, Leases>,
+    pub(crate) held: HashMap<usize, Held>,
     /// The last position the broker dispatched here; none while it is away. Every event at or below it,
     /// of the channels attached here, was handled.
     pub(crate) clock: Option<EventId>,
@@ -63,22 +61,13 @@ pub struct Subscribers {
     pub(crate) all_lagged: bool,
 }
 
-/// What counts a stream, and the connection whose socket it took over, among their client's.
-#[derive(Debug)]
-pub struct Leases {
-    /// The stream's.
-    pub stream: StreamLease,
-    /// The connection's.
-    pub connection: Option<Rc<Lease>>,
-}
-
 impl Subscribers {
     /// None yet.
     pub fn new(broker: Broker, worker: u16, config: StreamConfig, cells: Arc<Cells>) -> Self {
         Subscribers {
             connections: Slab::new(),
             channels: Channels::default(),
-            leases: HashMap::new(),
+            held: HashMap::new(),
             clock: None,
             ticked: Instant::now(),
             ticking: Vec::new(),
@@ -194,7 +183,7 @@ impl Subscribers {
 
     pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
         let mut connection = self.connections.remove(slot);
-        self.leases.remove(&slot);
+        self.held.remove(&slot);
         for membership in &connection.memberships {
             let left = self.channels.leave(membership.channel, membership.place);
             if let Some(moved) = left.moved {

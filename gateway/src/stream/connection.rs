@@ -12,10 +12,10 @@ use sse_contract::{Channel, EventId};
 
 use crate::feed::frame::{self, Framing, SharedFrame};
 use crate::feed::inbox::ChannelKey;
-use crate::hub::{Bearer, Waiter};
 use crate::stream::join::{Item, Join};
 use crate::stream::outbox::{Block, Outbox};
 use crate::stream::sink::Sink;
+use crate::stream::subscription::{Bearer, Waiter};
 
 /// Time in tenths of a second since the hub began: what a connection can afford to keep.
 pub type Deciseconds = u32;

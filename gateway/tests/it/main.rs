@@ -19,6 +19,7 @@ mod parsers;
 mod program;
 mod proxies;
 mod publishing;
+mod rooms;
 mod security;
 mod site;
 mod streams;

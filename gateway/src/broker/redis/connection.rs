@@ -19,7 +19,7 @@ use crate::broker::redis::RedisShared;
 use crate::broker::redis::alarm::Alarm;
 use crate::broker::redis::publish::{self, Again, Failure, Outcome, Sent};
 use crate::broker::redis::session::{Session, check_server};
-use crate::broker::{Publication, PublishError};
+use crate::feed::publication::{Publication, PublishError};
 
 /// A connection that was silent for longer is asked whether it is there before an event is trusted to it.
 const SILENCE: Duration = Duration::from_secs(1);

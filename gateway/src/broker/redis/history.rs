@@ -12,10 +12,10 @@ use redis::{Cmd, RedisError, Value};
 use sse_contract::{Channel, EventId, Function};
 use tokio::sync::mpsc;
 
-use crate::broker::ReadRequest;
 use crate::broker::redis::{RedisShared, delays};
 use crate::feed::frame::Frame;
 use crate::feed::inbox::{Inbox, ReadToken, ToHub};
+use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 
 /// Ranges in one read; one connection's channels may exceed it.

@@ -16,7 +16,7 @@ use sse_contract::{Call, EventId, Meaning, Publish, batch_answer, batch_len, det
 use crate::broker::redis::connection::Line;
 use crate::broker::redis::session::Session;
 use crate::broker::redis::{RedisShared, pool_error, words};
-use crate::broker::{Publication, PublishError};
+use crate::feed::publication::{Publication, PublishError};
 
 /// How often a publication is sent at most.
 const ATTEMPTS: usize = 4;

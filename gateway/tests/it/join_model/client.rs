@@ -1,15 +1,13 @@
 //! The model's clients: each reads its stream's bytes as an EventSource does, and knows what it is owed.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use actix_web::body::MessageBody;
 use sse_contract::{Channel, EventId};
 use sse_gateway::hub::Opening;
+use sse_gateway::stream::body_pipe::PipeReader;
 use sse_gateway::stream::join::Start;
-use sse_gateway::stream::sink::PipeBody;
 
 use super::claim::{Claim, Facts};
 use super::redis::{Event, Published, TTL, name};
@@ -18,7 +16,7 @@ use super::redis::{Event, Published, TTL, name};
 pub enum Stream {
     /// Its response's head is awaited.
     Waiting(Opening),
-    Open(PipeBody),
+    Open(PipeReader),
     None,
 }
 
@@ -111,7 +109,7 @@ impl Client {
     }
 
     /// The response's head arrives.
-    pub fn open(&mut self, body: PipeBody, late: bool, events: usize) {
+    pub fn open(&mut self, body: PipeReader, late: bool, events: usize) {
         self.stream = Stream::Open(body);
         self.let_in = (!late).then_some(events);
     }
@@ -119,8 +117,7 @@ impl Client {
     /// Reads what has arrived. Answers whether anything has.
     pub fn read(&mut self, facts: &Facts) -> bool {
         let Stream::Open(body) = &mut self.stream else { return false };
-        let mut context = Context::from_waker(Waker::noop());
-        let bytes = match Pin::new(body).poll_next(&mut context) {
+        let bytes = match body.poll(&Context::from_waker(Waker::noop())) {
             Poll::Pending => return false,
             Poll::Ready(Some(Ok(bytes))) => bytes,
             Poll::Ready(end) => panic!("the stream ended: {end:?}"),

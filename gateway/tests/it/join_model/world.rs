@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sse_contract::{EventId, encode_live};
 use sse_gateway::feed::frame::Framing;
-use sse_gateway::hub::Subscription;
 use sse_gateway::stream::join::Start;
+use sse_gateway::stream::subscription::Subscription;
 use tokio::runtime::Runtime;
 
 use super::claim::Facts;

@@ -1,0 +1,52 @@
+//! A request of actix as access control reads it.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::HeaderValue;
+
+use crate::access::asker::{Asker, NotUtf8};
+use crate::access::client::ClientAddr;
+use crate::config::ServerConfig;
+use crate::config::origins::AllowedOrigins;
+use crate::http::{client_addr, request};
+
+/// A request, and whose it is.
+#[derive(Debug)]
+pub struct Asking<'a> {
+    /// The request.
+    pub request: &'a HttpRequest,
+    /// Its client.
+    pub client: ClientAddr,
+}
+
+impl<'a> Asking<'a> {
+    /// Of this request.
+    pub fn of(request: &'a HttpRequest, server: &ServerConfig) -> Self {
+        Asking { request, client: client_addr::of(request, server) }
+    }
+}
+
+impl Asker for Asking<'_> {
+    fn header<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.request.headers().get_all(name).map(HeaderValue::as_bytes)
+    }
+
+    fn parameters(&self) -> Result<Vec<(String, String)>, NotUtf8> {
+        request::query_pairs(self.request.query_string())
+    }
+
+    fn method(&self) -> &str {
+        self.request.method().as_str()
+    }
+
+    fn path(&self) -> &str {
+        self.request.path()
+    }
+
+    fn client(&self) -> ClientAddr {
+        self.client
+    }
+
+    fn foreign_origin(&self, listed: &AllowedOrigins) -> Option<String> {
+        request::foreign_origin(self.request, listed)
+    }
+}

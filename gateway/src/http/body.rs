@@ -1,0 +1,60 @@
+//! Bodies of responses that are event streams, as actix takes them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+
+use crate::stream::body_pipe::{Ending, PipeReader, Unfinished};
+
+/// A stream whose socket stays with actix.
+#[derive(Debug)]
+pub struct StreamBody(pub PipeReader);
+
+impl MessageBody for StreamBody {
+    type Error = Unfinished;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Unfinished>>> {
+        self.0.poll(cx)
+    }
+}
+
+/// A body that says something and ends unfinished.
+#[derive(Debug)]
+pub struct LastWords {
+    words: Option<Bytes>,
+    ending: Ending,
+}
+
+impl LastWords {
+    /// One that says this.
+    pub fn new(words: Box<[u8]>) -> Self {
+        LastWords { words: Some(Bytes::from(words)), ending: Ending::default() }
+    }
+}
+
+impl MessageBody for LastWords {
+    type Error = Unfinished;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Unfinished>>> {
+        match self.words.take() {
+            Some(words) => Poll::Ready(Some(Ok(words))),
+            None => self.ending.poll(cx),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Revocations on their way through a gateway: to the broker, where all gateways find them, and to the hubs, which end
+//! streams.
+
+use std::time::Duration;
+
+use crate::access::revocations::{PAUSE, REFRESH, Revocation};
+use crate::broker::Broker;
+use crate::feed::inbox::{ToHub, Whose};
+use crate::http::app::App;
+
+impl App {
+    /// Ends streams everywhere, and refuses their subject or token for `keep`.
+    pub async fn revoke(&self, whose: Whose, keep: Duration) -> Result<(), String> {
+        let revocation = Revocation::now(whose);
+        match &self.broker {
+            Broker::Memory(_) => {
+                let new = self.access.revocations.add(revocation, keep);
+                self.end_streams(new);
+            }
+            Broker::Redis(redis) => {
+                redis.add_revocation(&revocation.to_string(), keep).await?;
+                self.read_revocations().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns what was revoked elsewhere, for ever.
+    pub async fn follow_revocations(&self) {
+        let redis = match &self.broker {
+            Broker::Redis(redis) if !self.access.is_open() => redis,
+            _ => loop {
+                tokio::time::sleep(REFRESH).await;
+                self.end_streams(self.access.revocations.learn_own());
+            },
+        };
+        let mut told = false;
+        loop {
+            let pause = match self.read_revocations().await {
+                Ok(()) => {
+                    told = false;
+                    REFRESH
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "revocations cannot be read; those known so far hold");
+                    }
+                    PAUSE
+                }
+            };
+            let _ = tokio::time::timeout(pause, redis.revocations_called()).await;
+        }
+    }
+
+    /// Learns all that there are now.
+    pub async fn read_revocations(&self) -> Result<(), String> {
+        let Broker::Redis(redis) = &self.broker else { return Ok(()) };
+        let _reading = self.access.revocations.reading.lock().await;
+        let lines = redis.revocations().await?;
+        let all = lines.iter().filter_map(|line| Revocation::read(line)).collect();
+        self.end_streams(self.access.revocations.learn(all));
+        Ok(())
+    }
+
+    fn end_streams(&self, new: Vec<Revocation>) {
+        for revocation in new {
+            self.tell_hubs(|| ToHub::End(revocation.whose.clone()));
+        }
+    }
+}
