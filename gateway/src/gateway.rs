@@ -3,30 +3,14 @@
 //! Nothing here is global: two gateways can live in one process.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::pin::Pin;
-use std::rc::Rc;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_http::body::{BodySize, BoxBody, MessageBody};
-use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Protocol, Request, Version};
 use actix_server::ServerBuilder;
-use actix_service::{
-    Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
-};
-use actix_web::body::EitherBody;
-use actix_web::dev::{AppConfig, ServiceResponse};
-use bytes::Bytes;
-use rustls::ServerConfig;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::access::Access;
-use crate::access::admission::Lease;
-use crate::access::client::ClientAddr;
 use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryLimits};
 use crate::broker::redis::RedisBroker;
@@ -34,16 +18,11 @@ use crate::broker::redis::settings::RedisSettings;
 use crate::config::{BrokerKind, Config};
 use crate::http::app::App;
 use crate::http::certificate::Tls;
-use crate::http::guests::Guests;
 use crate::http::listener::Room;
-use crate::http::routes::routes;
-use crate::http::takeover::{Takeable, TakeoverOrder, UnderWay};
-use crate::http::transport::{self, HandshakeError, Transport};
-use crate::http::{admin, listener, proxy_protocol};
-use crate::hub::Hub;
+use crate::http::{admin, listener};
 use crate::metrics::Metrics;
-use crate::panics;
 use crate::vitals::{self, Vitals, Watch};
+use crate::worker::WorkerSetup;
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -152,14 +131,17 @@ impl Gateway {
         let drain = Arc::new(watch::Sender::new(None));
         let of_admin = self.tls.as_ref().and_then(|tls| tls.admin.clone());
         let admin = admin::server(self.admin, app.clone(), of_admin, self.vitals.clone())?;
-        let public = public_server(
-            (self.public, self.addr),
-            self.tls.as_ref().map(|tls| tls.public.clone()),
-            &app,
-            self.room,
-            &self.vitals,
-            drain.clone(),
-        )?;
+        let (builder, most_guests) = public_builder(&app, self.room);
+        let worker = WorkerSetup {
+            app: app.clone(),
+            addr: self.addr,
+            tls: self.tls.as_ref().map(|tls| tls.public.clone()),
+            vitals: self.vitals.clone(),
+            drain: drain.clone(),
+            stopping: builder.graceful_shutdown_signal(),
+            most_guests,
+        };
+        let public = builder.listen("public", self.public, move || worker.assemble())?.run();
         let (admin_handle, public_handle) = (admin.handle(), public.handle());
         let (mut admin, mut public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
         let (ticking, watching) = (app.clone(), self.vitals.clone());
@@ -265,14 +247,8 @@ async fn broker(
     Ok(broker)
 }
 
-fn public_server(
-    (listener, addr): (TcpListener, SocketAddr),
-    tls: Option<Arc<ServerConfig>>,
-    app: &Arc<App>,
-    room: Room,
-    vitals: &Vitals,
-    drain: Arc<watch::Sender<Option<Duration>>>,
-) -> std::io::Result<actix_server::Server> {
+/// The public port's server, and how many connections that are no streams each of its workers may have.
+fn public_builder(app: &App, room: Room) -> (ServerBuilder, usize) {
     let config = &app.config;
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -282,7 +258,6 @@ fn public_server(
         0 => room.requests,
         configured => configured,
     };
-    let most_guests = requests.div_ceil(workers);
     // More than there are descriptors for wait to be accepted: a process without descriptors answers nobody.
     let most = (app.max_streams() as usize).saturating_add(requests).div_ceil(workers);
     let builder = ServerBuilder::new()
@@ -290,172 +265,7 @@ fn public_server(
         .max_concurrent_connections(config.server.max_connections.min(most))
         .disable_signals()
         .shutdown_timeout(config.drain.deadline.as_secs());
-    let stopping = builder.graceful_shutdown_signal();
-    let (app, vitals) = (app.clone(), vitals.clone());
-    let builder = builder.listen("public", listener, move || {
-        // A worker's hub lives on the worker's thread, which is where this runs.
-        let cells = app.metrics.worker();
-        let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
-            .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
-        app.add_hub(hub.inbox());
-        let (watching, serving) = (vitals.clone(), hub.clone().run(drain.subscribe()));
-        actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
-        let guests = Guests::new(most_guests, &app.config, app.metrics.rejected.clone());
-        let (watching, serving) = (vitals.clone(), guests.clone().serve());
-        actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
-        let (stopping, ending) = (stopping.clone(), stopping.clone());
-        let http = HttpService::build()
-            // Otherwise an idle kept-alive connection would hold the stop until it times out.
-            .graceful_shutdown_signal(move || {
-                let stopping = stopping.clone();
-                async move { stopping.notified().await }
-            })
-            // A client that closed its side of a stream is gone.
-            .h1_allow_half_closed(false)
-            .client_request_timeout(app.config.server.head_timeout)
-            .keep_alive(KeepAlive::Timeout(app.config.server.keep_alive))
-            .on_connect_ext(|io: &Takeable, data| {
-                data.insert(io.order());
-                if let Some(client) = io.client_addr() {
-                    data.insert(client);
-                }
-            })
-            .local_addr(addr)
-            .finish(attended(map_config(routes(app.clone(), hub), |()| AppConfig::default())));
-        let (app, tls) = (app.clone(), tls.clone());
-        let serve = fn_service(move |stream: TcpStream| {
-            let ready = ready_for_http(stream, app.clone(), tls.clone(), guests.clone());
-            let stopping = ending.clone();
-            async move {
-                let (io, protocol, peer) = ready.await?;
-                let io = match protocol {
-                    Protocol::Http2 => {
-                        io.ending_with(Box::pin(async move { stopping.notified().await }))
-                    }
-                    _ => io,
-                };
-                Ok((io, protocol, peer))
-            }
-        });
-        // What goes wrong in serving a connection ends that connection alone.
-        // Boxed: actix-server and tokio move it eight times before it runs.
-        apply_fn_factory(serve.and_then(http), |stream, serve| {
-            Box::pin(panics::handling(serve.call(stream)))
-        })
-    })?;
-    Ok(builder.run())
-}
-
-/// A connection, from where it was accepted to where HTTP begins.
-async fn ready_for_http(
-    mut stream: TcpStream,
-    app: Arc<App>,
-    tls: Option<Arc<ServerConfig>>,
-    guests: Rc<Guests>,
-) -> Result<(Takeable, Protocol, Option<SocketAddr>), DispatchError> {
-    let peer = stream.peer_addr()?;
-    // Without a place it is closed at once.
-    let place = guests.enter().ok_or(DispatchError::DisconnectTimeout)?;
-    let (client, lease) = place.waiting(arrive(&mut stream, peer.ip(), &app)).await?;
-    let lease = lease.map(Rc::new);
-    let stream = match tls {
-        None => Transport::Plain(stream),
-        // Boxed, so that connections without TLS do not hold the place of a handshake.
-        Some(config) => match place.waiting(Box::pin(Transport::secured(stream, config))).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "a handshake of TLS comes to nothing");
-                guests.no_handshake();
-                match error {
-                    HandshakeError::PlainHttp(mut stream) => {
-                        transport::explain(&mut stream).await;
-                        guests.see_out(Transport::Plain(stream), place, lease);
-                    }
-                    HandshakeError::Disagreed(stream, _) => {
-                        guests.see_out(Transport::Plain(stream), place, lease);
-                    }
-                    HandshakeError::Failed(_) => {}
-                }
-                return Err(DispatchError::DisconnectTimeout);
-            }
-        },
-    };
-    let protocol = stream.protocol();
-    let io = Takeable::new(stream, place, &guests);
-    io.is_of(client, lease);
-    Ok((io, protocol, Some(peer)))
-}
-
-/// The first step of a connection that was accepted: whose it is, and whether it may come in. Whoever may not is closed
-/// without a word, which costs least.
-async fn arrive(
-    stream: &mut TcpStream,
-    peer: IpAddr,
-    app: &App,
-) -> Result<(ClientAddr, Option<Lease>), DispatchError> {
-    let client = proxy_protocol::client(stream, peer, &app.config.server).await;
-    let client = client.inspect_err(|error| {
-        app.reject("proxy_header");
-        tracing::debug!(%peer, %error, "a trusted proxy did not say whose its connection is");
-    })?;
-    let lease = app.admission.connection(client).map_err(|refused| {
-        app.reject(refused.over.reason());
-        DispatchError::DisconnectTimeout
-    })?;
-    Ok((client, lease))
-}
-
-/// Serves the requests of HTTP/2 as `app` does all: actix runs each in a task of its own, where a panic would not be taken
-/// for the connection's own, and knows no number of those under way.
-fn attended<B: MessageBody + 'static>(
-    app: impl ServiceFactory<
-        Request,
-        Config = (),
-        Response = ServiceResponse<B>,
-        Error = actix_web::Error,
-        InitError = (),
-    >,
-) -> impl ServiceFactory<
-    Request,
-    Config = (),
-    Response = ServiceResponse<EitherBody<B, BoxBody>>,
-    Error = actix_web::Error,
-    InitError = (),
-> {
-    apply_fn_factory(app, |request: Request, app| {
-        let order = request.conn_data::<TakeoverOrder>();
-        let of_http2 = order.filter(|_| request.version() == Version::HTTP_2);
-        let under_way = of_http2.map(TakeoverOrder::begins_request);
-        let answer = panics::handling(app.call(request));
-        async move {
-            let response = answer.await?;
-            let Some(under_way) = under_way else { return Ok(response.map_into_left_body()) };
-            let attend = |_: &mut _, body| Attended { body, _under_way: under_way };
-            let attended = response.map_into_boxed_body().map_body(attend);
-            Ok(attended.map_into_boxed_body().map_into_right_body())
-        }
-    })
-}
-
-/// A body whose request is under way until it has ended.
-struct Attended {
-    body: BoxBody,
-    _under_way: UnderWay,
-}
-
-impl MessageBody for Attended {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
-    }
+    (builder, requests.div_ceil(workers))
 }
 
 /// Redis' clock is raised by each gateway's tick; the embedded one by this.

@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod app;
+pub mod arrival;
 pub mod asking;
+pub mod attended;
 pub mod body;
 pub mod certificate;
 pub mod channel;

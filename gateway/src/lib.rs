@@ -24,6 +24,8 @@ pub mod access;
 
 pub mod http;
 
+pub mod worker;
+
 pub mod gateway;
 
 pub use config::Config;

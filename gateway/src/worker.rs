@@ -1,0 +1,120 @@
+//! One worker of the public port: its hub, its guests, and HTTP on every connection that it accepts.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_server::GracefulShutdownSignal;
+use actix_service::{
+    Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+};
+use actix_web::dev::AppConfig;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::http::app::App;
+use crate::http::arrival;
+use crate::http::attended::attended;
+use crate::http::guests::Guests;
+use crate::http::routes::routes;
+use crate::http::takeover::Takeable;
+use crate::hub::Hub;
+use crate::panics;
+use crate::vitals::Vitals;
+
+/// What a worker is made of.
+#[derive(Debug, Clone)]
+pub struct WorkerSetup {
+    /// What all workers share.
+    pub app: Arc<App>,
+    /// The public address.
+    pub addr: SocketAddr,
+    /// The session that each connection begins with; none for plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Who is told when a part of it ends.
+    pub vitals: Vitals,
+    /// When its streams are to end, and over how long.
+    pub drain: Arc<watch::Sender<Option<Duration>>>,
+    /// When its idle connections are to end.
+    pub stopping: GracefulShutdownSignal,
+    /// How many connections that are no streams there may be.
+    pub most_guests: usize,
+}
+
+impl WorkerSetup {
+    /// Assembles a worker on this thread, where its hub lives from now on.
+    pub fn assemble(
+        &self,
+    ) -> impl ServiceFactory<
+        TcpStream,
+        Config = (),
+        Error = DispatchError,
+        InitError = (),
+        Response = (),
+    > + use<> {
+        let app = self.app.clone();
+        let (hub, guests) = (self.hub(), self.guests());
+        let (stopping, ending) = (self.stopping.clone(), self.stopping.clone());
+        let http = HttpService::build()
+            // Otherwise an idle kept-alive connection would hold the stop until it times out.
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            // A client that closed its side of a stream is gone.
+            .h1_allow_half_closed(false)
+            .client_request_timeout(app.config.server.head_timeout)
+            .keep_alive(KeepAlive::Timeout(app.config.server.keep_alive))
+            .on_connect_ext(|io: &Takeable, data| {
+                data.insert(io.order());
+                if let Some(client) = io.client_addr() {
+                    data.insert(client);
+                }
+            })
+            .local_addr(self.addr)
+            .finish(attended(map_config(routes(app.clone(), hub), |()| AppConfig::default())));
+        let tls = self.tls.clone();
+        let serve = fn_service(move |stream: TcpStream| {
+            let ready = arrival::ready_for_http(stream, app.clone(), tls.clone(), guests.clone());
+            let stopping = ending.clone();
+            async move {
+                let (io, protocol, peer) = ready.await?;
+                let io = match protocol {
+                    Protocol::Http2 => {
+                        io.ending_with(Box::pin(async move { stopping.notified().await }))
+                    }
+                    _ => io,
+                };
+                Ok((io, protocol, peer))
+            }
+        });
+        // What goes wrong in serving a connection ends that connection alone.
+        // Boxed: actix-server and tokio move it eight times before it runs.
+        apply_fn_factory(serve.and_then(http), |stream, serve| {
+            Box::pin(panics::handling(serve.call(stream)))
+        })
+    }
+
+    fn hub(&self) -> Rc<Hub> {
+        let app = &self.app;
+        let cells = app.metrics.worker();
+        let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
+            .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
+        app.add_hub(hub.inbox());
+        let (watching, serving) = (self.vitals.clone(), hub.clone().run(self.drain.subscribe()));
+        actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
+        hub
+    }
+
+    fn guests(&self) -> Rc<Guests> {
+        let rejected = self.app.metrics.rejected.clone();
+        let guests = Guests::new(self.most_guests, &self.app.config, rejected);
+        let (watching, serving) = (self.vitals.clone(), guests.clone().serve());
+        actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
+        guests
+    }
+}
