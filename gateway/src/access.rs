@@ -3,21 +3,21 @@
 //! Every way of access ends in a [`Grant`]: a token, an API key, a ticket, another service's word, or nobody in particular. It is
 //! asked for once, when a request comes; a delivered event asks nobody.
 
-pub mod admission;
+pub(crate) mod admission;
 pub mod api_key;
-pub mod asker;
-pub mod checked;
+pub(crate) mod asker;
+pub(crate) mod checked;
 pub mod client;
 pub mod cluster_streams;
 pub mod credentials;
-pub mod denied;
-pub mod forward;
+pub(crate) mod denied;
+pub(crate) mod forward;
 pub mod grant;
 pub mod issuers;
-pub mod key_set;
-pub mod outbound;
+pub(crate) mod key_set;
+pub(crate) mod outbound;
 pub mod revocations;
-pub mod tickets;
+pub(crate) mod tickets;
 
 use std::sync::Arc;
 
@@ -307,7 +307,7 @@ impl Access {
                 };
                 Err(Denied::new(why, "you may not do this, says the service that was asked").into())
             }
-            Verdict::Away(_) => {
+            Verdict::Away => {
                 let why = "the service that says who is allowed does not answer";
                 Err(Refused::ComeBack("access_unknown", why.to_owned()))
             }

@@ -89,12 +89,4 @@ impl Broker {
             Broker::Redis(broker) => broker.probe().await,
         }
     }
-
-    /// The word in metrics and logs.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Broker::Memory(_) => "memory",
-            Broker::Redis(_) => "redis",
-        }
-    }
 }

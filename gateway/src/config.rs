@@ -7,15 +7,15 @@
 pub mod api_key_line;
 pub mod checks;
 pub mod issuer_line;
-pub mod limits;
-pub mod log_filter;
-pub mod names;
+pub(crate) mod limits;
+pub(crate) mod log_filter;
+pub(crate) mod names;
 pub mod origins;
-pub mod pem;
-pub mod redis_url;
-pub mod slow_readers;
+pub(crate) mod pem;
+pub(crate) mod redis_url;
+pub(crate) mod slow_readers;
 pub mod sources;
-pub mod trusted_proxies;
+pub(crate) mod trusted_proxies;
 pub mod words;
 
 #[cfg(test)]

@@ -3,5 +3,5 @@
 pub mod frame;
 pub mod inbox;
 pub mod publication;
-pub mod read;
+pub(crate) mod read;
 pub mod snapshot;

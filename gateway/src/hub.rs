@@ -3,10 +3,10 @@
 //! Everything here belongs to one thread; nothing awaits a subscriber, and nothing is allocated for a
 //! subscriber that keeps up. Timers are one sweep for all connections.
 
-pub mod channels;
-pub mod fanout;
-pub mod poller;
-pub mod subscribers;
+pub(crate) mod channels;
+pub(crate) mod fanout;
+pub(crate) mod poller;
+pub(crate) mod subscribers;
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -4,6 +4,8 @@
 //! around them. A room imports only rooms above it; `tests/it/rooms.rs` checks that. ARCHITECTURE.md walks through them.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+// What nobody outside uses is not shown, so that the compiler sees what nobody uses at all.
+#![warn(unreachable_pub)]
 
 pub mod config;
 
@@ -24,7 +26,7 @@ pub mod access;
 
 pub mod http;
 
-pub mod worker;
+pub(crate) mod worker;
 
 pub mod gateway;
 

@@ -28,7 +28,7 @@ use crate::vitals::Vitals;
 
 /// What a worker is made of.
 #[derive(Debug, Clone)]
-pub struct WorkerSetup {
+pub(crate) struct WorkerSetup {
     /// What all workers share.
     pub app: Arc<App>,
     /// The public address.
@@ -47,7 +47,7 @@ pub struct WorkerSetup {
 
 impl WorkerSetup {
     /// Assembles a worker on this thread, where its hub lives from now on.
-    pub fn assemble(
+    pub(crate) fn assemble(
         &self,
     ) -> impl ServiceFactory<
         TcpStream,

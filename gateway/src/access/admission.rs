@@ -23,7 +23,7 @@ const SECOND: u64 = 1_000_000_000;
 
 /// What the clients of one process may have.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     limits: LimitsConfig,
     began: Instant,
     books: Mutex<Books>,
@@ -94,7 +94,7 @@ pub struct Refused {
 
 /// Something that is open and counted. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     admission: Arc<Admission>,
     who: Who,
     of: fn(&mut Account) -> &mut u32,
@@ -102,7 +102,7 @@ pub struct Lease {
 
 /// An open stream's leases, of its client's address and of its subject.
 #[derive(Debug, Default)]
-pub struct StreamLease {
+pub(crate) struct StreamLease {
     address: Option<Lease>,
     subject: Option<Lease>,
     cluster: Option<ClusterLease>,
@@ -110,12 +110,12 @@ pub struct StreamLease {
 
 impl StreamLease {
     /// Whether nothing was counted, so that there is nothing to give back.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.address.is_none() && self.subject.is_none() && self.cluster.is_none()
     }
 
     /// The same, counted on all gateways together, too.
-    pub fn with(mut self, cluster: Option<ClusterLease>) -> Self {
+    pub(crate) fn with(mut self, cluster: Option<ClusterLease>) -> Self {
         self.cluster = cluster;
         self
     }
@@ -154,7 +154,7 @@ impl Over {
 
 impl Admission {
     /// Nobody has anything yet.
-    pub fn new(limits: LimitsConfig) -> Arc<Self> {
+    pub(crate) fn new(limits: LimitsConfig) -> Arc<Self> {
         let books =
             Books { accounts: HashMap::new(), sweep_at: FEW_ACCOUNTS, arrivals: Bucket::default() };
         let (books, told) = (Mutex::new(books), AtomicU64::new(0));
@@ -183,7 +183,7 @@ impl Admission {
 
     /// A connection that was accepted. Those of peers that are not limited are not counted among those of all either: a
     /// flood from outside must not keep the operator's own probes and proxies away.
-    pub fn connection(self: &Arc<Self>, peer: ClientAddr) -> Result<Option<Lease>, Refused> {
+    pub(crate) fn connection(self: &Arc<Self>, peer: ClientAddr) -> Result<Option<Lease>, Refused> {
         self.connection_at(peer, self.now()).inspect_err(|refused| {
             if refused.over != Over::ConnectionRate {
                 self.tell(peer, refused);
@@ -223,7 +223,7 @@ impl Admission {
     }
 
     /// A stream of this client. A grant may have a limit of its own, which stands in place of the configured one.
-    pub fn stream(
+    pub(crate) fn stream(
         self: &Arc<Self>,
         client: ClientAddr,
         subject: Option<&str>,
@@ -264,7 +264,7 @@ impl Admission {
 
     /// Events that somebody wants to publish: of this subject, or of the address of a client without one. More than a
     /// second's are taken at once when nothing was taken before, and paid for later.
-    pub fn publish(
+    pub(crate) fn publish(
         &self,
         client: ClientAddr,
         subject: Option<&str>,

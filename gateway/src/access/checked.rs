@@ -11,11 +11,11 @@ use crate::access::grant::Grant;
 const HALF: usize = 16 * 1024;
 
 /// A token's hash.
-pub type Hash = [u8; 32];
+pub(crate) type Hash = [u8; 32];
 
 /// Tokens that were checked.
 #[derive(Debug, Default)]
-pub struct Checked(Mutex<Halves>);
+pub(crate) struct Checked(Mutex<Halves>);
 
 #[derive(Debug, Default)]
 struct Halves {
@@ -27,7 +27,7 @@ struct Halves {
 
 impl Checked {
     /// What a token grants, if it was checked with the keys of this generation.
-    pub fn find(&self, hash: &Hash, generation: u64) -> Option<Arc<Grant>> {
+    pub(crate) fn find(&self, hash: &Hash, generation: u64) -> Option<Arc<Grant>> {
         let halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.generation != generation {
             return None;
@@ -36,7 +36,7 @@ impl Checked {
     }
 
     /// A token was checked, with keys of this generation.
-    pub fn add(&self, hash: Hash, grant: Arc<Grant>, generation: u64) {
+    pub(crate) fn add(&self, hash: Hash, grant: Arc<Grant>, generation: u64) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.generation != generation {
             *halves = Halves { generation, ..Halves::default() };
@@ -49,7 +49,7 @@ impl Checked {
 }
 
 /// By this a token is known here.
-pub fn hash(token: &str) -> Hash {
+pub(crate) fn hash(token: &str) -> Hash {
     digest(&SHA256, token.as_bytes()).as_ref().try_into().unwrap_or_default()
 }
 

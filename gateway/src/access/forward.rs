@@ -30,7 +30,7 @@ const MOST_ANSWERS: usize = 16 * 1024;
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
+pub(crate) enum Action {
     /// To listen.
     Subscribe,
     /// To publish.
@@ -39,7 +39,7 @@ pub enum Action {
 
 impl Action {
     /// The word that is sent.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Action::Subscribe => "subscribe",
             Action::Publish => "publish",
@@ -49,7 +49,7 @@ impl Action {
 
 /// What the service said.
 #[derive(Debug, Clone)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The request is allowed, and this with it.
     Allowed(Arc<Grant>),
     /// Nobody is logged in (401).
@@ -57,14 +57,14 @@ pub enum Verdict {
     /// Whoever it is may not (403).
     Forbidden,
     /// It did not answer.
-    Away(Arc<str>),
+    Away,
 }
 
 type Hash = [u8; 32];
 type Pending = Arc<OnceCell<Verdict>>;
 
 /// The service that is asked.
-pub struct Forward {
+pub(crate) struct Forward {
     url: Url,
     config: ForwardConfig,
     places: Semaphore,
@@ -92,14 +92,14 @@ struct Body {
 
 impl Forward {
     /// The configured one, if one is.
-    pub fn new(config: &ForwardConfig) -> Option<Self> {
+    pub(crate) fn new(config: &ForwardConfig) -> Option<Self> {
         let url = config.url.clone()?;
         let (places, answers) = (Semaphore::new(config.max_pending), Mutex::default());
         Some(Forward { url, config: config.clone(), places, answers })
     }
 
     /// Asks whether a request may do something with these channels.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         asker: &impl Asker,
         action: Action,
@@ -116,7 +116,7 @@ impl Forward {
             .get_or_init(|| self.verdict(&url, headers.clone(), action, channels, outbound))
             .await
             .clone();
-        if matches!(verdict, Verdict::Away(_)) {
+        if matches!(verdict, Verdict::Away) {
             // Others need not wait for what is known to be no answer, and the next one asks anew.
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             answers.retain(|_, (_, known)| !Arc::ptr_eq(known, &pending));
@@ -183,7 +183,7 @@ impl Forward {
     ) -> Verdict {
         let away = |why: String| {
             tracing::warn!(error = %why, "the service of auth.forward.url does not say who is allowed");
-            Verdict::Away(why.into())
+            Verdict::Away
         };
         let waiting = tokio::time::timeout(self.config.timeout, self.places.acquire());
         let Ok(Ok(_place)) = waiting.await else {

@@ -41,7 +41,7 @@ struct Known {
 
 /// A key set.
 #[derive(Debug)]
-pub struct KeySet {
+pub(crate) struct KeySet {
     location: Location,
     algorithms: Vec<Algorithm>,
     known: Mutex<Known>,
@@ -51,7 +51,7 @@ pub struct KeySet {
 
 impl KeySet {
     /// One whose keys may be used with these algorithms. A file is read now, and must be there.
-    pub fn new(location: Location, algorithms: Vec<Algorithm>) -> Result<Self, String> {
+    pub(crate) fn new(location: Location, algorithms: Vec<Algorithm>) -> Result<Self, String> {
         let (known, reading) = (Mutex::default(), tokio::sync::Mutex::default());
         let set = KeySet { location, algorithms, known, reading };
         if let Location::File(path) = &set.location {
@@ -64,12 +64,12 @@ impl KeySet {
     }
 
     /// Rises with each change of the keys.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.lock().generation
     }
 
     /// Reads it from time to time, for ever.
-    pub async fn watch(&self, outbound: &Outbound) {
+    pub(crate) async fn watch(&self, outbound: &Outbound) {
         loop {
             let before = self.lock().tried;
             self.read(outbound, before).await;
@@ -80,7 +80,7 @@ impl KeySet {
     }
 
     /// The keys that a token of this head may be signed with; none if the set was never read.
-    pub async fn keys(&self, head: &Head, outbound: &Outbound) -> Option<Vec<VerifyingKey>> {
+    pub(crate) async fn keys(&self, head: &Head, outbound: &Outbound) -> Option<Vec<VerifyingKey>> {
         let fitting = |keys: &[Named]| -> Vec<VerifyingKey> {
             let fits = |(name, key): &&Named| {
                 let named = match (&head.kid, name) {

@@ -21,7 +21,7 @@ const MOST: usize = 100_000;
 
 /// Tickets that nobody has used yet, where there is no Redis.
 #[derive(Debug, Default)]
-pub struct Tickets(Mutex<HashMap<String, (Instant, Grant)>>);
+pub(crate) struct Tickets(Mutex<HashMap<String, (Instant, Grant)>>);
 
 /// Why there is no ticket, or what it grants cannot be said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,7 @@ pub struct Away(pub String);
 
 impl Tickets {
     /// A ticket for this grant, good for `lifetime`.
-    pub async fn issue(
+    pub(crate) async fn issue(
         &self,
         grant: &Grant,
         lifetime: Duration,
@@ -61,7 +61,7 @@ impl Tickets {
     }
 
     /// Uses a ticket up; what it granted, if it was still good.
-    pub async fn take(&self, ticket: &str, broker: &Broker) -> Result<Option<Grant>, Away> {
+    pub(crate) async fn take(&self, ticket: &str, broker: &Broker) -> Result<Option<Grant>, Away> {
         let hash = hash(ticket);
         match broker {
             Broker::Redis(redis) => {
@@ -78,7 +78,7 @@ impl Tickets {
 }
 
 /// Whether a text can be a ticket.
-pub fn is_ticket(text: &str) -> bool {
+pub(crate) fn is_ticket(text: &str) -> bool {
     text.len() == 2 * BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -3,16 +3,16 @@
 //! Connections of different kinds: the ingest's own (live events and ticks), a pool for reads and batches, and the line
 //! for events published singly. None is waited for by another; all are of the ingest's session.
 
-pub mod access;
-pub mod alarm;
-pub mod connection;
-pub mod connector;
+pub(crate) mod access;
+pub(crate) mod alarm;
+pub(crate) mod connection;
+pub(crate) mod connector;
 pub mod dispatch;
 pub mod history;
-pub mod ingest;
-pub mod interest;
-pub mod library;
-pub mod publish;
+pub(crate) mod ingest;
+pub(crate) mod interest;
+pub(crate) mod library;
+pub(crate) mod publish;
 pub mod resp;
 pub mod session;
 pub mod settings;

@@ -23,7 +23,7 @@ const OF_OTHERS: [&str; 8] = [
 
 /// Whose a variable is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Variable {
+pub(crate) enum Variable {
     /// Another program's.
     Foreign,
     /// The setting's of this name.
@@ -33,7 +33,7 @@ pub enum Variable {
 }
 
 /// Whose a variable is. Upper and lower case are the same.
-pub fn variable(name: &str, value: &str) -> Variable {
+pub(crate) fn variable(name: &str, value: &str) -> Variable {
     let name = name.to_ascii_uppercase();
     let Some(rest) = name.strip_prefix("SSE_") else { return Variable::Foreign };
     if OF_OTHERS.contains(&name.as_str()) || is_of_a_service(&name, value) {
@@ -54,7 +54,7 @@ pub fn variable(name: &str, value: &str) -> Variable {
 }
 
 /// The variable of a setting.
-pub fn variable_of(key: &str) -> String {
+pub(crate) fn variable_of(key: &str) -> String {
     format!("SSE_{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 
@@ -82,7 +82,7 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
 }
 
 /// Says that a setting does not exist, and which one may have been meant.
-pub fn no_such_setting(key: &str) -> String {
+pub(crate) fn no_such_setting(key: &str) -> String {
     match nearest(key).as_slice() {
         [] => "there is no such setting; `sse-gateway defaults` prints all".to_owned(),
         near => format!("there is no such setting; the nearest is {}", near.join(" or ")),
@@ -90,12 +90,12 @@ pub fn no_such_setting(key: &str) -> String {
 }
 
 /// Whether there is a section of this name.
-pub fn is_section(name: &str) -> bool {
+pub(crate) fn is_section(name: &str) -> bool {
     sections().any(|section| section == name)
 }
 
 /// Says that a section does not exist, and which one may have been meant.
-pub fn no_such_section(name: &str) -> String {
+pub(crate) fn no_such_section(name: &str) -> String {
     let near = sections().min_by_key(|section| damerau_levenshtein(name, section));
     let advice = near.filter(|near| damerau_levenshtein(name, near) <= 2);
     let advice = advice.map(|near| format!("the nearest is [{near}]"));

@@ -23,7 +23,7 @@ pub struct BadFile {
 
 /// A file and the setting that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PemFile {
+pub(crate) struct PemFile {
     /// The setting.
     pub setting: &'static str,
     /// The file.
@@ -31,13 +31,13 @@ pub struct PemFile {
 }
 
 /// The one crypto provider of this program.
-pub fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 impl PemFile {
     /// The file that a setting names; none if the setting is empty.
-    pub fn of(setting: &'static str, path: &str) -> Option<Self> {
+    pub(crate) fn of(setting: &'static str, path: &str) -> Option<Self> {
         (!path.is_empty()).then(|| PemFile { setting, path: path.into() })
     }
 
@@ -46,12 +46,12 @@ impl PemFile {
     }
 
     /// What is in it.
-    pub fn read(&self) -> Result<Vec<u8>, BadFile> {
+    pub(crate) fn read(&self) -> Result<Vec<u8>, BadFile> {
         std::fs::read(&self.path).map_err(|error| self.bad(error))
     }
 
     /// The certificates in it, at least one: the leaf first, then whoever signed it.
-    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, BadFile> {
+    pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, BadFile> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read()?).collect();
         match found {
             Ok(found) if found.is_empty() => {
@@ -63,7 +63,7 @@ impl PemFile {
     }
 
     /// The certificates in it, as authorities that are trusted.
-    pub fn authorities(&self) -> Result<RootCertStore, BadFile> {
+    pub(crate) fn authorities(&self) -> Result<RootCertStore, BadFile> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates()? {
             roots.add(certificate).map_err(|error| {
@@ -74,7 +74,7 @@ impl PemFile {
     }
 
     /// The private key in it.
-    pub fn private_key(&self) -> Result<PrivateKeyDer<'static>, BadFile> {
+    pub(crate) fn private_key(&self) -> Result<PrivateKeyDer<'static>, BadFile> {
         let text = self.read()?;
         PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
             pem::Error::NoItemsFound if memchr::memmem::find(&text, b"ENCRYPTED").is_some() => {
@@ -89,7 +89,7 @@ impl PemFile {
 }
 
 /// A certificate and the key that fits it.
-pub fn certified_key(certificate: &PemFile, key: &PemFile) -> Result<CertifiedKey, BadFile> {
+pub(crate) fn certified_key(certificate: &PemFile, key: &PemFile) -> Result<CertifiedKey, BadFile> {
     use rustls::{Error, InconsistentKeys};
     let chain = certificate.certificates()?;
     let private = key.private_key()?;
@@ -124,7 +124,7 @@ fn not_pem(error: &pem::Error) -> &'static str {
 /// For a client that asks a port of this machine whether it answers: it sends nothing that is worth a secret, takes any
 /// certificate, because the name and the authority are none of a probe's business, and has the holder prove that it is
 /// the holder.
-pub fn any_certificate() -> Arc<ClientConfig> {
+pub(crate) fn any_certificate() -> Arc<ClientConfig> {
     let provider = provider();
     let verifier = Arc::new(AnyCertificate(provider.clone()));
     let config = ClientConfig::builder_with_provider(provider)

@@ -23,7 +23,7 @@ impl BadRedisUrl {
 }
 
 /// Reads the address of Redis; refuses what could not serve.
-pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
+pub(crate) fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
     let odd = |what: &dyn fmt::Display| {
         BadRedisUrl(format!("{what}; write it as redis://user:password@host:6379"))
     };
@@ -48,6 +48,6 @@ pub fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
 }
 
 /// Whether connections to this address, which is valid, speak TLS.
-pub fn speaks_tls(url: &str) -> bool {
+pub(crate) fn speaks_tls(url: &str) -> bool {
     connection_info(url).is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
 }

@@ -31,7 +31,7 @@ const MOST: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A server on the admin port; it does nothing until it is awaited.
-pub fn server(
+pub(crate) fn server(
     listener: TcpListener,
     app: Arc<App>,
     tls: Option<Arc<ServerConfig>>,

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 
 /// What every handler of a gateway shares.
 #[derive(Debug)]
-pub struct App {
+pub(crate) struct App {
     /// The configuration.
     pub config: Config,
     /// The broker.
@@ -43,7 +43,7 @@ pub struct App {
 
 impl App {
     /// Of a gateway that serves clients at `addr`, and holds at most `max_streams`.
-    pub fn new(
+    pub(crate) fn new(
         config: Config,
         broker: Broker,
         metrics: Metrics,
@@ -79,12 +79,12 @@ impl App {
     }
 
     /// A worker's hub has begun; its inbox.
-    pub fn add_hub(&self, inbox: Arc<Inbox>) {
+    pub(crate) fn add_hub(&self, inbox: Arc<Inbox>) {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
     }
 
     /// Tells every worker's hub.
-    pub fn tell_hubs(&self, what: impl Fn() -> ToHub) {
+    pub(crate) fn tell_hubs(&self, what: impl Fn() -> ToHub) {
         let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
         for hub in hubs.iter() {
             hub.send([what()]);
@@ -93,7 +93,7 @@ impl App {
 
     /// Waits until every worker of this gateway keeps up with what is published, but no longer than until `end`: what is
     /// published beyond that may send streams to history.
-    pub async fn room(&self, end: Instant) {
+    pub(crate) async fn room(&self, end: Instant) {
         let behind = || {
             let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
             hubs.iter().find(|hub| !hub.has_room()).cloned()
@@ -117,28 +117,28 @@ impl App {
     }
 
     /// From now on the gateway is stopping.
-    pub fn begin_drain(&self) {
+    pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Whether the gateway is stopping.
-    pub fn draining(&self) -> bool {
+    pub(crate) fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
     /// How many streams there may be.
-    pub fn max_streams(&self) -> u64 {
+    pub(crate) fn max_streams(&self) -> u64 {
         self.max_streams
     }
 
     /// Whether as many streams are open as there may be.
-    pub fn full(&self) -> bool {
+    pub(crate) fn full(&self) -> bool {
         self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
     }
 
     /// Counts a stream of a client among those that it and its subject may have. A grant may have limits of its own: here,
     /// and on all gateways together.
-    pub async fn admit_stream(
+    pub(crate) async fn admit_stream(
         &self,
         client: ClientAddr,
         subject: Option<&str>,
@@ -152,7 +152,7 @@ impl App {
     }
 
     /// How many of this gateway's streams listen to a channel.
-    pub async fn subscribers(&self, channel: &Channel) -> usize {
+    pub(crate) async fn subscribers(&self, channel: &Channel) -> usize {
         self.counts(channel, Duration::from_secs(1)).await.1.iter().sum()
     }
 
@@ -176,7 +176,7 @@ impl App {
     }
 
     /// Whether the public port answers a request, and every worker its inbox; the error says what does not.
-    pub async fn answers(&self, patience: Duration) -> Result<(), String> {
+    pub(crate) async fn answers(&self, patience: Duration) -> Result<(), String> {
         // First this: once a request is answered, workers have begun.
         let end = Instant::now() + patience;
         // It may have to be told whose the connection is, as by every trusted proxy.
@@ -197,12 +197,12 @@ impl App {
     }
 
     /// Counts events that their sender may not publish.
-    pub fn deny_publish(&self, events: u64) {
+    pub(crate) fn deny_publish(&self, events: u64) {
         self.metrics.published.with_label_values(&["denied"]).inc_by(events);
     }
 
     /// Counts a connection or request that was refused.
-    pub fn reject(&self, reason: &'static str) {
+    pub(crate) fn reject(&self, reason: &'static str) {
         self.metrics.rejected.with_label_values(&[reason]).inc();
     }
 }

@@ -18,7 +18,7 @@ use crate::http::takeover::Takeable;
 use crate::http::transport::{self, HandshakeError, Transport};
 
 /// A connection, from where it was accepted to where HTTP begins.
-pub async fn ready_for_http(
+pub(crate) async fn ready_for_http(
     mut stream: TcpStream,
     app: Arc<App>,
     tls: Option<Arc<ServerConfig>>,

@@ -15,7 +15,7 @@ use crate::panics;
 
 /// Serves the requests of HTTP/2 as `app` does all: actix runs each in a task of its own, where a panic would not be taken
 /// for the connection's own, and knows no number of those under way.
-pub fn attended<B: MessageBody + 'static>(
+pub(crate) fn attended<B: MessageBody + 'static>(
     app: impl ServiceFactory<
         Request,
         Config = (),

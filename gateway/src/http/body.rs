@@ -10,7 +10,7 @@ use crate::stream::body_pipe::{Ending, PipeReader, Unfinished};
 
 /// A stream whose socket stays with actix.
 #[derive(Debug)]
-pub struct StreamBody(pub PipeReader);
+pub(crate) struct StreamBody(pub PipeReader);
 
 impl MessageBody for StreamBody {
     type Error = Unfinished;
@@ -29,14 +29,14 @@ impl MessageBody for StreamBody {
 
 /// A body that says something and ends unfinished.
 #[derive(Debug)]
-pub struct LastWords {
+pub(crate) struct LastWords {
     words: Option<Bytes>,
     ending: Ending,
 }
 
 impl LastWords {
     /// One that says this.
-    pub fn new(words: Box<[u8]>) -> Self {
+    pub(crate) fn new(words: Box<[u8]>) -> Self {
         LastWords { words: Some(Bytes::from(words)), ending: Ending::default() }
     }
 }

@@ -18,7 +18,10 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
 /// A channel's last and oldest id, length, and subscribers on this gateway.
-pub async fn info(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn info(
+    request: HttpRequest,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
     let channel = request::path_channel(&request)?;
     check_access(&request, &channel, &app).await?;
     // Above every id, so that no event is read.
@@ -35,7 +38,10 @@ pub async fn info(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
 }
 
 /// Events after a position, oldest first, as JSON.
-pub async fn history(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn history(
+    request: HttpRequest,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
     let channel = request::path_channel(&request)?;
     let (mut after, mut limit) = (None, DEFAULT_LIMIT);
     let pairs = request::query_pairs(request.query_string())?;

@@ -18,7 +18,10 @@ use crate::http::request;
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Ends the streams of a subject, a token's id or a channel.
-pub async fn revoke(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn revoke(
+    request: HttpRequest,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
     // The admin port of a deployment may be reached by more than the operator: by whatever scrapes it.
     let from_here = request.peer_addr().is_some_and(|addr| addr.ip().is_loopback());
     if !from_here && !app.access.is_admin(&Asking::of(&request, &app.config.server)) {

@@ -39,7 +39,7 @@ const FAREWELL_BYTES: usize = 64 * 1024 * 1024;
 
 /// A worker's connections that are no streams.
 #[derive(Debug)]
-pub struct Guests {
+pub(crate) struct Guests {
     all: RefCell<Slab<Guest>>,
     most: usize,
     /// The longest wait for a client.
@@ -71,14 +71,14 @@ type Leaving = (Transport, Place, Option<Rc<Lease>>);
 
 /// A connection's place among them; given up when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     guests: Rc<Guests>,
     key: usize,
 }
 
 impl Guests {
     /// At most so many. Who may be silent for how long is configured; what is refused or closed is counted.
-    pub fn new(most: usize, config: &Config, rejected: IntCounterVec) -> Rc<Self> {
+    pub(crate) fn new(most: usize, config: &Config, rejected: IntCounterVec) -> Rc<Self> {
         let head_patience = config.server.head_timeout;
         // Timers of their own, which answer, come first.
         let patience = config.server.keep_alive.max(config.publish.idle_timeout) + SWEEP;
@@ -95,7 +95,7 @@ impl Guests {
     }
 
     /// A place for a new connection. There is none if all others are busy with something else than waiting.
-    pub fn enter(self: &Rc<Self>) -> Option<Place> {
+    pub(crate) fn enter(self: &Rc<Self>) -> Option<Place> {
         let full = self.all.borrow().len() >= self.most;
         if full && !self.close_longest_waiting() {
             self.count_closed();
@@ -109,12 +109,12 @@ impl Guests {
     }
 
     /// A client sent what is no request.
-    pub fn unreadable(&self) {
+    pub(crate) fn unreadable(&self) {
         self.rejected.with_label_values(&["unreadable"]).inc();
     }
 
     /// A client and we agree on no session.
-    pub fn no_handshake(&self) {
+    pub(crate) fn no_handshake(&self) {
         self.rejected.with_label_values(&["handshake"]).inc();
     }
 
@@ -123,13 +123,13 @@ impl Guests {
     }
 
     /// Closes a connection in stages; [`Guests::serve`] does it.
-    pub fn see_out(&self, stream: Transport, place: Place, lease: Option<Rc<Lease>>) {
+    pub(crate) fn see_out(&self, stream: Transport, place: Place, lease: Option<Rc<Lease>>) {
         self.leaving.borrow_mut().push((stream, place, lease));
         self.some_leave.notify_one();
     }
 
     /// Closes those who wait too long, and those who leave, for ever.
-    pub async fn serve(self: Rc<Self>) -> Result<(), Infallible> {
+    pub(crate) async fn serve(self: Rc<Self>) -> Result<(), Infallible> {
         let mut interval = tokio::time::interval(self.sweep);
         let mut leaving = FuturesUnordered::new();
         loop {
@@ -187,7 +187,7 @@ impl Guests {
 
 impl Place {
     /// Whether the connection may go on.
-    pub fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         match self.guests.all.borrow()[self.key].closed {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
@@ -195,7 +195,7 @@ impl Place {
     }
 
     /// Its client said nothing when it was asked just now.
-    pub fn waits(&self, cx: &Context<'_>) {
+    pub(crate) fn waits(&self, cx: &Context<'_>) {
         let waits = &mut self.guests.all.borrow_mut()[self.key].waits;
         match waits {
             Some((_, Some(waker))) => waker.clone_from(cx.waker()),
@@ -205,7 +205,7 @@ impl Place {
     }
 
     /// Does what takes its client as well. The connection waits for it all the time, and may be closed.
-    pub async fn waiting<T, E: From<io::Error>>(
+    pub(crate) async fn waiting<T, E: From<io::Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
@@ -222,7 +222,7 @@ impl Place {
     }
 
     /// Its client said something.
-    pub fn heard(&self) {
+    pub(crate) fn heard(&self) {
         let guest = &mut self.guests.all.borrow_mut()[self.key];
         guest.waits = None;
         if guest.asked == 0 && !guest.mixed {
@@ -231,14 +231,14 @@ impl Place {
     }
 
     /// A request's head is whole, and the request is being answered until it is not.
-    pub fn asks(&self, asked: bool) {
+    pub(crate) fn asks(&self, asked: bool) {
         let guest = &mut self.guests.all.borrow_mut()[self.key];
         guest.asked = if asked { guest.asked + 1 } else { guest.asked.saturating_sub(1) };
         guest.head = None;
     }
 
     /// It speaks HTTP/2, and its first head is whole.
-    pub fn mixes(&self) {
+    pub(crate) fn mixes(&self) {
         self.guests.all.borrow_mut()[self.key].mixed = true;
     }
 }

@@ -252,7 +252,7 @@ impl ResponseError for Problem {
 
 /// What stands in the place of an answer that actix-http gives by itself, to what it cannot read as a request: a head and
 /// no body. Answers nothing for all other bytes.
-pub fn instead(answer: &[u8]) -> Option<Bytes> {
+pub(crate) fn instead(answer: &[u8]) -> Option<Bytes> {
     let head = answer.strip_prefix(b"HTTP/1.1 ")?.strip_suffix(b"\r\n\r\n")?;
     let (kind, detail) = match head.get(..3)? {
         b"400" => (
@@ -272,7 +272,7 @@ pub fn instead(answer: &[u8]) -> Option<Bytes> {
 }
 
 /// The answer to whoever speaks HTTP without TLS where TLS is spoken.
-pub fn https_wanted() -> Bytes {
+pub(crate) fn https_wanted() -> Bytes {
     last_answer(Kind::InvalidRequest, "this port speaks TLS; the URL must begin with https://")
 }
 
@@ -288,7 +288,7 @@ fn last_answer(kind: Kind, detail: &str) -> Bytes {
 }
 
 /// The problem that a library's error is.
-pub fn of(error: actix_web::Error) -> actix_web::Error {
+pub(crate) fn of(error: actix_web::Error) -> actix_web::Error {
     if error.as_error::<Problem>().is_some() {
         return error;
     }
@@ -311,7 +311,9 @@ fn library_kind(status: StatusCode) -> Option<Kind> {
 }
 
 /// Puts a problem in the place of an error that a library answered, in words of its own or in none.
-pub fn in_place<B: MessageBody>(response: ServiceResponse<B>) -> ServiceResponse<EitherBody<B>> {
+pub(crate) fn in_place<B: MessageBody>(
+    response: ServiceResponse<B>,
+) -> ServiceResponse<EitherBody<B>> {
     let Some(kind) = library_kind(response.status()) else { return response.map_into_left_body() };
     // Ours name their kind, also those that are no problems: the answers to lines of NDJSON.
     let kinds = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);

@@ -34,7 +34,7 @@ const BATCH: usize = 512;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// One event, its data the body as it is.
-pub async fn one(
+pub(crate) async fn one(
     request: HttpRequest,
     body: web::Payload,
     app: web::Data<App>,
@@ -73,7 +73,7 @@ pub async fn one(
 }
 
 /// An item, an array of items, or a stream of them.
-pub async fn many(
+pub(crate) async fn many(
     request: HttpRequest,
     body: web::Payload,
     app: web::Data<App>,

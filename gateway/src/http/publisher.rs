@@ -13,7 +13,10 @@ use crate::panics;
 const WORKERS_WAIT: Duration = Duration::from_secs(1);
 
 /// Publishes, in order; answers each one's id or error in the same order.
-pub async fn publish(app: &App, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+pub(crate) async fn publish(
+    app: &App,
+    items: &[Publication],
+) -> Vec<Result<EventId, PublishError>> {
     match &app.broker {
         Broker::Memory(broker) => {
             let mut results = Vec::with_capacity(items.len());

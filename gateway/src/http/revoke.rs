@@ -10,7 +10,7 @@ use crate::http::app::App;
 
 impl App {
     /// Ends streams everywhere, and refuses their subject or token for `keep`.
-    pub async fn revoke(&self, whose: Whose, keep: Duration) -> Result<(), String> {
+    pub(crate) async fn revoke(&self, whose: Whose, keep: Duration) -> Result<(), String> {
         let revocation = Revocation::now(whose);
         match &self.broker {
             Broker::Memory(_) => {
@@ -26,7 +26,7 @@ impl App {
     }
 
     /// Learns what was revoked elsewhere, for ever.
-    pub async fn follow_revocations(&self) {
+    pub(crate) async fn follow_revocations(&self) {
         let redis = match &self.broker {
             Broker::Redis(redis) if !self.access.is_open() => redis,
             _ => loop {
@@ -53,7 +53,7 @@ impl App {
     }
 
     /// Learns all that there are now.
-    pub async fn read_revocations(&self) -> Result<(), String> {
+    pub(crate) async fn read_revocations(&self) -> Result<(), String> {
         let Broker::Redis(redis) = &self.broker else { return Ok(()) };
         let _reading = self.access.revocations.reading.lock().await;
         let lines = redis.revocations().await?;

@@ -24,7 +24,7 @@ use crate::http::{channel, publish, request, tickets, unread_body};
 use crate::hub::Hub;
 
 /// What one worker serves; `hub` is the worker's own.
-pub fn routes(
+pub(crate) fn routes(
     app: Arc<App>,
     hub: Rc<Hub>,
 ) -> actix_web::App<
@@ -158,7 +158,7 @@ async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Prob
 }
 
 /// Refuses a method, and says which ones are taken (RFC 9110 §15.5.6).
-pub fn not_allowed(allowed: &'static str) -> Route {
+pub(crate) fn not_allowed(allowed: &'static str) -> Route {
     web::to(move |request: HttpRequest| async move {
         let detail = format!("{} takes {allowed}, and not {}", request.path(), request.method());
         let mut response = Problem::new(Kind::MethodNotAllowed, detail).error_response();

@@ -23,7 +23,7 @@ use crate::stream::body_pipe::Carrier;
 use crate::stream::subscription::Refusal;
 
 /// Opens a stream.
-pub async fn get(
+pub(crate) async fn get(
     request: HttpRequest,
     app: web::Data<App>,
     hub: LocalData<HubHandle>,
@@ -100,7 +100,10 @@ fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
 }
 
 /// Answers as `GET` would, without a stream.
-pub async fn head_only(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn head_only(
+    request: HttpRequest,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
     let subscription = request::subscription(&request, app.config.stream.max_channels)?;
     let asking = Asking::of(&request, &app.config.server);
     let channels = subscription.channels;
@@ -184,4 +187,4 @@ fn head() -> HttpResponseBuilder {
 
 /// A worker's hub, as its handlers hold it.
 #[derive(Debug)]
-pub struct HubHandle(pub Rc<Hub>);
+pub(crate) struct HubHandle(pub Rc<Hub>);

@@ -43,7 +43,7 @@ const LINGER: Duration = Duration::from_millis(250);
 const MOST_REQUESTS: usize = 256;
 
 /// A client's connection as actix sees it.
-pub struct Takeable {
+pub(crate) struct Takeable {
     stream: Option<Transport>,
     order: TakeoverOrder,
     /// What actix wrote since the take-over was ordered: the head, behind whatever answers it had not written before.
@@ -59,11 +59,11 @@ pub struct Takeable {
 }
 
 /// An end that is waited for.
-pub type Stopping = Pin<Box<dyn Future<Output = ()>>>;
+pub(crate) type Stopping = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What a handler of this connection may do with it.
 #[derive(Clone)]
-pub struct TakeoverOrder(Rc<Shared>);
+pub(crate) struct TakeoverOrder(Rc<Shared>);
 
 struct Shared {
     guests: Rc<Guests>,
@@ -100,7 +100,7 @@ impl fmt::Debug for TakeoverOrder {
 
 impl Takeable {
     /// Wraps an accepted connection, which is a guest.
-    pub fn new(stream: Transport, place: Place, guests: &Rc<Guests>) -> Self {
+    pub(crate) fn new(stream: Transport, place: Place, guests: &Rc<Guests>) -> Self {
         let shared = Shared {
             guests: guests.clone(),
             opened: RefCell::default(),
@@ -129,24 +129,24 @@ impl Takeable {
     }
 
     /// Ends, when `stopping` is done, as soon as no request is under way.
-    pub fn ending_with(mut self, stopping: Stopping) -> Self {
+    pub(crate) fn ending_with(mut self, stopping: Stopping) -> Self {
         self.stopping = Some(stopping);
         self
     }
 
     /// Whose the connection is, and what counts it among its client's.
-    pub fn is_of(&self, client: ClientAddr, lease: Option<Rc<Lease>>) {
+    pub(crate) fn is_of(&self, client: ClientAddr, lease: Option<Rc<Lease>>) {
         self.order.0.addr.set(Some(client));
         self.order.0.lease.replace(lease);
     }
 
     /// Whose the connection is.
-    pub fn client_addr(&self) -> Option<ClientAddr> {
+    pub(crate) fn client_addr(&self) -> Option<ClientAddr> {
         self.order.0.addr.get()
     }
 
     /// The means to order the take-over, for the connection's data.
-    pub fn order(&self) -> TakeoverOrder {
+    pub(crate) fn order(&self) -> TakeoverOrder {
         self.order.clone()
     }
 
@@ -175,17 +175,17 @@ impl Takeable {
 
 impl TakeoverOrder {
     /// The body of a response whose connection is to be taken over.
-    pub fn body(self, opened: Opened, stream: Option<AsStream>) -> TakeoverBody {
+    pub(crate) fn body(self, opened: Opened, stream: Option<AsStream>) -> TakeoverBody {
         TakeoverBody { order: self, opened: Some(opened), _stream: stream }
     }
 
     /// What counts the connection among its client's, for whoever holds its socket.
-    pub fn lease(&self) -> Option<Rc<Lease>> {
+    pub(crate) fn lease(&self) -> Option<Rc<Lease>> {
         self.0.lease.borrow().clone()
     }
 
     /// A request's head is whole, and the request is being answered until it is not.
-    pub fn asks(&self, asked: bool, version: Version) {
+    pub(crate) fn asks(&self, asked: bool, version: Version) {
         self.0.mixed.set(version == Version::HTTP_2);
         if let Some(place) = &*self.0.place.borrow() {
             place.asks(asked);
@@ -196,19 +196,19 @@ impl TakeoverOrder {
     }
 
     /// Who the client is.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.0.client
     }
 
     /// The connection has a stream while the answer lives. One that has any is counted with the streams, and is no guest.
-    pub fn becomes_stream(&self) -> AsStream {
+    pub(crate) fn becomes_stream(&self) -> AsStream {
         self.0.streams.set(self.0.streams.get() + 1);
         self.0.place.take();
         AsStream { order: self.clone(), key: Cell::new(None) }
     }
 
     /// A request is under way while the answer lives.
-    pub fn begins_request(&self) -> UnderWay {
+    pub(crate) fn begins_request(&self) -> UnderWay {
         let shared = &self.0;
         shared.under_way.set(shared.under_way.get() + 1);
         if shared.under_way.get() - shared.streams.get() > MOST_REQUESTS {
@@ -232,7 +232,7 @@ impl TakeoverOrder {
 }
 
 /// Held while a connection has a stream.
-pub struct AsStream {
+pub(crate) struct AsStream {
     order: TakeoverOrder,
     /// The body's place among those who hear of the connection's end.
     key: Cell<Option<usize>>,
@@ -276,7 +276,7 @@ impl Drop for AsStream {
 }
 
 /// Held while a request is under way.
-pub struct UnderWay(TakeoverOrder);
+pub(crate) struct UnderWay(TakeoverOrder);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -289,7 +289,7 @@ impl Drop for UnderWay {
 }
 
 /// A body that never says anything: being asked for its first byte, it orders the take-over.
-pub struct TakeoverBody {
+pub(crate) struct TakeoverBody {
     order: TakeoverOrder,
     opened: Option<Opened>,
     _stream: Option<AsStream>,

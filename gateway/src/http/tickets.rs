@@ -11,7 +11,10 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
 /// Gives a ticket.
-pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn issue(
+    request: HttpRequest,
+    app: web::Data<App>,
+) -> Result<HttpResponse, Problem> {
     request::check_origin(&request, &app.config.cors.origins)?;
     match app.access.ticket(&Asking::of(&request, &app.config.server), &app.broker).await {
         Ok((ticket, seconds)) => Ok(HttpResponse::Created()

@@ -23,7 +23,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A client's connection, before it is known what is asked on it.
 #[derive(Debug)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// TCP.
     Plain(TcpStream),
     /// TLS. Boxed, because the session is large and this is moved about.
@@ -32,7 +32,7 @@ pub enum Transport {
 
 /// Who a client proved to be, by the connection alone. Handlers find it in the connection's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Client {
+pub(crate) enum Client {
     /// Nobody in particular.
     Anonymous,
     /// The holder of a certificate that was verified against `tls.client_ca`.
@@ -41,7 +41,7 @@ pub enum Client {
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
+pub(crate) enum HandshakeError {
     /// The client speaks HTTP without TLS.
     #[error("the client speaks HTTP without TLS")]
     PlainHttp(TcpStream),
@@ -55,7 +55,7 @@ pub enum HandshakeError {
 
 impl Transport {
     /// Does the handshake of TLS.
-    pub async fn secured(
+    pub(crate) async fn secured(
         stream: TcpStream,
         config: Arc<ServerConfig>,
     ) -> Result<Self, HandshakeError> {
@@ -75,7 +75,7 @@ impl Transport {
     }
 
     /// What is spoken on it.
-    pub fn protocol(&self) -> Protocol {
+    pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Transport::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 Protocol::Http2
@@ -85,7 +85,7 @@ impl Transport {
     }
 
     /// Who its client is.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         match self {
             // One that cannot be verified ends the handshake.
             Transport::Tls(stream) if stream.get_ref().1.peer_certificates().is_some() => {
@@ -96,7 +96,7 @@ impl Transport {
     }
 
     /// The TCP connection below. What a session still has to write is lost.
-    pub fn into_tcp(self) -> TcpStream {
+    pub(crate) fn into_tcp(self) -> TcpStream {
         match self {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => stream.into_inner().0,
@@ -105,7 +105,7 @@ impl Transport {
 }
 
 /// Tells a client that speaks HTTP on a port of TLS, in its own words.
-pub async fn explain(stream: &mut TcpStream) {
+pub(crate) async fn explain(stream: &mut TcpStream) {
     let mut request = vec![0; 4096];
     // What is not read would make the kernel reset the connection, and the client lose the answer.
     let _ = stream.try_read(&mut request);

@@ -19,16 +19,16 @@ use futures_util::Stream;
 
 /// A request's body, which its handler reads and its answer holds.
 #[derive(Clone)]
-pub struct Shared(Rc<RefCell<Payload>>);
+pub(crate) struct Shared(Rc<RefCell<Payload>>);
 
 /// An answer that holds its request's body.
-pub struct Holding<B> {
+pub(crate) struct Holding<B> {
     body: B,
     _request: Option<Shared>,
 }
 
 /// Shares the request's body, if it has one in chunks.
-pub fn share(request: &mut ServiceRequest) -> Option<Shared> {
+pub(crate) fn share(request: &mut ServiceRequest) -> Option<Shared> {
     // Nearly no request has one, and all others are left as they are.
     if !request.chunked().unwrap_or(false) {
         return None;
@@ -40,7 +40,7 @@ pub fn share(request: &mut ServiceRequest) -> Option<Shared> {
 }
 
 /// The answer, which holds the request's body until it is over.
-pub fn hold<B>(
+pub(crate) fn hold<B>(
     response: ServiceResponse<B>,
     request: Option<Shared>,
 ) -> ServiceResponse<Holding<B>> {

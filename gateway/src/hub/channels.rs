@@ -12,7 +12,7 @@ use crate::feed::inbox::ChannelKey;
 
 /// The worker's channels.
 #[derive(Debug, Default)]
-pub struct Channels {
+pub(crate) struct Channels {
     entries: Slab<Entry>,
     by_name: HashMap<Channel, u32>,
     generation: u32,
@@ -28,7 +28,7 @@ struct Entry {
 
 /// A connection joined a channel.
 #[derive(Debug, Clone, Copy)]
-pub struct Joined {
+pub(crate) struct Joined {
     /// The channel.
     pub key: ChannelKey,
     /// Its place in the list of subscribers.
@@ -41,7 +41,7 @@ pub struct Joined {
 
 /// A connection left a channel.
 #[derive(Debug)]
-pub struct Left {
+pub(crate) struct Left {
     /// The connection that took its place in the list, if one did.
     pub moved: Option<u32>,
     /// The channel had no other subscriber and is gone: the broker must be told.
@@ -50,7 +50,7 @@ pub struct Left {
 
 impl Channels {
     /// Adds a connection to a channel's subscribers.
-    pub fn join(&mut self, name: &Channel, connection: u32) -> Joined {
+    pub(crate) fn join(&mut self, name: &Channel, connection: u32) -> Joined {
         let slot = match self.by_name.get(name) {
             Some(&slot) => slot,
             None => {
@@ -76,7 +76,7 @@ impl Channels {
     }
 
     /// Removes the connection at `place`; the last one of the list takes its place.
-    pub fn leave(&mut self, slot: u32, place: u32) -> Left {
+    pub(crate) fn leave(&mut self, slot: u32, place: u32) -> Left {
         let entry = &mut self.entries[slot as usize];
         entry.subscribers.swap_remove(place as usize);
         let moved = entry.subscribers.get(place as usize).copied();
@@ -89,7 +89,7 @@ impl Channels {
     }
 
     /// The subscribers of a channel; none when it is gone.
-    pub fn subscribers(&self, key: ChannelKey) -> &[u32] {
+    pub(crate) fn subscribers(&self, key: ChannelKey) -> &[u32] {
         match self.entries.get(key.slot as usize) {
             Some(entry) if entry.generation == key.generation => &entry.subscribers,
             _ => &[],
@@ -97,12 +97,12 @@ impl Channels {
     }
 
     /// The channel's name, by its index.
-    pub fn name(&self, slot: u32) -> &Channel {
+    pub(crate) fn name(&self, slot: u32) -> &Channel {
         &self.entries[slot as usize].name
     }
 
     /// The broker attached the channel. Answers whether that is news.
-    pub fn set_attached(&mut self, key: ChannelKey) -> bool {
+    pub(crate) fn set_attached(&mut self, key: ChannelKey) -> bool {
         match self.entries.get_mut(key.slot as usize) {
             Some(entry) if entry.generation == key.generation && !entry.attached => {
                 entry.attached = true;
@@ -113,31 +113,26 @@ impl Channels {
     }
 
     /// The broker lost every attachment.
-    pub fn detach_all(&mut self) {
+    pub(crate) fn detach_all(&mut self) {
         for (_, entry) in &mut self.entries {
             entry.attached = false;
         }
     }
 
     /// How many connections listen to a channel.
-    pub fn count(&self, name: &Channel) -> usize {
+    pub(crate) fn count(&self, name: &Channel) -> usize {
         self.by_name.get(name).map_or(0, |&slot| self.entries[slot as usize].subscribers.len())
     }
 
     /// The connections that listen to a channel of this name.
-    pub fn subscribers_by_name(&self, name: &str) -> Vec<usize> {
+    pub(crate) fn subscribers_by_name(&self, name: &str) -> Vec<usize> {
         let slot = self.by_name.get(name);
         let all = slot.map_or(&[][..], |&slot| &self.entries[slot as usize].subscribers);
         all.iter().map(|connection| *connection as usize).collect()
     }
 
     /// How many channels there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 /// A worker's epoll.
 #[derive(Debug)]
-pub struct Poller {
+pub(crate) struct Poller {
     epoll: AsyncFd<Epoll>,
 }
 
@@ -27,7 +27,7 @@ impl AsRawFd for Epoll {
 
 /// What happened to a socket.
 #[derive(Debug, Clone, Copy)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// The token given to [`Poller::add`].
     pub token: u64,
     /// The client sent something, or closed.
@@ -40,7 +40,7 @@ pub struct Readiness {
 
 impl Poller {
     /// An empty set. Must be called within the worker's runtime.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = Epoll(epoll::create(CreateFlags::CLOEXEC)?);
         #[expect(deprecated, reason = "its replacement is unsafe; the descriptor is owned here")]
         let epoll = AsyncFd::new(epoll)?;
@@ -48,7 +48,7 @@ impl Poller {
     }
 
     /// Watches a socket, edge-triggered, until it is closed.
-    pub fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll.get_ref().0, socket, EventData::new_u64(token), flags)?;
         Ok(())
@@ -56,7 +56,7 @@ impl Poller {
 
     /// Waits until there is something, then fills `ready` with what there is now (at most a batch; more
     /// comes with the next call).
-    pub async fn wait(&self, ready: &mut Vec<Readiness>) -> io::Result<()> {
+    pub(crate) async fn wait(&self, ready: &mut Vec<Readiness>) -> io::Result<()> {
         let mut guard = self.epoll.readable().await?;
         let mut events: [Event; 256] =
             [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 256];

@@ -25,7 +25,7 @@ use crate::stream::subscription::{Bearer, Held, Subscription, Waiter};
 
 /// The connections of one worker, and the channels they listen to.
 #[derive(Debug)]
-pub struct Subscribers {
+pub(crate) struct Subscribers {
     pub(crate) connections: Slab<Connection>,
     pub(crate) channels: Channels,
     /// What is given back when a stream ends, by its place. Most streams have nothing, and cost nothing here.
@@ -63,7 +63,12 @@ pub struct Subscribers {
 
 impl Subscribers {
     /// None yet.
-    pub fn new(broker: Broker, worker: u16, config: StreamConfig, cells: Arc<Cells>) -> Self {
+    pub(crate) fn new(
+        broker: Broker,
+        worker: u16,
+        config: StreamConfig,
+        cells: Arc<Cells>,
+    ) -> Self {
         Subscribers {
             connections: Slab::new(),
             channels: Channels::default(),
@@ -340,7 +345,7 @@ impl Subscribers {
 
 /// When a drain began, how long it takes, and of how many streams.
 #[derive(Debug, Clone, Copy)]
-pub struct DrainPlan {
+pub(crate) struct DrainPlan {
     began: Instant,
     spread: Duration,
     streams: usize,

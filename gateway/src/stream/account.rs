@@ -26,7 +26,7 @@ pub enum Item {
 
 /// A client's position and what was told about it.
 #[derive(Debug)]
-pub struct Account {
+pub(crate) struct Account {
     /// Everything at or below was handed out, or told missing.
     position: EventId,
     /// The last id handed out: the client's cursor once it is sent.
@@ -41,24 +41,24 @@ pub struct Account {
 
 impl Account {
     /// Of a client that was handed everything at or below `position`, by its own words.
-    pub fn after(position: EventId) -> Self {
+    pub(crate) fn after(position: EventId) -> Self {
         let (excused, named) = (Vec::new(), Vec::new());
         Account { position, told: None, vouched: None, excused, named }
     }
 
     /// Of a connection that was live up to `position`.
-    pub fn resumed(position: EventId) -> Self {
+    pub(crate) fn resumed(position: EventId) -> Self {
         Account { told: Some(position), ..Account::after(position) }
     }
 
     /// Everything at or below was handed out, or told missing.
-    pub fn position(&self) -> EventId {
+    pub(crate) fn position(&self) -> EventId {
         self.position
     }
 
     /// A client without a position begins here. `untold` is why something may be missing before that, and what the
     /// client named instead of a position.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         clock: EventId,
         untold: Option<(GapReason, &str)>,
@@ -73,13 +73,13 @@ impl Account {
     }
 
     /// A client with a position of its own goes on after it.
-    pub fn resume(&self, out: &mut Vec<Item>) {
+    pub(crate) fn resume(&self, out: &mut Vec<Item>) {
         out.push(Item::Opened(self.position, Began::After));
     }
 
     /// "From the oldest" claims nothing about what was gone before its first read, in any epoch. Answers whether
     /// this read holds all it takes to begin so.
-    pub fn begin_oldest(
+    pub(crate) fn begin_oldest(
         &mut self,
         snapshot: &Snapshot,
         channels: &[Channel],
@@ -112,7 +112,7 @@ impl Account {
 
     /// Told once where an epoch begins with the live events: a first position; or one of the new epoch, lest the
     /// next reconnect be told of the old one again.
-    pub fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) {
+    pub(crate) fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) {
         if self.told.is_none_or(|id| id.epoch() != clock.epoch()) {
             out.push(Item::Checkpoint(clock));
         }
@@ -122,7 +122,7 @@ impl Account {
     /// Answers whether that brought the client up to the read's clock. `extent` tells which part of the n-th
     /// channel's history it wants. `live` are events kept meanwhile: of a channel whose history cannot be read, there is
     /// nothing else.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         snapshot: &Snapshot,
         channels: &[Channel],

@@ -18,11 +18,11 @@ use crate::stream::sink::Sink;
 use crate::stream::subscription::{Bearer, Waiter};
 
 /// Time in tenths of a second since the hub began: what a connection can afford to keep.
-pub type Deciseconds = u32;
+pub(crate) type Deciseconds = u32;
 
 /// One channel of a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Membership {
+pub(crate) struct Membership {
     /// The hub's index of the channel.
     pub channel: u32,
     /// Where the connection stands in the channel's list of subscribers.
@@ -31,7 +31,7 @@ pub struct Membership {
 
 /// Live events of one channel, in order, and what each delivery of them needs to know.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     run: &'a [(ChannelKey, SharedFrame)],
     picks: &'a [u32],
     /// Their bytes in a row, by framing.
@@ -42,7 +42,7 @@ pub struct Batch<'a> {
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// Events written, whole.
     pub written: u64,
     /// Live-only events that this connection misses.
@@ -53,7 +53,7 @@ pub struct Delivery {
 
 /// How the delivery of a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// All of it was written, queued, kept by the join or not for this connection.
     Taken,
     /// The queue is full: the reader is too slow, and has everything up to this position.
@@ -64,7 +64,7 @@ pub enum End {
 
 /// Bounds on what a connection may have waiting.
 #[derive(Debug, Clone, Copy)]
-pub struct QueueLimits {
+pub(crate) struct QueueLimits {
     /// Blocks.
     pub blocks: usize,
     /// Bytes (one event may be larger).
@@ -73,7 +73,7 @@ pub struct QueueLimits {
 
 /// An open stream.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     pub(crate) sink: Sink,
     /// None: live. Otherwise it is on its way from its position to the live events.
     pub(crate) joining: Option<Box<Joining>>,
@@ -95,7 +95,7 @@ pub struct Connection {
 
 /// What only a joining connection has.
 #[derive(Debug)]
-pub struct Joining {
+pub(crate) struct Joining {
     pub(crate) join: Join,
     pub(crate) channels: Arc<[Channel]>,
     /// Channels not yet attached.
@@ -111,7 +111,7 @@ pub struct Joining {
 impl<'a> Batch<'a> {
     /// Those of a run, of all channels, that `picks` names. If they are several, `joined` has their bytes in chunks and
     /// then plain.
-    pub fn new(
+    pub(crate) fn new(
         run: &'a [(ChannelKey, SharedFrame)],
         picks: &'a [u32],
         joined: (&'a [u8], &'a [u8]),
@@ -142,7 +142,7 @@ impl<'a> Batch<'a> {
 
 impl Connection {
     /// A connection that starts by joining.
-    pub fn new(
+    pub(crate) fn new(
         sink: Sink,
         joining: Joining,
         checkpoints: bool,
@@ -167,7 +167,7 @@ impl Connection {
 
     /// Live events, to be sent or kept by the join. Without `write` they are only queued, for a
     /// [`Connection::flush`] that follows.
-    pub fn deliver(
+    pub(crate) fn deliver(
         &mut self,
         batch: &Batch<'_>,
         limits: QueueLimits,
@@ -256,7 +256,7 @@ impl Connection {
     }
 
     /// Queues what a join handed out; [`Connection::flush`] writes it.
-    pub fn queue_items(&mut self, items: impl Iterator<Item = Item>, now: Deciseconds) {
+    pub(crate) fn queue_items(&mut self, items: impl Iterator<Item = Item>, now: Deciseconds) {
         for item in items {
             match item {
                 Item::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
@@ -272,7 +272,7 @@ impl Connection {
     }
 
     /// Queues a response's head before all else. Nothing may have been written yet.
-    pub fn lead(&mut self, head: Bytes, now: Deciseconds) {
+    pub(crate) fn lead(&mut self, head: Bytes, now: Deciseconds) {
         if self.outbox.is_none() {
             self.progress = now;
         }
@@ -280,13 +280,13 @@ impl Connection {
     }
 
     /// Writes a block of this connection's own, behind whatever waits.
-    pub fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
+    pub(crate) fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
         self.queue_own(block, now);
         self.flush(now)
     }
 
     /// Writes a heartbeat if nothing waits; what a later byte would prove is otherwise proven by what waits.
-    pub fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
+    pub(crate) fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
         if self.outbox.is_some() {
             return Ok(());
         }
@@ -300,7 +300,7 @@ impl Connection {
     }
 
     /// Writes what waits, as much as fits. Answers how many queued events were finished.
-    pub fn flush(&mut self, now: Deciseconds) -> io::Result<u64> {
+    pub(crate) fn flush(&mut self, now: Deciseconds) -> io::Result<u64> {
         let mut events = 0;
         while let Some(outbox) = &mut self.outbox {
             let offered: SmallVec<[IoSlice<'_>; 64]> = outbox.slices().collect();
@@ -324,7 +324,7 @@ impl Connection {
 
     /// Drops the last queued events, those of this epoch. Answers the position before them, if there were any with an id,
     /// and how many had none.
-    pub fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
+    pub(crate) fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
         let Some(outbox) = &mut self.outbox else { return (None, 0) };
         let (first, raw) = outbox.drop_events(epoch, self.sink.holds_back());
         if outbox.is_empty() {
@@ -335,24 +335,19 @@ impl Connection {
 
     /// Ends the body as one that is finished: its client is not to come back. Where something still waits, its end would be
     /// taken for a part of that, so the connection is cut instead.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if !self.pending() {
             self.sink.finish(self.framing);
         }
     }
 
     /// Whether something waits to be written.
-    pub fn pending(&self) -> bool {
+    pub(crate) fn pending(&self) -> bool {
         self.outbox.is_some()
     }
 
-    /// Bytes that wait to be written.
-    pub fn pending_bytes(&self) -> usize {
-        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
-    }
-
     /// Queues a block of this connection's own; [`Connection::flush`] writes it.
-    pub fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
+    pub(crate) fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
         self.queue(Block::Own(frame::framed(block, self.framing)), 0, now);
     }
 

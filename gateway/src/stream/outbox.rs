@@ -10,7 +10,7 @@ use crate::feed::frame::{Framing, SharedFrame};
 
 /// A block of the stream, whole.
 #[derive(Debug)]
-pub enum Block {
+pub(crate) enum Block {
     /// An event, shared with every other connection that is sent it.
     Shared(SharedFrame),
     /// A gap, a checkpoint: this connection's own, in its framing.
@@ -31,7 +31,7 @@ impl Block {
 
 /// Blocks that the socket has not accepted yet. It exists only while there are any.
 #[derive(Debug)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     framing: Framing,
     blocks: VecDeque<Block>,
     /// How much of the first block the socket has accepted.
@@ -44,12 +44,12 @@ const GATHER: usize = 64;
 
 impl Outbox {
     /// An empty one, of a connection with this framing.
-    pub fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing) -> Self {
         Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0 }
     }
 
     /// Appends a block, of which `written` bytes are already accepted (only ever for the first).
-    pub fn push(&mut self, block: Block, written: usize) {
+    pub(crate) fn push(&mut self, block: Block, written: usize) {
         debug_assert!(written == 0 || self.blocks.is_empty());
         self.bytes += block.bytes(self.framing).len() - written;
         self.written += written;
@@ -57,7 +57,7 @@ impl Outbox {
     }
 
     /// Puts a response's head before all else; none of it may be written yet.
-    pub fn lead(&mut self, head: Bytes) {
+    pub(crate) fn lead(&mut self, head: Bytes) {
         debug_assert_eq!(self.written, 0);
         self.bytes += head.len();
         self.blocks.push_front(Block::Head(head));
@@ -68,7 +68,7 @@ impl Outbox {
     ///
     /// A gap or a checkpoint may name a position at or above the events before it: without them, it would be untrue. Nor
     /// can a reader go back to another epoch without a reset.
-    pub fn drop_events(&mut self, epoch: u64, begun: bool) -> (Option<EventId>, u64) {
+    pub(crate) fn drop_events(&mut self, epoch: u64, begun: bool) -> (Option<EventId>, u64) {
         let (mut first, mut raw) = (None, 0);
         let begun = usize::from(begun || self.written > 0);
         while self.blocks.len() > begun {
@@ -85,22 +85,22 @@ impl Outbox {
     }
 
     /// Bytes not yet accepted.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Blocks not yet accepted whole.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.blocks.len()
     }
 
     /// Whether everything was accepted.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
     /// What to write next, from the first unaccepted byte on.
-    pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
+    pub(crate) fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let first = self.written;
         self.blocks.iter().take(GATHER).enumerate().map(move |(n, block)| {
             IoSlice::new(&block.bytes(self.framing)[if n == 0 { first } else { 0 }..])
@@ -108,7 +108,7 @@ impl Outbox {
     }
 
     /// The socket accepted this many bytes. Answers how many events were finished by that.
-    pub fn advance(&mut self, mut accepted: usize) -> u64 {
+    pub(crate) fn advance(&mut self, mut accepted: usize) -> u64 {
         self.bytes -= accepted;
         let mut events = 0;
         while let Some(block) = self.blocks.front() {

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 /// A timer of the kernel's resolution, timerfd_create(2), watched by the thread's runtime.
 #[derive(Debug)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     timer: AsyncFd<Timer>,
 }
 
@@ -27,7 +27,7 @@ impl AsRawFd for Timer {
 
 impl Alarm {
     /// One that is not set. Must be called within a runtime.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = Timer(timerfd_create(TimerfdClockId::Monotonic, flags)?);
         #[expect(deprecated, reason = "its replacement is unsafe; the descriptor is owned here")]
@@ -36,7 +36,7 @@ impl Alarm {
     }
 
     /// Waits so long. Whoever gives up waiting may wait again.
-    pub async fn wait(&self, pause: Duration) -> io::Result<()> {
+    pub(crate) async fn wait(&self, pause: Duration) -> io::Result<()> {
         let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Zero would never come.
         let it_value = pause

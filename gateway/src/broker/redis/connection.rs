@@ -32,7 +32,7 @@ const ENOUGH: usize = 16;
 
 /// Where handlers leave their events. Dropped, it ends the thread.
 #[derive(Debug)]
-pub struct Line(Arc<Queue>);
+pub(crate) struct Line(Arc<Queue>);
 
 /// What waits for the thread.
 #[derive(Debug, Default)]
@@ -62,13 +62,13 @@ struct Waiting {
 
 impl Line {
     /// A line, and the queue for its thread.
-    pub fn new() -> (Line, Arc<Queue>) {
+    pub(crate) fn new() -> (Line, Arc<Queue>) {
         let queue = Arc::new(Queue::default());
         (Line(queue.clone()), queue)
     }
 
     /// Publishes one event, together with others that wait.
-    pub async fn publish(&self, item: Publication) -> Outcome {
+    pub(crate) async fn publish(&self, item: Publication) -> Outcome {
         let (answer, answered) = oneshot::channel();
         let waiting = {
             let mut state = self.0.lock();
@@ -140,7 +140,7 @@ impl Queue {
 }
 
 /// Publishes what comes for as long as anything can.
-pub async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
+pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
     let mut kept = None;
     let alarm = match Alarm::new() {
         Ok(alarm) => Some(alarm),

@@ -17,7 +17,7 @@ use crate::broker::redis::settings::RedisTls;
 use crate::config::pem;
 
 /// A byte stream to Redis.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Why a session could not begin or had to end.
@@ -47,13 +47,13 @@ impl From<String> for SessionError {
 }
 
 /// A connection with what was read from it and not yet understood.
-pub struct Connection {
+pub(crate) struct Connection {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) input: BytesMut,
 }
 
 /// Connects, authenticates and checks that this is a master of a version that serves.
-pub async fn connect(
+pub(crate) async fn connect(
     info: &ConnectionInfo,
     tls: &RedisTls,
     timeout: Duration,
@@ -129,7 +129,7 @@ fn native_roots() -> Result<rustls::RootCertStore, SessionError> {
 impl Connection {
     /// Sends one command and waits for its answer; pushes before it are passed over. For the beginning of
     /// a session, when nothing is subscribed.
-    pub async fn call<T>(
+    pub(crate) async fn call<T>(
         &mut self,
         cmd: &Cmd,
         read: impl FnOnce(&Value<'_>) -> T,
@@ -153,7 +153,7 @@ impl Connection {
     }
 
     /// Sends one command whose answer is a number, a text or an error.
-    pub async fn ask(&mut self, cmd: &Cmd) -> Result<Answer, SessionError> {
+    pub(crate) async fn ask(&mut self, cmd: &Cmd) -> Result<Answer, SessionError> {
         self.call(cmd, |value| match value {
             Value::Error(text) => Answer::Error(String::from_utf8_lossy(text).into_owned()),
             Value::Integer(n) => Answer::Integer(*n),

@@ -32,7 +32,7 @@ pub enum Status {
 }
 
 /// The ingest's state over all its sessions.
-pub struct Ingest {
+pub(crate) struct Ingest {
     shared: Arc<RedisShared>,
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<Status>,
@@ -43,7 +43,7 @@ pub struct Ingest {
 
 impl Ingest {
     /// An ingest that connects when it is run.
-    pub fn new(
+    pub(crate) fn new(
         shared: Arc<RedisShared>,
         commands: mpsc::UnboundedReceiver<Command>,
         status: watch::Sender<Status>,
@@ -52,7 +52,7 @@ impl Ingest {
     }
 
     /// Runs until everybody who could ask for anything is gone.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let longest = self.shared.config.reconnect_max;
         let mut delay = delays(longest);
         loop {

@@ -11,11 +11,11 @@ use smallvec::SmallVec;
 use crate::feed::inbox::ChannelKey;
 
 /// A worker's attachment to a channel.
-pub type Attachment = (u16, ChannelKey);
+pub(crate) type Attachment = (u16, ChannelKey);
 
 /// The table of one session's channels, by their names in Redis.
 #[derive(Debug)]
-pub struct Interest {
+pub(crate) struct Interest {
     channels: HashMap<Box<[u8]>, Entry>,
     idle: VecDeque<(Instant, Box<[u8]>)>,
     linger: Duration,
@@ -34,7 +34,7 @@ struct Entry {
 
 /// What to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub(crate) enum Ask {
     /// Nothing.
     Nothing,
     /// SUBSCRIBE to the channel.
@@ -45,12 +45,12 @@ pub enum Ask {
 
 impl Interest {
     /// An empty table.
-    pub fn new(linger: Duration) -> Self {
+    pub(crate) fn new(linger: Duration) -> Self {
         Interest { channels: HashMap::new(), idle: VecDeque::new(), linger }
     }
 
     /// A hub wants a channel.
-    pub fn attach(&mut self, channel: &[u8], attachment: Attachment, online: bool) -> Ask {
+    pub(crate) fn attach(&mut self, channel: &[u8], attachment: Attachment, online: bool) -> Ask {
         let entry = self.channels.entry(channel.into()).or_default();
         entry.attachments.push(attachment);
         entry.idle_since = None;
@@ -66,7 +66,7 @@ impl Interest {
     }
 
     /// A hub no longer wants a channel.
-    pub fn detach(&mut self, channel: &[u8], attachment: Attachment, now: Instant) {
+    pub(crate) fn detach(&mut self, channel: &[u8], attachment: Attachment, now: Instant) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
         entry.attachments.retain(|a| *a != attachment);
         if entry.attachments.is_empty() {
@@ -76,7 +76,7 @@ impl Interest {
     }
 
     /// Redis confirmed a SUBSCRIBE. Answers who is attached by that.
-    pub fn confirmed(&mut self, channel: &[u8]) -> &[Attachment] {
+    pub(crate) fn confirmed(&mut self, channel: &[u8]) -> &[Attachment] {
         let Some(entry) = self.channels.get_mut(channel) else { return &[] };
         entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
         if entry.unconfirmed == 0 && !entry.asked && entry.attachments.is_empty() {
@@ -86,7 +86,7 @@ impl Interest {
     }
 
     /// Redis refused a SUBSCRIBE. Answers whose wish that was.
-    pub fn refused(&mut self, channel: &[u8]) -> SmallVec<[Attachment; 2]> {
+    pub(crate) fn refused(&mut self, channel: &[u8]) -> SmallVec<[Attachment; 2]> {
         let Some(entry) = self.channels.get_mut(channel) else { return SmallVec::new() };
         entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
         if entry.unconfirmed > 0 {
@@ -103,7 +103,7 @@ impl Interest {
     }
 
     /// Who listens to a channel now.
-    pub fn attachments(&self, channel: &[u8]) -> &[Attachment] {
+    pub(crate) fn attachments(&self, channel: &[u8]) -> &[Attachment] {
         match self.channels.get(channel) {
             Some(entry) if entry.asked && entry.unconfirmed == 0 => &entry.attachments,
             _ => &[],
@@ -111,7 +111,7 @@ impl Interest {
     }
 
     /// Channels nobody wanted for the linger: to be unsubscribed, and from now on not subscribed.
-    pub fn expired(&mut self, now: Instant) -> Vec<Box<[u8]>> {
+    pub(crate) fn expired(&mut self, now: Instant) -> Vec<Box<[u8]>> {
         let mut expired = Vec::new();
         while let Some((since, _)) = self.idle.front() {
             if now.saturating_duration_since(*since) < self.linger {
@@ -136,7 +136,7 @@ impl Interest {
 
     /// A new session begins. Answers every channel that is wanted: to be subscribed. In the order of their names, so
     /// that a run of a model can be repeated.
-    pub fn restart(&mut self) -> Vec<Box<[u8]>> {
+    pub(crate) fn restart(&mut self) -> Vec<Box<[u8]>> {
         self.idle.clear();
         self.channels.retain(|_, entry| !entry.attachments.is_empty());
         let wanted = self.channels.iter_mut().map(|(channel, entry)| {
@@ -149,7 +149,7 @@ impl Interest {
     }
 
     /// The session ended: nothing is subscribed.
-    pub fn lost(&mut self) {
+    pub(crate) fn lost(&mut self) {
         for entry in self.channels.values_mut() {
             (entry.asked, entry.unconfirmed) = (false, 0);
         }

@@ -10,7 +10,7 @@ use sse_contract::{Function, LIBRARY_VERSION, Meaning, eval_script, library_sour
 
 /// How functions are called on this Redis. Shared by all connections to it.
 #[derive(Debug, Default)]
-pub struct Library {
+pub(crate) struct Library {
     /// The digests by which `EVALSHA` knows the functions, in the order of [`Function::ALL`]; none while
     /// `FCALL` works.
     scripts: Mutex<Option<Vec<String>>>,
@@ -18,7 +18,7 @@ pub struct Library {
 
 /// What an answer tells about the library, as far as any connection's type of answer can say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// A number.
     Integer(i64),
     /// A text.
@@ -29,14 +29,14 @@ pub enum Answer {
 
 impl Library {
     /// A call of a function; keys and arguments are to be added with [`Cmd::arg`].
-    pub fn call(&self, function: Function, keys: usize) -> Cmd {
+    pub(crate) fn call(&self, function: Function, keys: usize) -> Cmd {
         let mut cmd = self.begin(function);
         cmd.arg(keys);
         cmd
     }
 
     /// The beginning of a call of a function; the number of keys comes next.
-    pub fn begin(&self, function: Function) -> Cmd {
+    pub(crate) fn begin(&self, function: Function) -> Cmd {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
         match scripts.as_ref() {
             None => {
@@ -54,7 +54,7 @@ impl Library {
 
     /// Makes sure that the library is there in this version or a newer one. `call` sends one command and
     /// answers; its own error (a broken connection) ends this.
-    pub async fn ensure<E: From<String>>(
+    pub(crate) async fn ensure<E: From<String>>(
         &self,
         mut call: impl AsyncFnMut(Cmd) -> Result<Answer, E>,
     ) -> Result<(), E> {

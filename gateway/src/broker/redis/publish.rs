@@ -22,11 +22,11 @@ use crate::feed::publication::{Publication, PublishError};
 const ATTEMPTS: usize = 4;
 
 /// What became of one attempt at a publication.
-pub type Outcome = Result<EventId, Failure>;
+pub(crate) type Outcome = Result<EventId, Failure>;
 
 /// Why an attempt did not publish, and who may try again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What is answered if nobody does.
     pub error: PublishError,
     /// Who may.
@@ -35,7 +35,7 @@ pub struct Failure {
 
 /// Whose publication may be sent again without becoming two events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
+pub(crate) enum Again {
     /// Nobody's, or it would be refused again.
     Never,
     /// One that carries an idempotency key.
@@ -45,7 +45,7 @@ pub enum Again {
 }
 
 /// Publishes in order; answers in the same order.
-pub async fn publish(
+pub(crate) async fn publish(
     shared: &Arc<RedisShared>,
     line: &Line,
     items: &[Publication],
@@ -150,13 +150,13 @@ fn alike(count: usize, failure: &Failure) -> Vec<Outcome> {
 }
 
 /// Nothing was sent.
-pub fn unsent(error: &RedisError) -> Failure {
+pub(crate) fn unsent(error: &RedisError) -> Failure {
     Failure { error: PublishError::Unavailable(format!("Redis: {error}")), again: Again::WithKey }
 }
 
 /// What became of publications sent together.
 #[derive(Debug)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Of each, in order.
     pub outcomes: Vec<Outcome>,
     /// Whether the connection may be used again.
@@ -164,7 +164,7 @@ pub struct Sent {
 }
 
 /// Sends publications on a connection of this session, in one pipeline, so that Redis runs them in their order.
-pub async fn send(
+pub(crate) async fn send(
     shared: &RedisShared,
     session: &Arc<Session>,
     connection: &mut MultiplexedConnection,
