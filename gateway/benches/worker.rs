@@ -97,6 +97,7 @@ impl Worker {
         let hub = tasks.block_on(&runtime, async {
             let shared = Broker::Memory(broker.clone());
             let hub = Hub::new(shared, config.stream, cells.clone()).expect("an epoll");
+            #[expect(clippy::disallowed_methods, reason = "it ends with the bench")]
             tokio::task::spawn_local(hub.clone().run(draining));
             hub
         });

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix_server::ServerBuilder;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::access::Access;
 use crate::broker::Broker;
@@ -143,25 +144,9 @@ impl Gateway {
         };
         let public = builder.listen("public", self.public, move || worker.assemble())?.run();
         let (admin_handle, public_handle) = (admin.handle(), public.handle());
+        #[expect(clippy::disallowed_methods, reason = "both are waited for below")]
         let (mut admin, mut public) = (actix_rt::spawn(admin), actix_rt::spawn(public));
-        let (ticking, watching) = (app.clone(), self.vitals.clone());
-        let ticks =
-            actix_rt::spawn(async move { watching.live("the clock", memory_ticks(ticking)).await });
-        let (guarding, watching) = (app.clone(), self.vitals.clone());
-        let guards =
-            actix_rt::spawn(async move { watching.live("access control", guard(guarding)).await });
-        let certificate = self.tls.map(|tls| {
-            let (watching, reads) = (self.vitals.clone(), app.metrics.certificate_reads.clone());
-            actix_rt::spawn(async move {
-                watching.live("the look at the certificate", tls.follow_files(reads)).await;
-            })
-        });
-        if let Some(streams) = app.cluster_streams.clone() {
-            let watching = self.vitals.clone();
-            actix_rt::spawn(async move {
-                watching.live("the leases of streams", streams.serve()).await;
-            });
-        }
+        let tasks = tasks(&app, self.tls, &self.vitals);
         tokio::select! {
             () = stop => {}
             name = watch.death() => return Err(RunError::Died(name)),
@@ -181,11 +166,7 @@ impl Gateway {
             tracing::warn!(deadline = ?drain_config.deadline, "the drain's deadline passed");
             public_handle.stop(false).await;
         }
-        ticks.abort();
-        guards.abort();
-        if let Some(certificate) = certificate {
-            certificate.abort();
-        }
+        tasks.iter().for_each(JoinHandle::abort);
         admin_handle.stop(false).await;
         for server in [admin, public] {
             if let Ok(Err(error)) = server.await {
@@ -245,6 +226,22 @@ async fn broker(
         }
     };
     Ok(broker)
+}
+
+/// What runs beside the servers for as long as they do.
+fn tasks(app: &Arc<App>, tls: Option<Tls>, vitals: &Vitals) -> Vec<JoinHandle<()>> {
+    let mut tasks = vec![
+        vitals.spawn("the clock", memory_ticks(app.clone())),
+        vitals.spawn("access control", guard(app.clone())),
+    ];
+    if let Some(tls) = tls {
+        let reads = app.metrics.certificate_reads.clone();
+        tasks.push(vitals.spawn("the look at the certificate", tls.follow_files(reads)));
+    }
+    if let Some(streams) = app.cluster_streams.clone() {
+        tasks.push(vitals.spawn("the leases of streams", streams.serve()));
+    }
+    tasks
 }
 
 /// The public port's server, and how many connections that are no streams each of its workers may have.

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Hears of deaths.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ struct Alive {
 
 /// Nobody has died yet.
 pub fn watch() -> (Vitals, Watch) {
+    #[expect(clippy::disallowed_methods, reason = "each part dies once")]
     let (deaths, heard) = mpsc::unbounded_channel();
     let vitals = Vitals {
         deaths,
@@ -56,6 +58,17 @@ impl Vitals {
             Ok(()) => alive.vitals = None,
             Err(error) => alive.name = format!("{name} ({error})"),
         }
+    }
+
+    /// Lives this life as a task of this thread.
+    pub fn spawn<E: Display>(
+        &self,
+        name: &'static str,
+        life: impl Future<Output = Result<(), E>> + 'static,
+    ) -> JoinHandle<()> {
+        let vitals = self.clone();
+        #[expect(clippy::disallowed_methods, reason = "whoever ends before its time is missed")]
+        tokio::task::spawn_local(async move { vitals.live(name, life).await })
     }
 
     /// Something that must be there cannot even begin.

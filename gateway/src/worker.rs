@@ -105,16 +105,14 @@ impl WorkerSetup {
         let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
             .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
         app.add_hub(hub.inbox());
-        let (watching, serving) = (self.vitals.clone(), hub.clone().run(self.drain.subscribe()));
-        actix_rt::spawn(async move { watching.live("a worker's hub", serving).await });
+        self.vitals.spawn("a worker's hub", hub.clone().run(self.drain.subscribe()));
         hub
     }
 
     fn guests(&self) -> Rc<Guests> {
         let rejected = self.app.metrics.rejected.clone();
         let guests = Guests::new(self.most_guests, &self.app.config, rejected);
-        let (watching, serving) = (self.vitals.clone(), guests.clone().serve());
-        actix_rt::spawn(async move { watching.live("a worker's guests", serving).await });
+        self.vitals.spawn("a worker's guests", guests.clone().serve());
         guests
     }
 }

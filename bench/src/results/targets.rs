@@ -65,52 +65,91 @@ const NCHAN: &str = "nchan";
 
 /// Every target, in the order of the scenarios.
 pub fn judge(records: &[Value]) -> Vec<Judgement> {
-    let run = Run(records);
-    let mut all = Vec::new();
-    let mut add = |what, server, bound, measured: Option<f64>| {
+    let (run, mut judged) = (Run(records), Judged::default());
+    fan_out(run, &mut judged);
+    bad_days(run, &mut judged);
+    connections(run, &mut judged);
+    judged.0
+}
+
+/// What was judged so far.
+#[derive(Default)]
+struct Judged(Vec<Judgement>);
+
+impl Judged {
+    fn add(
+        &mut self,
+        what: &'static str,
+        server: &'static str,
+        bound: Bound,
+        measured: Option<f64>,
+    ) {
         let measured = measured.filter(|value| value.is_finite());
-        all.push(Judgement { what, server, bound, measured });
-    };
+        self.0.push(Judgement { what, server, bound, measured });
+    }
+}
+
+/// One channel with many readers.
+fn fan_out(run: Run<'_>, judged: &mut Judged) {
     for server in [MEMORY, REDIS] {
         let to = |scenario, value, other| run.ratio(scenario, value, server, other);
         let best = run.others("steady", P99).min_by(f64::total_cmp);
         let p99 = run.median("steady", server, P99);
         let with_best = p99.zip(best).map(|(own, best)| own / best);
-        add("steady: CPU a delivery, × floor", server, AtMost(1.05), to("steady", COST, FLOOR));
-        add("steady: CPU a delivery, × Nchan", server, AtMost(0.7), to("steady", COST, NCHAN));
+        judged.add(
+            "steady: CPU a delivery, × floor",
+            server,
+            AtMost(1.05),
+            to("steady", COST, FLOOR),
+        );
+        judged.add(
+            "steady: CPU a delivery, × Nchan",
+            server,
+            AtMost(0.7),
+            to("steady", COST, NCHAN),
+        );
         let calm = to("steady-half", COST, NCHAN);
-        add("steady at half the rate: CPU a delivery, × Nchan", server, AtMost(0.7), calm);
-        add("steady: p99, × Nchan", server, AtMost(0.8), to("steady", P99, NCHAN));
-        add("steady: p99, × the best of the other servers", server, AtMost(1.0), with_best);
+        judged.add("steady at half the rate: CPU a delivery, × Nchan", server, AtMost(0.7), calm);
+        judged.add("steady: p99, × Nchan", server, AtMost(0.8), to("steady", P99, NCHAN));
+        judged.add("steady: p99, × the best of the other servers", server, AtMost(1.0), with_best);
     }
     let instructions = run.median("instructions", MEMORY, "/delivery");
-    add("steady: user instructions a delivery", MEMORY, AtMost(400.0), instructions);
+    judged.add("steady: user instructions a delivery", MEMORY, AtMost(400.0), instructions);
     for server in [MEMORY, REDIS] {
         let to = |value, other| run.ratio("saturation", value, server, other);
         let best = run.others("saturation", RATE).max_by(f64::total_cmp);
         let rate = run.median("saturation", server, RATE);
         let with_best = rate.zip(best).map(|(own, best)| own / best);
-        add("saturation: CPU a delivery, × Nchan", server, AtMost(0.5), to(COST, NCHAN));
-        add("saturation: CPU a delivery, × floor", server, AtMost(0.4), to(COST, FLOOR));
-        add("saturation: deliveries/s, × Nchan", server, AtLeast(1.5), to(RATE, NCHAN));
-        add(
+        judged.add("saturation: CPU a delivery, × Nchan", server, AtMost(0.5), to(COST, NCHAN));
+        judged.add("saturation: CPU a delivery, × floor", server, AtMost(0.4), to(COST, FLOOR));
+        judged.add("saturation: deliveries/s, × Nchan", server, AtLeast(1.5), to(RATE, NCHAN));
+        judged.add(
             "saturation: deliveries/s, × the best of the other servers",
             server,
             AtLeast(1.0),
             with_best,
         );
     }
+}
+
+/// A channel each, readers that stall, and all that come back at once.
+fn bad_days(run: Run<'_>, judged: &mut Judged) {
     let user = |value, server| run.ratio("per-user", value, server, NCHAN);
-    add("per-user through HTTP: CPU an event, × Nchan", MEMORY, AtMost(0.7), user(COST, MEMORY));
-    add("per-user through HTTP: p50, × Nchan", MEMORY, AtMost(1.0), user(P50, MEMORY));
-    add(
+    judged.add(
+        "per-user through HTTP: CPU an event, × Nchan",
+        MEMORY,
+        AtMost(0.7),
+        user(COST, MEMORY),
+    );
+    judged.add("per-user through HTTP: p50, × Nchan", MEMORY, AtMost(1.0), user(P50, MEMORY));
+    judged.add(
         "per-user through HTTP: CPU an event, Redis' too, × Nchan",
         REDIS,
         AtMost(1.4),
         user(COST, REDIS),
     );
     let straight = user(COST, "gateway, FCALL");
-    add(
+    judged.add(
         "per-user straight to Redis: gateway's CPU an event, × Nchan",
         REDIS,
         AtMost(0.4),
@@ -118,46 +157,64 @@ pub fn judge(records: &[Value]) -> Vec<Judgement> {
     );
     for server in [MEMORY, REDIS] {
         let (p99, growth) = (run.stall_p99(server), run.stall_growth(server));
-        add("10 % stalled: others' p99, × without", server, AtMost(1.2), p99);
-        add("10 % stalled: growth of memory, %", server, AtMost(10.0), growth);
+        judged.add("10 % stalled: others' p99, × without", server, AtMost(1.2), p99);
+        judged.add("10 % stalled: growth of memory, %", server, AtMost(10.0), growth);
     }
     for server in [MEMORY, REDIS] {
         let storm = |value| run.median("storm", server, value);
         let lost = storm("/lost").zip(storm("/incomplete")).map(|(lost, behind)| lost + behind);
-        add("storm: seconds until the last has caught up", server, AtMost(5.0), storm("/seconds"));
-        add("storm: events lost, readers incomplete", server, AtMost(0.0), lost);
+        judged.add(
+            "storm: seconds until the last has caught up",
+            server,
+            AtMost(5.0),
+            storm("/seconds"),
+        );
+        judged.add("storm: events lost, readers incomplete", server, AtMost(0.0), lost);
     }
     // A read from this process's own memory is one a reader, and costs none of Redis.
     let reads = run.median("storm", REDIS, "/reads");
-    add("storm: reads of history", REDIS, AtMost(100.0), reads);
+    judged.add("storm: reads of history", REDIS, AtMost(100.0), reads);
+}
+
+/// What streams cost while they open and while they wait, with TLS and tokens too; what publishing costs.
+fn connections(run: Run<'_>, judged: &mut Judged) {
     let idle = |server, channels| run.bytes_each("idle", server, channels);
-    add("idle on one channel: memory a stream, B", MEMORY, AtMost(400.0), idle(MEMORY, "one"));
-    add("idle on one channel: memory a stream, B", REDIS, AtMost(400.0), idle(REDIS, "one"));
+    judged.add(
+        "idle on one channel: memory a stream, B",
+        MEMORY,
+        AtMost(400.0),
+        idle(MEMORY, "one"),
+    );
+    judged.add("idle on one channel: memory a stream, B", REDIS, AtMost(400.0), idle(REDIS, "one"));
     let each = idle(REDIS, "one each");
-    add("idle on one channel each: memory a stream, Redis' too, B", REDIS, AtMost(1200.0), each);
+    judged.add(
+        "idle on one channel each: memory a stream, Redis' too, B",
+        REDIS,
+        AtMost(1200.0),
+        each,
+    );
     let idle = run.bytes_each("tls-idle", TLS, "one");
-    add("TLS: memory an idle stream, B", TLS, AtMost(8192.0), idle);
+    judged.add("TLS: memory an idle stream, B", TLS, AtMost(8192.0), idle);
     let delivery = run.ratio("tls", COST, TLS, MEMORY);
-    add("TLS: CPU a delivery, × without", TLS, AtMost(1.3), delivery);
+    judged.add("TLS: CPU a delivery, × without", TLS, AtMost(1.3), delivery);
     // Checking a signature of RSA takes half as long as all else that a connect does.
     for (server, bound) in [(HS256, 0.7), (RS256, 0.5)] {
         let opened = |value| run.ratio("tokens", value, server, MEMORY);
         let opening = opened("/streams_per_second");
-        add("tokens: streams/s, × without", server, AtLeast(bound), opening);
+        judged.add("tokens: streams/s, × without", server, AtLeast(bound), opening);
         let again = opened("/again_per_second");
-        add("tokens seen before: streams/s, × without", server, AtLeast(0.7), again);
+        judged.add("tokens seen before: streams/s, × without", server, AtLeast(0.7), again);
         let delivery = run.ratio("tokens-steady", COST, server, MEMORY);
-        add("tokens: CPU a delivery, × without", server, AtMost(1.1), delivery);
+        judged.add("tokens: CPU a delivery, × without", server, AtMost(1.1), delivery);
     }
     for server in [MEMORY, REDIS] {
         let ramp = run.ratio("ramp", "/streams_per_second", server, NCHAN);
-        add("ramp: streams/s, × Nchan", server, AtLeast(1.0), ramp);
+        judged.add("ramp: streams/s, × Nchan", server, AtLeast(1.0), ramp);
     }
     let own = run.median("publish", REDIS, "/events_per_second");
     let redis = run.median("publish", REDIS, "/redis_benchmark_per_second");
     let publish = own.zip(redis).map(|(own, redis)| own / redis);
-    add("publish: NDJSON, × redis-benchmark", REDIS, AtLeast(0.5), publish);
-    all
+    judged.add("publish: NDJSON, × redis-benchmark", REDIS, AtLeast(0.5), publish);
 }
 
 /// The records of a run.

@@ -155,6 +155,7 @@ impl RedisBroker {
         let tls = config.tls()?;
         let info = config.connection_info()?;
         let client = settings::client(&info).map_err(BadRedisUrl::new)?;
+        #[expect(clippy::disallowed_methods, reason = "streams that open and end bound it")]
         let (commands, heard) = mpsc::unbounded_channel();
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
@@ -175,6 +176,7 @@ impl RedisBroker {
             refused: Mutex::default(),
             config,
         });
+        #[expect(clippy::disallowed_methods, reason = "one for each stream that joins")]
         let (asks, asks_rx) = mpsc::unbounded_channel();
         let (status_tx, status) = watch::channel(Status::Connecting);
         let (line, queue) = Line::new();

@@ -178,6 +178,10 @@ fn a_wrong_value_is_told_with_its_place_and_what_is_allowed() {
         load(&[("SSE_LOG__FORMAT", "xml")], &[]),
         &["(variable SSE_LOG__FORMAT): must be text"],
     );
+}
+
+#[test]
+fn a_mistake_in_a_file_is_told_with_its_line() {
     for (file, words) in [
         ("\n\n[stream]\nqueue_events = 'many'\n", "line 4): must be a whole number"),
         ("[stream]\nheartbeat = 15\n", "line 2): write a duration such as"),

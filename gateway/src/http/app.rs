@@ -158,6 +158,7 @@ impl App {
 
     /// How many workers were asked for their number of streams on a channel, and what those said that answered in time.
     async fn counts(&self, channel: &Channel, patience: Duration) -> (usize, Vec<usize>) {
+        #[expect(clippy::disallowed_methods, reason = "each worker answers once")]
         let (answer, mut answers) = mpsc::unbounded_channel();
         let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for hub in &hubs {

@@ -73,6 +73,13 @@ pub(crate) fn routes(
                 Ok(unread_body::hold(let_go(response?), body))
             })
         })
+        .configure(resources)
+        .default_service(web::to(not_found))
+}
+
+/// What can be asked for, and how.
+fn resources(services: &mut web::ServiceConfig) {
+    services
         .service(
             web::resource("/events")
                 .get(subscribe::get)
@@ -101,8 +108,7 @@ pub(crate) fn routes(
                 .get(console)
                 .route(web::head().to(console))
                 .default_service(not_allowed("GET, HEAD")),
-        )
-        .default_service(web::to(not_found))
+        );
 }
 
 /// actix keeps up to 128 requests a worker for reuse, as they are. Their headers and paths are slices of the buffers they

@@ -674,6 +674,7 @@ impl Counting {
         let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
         let metrics = Metrics::default();
         let (started, start) = mpsc::channel();
+        #[expect(clippy::disallowed_methods, reason = "the test asks some dozens of times")]
         let (asks, mut asked) = tokio::sync::mpsc::unbounded_channel::<Take>();
         let of_broker = metrics.clone();
         std::thread::spawn(move || {

@@ -343,8 +343,17 @@ fn another_service_says_who_may_listen() {
         answer.status,
         answer.body
     );
+    drop(stream);
+    gateway.settled();
+}
 
-    service.behave(says(204, ""));
+/// `auth.conf.example` lets nobody publish from outside, nor read more than streams.
+#[test]
+fn behind_another_services_door_there_are_streams_alone() {
+    let gateway = TestGateway::memory(&[("cors.origins", "https://app.example")]);
+    let service = Server::new(says(204, ""));
+    let nginx = Nginx::with_auth(gateway.addr, service.addr, "https://app.example");
+    let cookie = ("Cookie", "session=s1");
     for (method, path) in [
         ("POST", "/channels/demo"),
         ("POST", "/publish"),
@@ -355,6 +364,4 @@ fn another_service_says_who_may_listen() {
         let answer = request(nginx.addr, method, path, &[cookie], b"x");
         assert!(matches!(answer.status, 403 | 404), "{method} {path}: {}", answer.status);
     }
-    drop(stream);
-    gateway.settled();
 }

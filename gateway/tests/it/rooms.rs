@@ -98,6 +98,17 @@ fn only_http_and_the_shell_import_actix() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The program hands its variables to `Config::read`; nothing else depends on them.
+#[test]
+fn no_room_reads_the_environment() {
+    let mut wrong = Vec::new();
+    for room in ROOMS.map(Room::read) {
+        let reads = room.files.into_iter().filter(|(_, text)| text.contains("env::var"));
+        wrong.extend(reads.map(|(path, _)| path));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Every file is in a room, and `lib.rs` shows the rooms in their order.
 #[test]
 fn the_rooms_are_all_there_is() {

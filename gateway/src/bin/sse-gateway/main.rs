@@ -111,6 +111,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         tracing::info!("stopping; a second signal ends it at once");
+        #[expect(clippy::disallowed_methods, reason = "it ends the process")]
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             tracing::warn!("stopped at once by a second signal");
@@ -144,6 +145,10 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
 /// level. Terminals and `kill -HUP` would otherwise end the process and every stream with it.
 fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "without it a hangup changes nothing, and no more"
+    )]
     actix_rt::spawn(async move {
         while hangup.recv().await.is_some() {
             match load(&args) {

@@ -307,6 +307,7 @@ mod tests {
         let settings = RedisSettings::of(&config);
         let (broker, works) = RedisBroker::without_threads(settings, Metrics::default()).unwrap();
         let queue = works.queue.clone();
+        #[expect(clippy::disallowed_methods, reason = "it ends with this test's runtime")]
         actix_web::rt::spawn(run(works.shared, works.queue));
         let items = [item()];
         let mut publishers: FuturesUnordered<_> =
