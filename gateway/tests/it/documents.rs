@@ -124,6 +124,41 @@ fn every_documented_setting_exists_and_every_setting_is_documented() {
     assert_eq!(documented, settings);
 }
 
+/// "64 KiB", "10,000 events", "5 min" or "none", as a setting's value is written.
+fn as_value(words: &str) -> String {
+    if words == "none" {
+        return "0".to_owned();
+    }
+    let (number, unit) = words.split_once(' ').unwrap_or((words, ""));
+    let number: u64 = number.replace(',', "").parse().unwrap_or_else(|_| panic!("{words}"));
+    match unit {
+        "KiB" => (number * 1024).to_string(),
+        "MiB" => (number * 1024 * 1024).to_string(),
+        "s" => format!("\"{number}s\""),
+        "min" => format!("\"{number}m\""),
+        _ => number.to_string(),
+    }
+}
+
+#[test]
+fn the_limits_of_the_api_are_the_defaults() {
+    let (api, settings) = (read("docs/http-api.md"), settings());
+    let mut compared = 0;
+    for cells in rows(section(&api, "## Limits")) {
+        let parts: Vec<&str> = cells[1].split('`').collect();
+        for pair in parts[1..].chunks(2) {
+            // Others are decided by the machine, or are no settings.
+            let Some(words) = pair.get(1).and_then(|behind| behind.split_once('(')) else {
+                continue;
+            };
+            let words = words.1.split(')').next().unwrap();
+            assert_eq!(settings.get(pair[0]), Some(&as_value(words)), "{}: {words}", pair[0]);
+            compared += 1;
+        }
+    }
+    assert!(compared > 12, "{compared}");
+}
+
 /// A name that looks like a setting's, anywhere in the documents of users, is one.
 #[test]
 fn every_setting_that_the_documents_name_exists() {
