@@ -1,7 +1,7 @@
 # `make` lists what can be made. Every target is one command that also works by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -55,6 +55,9 @@ chaos-can-fail: ## Prove that the chaos suite sees a gateway that repairs nothin
 
 rules-can-fail: ## Take each rule of "complete or told" out and see a test fail; about an hour
 	scripts/rules-can-fail
+
+openapi: ## Compare docs/openapi.yaml with a running gateway for a minute; ARGS="--max-time 600 --seed 2"
+	scripts/openapi $(ARGS)
 
 fuzz: ## Feed every parser hostile bytes, ten minutes each; SECONDS=n, JOBS=n, TARGETS="a b"
 	scripts/fuzz --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),2) $(TARGETS)

@@ -8,6 +8,7 @@ mod clients;
 mod configuration;
 mod console;
 mod contract;
+mod documents;
 mod edges;
 mod event_source;
 mod join_model;

@@ -162,19 +162,3 @@ fn an_operator_sees_and_sets_the_limits() {
     let epoch = |text: &str| text.rsplit('-').next().unwrap().trim().to_owned();
     assert_ne!(epoch(&run(&["fence"])), epoch(&run(&["fence"])));
 }
-
-#[test]
-fn every_documented_setting_exists_and_every_setting_is_documented() {
-    let readme = include_str!("../../../README.md");
-    let defaults = String::from_utf8(gateway(&["defaults"]).stdout).unwrap();
-    let mut section = String::new();
-    for line in defaults.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-        if let Some(name) = line.strip_prefix('[') {
-            section = format!("{}.", name.trim_end_matches(']'));
-            continue;
-        }
-        let (key, value) = line.split_once(" = ").unwrap();
-        let row = format!("| `{section}{key}` | `{value}` |");
-        assert!(readme.contains(&row), "the README lacks {row}");
-    }
-}

@@ -875,7 +875,7 @@ fn chromium_comes_back_over_tls() {
     gateway.settled();
 }
 
-/// The README's "On the internet": what stands there, with this test's files in the place of its paths.
+/// The README's "Put it on the internet": what stands there, with this test's files in the place of its paths.
 #[test]
 fn what_the_readme_puts_on_the_internet_serves_its_users_and_nobody_else() {
     let readme = include_str!("../../../README.md");

@@ -1,0 +1,451 @@
+//! That the documents say what the code says: settings, metrics, reasons, problems, calls, links, and the tests they name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sse_gateway::feed::frame::GapReason;
+
+use crate::support::{TestGateway, request};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+fn read(name: &str) -> String {
+    let file = root().join(name);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// All files below a folder whose names end so.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().unwrap().is_dir() {
+            if !name.starts_with('.') && !["target", "node_modules", "corpus"].contains(&&*name) {
+                found.extend(files(&entry.path(), ending));
+            }
+        } else if name.ends_with(ending) {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// The gateway's source, without its unit tests.
+fn source() -> String {
+    let files = files(&root().join("gateway/src"), ".rs");
+    let text = |file: &PathBuf| {
+        let text = fs::read_to_string(file).unwrap();
+        text.split("#[cfg(test)]").next().unwrap().to_owned()
+    };
+    files.iter().map(text).collect()
+}
+
+/// The part of a document below a heading, down to the next heading.
+#[track_caller]
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let begin = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let body = &text[begin + heading.len() + 2..];
+    &body[..body.find("\n#").unwrap_or(body.len())]
+}
+
+/// The cells of a table's rows, without its head.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    text.lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("|-"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .skip(1)
+        .collect()
+}
+
+/// What stands between backticks.
+fn codes(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// The first cell of each row, without its backticks.
+fn firsts(text: &str) -> BTreeSet<String> {
+    rows(text).iter().map(|cells| cells[0].trim_matches('`').to_owned()).collect()
+}
+
+/// The words in quotes behind each `opening(`, down to the bracket that closes it.
+fn words_in(source: &str, opening: &str) -> BTreeSet<String> {
+    let mut words = BTreeSet::new();
+    for (at, _) in source.match_indices(opening) {
+        let body = &source[at + opening.len()..];
+        let mut depth = 1;
+        let end = body.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        let quoted = body[..end.unwrap_or(0)].split('"').skip(1).step_by(2);
+        let is_word = |word: &&str| word.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
+        words.extend(quoted.filter(is_word).map(str::to_owned));
+    }
+    words
+}
+
+fn set<T: Into<String>>(of: impl IntoIterator<Item = T>) -> BTreeSet<String> {
+    of.into_iter().map(Into::into).collect()
+}
+
+/// Names of settings with their defaults, as the program prints them.
+fn settings() -> BTreeMap<String, String> {
+    let program = env!("CARGO_BIN_EXE_sse-gateway");
+    let output = Command::new(program).arg("defaults").env_clear().output().unwrap();
+    let (mut section, mut settings) = (String::new(), BTreeMap::new());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+            continue;
+        }
+        let (key, value) = line.split_once(" = ").unwrap();
+        settings.insert(format!("{section}{key}"), value.to_owned());
+    }
+    settings
+}
+
+#[test]
+fn every_documented_setting_exists_and_every_setting_is_documented() {
+    let text = read("docs/configuration.md");
+    let settings = settings();
+    assert!(settings.len() > 80, "{}", settings.len());
+    let mut documented = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').splitn(3, " | ").map(str::trim).collect();
+        let [name, default] = [cells[0], cells[1]].map(|cell| cell.trim_matches('`').to_owned());
+        let twice = documented.insert(name.clone(), default);
+        assert!(twice.is_none(), "docs/configuration.md has {name} twice");
+    }
+    assert_eq!(documented, settings);
+}
+
+/// "64 KiB", "10,000 events", "5 min" or "none", as a setting's value is written.
+fn as_value(words: &str) -> String {
+    if words == "none" {
+        return "0".to_owned();
+    }
+    let (number, unit) = words.split_once(' ').unwrap_or((words, ""));
+    let number: u64 = number.replace(',', "").parse().unwrap_or_else(|_| panic!("{words}"));
+    match unit {
+        "KiB" => (number * 1024).to_string(),
+        "MiB" => (number * 1024 * 1024).to_string(),
+        "s" => format!("\"{number}s\""),
+        "min" => format!("\"{number}m\""),
+        _ => number.to_string(),
+    }
+}
+
+#[test]
+fn the_limits_of_the_api_are_the_defaults() {
+    let (api, settings) = (read("docs/http-api.md"), settings());
+    let mut compared = 0;
+    for cells in rows(section(&api, "## Limits")) {
+        let parts: Vec<&str> = cells[1].split('`').collect();
+        for pair in parts[1..].chunks(2) {
+            // Others are decided by the machine, or are no settings.
+            let Some(words) = pair.get(1).and_then(|behind| behind.split_once('(')) else {
+                continue;
+            };
+            let words = words.1.split(')').next().unwrap();
+            assert_eq!(settings.get(pair[0]), Some(&as_value(words)), "{}: {words}", pair[0]);
+            compared += 1;
+        }
+    }
+    assert!(compared > 12, "{compared}");
+}
+
+/// A name that looks like a setting's, anywhere in the documents of users, is one.
+#[test]
+fn every_setting_that_the_documents_name_exists() {
+    let settings = settings();
+    let sections: BTreeSet<&str> =
+        settings.keys().filter_map(|name| Some(name.split_once('.')?.0)).collect();
+    let mut documents = files(&root().join("docs"), ".md");
+    documents.extend([root().join("README.md"), root().join("SECURITY.md")]);
+    // It speaks of Redis' own functions for scripts, which begin as its settings do.
+    documents.retain(|document| !document.ends_with("redis-contract.md"));
+    let mut named = 0;
+    for document in documents {
+        for line in fs::read_to_string(&document).unwrap().lines() {
+            for code in codes(line) {
+                let name = code.split(" = ").next().unwrap();
+                let part = |c: u8| c.is_ascii_lowercase() || c == b'_' || c == b'.';
+                let is_file = [".rs", ".mjs", ".js", ".md", ".toml", ".pem", ".key"];
+                let Some((section, _)) = name.split_once('.') else { continue };
+                if !sections.contains(section)
+                    || !name.bytes().all(part)
+                    || is_file.iter().any(|ending| name.ends_with(ending))
+                {
+                    continue;
+                }
+                named += 1;
+                let whole = settings.contains_key(name);
+                let within = settings.keys().any(|key| key.starts_with(&format!("{name}.")));
+                assert!(whole || within, "{} names {name}", document.display());
+            }
+        }
+    }
+    assert!(named > 100, "{named}");
+}
+
+#[test]
+fn every_gap_reason_is_documented() {
+    let reasons = set(GapReason::ALL.map(GapReason::as_str));
+    assert_eq!(firsts(section(&read("docs/guide.md"), "### Gap reasons")), reasons);
+    let api = read("docs/http-api.md");
+    let row = api.lines().find(|line| line.starts_with("| `event: gap`")).unwrap();
+    for reason in &reasons {
+        assert!(row.contains(&format!("`{reason}`")), "docs/http-api.md lacks {reason}");
+    }
+    let openapi = read("docs/openapi.yaml");
+    let list = openapi.split("GapReason:").nth(1).unwrap().split("enum: [").nth(1).unwrap();
+    let list = list.split(']').next().unwrap().split(',').map(str::trim);
+    assert_eq!(set(list), reasons);
+}
+
+/// The values of a label that is there from the start.
+fn scraped(text: &str, metric: &str) -> BTreeSet<String> {
+    let of = |line: &str| {
+        let labels = line.strip_prefix(metric)?.strip_prefix('{')?;
+        Some(labels.split('"').nth(1)?.to_owned())
+    };
+    text.lines().filter_map(of).collect()
+}
+
+#[test]
+fn every_metric_is_documented_with_its_labels() {
+    let gateway = TestGateway::memory(&[]);
+    let text = gateway.admin("/metrics").body;
+    let operations = read("docs/operations.md");
+    let table = section(&operations, "## Metrics");
+    let source = source();
+    // Those with labels appear with their first count, so the source is asked for the names.
+    let names = source.split('"').skip(1).step_by(2).filter(|name| {
+        name.starts_with("sse_") && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
+    });
+    let declared: BTreeSet<String> = names
+        .filter(|name| source.contains(&format!("\"{name}\",")))
+        .filter(|name| {
+            ["_total", "_connected", "_subscribers", "_channels"]
+                .iter()
+                .any(|ending| name.ends_with(ending))
+        })
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(firsts(table), declared);
+    for cells in rows(table) {
+        let metric = cells[0].trim_matches('`');
+        if let Some(kind) = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("# TYPE {metric} ")).map(str::to_owned))
+        {
+            assert_eq!(cells[1], kind, "{metric}");
+        }
+    }
+    for line in text.lines().filter(|line| line.starts_with("# TYPE sse_")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(declared.contains(name), "{name}");
+    }
+    assert_eq!(
+        firsts(section(&operations, "### Close reasons")),
+        scraped(&text, "sse_streams_closed_total")
+    );
+    assert_eq!(set(GapReason::ALL.map(GapReason::as_str)), scraped(&text, "sse_gaps_total"));
+    let states = rows(table).into_iter().find(|cells| cells[0] == "`sse_subscribers`").unwrap();
+    assert_eq!(set(codes(states[2]).into_iter().skip(1)), scraped(&text, "sse_subscribers"));
+}
+
+#[test]
+fn every_reason_of_a_refusal_is_documented() {
+    let source = source();
+    let mut reasons = words_in(&source, "reject(");
+    for opening in
+        ["rejected.with_label_values(", "Away::Here(", "Refused::Over(", "Refused::ComeBack("]
+    {
+        reasons.extend(words_in(&source, opening));
+    }
+    let limits = source.split("Over::").filter_map(|part| {
+        let (name, rest) = part.split_once(" => \"")?;
+        name.bytes().all(|c| c.is_ascii_alphanumeric()).then(|| rest.split('"').next())?
+    });
+    reasons.extend(limits.map(str::to_owned));
+    assert!(reasons.contains("publish_rate") && reasons.contains("draining"), "{reasons:?}");
+    let operations = read("docs/operations.md");
+    assert_eq!(firsts(section(&operations, "### Refusal reasons")), reasons);
+}
+
+#[test]
+fn every_result_of_a_publish_and_every_broker_event_is_documented() {
+    let (source, operations) = (source(), read("docs/operations.md"));
+    let count = source.split("fn count_publish").nth(1).unwrap();
+    let count = count.split("with_label_values").next().unwrap();
+    let results = count.split(" => \"").skip(1).map(|arm| arm.split('"').next().unwrap());
+    assert_eq!(firsts(section(&operations, "### Publish results")), set(results));
+    let help = source.split("What the broker did, by kind: ").nth(1).unwrap();
+    let kinds = set(help.split('.').next().unwrap().split(", "));
+    assert_eq!(firsts(section(&operations, "### Broker events")), kinds);
+    let counted = words_in(&source, "broker.with_label_values(");
+    assert!(counted.is_subset(&kinds), "{counted:?}");
+}
+
+/// `"name", "Title", 400` for each type of problem, with its statuses.
+fn problems() -> BTreeMap<String, String> {
+    let source = source();
+    let parts = source.split("fn parts(self)").nth(1).unwrap().split("\n    }\n").next().unwrap();
+    let tuples = parts.split("(\"").skip(1).map(|tuple| tuple.split(')').next().unwrap());
+    tuples
+        .map(|tuple| {
+            let (name, rest) = tuple.split_once('"').unwrap();
+            let status = rest.rsplit(", ").next().unwrap().trim();
+            (name.to_owned(), status.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn every_type_of_problem_is_documented_with_its_status() {
+    let problems = problems();
+    assert!(problems.len() > 20, "{problems:?}");
+    let api = read("docs/http-api.md");
+    let mut documented = BTreeMap::new();
+    for cells in rows(section(&api, "## Types of problem")) {
+        // One row may have two types, and then two statuses.
+        for (name, status) in codes(cells[0]).into_iter().zip(cells[1].split(", ").cycle()) {
+            documented.insert(name.to_owned(), status.to_owned());
+        }
+    }
+    assert_eq!(documented, problems);
+    let openapi = read("docs/openapi.yaml");
+    let urn = "urn:sse-gateway:";
+    let named = openapi
+        .split(urn)
+        .skip(1)
+        .map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap());
+    assert_eq!(set(named.filter(|name| !name.is_empty())), set(problems.into_keys()));
+}
+
+/// The calls of the description for tools: below `paths:`, a path has two spaces before it and a method four.
+fn described() -> BTreeSet<String> {
+    let openapi = read("docs/openapi.yaml");
+    let paths = openapi.split("\npaths:\n").nth(1).unwrap();
+    let (mut path, mut calls) = ("", BTreeSet::new());
+    for line in paths.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
+        if let Some(name) = line.strip_prefix("  /") {
+            path = name.trim_end_matches(':');
+        }
+        let method = line.strip_prefix("    ").and_then(|line| line.strip_suffix(':'));
+        if let Some(method @ ("get" | "head" | "post" | "delete")) = method {
+            calls.insert(format!("{} /{path}", method.to_uppercase()));
+        }
+    }
+    calls
+}
+
+#[test]
+fn every_call_is_documented_and_answered() {
+    let gateway = TestGateway::memory(&[]);
+    let api = read("docs/http-api.md");
+    let mut documented = BTreeSet::new();
+    for cells in rows(section(&api, "## Calls")) {
+        let call = cells[1].trim_matches('`');
+        documented.insert(call.to_owned());
+        let (method, path) = call.split_once(' ').unwrap();
+        let port = if cells[0] == "admin" { gateway.admin } else { gateway.addr };
+        // No method is taken for this one: the resource itself has to be there, and to name those it takes.
+        let answer = request(port, "PUT", &path.replace("{channel}", "a"), &[], b"");
+        let allow = answer.head.lines().find(|line| line.to_lowercase().starts_with("allow:"));
+        let allow = allow.unwrap_or_else(|| panic!("{call}: {}", answer.head));
+        assert!(answer.status == 405 && allow.contains(method), "{call}: {}", answer.head);
+    }
+    let source = source();
+    let mut served = BTreeSet::new();
+    for opening in ["web::resource(\"", "(resource(\""] {
+        let paths = source.split(opening).skip(1).map(|rest| rest.split('"').next().unwrap());
+        served.extend(paths.filter(|path| !path.starts_with("/panic")).map(str::to_owned));
+    }
+    let paths = documented.iter().map(|call| call.split_once(' ').unwrap().1);
+    assert_eq!(set(paths), served);
+    let described: BTreeSet<String> =
+        described().into_iter().filter(|call| !call.starts_with("HEAD ")).collect();
+    // The console is a page.
+    documented.remove("GET /");
+    assert_eq!(described, documented);
+}
+
+/// A heading's name in a link, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let mut text = heading.trim_start_matches('#').trim().to_lowercase();
+    // A link in a heading counts by its words.
+    while let Some(from) = text.find("](") {
+        let end = text[from..].find(')').map_or(text.len(), |n| from + n + 1);
+        text.replace_range(from..end, "");
+    }
+    let kept = |c: char| c.is_alphanumeric() || c == ' ' || c == '-' || c == '_';
+    text.chars().filter(|c| kept(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut code = false;
+    let headings = text.lines().filter(move |line| {
+        code ^= line.starts_with("```");
+        !code && line.starts_with('#')
+    });
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut links = 0;
+    for document in files(&root(), ".md") {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if target.contains("://") || target.contains(['\n', ' ', '*', '$']) {
+                continue;
+            }
+            links += 1;
+            let (file, part) = target.split_once('#').unwrap_or((target, ""));
+            let file = match file {
+                "" => document.clone(),
+                file => document.parent().unwrap().join(file),
+            };
+            assert!(file.exists(), "{}: {target} is not there", document.display());
+            if !part.is_empty() {
+                let there = anchors(&fs::read_to_string(&file).unwrap());
+                assert!(there.contains(part), "{}: no heading {target}", document.display());
+            }
+        }
+    }
+    assert!(links > 100, "{links}");
+}
+
+#[test]
+fn the_readme_is_read_in_one_sitting() {
+    let length = read("README.md").len();
+    assert!(length <= 9 * 1024, "README.md has {length} bytes; what is more belongs into docs/");
+}
+
+/// What docs/security.md names as a test is one in gateway/tests/it, or in the crate that stands before it.
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let text = read("docs/security.md");
+    let mut sources = Vec::new();
+    for folder in ["gateway/tests/it", "gateway/src", "contract/src", "token/src"] {
+        sources.extend(files(&root().join(folder), ".rs"));
+    }
+    let names: Vec<&str> = codes(&text).into_iter().filter(|code| code.contains("::")).collect();
+    assert!(names.len() > 40, "{}", names.len());
+    for name in names {
+        let (module, test) = name.rsplit_once("::").unwrap();
+        let file = format!("/{}.rs", module.replace("::", "/"));
+        let found = sources
+            .iter()
+            .filter(|source| source.to_string_lossy().ends_with(&file))
+            .any(|source| fs::read_to_string(source).unwrap().contains(&format!("fn {test}(")));
+        assert!(found, "docs/security.md names {name}, and there is no such test");
+    }
+}
