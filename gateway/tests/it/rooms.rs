@@ -124,3 +124,41 @@ fn the_rooms_are_all_there_is() {
         assert!(known, "{} is in no room", path.display());
     }
 }
+
+/// The way of an event as ARCHITECTURE.md tells it: its files exist, and a reader who follows it enters no room twice.
+#[test]
+fn an_events_way_enters_no_room_twice() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("../ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let way = text.split("## An event's way").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let files: Vec<&str> = way
+        .expect("the way of an event")
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.ends_with(".rs"))
+        .collect();
+    assert!(files.len() > 12, "{files:?}");
+    let mut rooms: Vec<&str> = Vec::new();
+    for file in files {
+        assert!(root.join("src").join(file).exists(), "there is no {file}");
+        let room = file.split(['/', '.']).next().unwrap_or_default();
+        if rooms.last() != Some(&room) {
+            assert!(!rooms.contains(&room), "{file} enters {room} again, after {rooms:?}");
+            rooms.push(room);
+        }
+    }
+    assert_eq!(rooms, ["http", "broker", "feed", "hub", "stream"]);
+}
+
+/// Every other file that ARCHITECTURE.md names exists as well.
+#[test]
+fn the_files_that_the_architecture_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("../ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let code = text.split('`').skip(1).step_by(2);
+    for file in code.filter(|name| name.ends_with(".rs") && name.contains('/')) {
+        let places = [root.join("src").join(file), root.join("..").join(file)];
+        assert!(places.iter().any(|place| place.exists()), "there is no {file}");
+    }
+}
