@@ -23,9 +23,10 @@ use crate::feed::frame::Framing;
 use crate::feed::inbox::{Inbox, ToHub};
 use crate::hub::poller::Poller;
 use crate::hub::subscribers::Subscribers;
-use crate::metrics::{Cells, CloseReason};
+use crate::metrics::Cells;
 use crate::panics;
 use crate::stream::body_pipe::{BodyPipe, BodySignal, BodySignals, Carrier, PipeReader};
+use crate::stream::close_reason::CloseReason;
 use crate::stream::sink::{ClientSide, Sink};
 use crate::stream::subscription::{Held, Refusal, Subscription};
 

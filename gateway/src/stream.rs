@@ -3,6 +3,7 @@
 
 pub(crate) mod account;
 pub mod body_pipe;
+pub mod close_reason;
 pub(crate) mod connection;
 pub mod join;
 pub(crate) mod outbox;

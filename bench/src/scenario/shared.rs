@@ -107,7 +107,7 @@ impl Gateway {
 
 /// A counter that was never raised is not there.
 fn reads_in(metrics: &str) -> Option<u64> {
-    let name = "sse_broker_events_total{kind=\"read\"} ";
+    let name = "sse_history_reads_total{result=\"ok\"} ";
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
     value.trim().parse::<f64>().ok().map(|count| count as u64)
 }
@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn reads_and_the_peak_are_found() {
-        let metrics = "sse_broker_events_total{kind=\"received\"} 7\n\
-                       sse_broker_events_total{kind=\"read\"} 12\n";
+        let metrics = "sse_history_reads_total{result=\"failed\"} 7\n\
+                       sse_history_reads_total{result=\"ok\"} 12\n";
         assert_eq!((reads_in(metrics), reads_in("")), (Some(12), Some(0)));
         assert_eq!(peak_in("VmPeak:\t 9 kB\nVmHWM:\t    2 kB\n"), Some(2048));
     }

@@ -102,7 +102,7 @@ impl ClusterStreams {
             Ok(Ok(0)) => Err(Refused { over: Over::ClusterStreams, limit, after: None }),
             Ok(Ok(_)) => Ok(Some(lease)),
             failed => {
-                self.redis.metrics.broker.with_label_values(&["stream_not_counted"]).inc();
+                self.redis.metrics.uncounted_streams.inc();
                 tracing::debug!(?failed, "a stream of a subject could not be counted in Redis");
                 Ok(Some(lease))
             }

@@ -82,7 +82,7 @@ struct Entry {
 impl MemoryBroker {
     /// An empty broker in a new epoch.
     pub fn new(limits: MemoryLimits, metrics: Metrics) -> Self {
-        metrics.connected.with_label_values(&["memory"]).set(1);
+        metrics.broker.connected.with_label_values(&["memory"]).set(1);
         MemoryBroker {
             state: Mutex::new(State {
                 clock: EventId::new(unix_ms(), fastrand::u32(1..1 << 28), 0),
@@ -177,7 +177,7 @@ impl MemoryBroker {
             state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
         drop(state);
         told.iter().for_each(|inbox| inbox.wake());
-        self.metrics.broker.with_label_values(&["received"]).inc();
+        self.metrics.broker.received.inc();
         Ok(id)
     }
 
@@ -207,7 +207,7 @@ impl MemoryBroker {
             (channel.clone(), vec![range])
         });
         let ranges = ranges.collect();
-        self.metrics.broker.with_label_values(&["read"]).inc();
+        self.metrics.broker.history_reads.with_label_values(&["ok"]).inc();
         Snapshot {
             clock: state.clock,
             now_ms: now,

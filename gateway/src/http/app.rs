@@ -102,7 +102,7 @@ impl App {
             return;
         }
         let Some(mut first) = behind() else { return };
-        self.metrics.broker.with_label_values(&["publishers_waited"]).inc();
+        self.metrics.publishers_waited.inc();
         let all = async {
             loop {
                 first.room().await;

@@ -12,7 +12,7 @@ use crate::feed::inbox::{ChannelKey, ReadToken, ToHub};
 use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::Snapshot;
 use crate::hub::subscribers::Subscribers;
-use crate::metrics::CloseReason;
+use crate::stream::close_reason::CloseReason;
 use crate::stream::connection::{Batch, End, Joining, QueueLimits};
 use crate::stream::join::{Item, Join, Next};
 use crate::stream::subscription::Refusal;

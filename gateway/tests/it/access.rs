@@ -399,10 +399,10 @@ fn a_stream_ends_when_its_grant_does() {
     assert!(blocks.iter().all(|block| block.event == "checkpoint"), "{blocks:?}");
     assert!(retry.is_some());
     assert!(!stream.into_reader().get_ref().is_whole(), "the client is to come back");
-    let closed = |reason: sse_gateway::metrics::CloseReason| {
+    let closed = |reason: sse_gateway::stream::close_reason::CloseReason| {
         gateway.sum(|cells| cells.closed[reason as usize].get())
     };
-    assert_eq!(closed(sse_gateway::metrics::CloseReason::Expired), 1);
+    assert_eq!(closed(sse_gateway::stream::close_reason::CloseReason::Expired), 1);
     assert_eq!(refused(&gateway, "channel=user:42:mail", &[("Cookie", &first)]).status, 401);
     // Nothing is missing between the two.
     let second =

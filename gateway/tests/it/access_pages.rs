@@ -52,7 +52,7 @@ fn when_its_token_expires_a_page_goes_on_under_a_new_cookie_without_a_hole() {
         let id = gateway.publish_as("user:42:mail", &data, &publisher);
         published.push(heard("message", &id, &data));
     };
-    let expired = sse_gateway::metrics::CloseReason::Expired as usize;
+    let expired = sse_gateway::stream::close_reason::CloseReason::Expired as usize;
     eventually("its stream ends", || {
         publish();
         gateway.sum(|cells| cells.closed[expired].get()) == 1

@@ -155,7 +155,7 @@ fn a_stream_that_opens_while_its_worker_is_behind_misses_nothing_silently() {
             }
         });
         let end = Instant::now() + BOUND;
-        while gateway.metrics.broker.with_label_values(&["dropped"]).get() == 0 {
+        while gateway.metrics.broker.dropped.get() == 0 {
             assert!(Instant::now() < end, "the inbox never overflowed");
         }
         // Each with a channel of its own as well, so that much else than events stands in the inbox.

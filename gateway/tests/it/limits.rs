@@ -714,7 +714,7 @@ impl Counting {
     }
 
     fn not_counted(&self) -> u64 {
-        self.metrics.broker.with_label_values(&["stream_not_counted"]).get()
+        self.metrics.uncounted_streams.get()
     }
 }
 

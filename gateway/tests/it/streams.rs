@@ -569,7 +569,7 @@ fn many_clients_far_behind_cost_few_reads() {
     let lines: String =
         (0..1000).map(|n| format!("{{\"channel\":\"demo\",\"data\":\"{n}\"}}\n")).collect();
     assert_eq!(gateway.post("/publish", &[NDJSON], lines.as_bytes()).status, 200);
-    let reads = || gateway.metrics.broker.with_label_values(&["read"]).get();
+    let reads = || gateway.metrics.broker.history_reads.with_label_values(&["ok"]).get();
     let before = reads();
     // While Redis stands still, nobody is attached; then all are at once, however long connecting took.
     redis.signal("STOP");

@@ -15,7 +15,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
 
-use sse_gateway::metrics::CloseReason;
+use sse_gateway::stream::close_reason::CloseReason;
 
 use crate::event_source::EventSource;
 use crate::support::{

@@ -273,8 +273,8 @@ impl Dispatch {
                 // What it stands for is in history, if anything is. Of an epoch that this session has not heard of, the
                 // next tick tells.
                 let unknown = matches!(other, LiveMessage::Unknown);
-                let kind = if unknown { "unknown_frame" } else { "unbelieved_frame" };
-                self.shared.metrics.broker.with_label_values(&[kind]).inc();
+                let reason = if unknown { "unknown" } else { "unbelieved" };
+                self.shared.metrics.broker.refused_frames.with_label_values(&[reason]).inc();
                 for (worker, _) in attachments {
                     self.batches[usize::from(*worker)].push(ToHub::Lagged);
                 }
@@ -320,7 +320,7 @@ impl Dispatch {
 
     /// Redis refuses a subscription. That is the trouble of those who want it, and of nobody else.
     fn refused(&mut self, channel: &[u8], why: &str) {
-        self.shared.metrics.broker.with_label_values(&["subscription_refused"]).inc();
+        self.shared.metrics.broker.refused_subscriptions.inc();
         if channel == self.shared.probe_channel.as_bytes() {
             let why = format!(
                 "Redis refuses this user the channel of probes, {}::probe:*: {why}",
@@ -355,12 +355,11 @@ impl Dispatch {
                 dropped += inbox.send(batch.drain(..));
             }
         }
-        let count = &self.shared.metrics.broker;
         if dropped > 0 {
-            count.with_label_values(&["dropped"]).inc_by(dropped);
+            self.shared.metrics.broker.dropped.inc_by(dropped);
         }
         if self.received > 0 {
-            count.with_label_values(&["received"]).inc_by(std::mem::take(&mut self.received));
+            self.shared.metrics.broker.received.inc_by(std::mem::take(&mut self.received));
         }
     }
 }

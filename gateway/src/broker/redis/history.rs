@@ -146,7 +146,7 @@ pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask
             }
             Err(error) => {
                 tracing::debug!(%error, "history cannot be read; trying on");
-                shared.metrics.broker.with_label_values(&["read_failed"]).inc();
+                shared.metrics.broker.history_reads.with_label_values(&["failed"]).inc();
                 let wait = delay.next().unwrap_or(longest);
                 tokio::time::sleep(wait).await;
             }
@@ -230,7 +230,7 @@ async fn find_refused(shared: &RedisShared, plan: &[Part]) -> Result<(), RedisEr
 
 /// Its subscribers are told that events may be missing; the operator is told why.
 fn unreadable(shared: &RedisShared, channel: &Channel, why: &str) {
-    shared.metrics.broker.with_label_values(&["unreadable_history"]).inc();
+    shared.metrics.broker.unreadable_histories.inc();
     tracing::warn!(channel.name = %channel, error = %why, "a history cannot be read");
 }
 
@@ -252,7 +252,7 @@ pub fn read_call(shared: &RedisShared, plan: &[Part]) -> Cmd {
 
 async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
     let (_, value) = shared.command(&read_call(shared, plan)).await?;
-    shared.metrics.broker.with_label_values(&["read"]).inc();
+    shared.metrics.broker.history_reads.with_label_values(&["ok"]).inc();
     let snapshot = snapshot(plan, value, |channel, why| unreadable(shared, channel, why));
     snapshot.ok_or_else(|| {
         RedisError::from((redis::ErrorKind::UnexpectedReturnType, "sse_read answered otherwise"))

@@ -86,7 +86,7 @@ impl Ingest {
         } else if before != *self.status.borrow() {
             tracing::warn!(redis.addr = %addr, error = %text, "Redis cannot be reached; trying on");
         }
-        self.shared.metrics.connected.with_label_values(&["redis"]).set(0);
+        self.shared.metrics.broker.connected.with_label_values(&["redis"]).set(0);
     }
 
     /// Between sessions, commands are still heard. Answers whether anybody is left to ask.
@@ -117,8 +117,8 @@ impl Ingest {
         begun.map_err(|error| SessionError::Refused(error.to_string()))?;
         self.dispatch.begin(clock);
         tracing::info!(redis.addr = %self.shared.addr, "live events are received");
-        self.shared.metrics.connected.with_label_values(&["redis"]).set(1);
-        self.shared.metrics.broker.with_label_values(&["connected"]).inc();
+        self.shared.metrics.broker.connected.with_label_values(&["redis"]).set(1);
+        self.shared.metrics.broker.sessions.inc();
         self.status.send_replace(Status::Online);
         self.serve(&mut connection).await
     }
