@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sse_token::{Algorithm, SigningKey};
 
 use crate::access::token;
-use crate::support::{Answer, Subscriber, TestGateway, eventually, request};
+use crate::support::{Answer, Scratch, Subscriber, TestGateway, eventually, request};
 
 /// What a server answers.
 #[derive(Clone)]
@@ -236,11 +236,12 @@ fn while_a_set_cannot_be_read_the_keys_of_before_stay() {
         assert_eq!(elsewhere.asked(), 0, "a redirect was followed");
     }
     // From a file, a set is there from the start.
-    let dir = std::env::temp_dir().join(format!("sse-jwks-{}", std::process::id()));
-    std::fs::write(&dir, json!({ "keys": [jwk("k1", &x)] }).to_string()).unwrap();
-    let line = format!("alg=EdDSA jwks={}", dir.display());
+    let dir = Scratch::new("jwks");
+    let file = dir.path().join("jwks.json");
+    std::fs::write(&file, json!({ "keys": [jwk("k1", &x)] }).to_string()).unwrap();
+    let line = format!("alg=EdDSA jwks={}", file.display());
     let gateway = TestGateway::memory(&[("auth.jwt.keys", &line)]);
-    std::fs::remove_file(&dir).unwrap();
+    drop(dir);
     assert_eq!(ask(&gateway, &signed(&private, "k1")).status, 200);
     assert_eq!(
         ask(&gateway, &signed(&private, "k2")).status,

@@ -25,4 +25,3 @@ mod streams;
 mod support;
 mod tls;
 mod webdriver;
-mod wire;

@@ -2,15 +2,14 @@
 //! worker, while gateways come and go, and while a state cannot be loaded.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::event_source::{Heard, heard, live};
 use crate::site::{End, Site, Worker};
-use crate::support::{Redis, Subscriber, TestGateway, eventually, own_addr};
+use crate::support::{Process, Redis, Signal, Subscriber, TestGateway, Wire, eventually, own_addr};
 use crate::webdriver::Browser;
-use crate::wire::Wire;
 
 const QUICK: [(&str, &str); 2] = [("stream.heartbeat", "1h"), ("stream.retry", "100ms")];
 
@@ -97,12 +96,12 @@ impl<'b> Page<'b> {
 }
 
 /// The program itself, in a process that can be killed or stopped.
-struct Process {
+struct Program {
     addr: SocketAddr,
-    child: Child,
+    process: Process,
 }
 
-impl Process {
+impl Program {
     fn start(redis: &Redis) -> Self {
         let (addr, admin) = (own_addr(), own_addr());
         let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
@@ -111,23 +110,14 @@ impl Process {
         for (key, value) in QUICK.iter().chain(&[("log.level", "warn")]) {
             command.args(["--set", &format!("{key}={value}")]);
         }
-        let child = command.env_clear().spawn().expect("the program runs");
+        let process = Process::start(command.env_clear()).unwrap();
         eventually("it listens", || std::net::TcpStream::connect(addr).is_ok());
-        Process { addr, child }
+        Program { addr, process }
     }
 
     /// Freezes it: its connections stay, and say nothing any more.
     fn freeze(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail only where it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.signal(Signal::STOP);
     }
 }
 
@@ -170,7 +160,7 @@ fn behind_a_service_worker_nothing_is_lost_and_nothing_comes_twice() {
 fn behind_a_service_worker_gateways_are_drained_killed_and_replaced() {
     let redis = Redis::start();
     let (drained, last) = (TestGateway::redis(&redis, &QUICK), TestGateway::redis(&redis, &QUICK));
-    let killed = Process::start(&redis);
+    let killed = Program::start(&redis);
     let site = Site::before(drained.addr);
     let browser = Browser::open();
     site.visit_behind(Worker::PassesOn, &browser);
@@ -205,7 +195,7 @@ fn behind_a_service_worker_gateways_are_drained_killed_and_replaced() {
 #[test]
 fn a_closed_event_source_and_a_dead_connection_are_opened_again() {
     let redis = Redis::start();
-    let (frozen, last) = (Process::start(&redis), TestGateway::redis(&redis, &QUICK));
+    let (frozen, last) = (Program::start(&redis), TestGateway::redis(&redis, &QUICK));
     let site = Site::before(last.addr);
     let browser = Browser::open();
     site.visit(&browser);

@@ -3,19 +3,20 @@
 //! what the guide says. The guide's table of proxies is what these tests found; `nginx.rs` has more about nginx.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
+use sse_lab::event_stream::Reader;
 
 use crate::event_source::EventSource;
 use crate::support::{
-    Answer, BOUND, Block, Redis, Subscriber, TestGateway, eventually, own_addr, request, spawn,
-    tempdir,
+    Answer, BOUND, Block, Process, Redis, Scratch, Subscriber, TestGateway, eventually, own_addr,
+    request, spawn,
 };
 use crate::webdriver::Browser;
 
@@ -51,8 +52,8 @@ struct Proxy {
     addr: SocketAddr,
     /// TLS, with HTTP/2.
     tls: SocketAddr,
-    child: Child,
-    dir: tempdir::Dir,
+    process: Process,
+    dir: Scratch,
 }
 
 impl Proxy {
@@ -65,7 +66,7 @@ impl Proxy {
     #[track_caller]
     fn between(kind: Kind, gateways: [Ports; 2]) -> Self {
         let (addr, tls) = (own_addr(), own_addr());
-        let dir = tempdir::Dir::new("proxy");
+        let dir = Scratch::new("proxy");
         let mut command = match kind {
             HaProxy => haproxy(addr, tls, gateways, dir.path()),
             Nginx => nginx(addr, tls, gateways, dir.path()),
@@ -84,16 +85,20 @@ impl Proxy {
             Caddy => "caddy",
             Apache => "apache2-bin",
         };
-        let mut child = spawn(command.env("PATH", format!("{path}:/usr/sbin")), package);
+        let mut process = spawn(command.env("PATH", format!("{path}:/usr/sbin")), package);
+        // nginx's and Apache's workers would survive their master's being killed; Caddy would wait for its streams.
+        if matches!(kind, Nginx | BareNginx | Apache) {
+            process = process.gently(BOUND);
+        }
         eventually(&format!("{kind:?} listens"), || {
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = process.ended() {
                 let log = fs::read_to_string(&log).unwrap();
                 panic!("{kind:?} ended at its start, {status}: {log}");
             }
             let listens = |addr| TcpStream::connect(addr).is_ok();
             listens(addr) && (kind == BareNginx || listens(tls))
         });
-        Proxy { kind, addr, tls, child, dir }
+        Proxy { kind, addr, tls, process, dir }
     }
 
     /// Opens a stream and reads where it begins.
@@ -127,16 +132,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // nginx's and Apache's workers would survive their master's being killed; Caddy would wait for its streams.
-        let gently = matches!(self.kind, Nginx | BareNginx | Apache);
-        let pid = self.child.id().to_string();
-        let done = |status: std::io::Result<std::process::ExitStatus>| {
-            status.is_ok_and(|status| status.success())
-        };
-        if !gently || !done(Command::new("kill").args(["-TERM", &pid]).status()) {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
+        self.process.end();
         if std::thread::panicking() {
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             eprintln!("{:?} said:\n{log}", self.kind);
@@ -322,8 +318,8 @@ fn apache(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -
 
 /// `curl` on a stream over HTTP/2. How the stream ended is its exit code.
 struct Curl {
-    child: Child,
-    body: BufReader<ChildStdout>,
+    process: Process,
+    body: Reader<ChildStdout>,
 }
 
 impl Curl {
@@ -334,9 +330,9 @@ impl Curl {
         let bound = BOUND.as_secs().to_string();
         command.args(["--silent", "--no-buffer", "--insecure", "--http2", "--max-time", &bound]);
         command.arg(format!("https://{}/events?{query}", proxy.tls)).stdout(Stdio::piped());
-        let mut child = spawn(&mut command, "curl");
-        let body = BufReader::new(child.stdout.take().unwrap());
-        let mut curl = Curl { child, body };
+        let mut process = spawn(&mut command, "curl");
+        let body = Reader::new(process.stdout.take().unwrap());
+        let mut curl = Curl { process, body };
         assert_eq!(curl.next().event, "checkpoint");
         curl
     }
@@ -344,33 +340,14 @@ impl Curl {
     /// The next block.
     #[track_caller]
     fn next(&mut self) -> Block {
-        let mut block = Block::default();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.body.read_line(&mut line).unwrap(), 0, "it ended: {block:?}");
-            match line.trim_end_matches('\n').split_once(": ") {
-                Some(("id", value)) => block.id = value.to_owned(),
-                Some(("event", value)) => block.event = value.to_owned(),
-                Some(("data", value)) => block.data = value.to_owned(),
-                Some(_) => {}
-                None if block == Block::default() => {}
-                None => return block,
-            }
-        }
+        self.body.read().expect("the stream goes on")
     }
 
     /// Reads on to the stream's end; answers what was left, and curl's verdict.
     fn end(mut self) -> (String, Option<i32>) {
         let mut rest = String::new();
-        self.body.read_to_string(&mut rest).unwrap();
-        (rest, self.child.wait().unwrap().code())
-    }
-}
-
-impl Drop for Curl {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.body.into_inner().read_to_string(&mut rest).unwrap();
+        (rest, self.process.wait().unwrap().code())
     }
 }
 
