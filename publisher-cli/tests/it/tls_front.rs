@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use sse_bench::process::Scratch;
+use sse_lab::scratch::Scratch;
 
 /// What speaks TLS for another server.
 pub struct TlsFront {
@@ -22,7 +22,7 @@ pub struct TlsFront {
 impl TlsFront {
     /// In front of a server that speaks HTTP, for `localhost`.
     pub fn of(server: SocketAddr) -> Self {
-        let dir = Scratch::new().unwrap();
+        let dir = Scratch::new("tls-front");
         let (key, certificate) = (dir.path().join("key.pem"), dir.path().join("certificate.pem"));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
