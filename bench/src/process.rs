@@ -21,8 +21,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program with its own variables alone beside `PATH`; what it prints goes to a file. Should
-    /// this process be killed, the kernel ends that one, too: `setpriv`, whose place it takes, says so.
+    /// Starts a program with its own variables alone beside `PATH`; what it prints goes to a file.
+    /// Should this process be killed, the kernel ends that one, too: `setpriv`, whose place it takes,
+    /// says so.
     pub fn start(program: &Command, log: PathBuf) -> Result<Process, String> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "--"]).arg(program.get_program());

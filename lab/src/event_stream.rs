@@ -1,4 +1,4 @@
-//! An event stream's bytes to blocks: as the standard has it, or as strictly as the gateway writes them.
+//! An event stream's bytes to blocks: as the standard has it, or strictly as gateways write them.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -86,7 +86,8 @@ impl Parser {
     }
 }
 
-/// Reads a stream block by block. What no gateway writes, although the standard allows it, fails the test.
+/// Reads a stream block by block. The standard allows more than a gateway writes; that fails the
+/// test.
 pub struct Reader<R> {
     reader: BufReader<R>,
     parser: Parser,
@@ -151,7 +152,8 @@ mod tests {
 
     #[test]
     fn bytes_become_blocks_wherever_they_are_cut() {
-        let text = "retry: 5\n\nid: 1-65536\r\ndata: a\rdata:\ndata:  b\n\n:\nevent: gap\ndata: {}\n\ndata: cut";
+        let text = "retry: 5\n\nid: 1-65536\r\ndata: a\rdata:\ndata:  b\n\n\
+                    :\nevent: gap\ndata: {}\n\ndata: cut";
         for size in 1..text.len() {
             let mut parser = Parser::default();
             let pieces = text.as_bytes().chunks(size);

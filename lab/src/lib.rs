@@ -1,10 +1,12 @@
-//! What tests, chaos and bench stand on: real servers, processes of their own, and a network that breaks.
+//! What tests, chaos and bench stand on: real servers, processes, and a network that breaks.
 //!
-//! It knows nothing of the gateway's code, so that what judges the gateway cannot share its mistakes.
+//! It has none of the gateway's code, so that what judges the gateway cannot share its mistakes.
 //! A test that cannot have what it needs has failed, so most of this panics and says why.
 
+pub mod certificate;
 pub mod chunked;
 pub mod event_stream;
+pub mod listener;
 pub mod process;
 pub mod redis_server;
 pub mod resp;

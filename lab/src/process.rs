@@ -43,8 +43,8 @@ impl Process {
         Process::start(command.stdin(Stdio::null()).stdout(out).stderr(err))
     }
 
-    /// Asks it by SIGTERM when it is to end, and kills it only when it has not ended after so long: a
-    /// master that is killed outright, nginx' for one, leaves its workers behind.
+    /// When it is to end, SIGTERM asks it; it is killed if it is still there after so long. A master
+    /// that is killed outright, nginx' for one, leaves its workers behind.
     pub fn gently(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self

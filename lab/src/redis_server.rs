@@ -12,7 +12,7 @@ use crate::resp::Connection;
 use crate::scratch::Scratch;
 use crate::{eventually, own_addr};
 
-/// The command of one that listens there, and writes to this directory alone and only if it is told to.
+/// The command of one that listens there. It writes to this directory, and only if it is told to.
 pub fn command(addr: SocketAddr, dir: &Path) -> Command {
     let mut command = Command::new("redis-server");
     command.args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()]);

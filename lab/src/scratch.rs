@@ -34,7 +34,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A browser's helpers may still write a last file while it is emptied, and the removal then fails.
+        // A browser's helpers may still write a last file meanwhile, and the removal then fails.
         for _ in 0..if self.keep { 0 } else { 50 } {
             match std::fs::remove_dir_all(&self.path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -3,10 +3,12 @@
 //! It forwards TCP connections and changes no byte.
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
+
+use crate::listener::Listener;
 
 /// Forwards connections to a server, which may be another one for each connection.
 #[derive(Debug)]
@@ -14,6 +16,7 @@ pub struct TcpProxy {
     /// Where clients connect to.
     pub addr: SocketAddr,
     shared: Arc<Shared>,
+    _listener: Listener,
 }
 
 #[derive(Debug)]
@@ -31,8 +34,6 @@ struct State {
     open: Vec<Weak<Pair>>,
     /// What clients sent, in the order it came, where somebody wants to know.
     asked: Option<Vec<u8>>,
-    /// The proxy is dropped.
-    ended: bool,
     /// Behind so many bytes more to clients, every connection ends.
     left: Option<usize>,
     /// How often everything was ended.
@@ -68,8 +69,8 @@ impl TcpProxy {
         Self::start(Ipv4Addr::LOCALHOST.into(), server, Pieces::AsTheyCome, asked).expect("a port")
     }
 
-    /// One whose clients are written one to three bytes at a time, so that characters of four bytes, and
-    /// everything else, arrive in pieces.
+    /// One whose clients are written one to three bytes at a time, so that characters of four bytes,
+    /// and everything else, arrive in pieces.
     #[track_caller]
     pub fn shredding(server: SocketAddr) -> Self {
         Self::start(Ipv4Addr::LOCALHOST.into(), server, Pieces::Tiny, None).expect("a port")
@@ -103,7 +104,8 @@ impl TcpProxy {
         self.close();
     }
 
-    /// Ends every connection once so many bytes more have reached clients; those that follow pass whole.
+    /// Ends every connection once so many bytes more have reached clients. Those that follow pass
+    /// whole.
     pub fn cut_behind(&self, bytes: usize) {
         self.state().left = Some(bytes);
     }
@@ -130,23 +132,11 @@ impl TcpProxy {
         pieces: Pieces,
         asked: Option<Vec<u8>>,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((host, 0))?;
-        let addr = listener.local_addr()?;
         let state = Mutex::new(State { to: Some(server), asked, ..State::default() });
         let shared = Arc::new(Shared { pieces, state, changed: Condvar::new() });
-        let accepting = shared.clone();
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                if accepting.state().ended {
-                    return;
-                }
-                if let Ok(client) = client {
-                    let shared = accepting.clone();
-                    thread::spawn(move || shared.forward(client));
-                }
-            }
-        });
-        Ok(TcpProxy { addr, shared })
+        let forwarding = shared.clone();
+        let listener = Listener::on(host, move |client| forwarding.forward(client))?;
+        Ok(TcpProxy { addr: listener.addr, shared, _listener: listener })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,14 +146,22 @@ impl TcpProxy {
 
 impl Drop for TcpProxy {
     fn drop(&mut self) {
-        self.state().ended = true;
         self.cut();
-        // So that whoever accepts sees it.
-        let _ = TcpStream::connect(self.addr);
     }
 }
 
 impl State {
+    /// How many of these bytes still pass before everything ends, if it ends within them.
+    fn last_of(&mut self, bytes: usize) -> Option<usize> {
+        match &mut self.left {
+            Some(left) if *left > bytes => {
+                *left -= bytes;
+                None
+            }
+            left => left.take(),
+        }
+    }
+
     fn end_all(&mut self) {
         self.cuts += 1;
         for pair in self.open.drain(..).filter_map(|pair| pair.upgrade()) {
@@ -180,7 +178,7 @@ impl Shared {
     }
 
     /// Connects a client; it is left to its own where there is nobody to connect it to.
-    fn forward(self: Arc<Self>, client: TcpStream) -> Option<()> {
+    fn connect(&self, client: TcpStream) -> Option<Arc<Pair>> {
         let (to, cuts, forgotten) = {
             let state = self.state();
             (state.to?, state.cuts, state.forgotten)
@@ -188,14 +186,15 @@ impl Shared {
         let server = TcpStream::connect_timeout(&to, Duration::from_secs(10)).ok()?;
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let pair = Arc::new(Pair { client, server, cuts, forgotten });
-        {
-            let mut state = self.state();
-            if state.cuts > cuts {
-                return None;
-            }
-            state.open.retain(|pair| pair.strong_count() > 0);
-            state.open.push(Arc::downgrade(&pair));
-        }
+        let mut state = self.state();
+        state.open.retain(|pair| pair.strong_count() > 0);
+        state.open.push(Arc::downgrade(&pair));
+        // It may have been cut while it was made.
+        (state.cuts == cuts).then_some(pair)
+    }
+
+    fn forward(self: &Arc<Self>, client: TcpStream) {
+        let Some(pair) = self.connect(client) else { return };
         let (shared, back) = (self.clone(), pair.clone());
         thread::spawn(move || shared.carry_back(&back));
         self.pump(&pair, &pair.client, &pair.server, |bytes| {
@@ -204,23 +203,18 @@ impl Shared {
             }
             (&pair.server).write_all(bytes)
         });
-        Some(())
     }
 
     fn carry_back(&self, pair: &Pair) {
         let mut sizes = fastrand::Rng::with_seed(3);
         self.pump(pair, &pair.server, &pair.client, |mut bytes| {
             let mut client = &pair.client;
-            let left = self.state().left;
-            if let Some(left) = left.filter(|left| *left <= bytes.len()) {
-                client.write_all(&bytes[..left])?;
-                let mut state = self.state();
-                state.left = None;
-                state.end_all();
+            let last = self.state().last_of(bytes.len());
+            if let Some(last) = last {
+                client.write_all(&bytes[..last])?;
+                self.state().end_all();
+                self.changed.notify_all();
                 return Err(ErrorKind::ConnectionReset.into());
-            }
-            if let Some(left) = &mut self.state().left {
-                *left -= bytes.len();
             }
             if let Pieces::AsTheyCome = self.pieces {
                 return client.write_all(bytes);
@@ -245,9 +239,10 @@ impl Shared {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = from.read(&mut buffer);
-            // What was read just before the wire went dead is held back like the rest, and so is an end.
-            self.held_back(pair);
+            // What was read just before the wire went dead is held back, and so is an end.
+            let passes = self.held_back(pair);
             match read {
+                _ if !passes => break,
                 Ok(n @ 1..) if write(&buffer[..n]).is_ok() => {}
                 Ok(1..) => {
                     let _ = from.shutdown(Shutdown::Both);
@@ -259,12 +254,13 @@ impl Shared {
         let _ = to.shutdown(Shutdown::Write);
     }
 
-    /// Waits while nothing is carried on this connection.
-    fn held_back(&self, pair: &Pair) {
+    /// Waits while nothing is carried on this connection; answers whether anything ever will be.
+    fn held_back(&self, pair: &Pair) -> bool {
         let held = |state: &mut State| {
             (state.stalled || state.forgotten > pair.forgotten) && state.cuts == pair.cuts
         };
-        drop(self.changed.wait_while(self.state(), held).expect("nobody panics with it"));
+        let state = self.changed.wait_while(self.state(), held).expect("nobody panics with it");
+        state.cuts == pair.cuts
     }
 }
 
@@ -273,18 +269,14 @@ mod tests {
     use super::*;
 
     /// A client of somebody who sends back what he gets, and its proxy.
-    fn echoed() -> (TcpProxy, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = TcpProxy::to(listener.local_addr().unwrap());
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
-                thread::spawn(move || std::io::copy(&mut from, &mut to));
-            }
+    fn echoed() -> (Listener, TcpProxy, TcpStream) {
+        let server = Listener::start(|stream| {
+            let _ = std::io::copy(&mut &stream, &mut &stream);
         });
+        let proxy = TcpProxy::to(server.addr);
         let client = TcpStream::connect(proxy.addr).unwrap();
         client.set_read_timeout(Some(crate::BOUND)).unwrap();
-        (proxy, client)
+        (server, proxy, client)
     }
 
     fn says(mut client: &TcpStream, text: &str) -> usize {
@@ -295,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_is_held_back_comes_when_it_may_and_a_cut_ends_it() {
-        let (proxy, mut client) = echoed();
+        let (_server, proxy, mut client) = echoed();
         assert_eq!(says(&client, "abc"), 3);
         proxy.stall(true);
         client.write_all(b"later").unwrap();
@@ -313,7 +305,7 @@ mod tests {
 
     #[test]
     fn behind_so_many_bytes_everything_ends() {
-        let (proxy, mut client) = echoed();
+        let (_server, proxy, mut client) = echoed();
         proxy.cut_behind(4);
         assert_eq!(says(&client, "abc"), 3);
         assert_eq!(says(&client, "def"), 1);

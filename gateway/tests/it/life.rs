@@ -15,7 +15,7 @@ pub struct Program {
     pub addr: SocketAddr,
     pub admin: SocketAddr,
     process: Process,
-    stderr: Option<ChildStderr>,
+    pub stderr: Option<ChildStderr>,
 }
 
 impl Program {
@@ -65,7 +65,7 @@ impl Program {
         self.process.signal(signal);
     }
 
-    fn subscribe(&self, query: &str) -> Subscriber {
+    pub fn subscribe(&self, query: &str) -> Subscriber {
         let mut subscriber = Subscriber::open(self.addr, query, &[]);
         subscriber.opening();
         subscriber
@@ -96,7 +96,7 @@ impl Program {
         Some(line.trim().parse().expect("a number"))
     }
 
-    fn end(&mut self) -> ExitStatus {
+    pub fn end(&mut self) -> ExitStatus {
         self.process.ends_within(BOUND).expect("the process ends")
     }
 }

@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use crate::support::{Process, Redis, Scratch, Signal, Subscriber, eventually, own_addr, request};
+use crate::life::Program;
+use crate::support::{Redis, Scratch, Signal};
 
 fn gateway(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_sse-gateway");
@@ -80,31 +81,18 @@ fn a_wait_that_no_clock_can_tell_is_refused() {
 
 #[test]
 fn the_first_signal_says_that_a_second_one_ends_it() {
-    let (addr, admin) = (own_addr(), own_addr());
-    let settings = ["server.workers=1", "drain.spread=40s", "drain.deadline=40s"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
-    command
-        .args(["--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
-        .args(settings.iter().flat_map(|setting| ["--set", setting]))
-        .env_clear()
-        .stderr(Stdio::piped());
-    let mut process = Process::start(&mut command).unwrap();
-    eventually("it serves", || std::net::TcpStream::connect(admin).is_ok());
-    eventually("it is ready", || request(admin, "GET", "/readyz", &[], b"").status == 200);
+    let mut gateway =
+        Program::start(&["server.workers=1", "drain.spread=40s", "drain.deadline=40s"]);
     // The second of them keeps the drain going.
-    let streams = ["a", "b"].map(|channel| {
-        let mut stream = Subscriber::open(addr, &format!("channel={channel}"), &[]);
-        stream.opening();
-        stream
-    });
-    process.signal(Signal::INT);
+    let streams = ["a", "b"].map(|channel| gateway.subscribe(&format!("channel={channel}")));
+    gateway.signal(Signal::INT);
     // Kept open, so that the second line can be written as well.
-    let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+    let mut lines = BufReader::new(gateway.stderr.take().expect("it is piped")).lines();
     let mut told = lines.by_ref().map(Result::unwrap);
     let told = told.find(|line| line.contains("a second signal ends it at once"));
     assert!(told.is_some(), "it ended without a word of it");
-    process.signal(Signal::INT);
-    assert_eq!(process.wait().unwrap().code(), Some(1));
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.end().code(), Some(1));
     drop(streams);
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use sse_lab::event_stream::Reader;
+use sse_lab::listener::Listener;
 
 use crate::event_source::EventSource;
 use crate::support::{
@@ -86,7 +87,8 @@ impl Proxy {
             Apache => "apache2-bin",
         };
         let mut process = spawn(command.env("PATH", format!("{path}:/usr/sbin")), package);
-        // nginx's and Apache's workers would survive their master's being killed; Caddy would wait for its streams.
+        // Workers of nginx and Apache would survive their master's being killed. Caddy would wait
+        // for its streams.
         if matches!(kind, Nginx | BareNginx | Apache) {
             process = process.gently(BOUND);
         }
@@ -168,13 +170,10 @@ fn from_the_guide(language: &str) -> String {
 
 /// Makes `fullchain.pem` and `privkey.pem`, and both in `site.pem`.
 fn certify(dir: &Path) {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", "privkey.pem"]);
-    openssl.args(["-out", "fullchain.pem"]).current_dir(dir).stderr(Stdio::null());
-    assert!(spawn(&mut openssl, "openssl").wait().unwrap().success());
-    let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| fs::read(dir.join(name)));
-    fs::write(dir.join("site.pem"), [chain.unwrap(), key.unwrap()].concat()).unwrap();
+    let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| dir.join(name));
+    sse_lab::certificate::certify(&chain, &key).unwrap();
+    let both = [chain, key].map(|path| fs::read(path).unwrap());
+    fs::write(dir.join("site.pem"), both.concat()).unwrap();
 }
 
 fn haproxy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
@@ -614,35 +613,32 @@ fn what_may_have_been_published_is_never_sent_again() {
 struct Deserter {
     addr: SocketAddr,
     publishes: Arc<AtomicUsize>,
+    _listener: Listener,
 }
 
 impl Deserter {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
         let publishes = Arc::new(AtomicUsize::new(0));
         let count = publishes.clone();
-        std::thread::spawn(move || {
-            while let Ok((mut socket, _)) = listener.accept() {
-                socket.set_read_timeout(Some(BOUND)).unwrap();
-                let mut bytes = Vec::new();
-                let mut chunk = [0; 4096];
-                loop {
-                    let whole = bytes.starts_with(b"GET") && bytes.ends_with(b"\r\n\r\n")
-                        || bytes.windows(5).any(|five| five == b"hello");
-                    let n = if whole { 0 } else { socket.read(&mut chunk).unwrap_or(0) };
-                    if n == 0 {
-                        break;
-                    }
-                    bytes.extend_from_slice(&chunk[..n]);
+        let listener = Listener::start(move |mut socket| {
+            socket.set_read_timeout(Some(BOUND)).unwrap();
+            let mut bytes = Vec::new();
+            let mut chunk = [0; 4096];
+            loop {
+                let whole = bytes.starts_with(b"GET") && bytes.ends_with(b"\r\n\r\n")
+                    || bytes.windows(5).any(|five| five == b"hello");
+                let n = if whole { 0 } else { socket.read(&mut chunk).unwrap_or(0) };
+                if n == 0 {
+                    break;
                 }
-                if bytes.starts_with(b"POST") {
-                    count.fetch_add(1, Ordering::SeqCst);
-                } else {
-                    let _ = socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
-                }
+                bytes.extend_from_slice(&chunk[..n]);
+            }
+            if bytes.starts_with(b"POST") {
+                count.fetch_add(1, Ordering::SeqCst);
+            } else {
+                let _ = socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
             }
         });
-        Deserter { addr, publishes }
+        Deserter { addr: listener.addr, publishes, _listener: listener }
     }
 }

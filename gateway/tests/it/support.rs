@@ -1,8 +1,7 @@
 //! What the tests stand on beside `sse-lab`: a real gateway, and clients of its endpoints.
 //!
-//! Everything blocks with a generous bound and no test depends on how fast a machine is. Ports come from
-//! the kernel; what must come back on its port has a loopback address of its own, so that nobody else can
-//! be given that port meanwhile.
+//! Everything blocks with a generous bound and no test depends on how fast a machine is. Ports come
+//! from the kernel.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
