@@ -7,10 +7,15 @@ pub mod chunked;
 pub mod clock;
 pub mod floor;
 pub mod load;
+#[cfg(feature = "servers")]
 pub mod proc;
+#[cfg(feature = "servers")]
 pub mod process;
 pub mod publish;
+#[cfg(feature = "servers")]
 pub mod scenario;
+#[cfg(feature = "servers")]
 pub mod servers;
 pub mod stamp;
+#[cfg(feature = "servers")]
 pub mod table;

@@ -18,16 +18,19 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub use kind::Kind;
 
+use sse_lab::redis_server;
+use sse_lab::scratch::Scratch;
 use sse_token::Algorithm;
 
 use crate::clock;
 use crate::load;
 use crate::proc::{self, Cpu, Memory};
-use crate::process::{Process, Scratch};
+use crate::process::Process;
 use crate::publish::Route;
 
 /// How long a server may take until it accepts connections.
@@ -111,7 +114,7 @@ impl Server {
             tokens: None,
             processes: Vec::new(),
             origin: None,
-            _scratch: Scratch::new()?,
+            _scratch: Scratch::new("bench"),
         };
         match kind {
             Kind::Floor1 => server.floor(1)?,
@@ -206,13 +209,11 @@ impl Server {
 
     fn redis(&mut self) -> Result<SocketAddr, StartError> {
         let addr = free_addr()?;
-        let port = addr.port().to_string();
-        let args = ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
-        let mut args = args.map(str::to_owned).to_vec();
-        args.extend(["--dir".to_owned(), self.dir().display().to_string()]);
+        programs::find("redis-server", None)?;
+        let mut command = redis_server::command(addr, self.dir());
         // Some servers have a connection for each stream.
-        args.extend(["--maxclients".to_owned(), "18000".to_owned()]);
-        self.run(&programs::find("redis-server", None)?, &args, &[], addr)?;
+        command.args(["--maxclients", "18000"]);
+        self.launch(&command, addr)?;
         Ok(addr)
     }
 
@@ -224,8 +225,14 @@ impl Server {
         variables: &[(String, String)],
         addr: SocketAddr,
     ) -> Result<(), StartError> {
+        let mut command = Command::new(program);
+        command.args(args).envs(variables.iter().cloned());
+        self.launch(&command, addr)
+    }
+
+    fn launch(&mut self, command: &Command, addr: SocketAddr) -> Result<(), StartError> {
         let log = self.dir().join(format!("{}.log", self.processes.len()));
-        self.processes.insert(0, Process::start(program, args, variables, log)?);
+        self.processes.insert(0, Process::start(command, log)?);
         self.listens(addr)
     }
 
@@ -257,14 +264,14 @@ impl Server {
 }
 
 /// An address that was free a moment ago.
-fn free_addr() -> Result<SocketAddr, String> {
+pub fn free_addr() -> Result<SocketAddr, String> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map_err(|error| format!("no free port: {error}"))
 }
 
 /// The body of a small answer.
-fn get(addr: SocketAddr, path: &str) -> Option<String> {
+pub fn get(addr: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n").ok()?;

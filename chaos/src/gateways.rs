@@ -1,18 +1,30 @@
 //! The gateways of the run: real processes, each behind its own wire to Redis.
 
+use std::fs::File;
+use std::io::PipeReader;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use sse_lab::Signal;
+use sse_lab::process::Process;
 
 use crate::namespace::Namespace;
-use crate::process::{Process, Reader};
-use crate::proxy::Link;
 use crate::publisher::exchange;
-use crate::redis_side::GATEWAY_USER;
+use crate::redis_side::{GATEWAY_USER, Link};
 use crate::resp::PASSWORD;
+
+/// Who reads what a gateway says on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// It goes to a file.
+    File,
+    /// Nobody any more.
+    Gone,
+    /// Somebody who has stopped to.
+    Stalled,
+}
 
 /// One gateway.
 #[derive(Debug)]
@@ -24,6 +36,8 @@ pub struct Gateway {
     program: PathBuf,
     log: PathBuf,
     log_reader: Reader,
+    /// What nobody reads.
+    unread: Option<PipeReader>,
     settings: Vec<String>,
     // Before the namespace, so that nobody is left inside when that goes.
     process: Option<Process>,
@@ -48,6 +62,7 @@ impl Gateway {
             program: program.to_owned(),
             log,
             log_reader,
+            unread: None,
             settings,
             process: None,
             namespace,
@@ -75,8 +90,19 @@ impl Gateway {
         }
         // The suite's own environment configures nothing.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        self.process = Some(Process::start_read_by(&mut command, &self.log, self.log_reader)?);
+        self.process = Some(self.run(&mut command)?);
         Ok(())
+    }
+
+    fn run(&mut self, command: &mut Command) -> Result<Process, String> {
+        if self.log_reader == Reader::File {
+            return Process::logged(command, &self.log);
+        }
+        let (reader, writer) = std::io::pipe().map_err(|error| error.to_string())?;
+        let out = File::options().create(true).append(true).open(&self.log);
+        let out = out.map_err(|error| format!("{}: {error}", self.log.display()))?;
+        self.unread = Some(reader).filter(|_| self.log_reader == Reader::Stalled);
+        Process::start(command.stdin(Stdio::null()).stdout(out).stderr(writer))
     }
 
     /// Ends it as a crash would.
@@ -96,7 +122,7 @@ impl Gateway {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         let served = self.answers().await;
         process.signal(Signal::TERM);
-        match process.wait(Duration::from_secs(15)).await {
+        match ended(&mut process).await {
             // One that still waits for Redis has nothing to drain.
             Some(status) if status.success() || !served => Ok(()),
             Some(status) => Err(format!("{} ended at SIGTERM with {status}", self.addr)),
@@ -139,5 +165,17 @@ impl Gateway {
     pub fn panics(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
+    }
+}
+
+/// Waits for a process' end, for 15 s at most, while everybody else goes on.
+async fn ended(process: &mut Process) -> Option<ExitStatus> {
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        let status = process.ended();
+        if status.is_some() || Instant::now() > end {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

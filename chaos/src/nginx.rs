@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::Process;
+use sse_lab::process::Process;
 
 /// A running nginx; gone when this is dropped.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Nginx {
         write.map_err(|error| format!("{}: {error}", config.display()))?;
         let mut command = Command::new("nginx");
         command.args(["-e", "stderr", "-p"]).arg(&prefix).arg("-c").arg(&config);
-        let process = Process::start(&mut command, &dir.join("nginx.log"))?;
+        let process = Process::logged(&mut command, &dir.join("nginx.log"))?;
         Ok(Nginx { addr, process })
     }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sse_contract::EventId;
+use sse_lab::chunked::Framing;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -18,7 +19,6 @@ use crate::by_redis::Direct;
 use crate::ledger::now_ms;
 use crate::payload::{BULK, BUSY, CHANNELS, CROWD, MARKER, QUIET, Stamp, USER, USER_42};
 use crate::stage::Stage;
-use crate::stream::Body;
 use crate::tally::Wrong;
 
 /// How a publisher reaches the broker.
@@ -217,6 +217,7 @@ pub async fn exchange(addr: SocketAddr, request: &[u8]) -> std::io::Result<(Stri
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
     let end = end.ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    let body = Body::of(&head).decode(&answer[end + 4..]);
+    let body = Framing::of(&head).decode(&answer[end + 4..]);
+    let body = body.map_err(|_| std::io::ErrorKind::InvalidData)?;
     Ok((head, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sse_lab::chunked::Framing;
+use sse_lab::event_stream::{CutOff, Parser};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -10,7 +12,6 @@ use crate::faults::Fault;
 use crate::ledger::now_ms;
 use crate::session::Session;
 use crate::stage::Cue;
-use crate::stream::{Body, CutOff, Parser};
 use crate::subscriber::{Habit, Subscriber};
 use crate::tally::{Tally, Wrong};
 use crate::truth::HEARD_MS;
@@ -46,7 +47,7 @@ pub enum Left {
 #[derive(Debug)]
 pub struct Reading {
     parser: Parser,
-    body: Option<Body>,
+    body: Option<Framing>,
     head: Vec<u8>,
     aborts: u32,
     /// Its receive buffer is small.
@@ -160,11 +161,16 @@ impl Subscriber {
                 return false;
             }
             self.opened();
-            reading.body = Some(Body::of(&text));
+            reading.body = Some(Framing::of(&text));
             bytes = &bytes[end + 4 - before..];
         }
         let Some(body) = &mut reading.body else { return true };
-        for block in reading.parser.feed(&body.decode(bytes)) {
+        let Ok(content) = body.decode(bytes) else {
+            let text = "a chunk without a size".to_owned();
+            self.session.wrong(Wrong::Forged, text, &mut self.stage.tally.borrow_mut());
+            return false;
+        };
+        for block in reading.parser.feed(&content) {
             let mut ledger = self.stage.ledger.borrow_mut();
             self.session.take(&block, &mut ledger, &mut self.stage.tally.borrow_mut());
         }

@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use sse_lab::Signal;
+use sse_lab::process::Process;
+use sse_lab::redis_server;
+use sse_lab::tcp_proxy::TcpProxy;
 
 use crate::clock::{Clock, Shim};
-use crate::process::Process;
-use crate::proxy::Link;
 use crate::resp::{PASSWORD, Redis, Reply};
 use crate::settings::{Broker, Settings};
 
@@ -56,12 +57,9 @@ impl Node {
 
     /// Starts it again with what its persistence kept; from the AOF or from the snapshot.
     pub async fn revive(&mut self, aof: bool) -> Result<(), String> {
-        let mut command = Command::new("redis-server");
+        let mut command = redis_server::command(self.addr, &self.dir);
         command
-            .args(["--bind", &self.addr.ip().to_string(), "--protected-mode", "no"])
-            .args(["--port", &self.addr.port().to_string(), "--dir"])
-            .arg(&self.dir)
-            .args(["--save", "", "--appendonly", if aof { "yes" } else { "no" }])
+            .args(["--protected-mode", "no", "--appendonly", if aof { "yes" } else { "no" }])
             .args(["--appendfsync", "always", "--repl-diskless-sync-delay", "0"])
             .args(["--repl-timeout", "10", "--enable-debug-command", "yes"]);
         for user in &self.users {
@@ -70,7 +68,7 @@ impl Node {
         if let Some(clock) = &self.clock {
             clock.rule(&mut command);
         }
-        self.process = Some(Process::start(&mut command, &self.dir.join("redis.log"))?);
+        self.process = Some(Process::logged(&mut command, &self.dir.join("redis.log"))?);
         let end = Instant::now() + START;
         loop {
             if let Ok(Reply::Text(pong)) = self.call(&["PING"]).await
@@ -197,6 +195,14 @@ fn users(settings: &Settings) -> [String; 2] {
     ]
 }
 
+/// One address under which Redis is reached.
+pub type Link = Rc<TcpProxy>;
+
+fn link(host: IpAddr, node: SocketAddr) -> Result<Link, String> {
+    let proxy = TcpProxy::on(host, node);
+    proxy.map(Rc::new).map_err(|error| format!("listening on {host}: {error}"))
+}
+
 /// The master, its replica and who may reach them.
 #[derive(Debug)]
 pub struct RedisSide {
@@ -224,10 +230,10 @@ impl RedisSide {
         let [first, second] = nodes.map(|ip| SocketAddr::new(ip, 6379));
         let master = Node::start(first, dir.join("redis-1"), settings, shim.clone()).await?;
         let replica = Node::start(second, dir.join("redis-2"), settings, shim).await?;
-        let replication = Link::open(first.ip(), first).await?;
+        let replication = link(first.ip(), first)?;
         let mut links = Vec::new();
         for host in hosts {
-            links.push(Link::open(*host, first).await?);
+            links.push(link(*host, first)?);
         }
         replica.follow(replication.addr).await?;
         Ok(RedisSide { master, replica, replication, links })

@@ -1,10 +1,10 @@
-//! As much of Redis' protocol as a publisher needs, written by hand so that nothing is retried behind
-//! the suite's back.
+//! A connection to Redis that holds up nobody else, and retries nothing behind the suite's back.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use sse_lab::resp::{answer, command};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How long Redis may take before nobody waits for it any longer.
@@ -24,14 +24,17 @@ pub enum Reply {
 
 /// A connection that waits for no answer longer than [`PATIENCE`].
 #[derive(Debug)]
-pub struct Redis(BufReader<TcpStream>);
+pub struct Redis {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
 
 impl Redis {
     /// Connects.
     pub async fn connect(addr: SocketAddr) -> Result<Redis, String> {
         let stream = bounded(TcpStream::connect(addr)).await?;
         let _ = stream.set_nodelay(true);
-        Ok(Redis(BufReader::new(stream)))
+        Ok(Redis { stream, input: Vec::new() })
     }
 
     /// Connects and says who it is.
@@ -56,43 +59,25 @@ impl Redis {
     ) -> Result<(), String> {
         let mut wire = Vec::new();
         for args in commands {
-            let args = args.as_ref();
-            wire.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
-            for arg in args.iter().map(AsRef::as_ref) {
-                wire.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-                wire.extend_from_slice(arg);
-                wire.extend_from_slice(b"\r\n");
-            }
+            command(&mut wire, args.as_ref());
         }
-        bounded(self.0.get_mut().write_all(&wire)).await
+        bounded(self.stream.write_all(&wire)).await
     }
 
     /// The next answer.
     pub async fn reply(&mut self) -> Result<Reply, String> {
-        let mut left = 1;
-        let mut lines = Vec::new();
-        let mut problem = None;
-        while left > 0 {
-            left -= 1;
-            let mut head = String::new();
-            bounded(self.0.read_line(&mut head)).await?;
-            let head = head.trim_end();
-            let Some(rest) = head.get(1..) else { return Err("the connection closed".to_owned()) };
-            let number = rest.parse::<i64>().unwrap_or(0).max(0) as usize;
-            match head.as_bytes()[0] {
-                b'*' => left += number,
-                b'$' if rest == "-1" => lines.push(String::new()),
-                b'$' => {
-                    let mut text = vec![0; number + 2];
-                    bounded(self.0.read_exact(&mut text)).await?;
-                    lines.push(String::from_utf8_lossy(&text[..number]).into_owned());
-                }
-                b'-' => problem = Some(rest.to_owned()),
-                b'+' | b':' => lines.push(rest.to_owned()),
-                _ => return Err(format!("not RESP: {head:?}")),
+        let mut piece = vec![0; 64 * 1024];
+        loop {
+            if let Some((answer, length)) = answer(&self.input)? {
+                self.input.drain(..length);
+                let refusal = answer.refusal().map(|error| Reply::Error(error.to_owned()));
+                return Ok(refusal.unwrap_or_else(|| Reply::Text(answer.to_string())));
+            }
+            match bounded(self.stream.read(&mut piece)).await? {
+                0 => return Err("the connection closed".to_owned()),
+                n => self.input.extend_from_slice(&piece[..n]),
             }
         }
-        Ok(problem.map_or_else(|| Reply::Text(lines.join("\n")), Reply::Error))
     }
 }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sse_contract::EventId;
+use sse_lab::scratch::Scratch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -17,7 +18,6 @@ use crate::ledger::now_ms;
 use crate::namespace::Namespace;
 use crate::nginx::Nginx;
 use crate::payload::KEYLESS;
-use crate::process::Scratch;
 use crate::publisher::{Beat, Publisher, Way};
 use crate::reading::RECOVERY;
 use crate::redis_side::RedisSide;
@@ -105,7 +105,7 @@ pub async fn run(plan: &Plan) -> Result<Rc<Stage>, String> {
 }
 
 async fn set_up(plan: &Plan) -> Result<Set, String> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("chaos");
     let memory = plan.settings.memory();
     let mut namespace = match !memory && plan.faults.iter().any(|fault| fault.of_packets()) {
         true => Namespace::new()

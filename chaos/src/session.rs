@@ -7,11 +7,11 @@
 use std::collections::{HashMap, HashSet};
 
 use sse_contract::EventId;
+use sse_lab::event_stream::Block;
 
 use crate::faults::Fault;
 use crate::ledger::{Ledger, now_ms};
 use crate::payload::{Stamp, channel_name};
-use crate::stream::Block;
 use crate::tally::{Tally, Wrong};
 use crate::truth::Gap;
 
@@ -207,7 +207,10 @@ impl Session {
             self.opening();
         }
         self.check_opening(block, tally);
-        let Some(text) = &block.id else { return self.without_id(block, ledger, tally) };
+        let text = &block.id;
+        if text.is_empty() {
+            return self.without_id(block, ledger, tally);
+        }
         let Ok(id) = text.parse::<EventId>() else {
             return self.wrong(Wrong::Forged, format!("the id {text:?}"), tally);
         };

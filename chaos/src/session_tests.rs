@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sse_contract::EventId;
+use sse_lab::event_stream::Block;
 
 use crate::census::Census;
 use crate::faults::Fault;
@@ -10,7 +11,6 @@ use crate::ledger::{Ledger, now_ms};
 use crate::payload::{CHANNELS, Stamp};
 use crate::session::{From, Quirks, Session};
 use crate::settings::Settings;
-use crate::stream::Block;
 use crate::tally::{Tally, Wrong};
 use crate::verdict::Court;
 
@@ -71,7 +71,7 @@ impl Scene {
     }
 
     fn take(&mut self, at: u32, epoch: u32, event: &str, data: &str) {
-        let id = Some(self.id(at, epoch).to_string());
+        let id = self.id(at, epoch).to_string();
         let block = Block { id, event: event.to_owned(), data: data.to_owned() };
         self.session.take(&block, &mut self.ledger, &mut self.tally);
     }
@@ -188,7 +188,7 @@ fn a_late_first_position_must_say_so() {
     scene.publish(1);
     scene.fault(Fault::RedisPause);
     let late = r#"{"channel":"*","reason":"late"}"#.to_owned();
-    let block = Block { id: None, event: "gap".to_owned(), data: late };
+    let block = Block { id: String::new(), event: "gap".to_owned(), data: late };
     scene.session.take(&block, &mut scene.ledger, &mut scene.tally);
     scene.checkpoint(2, 1);
     scene.publish(3);
@@ -200,7 +200,7 @@ fn a_late_first_position_must_say_so() {
 fn late_without_a_fault_is_false() {
     let mut scene = Scene::of(0, From::Now);
     let late = r#"{"channel":"*","reason":"late"}"#.to_owned();
-    let block = Block { id: None, event: "gap".to_owned(), data: late };
+    let block = Block { id: String::new(), event: "gap".to_owned(), data: late };
     scene.session.take(&block, &mut scene.ledger, &mut scene.tally);
     scene.finds(&[(Wrong::FalseGap, 1)]);
 }
@@ -494,7 +494,7 @@ fn what_nobody_published_is_found() {
     other.push('!');
     scene.take(2, 1, "", &other);
     scene.take(2, 1, "sale", "");
-    let block = Block { id: None, data: "raw 1 1".to_owned(), ..Block::default() };
+    let block = Block { data: "raw 1 1".to_owned(), ..Block::default() };
     scene.session.take(&block, &mut scene.ledger, &mut scene.tally);
     scene.judged();
     assert_eq!(scene.tally.count(Wrong::Forged), 4, "{:?}", scene.tally.examples);
@@ -505,7 +505,7 @@ fn plain_text_comes_once_and_in_order() {
     let mut scene = Scene::new(0);
     let texts = [1, 2].map(|_| scene.ledger.raw(1));
     for text in [&texts[0], &texts[1], &texts[0]] {
-        let block = Block { id: None, data: text.clone(), ..Block::default() };
+        let block = Block { data: text.clone(), ..Block::default() };
         scene.session.take(&block, &mut scene.ledger, &mut scene.tally);
     }
     scene.finds(&[(Wrong::Forged, 1)]);

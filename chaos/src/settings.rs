@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::process::Reader;
+use crate::gateways::Reader;
 
 /// What makes time pass faster, in every run.
 const FIXED: [&str; 8] = [

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::faults::{Fault, access, data, gateways, life, rollback, time};
 use crate::gateways::Gateway;
-use crate::proxy::Link;
+use crate::redis_side::Link;
 use crate::redis_side::RedisSide;
 use crate::stage::Stage;
 use crate::tally::Wrong;

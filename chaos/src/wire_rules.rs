@@ -2,10 +2,10 @@
 //! once.
 
 use sse_contract::{CONTRACT_VERSION, EventId};
+use sse_lab::event_stream::Block;
 
 use crate::ledger::{Ledger, now_ms};
 use crate::session::{From, Session};
-use crate::stream::Block;
 use crate::tally::{Tally, Wrong};
 use crate::truth::Gap;
 
@@ -13,7 +13,7 @@ impl Session {
     /// Every stream with checkpoints begins with one that says where, unless a gap says first why it cannot.
     pub(crate) fn check_opening(&mut self, block: &Block, tally: &mut Tally) {
         // A client that was let in late waits, and hears so.
-        if block.event == "alive" && block.id.is_none() {
+        if block.event == "alive" && block.id.is_empty() {
             return;
         }
         let open = self.opens.len() - 1;

@@ -4,12 +4,9 @@
 //! One after another in each of some rounds, so that a machine that slows down slows all of them down; the median
 //! round is shown, and the fastest.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
 use sse_contract::{Call, Caller, Channel, Keys, MAX_BATCH, Publish, library_source};
+use sse_lab::redis_server::RedisServer;
+use sse_lab::resp::{Connection, command};
 
 /// Events that a round publishes in each way.
 const EVENTS: usize = 6400;
@@ -21,7 +18,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 fn main() -> Outcome<()> {
     for channels in [10, 8000] {
         let mut costs: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
-        let mut redis = Redis::start()?;
+        let mut redis = Redis::start();
         let mut load = Load::new(channels)?;
         redis.ask(&[b"FUNCTION", b"LOAD", library_source().as_bytes()])?;
         redis.call(&[Call::tick(&load.keys, 0, &LIMITS)])?;
@@ -141,26 +138,14 @@ impl Load {
 
 /// A server of its own, and a connection to it.
 struct Redis {
-    process: Child,
-    stream: BufReader<TcpStream>,
+    connection: Connection,
+    _server: RedisServer,
 }
 
 impl Redis {
-    fn start() -> Outcome<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        if !lines.any(|line| line.is_ok_and(|line| line.contains("Ready to accept"))) {
-            return Err("redis-server ended at its start".into());
-        }
-        std::thread::spawn(move || lines.for_each(drop));
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.set_nodelay(true)?;
-        Ok(Redis { process, stream: BufReader::new(stream) })
+    fn start() -> Self {
+        let server = RedisServer::start();
+        Redis { connection: Connection::to(server.addr), _server: server }
     }
 
     /// Sends calls in one piece; every answer is to be one of success.
@@ -168,13 +153,9 @@ impl Redis {
         let mut wire = Vec::new();
         for call in calls {
             let head = [b"FCALL".as_slice(), call.function().name().as_bytes()];
-            command(
-                &mut wire,
-                head.len() + call.words().len(),
-                head.into_iter().chain(call.words()),
-            );
+            command(&mut wire, head.into_iter().chain(call.words()));
         }
-        self.stream.get_mut().write_all(&wire)?;
+        self.connection.send(&wire);
         calls.iter().try_for_each(|_| self.answer().map(drop))
     }
 
@@ -185,17 +166,17 @@ impl Redis {
             let (history, live) = (history.as_bytes(), live.as_bytes());
             let xadd: [&[u8]; 8] =
                 [b"XADD", history, b"MAXLEN", b"~", b"1000", b"*", b"data", &DATA];
-            command(&mut wire, 8, xadd.into_iter());
-            command(&mut wire, 3, [b"PUBLISH".as_slice(), live, &DATA].into_iter());
+            command(&mut wire, xadd);
+            command(&mut wire, [b"PUBLISH".as_slice(), live, &DATA]);
         }
-        self.stream.get_mut().write_all(&wire)?;
+        self.connection.send(&wire);
         (0..2 * channels.len()).try_for_each(|_| self.answer().map(drop))
     }
 
     fn ask(&mut self, words: &[&[u8]]) -> Outcome<String> {
         let mut wire = Vec::new();
-        command(&mut wire, words.len(), words.iter().copied());
-        self.stream.get_mut().write_all(&wire)?;
+        command(&mut wire, words);
+        self.connection.send(&wire);
         self.answer()
     }
 
@@ -214,42 +195,9 @@ impl Redis {
 
     /// An answer's texts, one a line. An error, also that of one event, ends the measurement.
     fn answer(&mut self) -> Outcome<String> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        let (kind, rest) = line.trim_end().split_at_checked(1).ok_or("no answer")?;
-        match kind {
-            "$" => {
-                let mut text = vec![0; rest.parse::<usize>()? + 2];
-                self.stream.read_exact(&mut text)?;
-                let text = String::from_utf8_lossy(&text[..text.len() - 2]).into_owned();
-                if text.starts_with("SSE") { Err(text.into()) } else { Ok(text) }
-            }
-            "*" => {
-                let mut texts = String::new();
-                for _ in 0..rest.parse::<usize>()? {
-                    texts += &self.answer()?;
-                    texts.push('\n');
-                }
-                Ok(texts)
-            }
-            "-" => Err(rest.into()),
-            _ => Ok(rest.to_owned()),
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn command<'a>(wire: &mut Vec<u8>, length: usize, words: impl Iterator<Item = &'a [u8]>) {
-    wire.extend_from_slice(format!("*{length}\r\n").as_bytes());
-    for word in words {
-        wire.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        wire.extend_from_slice(word);
-        wire.extend_from_slice(b"\r\n");
+        let answer = self.connection.read();
+        let text = answer.to_string();
+        let failed = answer.refusal().is_some() || text.lines().any(|line| line.starts_with("SSE"));
+        if failed { Err(text.into()) } else { Ok(text) }
     }
 }

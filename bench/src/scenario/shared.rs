@@ -2,15 +2,16 @@
 //! publishing past the gateway, two gateways, and what a gateway's process says of itself.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use sse_lab::redis_server;
+use sse_lab::scratch::Scratch;
 
 use crate::clock;
 use crate::proc::{self, Cpu};
-use crate::process::{Process, Scratch};
-use crate::servers::{Kind, Server, Settings};
+use crate::process::Process;
+use crate::servers::{Kind, Server, Settings, free_addr, get};
 
 /// How long Redis may take until it accepts connections.
 const START: Duration = Duration::from_secs(10);
@@ -27,16 +28,9 @@ pub struct Shared {
 impl Shared {
     /// Starts one, empty and without a disk.
     pub fn start() -> Result<Shared, String> {
-        let scratch = Scratch::new()?;
-        let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let addr = addr.and_then(|listener| listener.local_addr());
-        let addr = addr.map_err(|error| format!("no free port: {error}"))?;
-        let (port, dir) = (addr.port().to_string(), scratch.path().display().to_string());
-        let args = ["--bind", "127.0.0.1", "--port", &port, "--dir", &dir];
-        let args = args.into_iter().chain(["--save", "", "--appendonly", "no"]);
-        let args: Vec<String> = args.map(str::to_owned).collect();
-        let log = scratch.path().join("redis.log");
-        let mut process = Process::start(Path::new("redis-server"), &args, &[], log)?;
+        let (addr, scratch) = (free_addr()?, Scratch::new("bench"));
+        let command = redis_server::command(addr, scratch.path());
+        let mut process = Process::start(&command, scratch.path().join("redis.log"))?;
         let end = Instant::now() + START;
         while TcpStream::connect(addr).is_err() {
             if let Some(why) = process.ended() {
@@ -87,21 +81,12 @@ impl Gateway {
 
     /// How often it read history.
     pub fn reads(&self) -> Option<u64> {
-        reads_in(&self.metrics()?)
+        reads_in(&get(self.admin, "/metrics")?)
     }
 
     /// The most memory that it ever had resident, in bytes.
     pub fn peak(&self) -> Option<u64> {
         peak_in(&fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?)
-    }
-
-    fn metrics(&self) -> Option<String> {
-        let mut stream = TcpStream::connect(self.admin).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET /metrics HTTP/1.0\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use sse_lab::certificate::certify;
 
 use super::{Server, Settings, StartError, free_addr, programs};
 use crate::load::tls;
@@ -43,17 +43,10 @@ impl Server {
 
     /// Makes a certificate, and has clients trust it alone.
     fn certify(&mut self) -> Result<(), StartError> {
-        let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bench \
-                     -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
-                     -keyout key.pem -out certificate.pem";
-        let mut openssl = Command::new(programs::find("openssl", None)?);
-        openssl.args(words.split_whitespace()).current_dir(self.dir());
-        let output = openssl.output().map_err(|error| format!("openssl: {error}"))?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(StartError::Failed(format!("openssl: {why}")));
-        }
-        let trusted = trusting(&self.dir().join("certificate.pem"))?;
+        programs::find("openssl", None)?;
+        let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| self.dir().join(name));
+        certify(&certificate, &key)?;
+        let trusted = trusting(&certificate)?;
         self.route = Route::Secure { path: "/channels/{c}".to_owned(), tls: trusted.clone() };
         self.tls = Some(trusted);
         Ok(())

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
+use sse_lab::Signal;
 use tokio::time::sleep;
 
 use super::Fault;
 use crate::gateways::Gateway;
 use crate::ledger::now_ms;
 use crate::payload::{BULK, Stamp};
-use crate::proxy::Link;
 use crate::publisher::{Beat, Publisher, Way};
+use crate::redis_side::Link;
 use crate::storm::Hand;
 use crate::tally::Wrong;
 
@@ -58,8 +58,8 @@ pub async fn strike(
 
 async fn strike_wire(fault: Fault, hand: &mut Hand, link: &Link) {
     match fault {
-        Fault::WireCut => link.cut(),
-        Fault::WireSilent => link.silence(),
+        Fault::WireCut => link.close(),
+        Fault::WireSilent => link.forget(),
         _ => {
             link.stall(true);
             hand.wait(500..5_000).await;

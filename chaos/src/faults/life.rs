@@ -1,7 +1,8 @@
 //! What happens to the lives of Redis: crashes, pauses, and who is the master.
 
-use rustix::process::Signal;
 use std::time::Duration;
+
+use sse_lab::Signal;
 use tokio::time::sleep;
 
 use super::Fault;
@@ -54,7 +55,7 @@ pub async fn promote(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String
         side.master.signal(Signal::STOP);
         hand.wait(200..2_500).await;
     }
-    side.replication.cut();
+    side.replication.close();
     side.replica.lead().await?;
     hand.stage.master.set(Some(side.replica.addr));
     for link in &side.links {
@@ -76,15 +77,15 @@ pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), St
     }
     side.master.signal(Signal::STOP);
     hand.wait(50..1_500).await;
-    side.replication.cut();
+    side.replication.close();
     side.replica.lead().await?;
     hand.stage.master.set(Some(side.replica.addr));
     for link in &side.links {
         if hand.rng.bool() {
-            link.redirect(side.replica.addr);
+            link.move_to(side.replica.addr);
             // Half of those who are led there at once are also sent away from the old one.
             if hand.rng.bool() {
-                link.cut();
+                link.close();
             }
         }
     }
@@ -92,7 +93,7 @@ pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), St
     side.master.signal(Signal::CONT);
     hand.wait(300..2_500).await;
     for link in &side.links {
-        link.redirect(side.replica.addr);
+        link.move_to(side.replica.addr);
     }
     hand.wait(0..500).await;
     side.swap();
@@ -117,7 +118,7 @@ pub async fn failover_back(hand: &mut Hand, side: &mut RedisSide) -> Result<(), 
             false => link.switch(side.replica.addr),
         }
     }
-    side.replication.cut();
+    side.replication.close();
     side.replica.lead().await?;
     hand.stage.master.set(Some(side.replica.addr));
     side.master.follow(side.replica.addr).await?;

@@ -2,17 +2,17 @@
 //! should not.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
+use sse_lab::listener::Listener;
 use sse_token::{Algorithm, SigningKey};
 
 use crate::access::token;
-use crate::support::{Answer, Subscriber, TestGateway, eventually, request};
+use crate::support::{Answer, Scratch, Subscriber, TestGateway, eventually, request};
 
 /// What a server answers.
 #[derive(Clone)]
@@ -32,33 +32,16 @@ pub struct Server {
     pub addr: SocketAddr,
     behaviour: Arc<Mutex<Behaviour>>,
     heads: Arc<Mutex<Vec<String>>>,
-    over: Arc<AtomicBool>,
-    at_once: Arc<AtomicUsize>,
+    _listener: Listener,
 }
 
 impl Server {
     pub fn new(behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server {
-            addr: listener.local_addr().unwrap(),
-            behaviour: Arc::new(Mutex::new(behaviour)),
-            heads: Arc::default(),
-            over: Arc::default(),
-            at_once: Arc::default(),
-        };
-        let (behaviour, heads) = (server.behaviour.clone(), server.heads.clone());
-        let (over, at_once) = (server.over.clone(), server.at_once.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (behaviour, heads, at_once) =
-                    (behaviour.clone(), heads.clone(), at_once.clone());
-                thread::spawn(move || serve(stream, &behaviour, &heads, &at_once));
-            }
-        });
-        server
+        let behaviour = Arc::new(Mutex::new(behaviour));
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let shared = (behaviour.clone(), heads.clone());
+        let listener = Listener::start(move |client| serve(client, &shared.0, &shared.1));
+        Server { addr: listener.addr, behaviour, heads, _listener: listener }
     }
 
     fn url(&self, path: &str) -> String {
@@ -79,19 +62,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.addr);
-    }
-}
-
-fn serve(
-    stream: TcpStream,
-    behaviour: &Mutex<Behaviour>,
-    heads: &Mutex<Vec<String>>,
-    at_once: &AtomicUsize,
-) {
+fn serve(stream: TcpStream, behaviour: &Mutex<Behaviour>, heads: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     loop {
@@ -102,7 +73,6 @@ fn serve(
             }
         }
         heads.lock().unwrap().push(head);
-        at_once.fetch_add(1, Ordering::Relaxed);
         let now = behaviour.lock().unwrap().clone();
         match now {
             Behaviour::Says(status, lines, body) => {
@@ -236,11 +206,12 @@ fn while_a_set_cannot_be_read_the_keys_of_before_stay() {
         assert_eq!(elsewhere.asked(), 0, "a redirect was followed");
     }
     // From a file, a set is there from the start.
-    let dir = std::env::temp_dir().join(format!("sse-jwks-{}", std::process::id()));
-    std::fs::write(&dir, json!({ "keys": [jwk("k1", &x)] }).to_string()).unwrap();
-    let line = format!("alg=EdDSA jwks={}", dir.display());
+    let dir = Scratch::new("jwks");
+    let file = dir.path().join("jwks.json");
+    std::fs::write(&file, json!({ "keys": [jwk("k1", &x)] }).to_string()).unwrap();
+    let line = format!("alg=EdDSA jwks={}", file.display());
     let gateway = TestGateway::memory(&[("auth.jwt.keys", &line)]);
-    std::fs::remove_file(&dir).unwrap();
+    drop(dir);
     assert_eq!(ask(&gateway, &signed(&private, "k1")).status, 200);
     assert_eq!(
         ask(&gateway, &signed(&private, "k2")).status,

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use crate::access::token;
 use crate::event_source::{EventSource, heard, live};
-use crate::support::{TestGateway, eventually};
+use crate::support::{TestGateway, Wire, eventually};
 use crate::webdriver::Browser;
-use crate::wire::Wire;
 
 const SETTINGS: [(&str, &str); 3] = [
     (

@@ -1,7 +1,6 @@
 //! What only Redis can do to a gateway: other publishers, other versions, faults.
 
-use crate::support::{Redis, Subscriber, TestGateway, eventually, replica_of};
-use crate::wire::Wire;
+use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 
 #[test]
 fn any_redis_client_publishes() {
@@ -13,7 +12,7 @@ fn any_redis_client_publishes() {
     redis.command(&["PUBLISH", "sse:demo", "raw\ndata: x"]);
     let raw = subscriber.event();
     assert_eq!((raw.id.as_str(), raw.data.as_str()), ("", "raw\ndata: x"));
-    redis.command_bytes(&[b"PUBLISH", b"sse:demo", b"\xc3\x28"]);
+    redis.command(&[&b"PUBLISH"[..], b"sse:demo", b"\xc3\x28"]);
     assert_eq!(subscriber.event().data, "\u{fffd}(");
     let typed = ["FCALL", "sse_publish", "2", "sse:state", "sse:history:demo", "x", "tick"];
     redis.command(&typed);
@@ -144,9 +143,9 @@ fn a_redis_that_hangs_is_found_and_its_return_repaired() {
     let mut subscriber = gateway.live("channel=demo");
     let id = redis.fcall("demo", "before");
     assert_eq!(subscriber.event().id, id);
-    redis.signal("STOP");
+    redis.freeze();
     eventually("the hanging connection is found", || gateway.sum(|c| c.joining.get()) == 1);
-    redis.signal("CONT");
+    redis.thaw();
     let id = redis.fcall("demo", "after");
     assert_eq!(subscriber.event().id, id);
 }
@@ -217,7 +216,7 @@ fn a_promoted_replica_that_lagged_is_told_once_and_ids_rise() {
     let wire = Wire::to(old.addr);
     let url = format!("redis://{}", wire.addr);
     let gateway = TestGateway::redis(&old, &[("redis.url", &url)]);
-    let new = replica_of(&old);
+    let new = old.replica();
     let mut subscriber = gateway.live("channel=demo");
     let kept = old.fcall("demo", "kept");
     assert_eq!(subscriber.event().id, kept);
@@ -254,7 +253,7 @@ fn a_master_that_becomes_a_replica_is_left_for_the_new_one() {
     let wire = Wire::to(old.addr);
     let url = format!("redis://{}", wire.addr);
     let gateway = TestGateway::redis(&old, &[("redis.url", &url)]);
-    let new = replica_of(&old);
+    let new = old.replica();
     let mut subscriber = gateway.live("channel=demo");
     let kept = old.fcall("demo", "kept");
     assert_eq!(subscriber.event().id, kept);
@@ -354,7 +353,7 @@ fn a_frame_of_another_version_is_read_from_history() {
     let redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[]);
     let mut subscriber = gateway.live("channel=demo");
-    redis.command_bytes(&[b"PUBLISH", b"sse:demo", b"\xff\x02what comes after version 1"]);
+    redis.command(&[&b"PUBLISH"[..], b"sse:demo", b"\xff\x02what comes after version 1"]);
     let next = redis.fcall("demo", "next");
     assert_eq!(subscriber.event().id, next);
     assert!(gateway.sum(|c| c.lags.get()) >= 1);

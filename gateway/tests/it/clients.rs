@@ -8,14 +8,13 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use crate::event_source::{EventSource, Heard, heard, live};
 use crate::streams::on_both;
-use crate::support::{TestGateway, eventually, spawn};
+use crate::support::{Process, TestGateway, Wire, eventually, spawn};
 use crate::webdriver::{Browser, Engine};
-use crate::wire::Wire;
 
 #[test]
 fn chromium_keeps_its_place() {
@@ -184,15 +183,16 @@ impl Client<'_> {
         let interpreter = if in_dir.exists() { in_dir } else { interpreter.into() };
         let mut command = Command::new(interpreter);
         command.arg(dir.join(script)).arg(format!("http://{addr}/events?{QUERY}"));
-        let mut child = spawn(command.stdout(Stdio::piped()), "nodejs and python3-venv");
+        let mut process = spawn(command.stdout(Stdio::piped()), "nodejs and python3-venv");
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let (lines, hears) = (BufReader::new(child.stdout.take().unwrap()).lines(), heard.clone());
+        let (lines, hears) =
+            (BufReader::new(process.stdout.take().unwrap()).lines(), heard.clone());
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 hears.lock().unwrap().push(serde_json::from_str(&line).unwrap());
             }
         });
-        Client::Program(Program { child, heard })
+        Client::Program(Program { _process: process, heard })
     }
 
     #[track_caller]
@@ -235,16 +235,8 @@ impl Client<'_> {
 
 /// A running program that prints each thing it hears as one line of JSON.
 struct Program {
-    child: Child,
+    _process: Process,
     heard: Arc<Mutex<Vec<Heard>>>,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Both fail only where it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Where scripts/browsers put the programs.

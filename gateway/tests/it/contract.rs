@@ -6,43 +6,28 @@ mod publishing;
 mod rights;
 mod witness;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use sse_contract::{
     Call, Caller, Channel, EventId, Function, Keys, LiveMessage, Meaning, Publish, batch_answer,
     decode_live, eval_script, library_source, meaning,
 };
-use sse_gateway::broker::redis::resp::{self, Value};
+use sse_lab::resp::{Answer, Connection};
 
-use crate::support::{BOUND, Redis};
+use crate::support::Redis;
 
-/// What Redis answered.
-#[derive(Debug, Clone, PartialEq)]
-enum Answer {
-    Text(String),
-    Error(String),
-    Integer(i64),
-    Null,
-    Array(Vec<Answer>),
+/// What an answer means by the contract.
+trait Meant {
+    fn id(&self) -> EventId;
+    fn meaning(&self) -> Meaning;
+    /// A batch's answer.
+    fn items(&self) -> Vec<Result<EventId, (Meaning, &str)>>;
 }
 
-impl Answer {
-    #[track_caller]
-    fn text(&self) -> &str {
-        let Answer::Text(text) = self else { panic!("no text: {self:?}") };
-        text
-    }
-
+impl Meant for Answer {
     #[track_caller]
     fn id(&self) -> EventId {
         self.text().parse().unwrap_or_else(|_| panic!("no id: {self:?}"))
-    }
-
-    #[track_caller]
-    fn error(&self) -> &str {
-        let Answer::Error(text) = self else { panic!("no error: {self:?}") };
-        text
     }
 
     #[track_caller]
@@ -51,80 +36,8 @@ impl Answer {
     }
 
     #[track_caller]
-    fn integer(&self) -> i64 {
-        let Answer::Integer(n) = self else { panic!("no number: {self:?}") };
-        *n
-    }
-
-    #[track_caller]
-    fn elements(&self) -> &[Answer] {
-        let Answer::Array(elements) = self else { panic!("no array: {self:?}") };
-        elements
-    }
-
-    /// A batch's answer.
-    #[track_caller]
     fn items(&self) -> Vec<Result<EventId, (Meaning, &str)>> {
         self.elements().iter().map(|item| batch_answer(item.text())).collect()
-    }
-}
-
-/// A connection that reads whole answers.
-struct Connection {
-    stream: TcpStream,
-    input: Vec<u8>,
-}
-
-impl Connection {
-    fn to(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(BOUND)).unwrap();
-        Connection { stream, input: Vec::new() }
-    }
-
-    fn send<'a>(&mut self, words: impl IntoIterator<Item = &'a [u8]>) {
-        let words: Vec<&[u8]> = words.into_iter().collect();
-        let mut wire = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            wire.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            wire.extend_from_slice(word);
-            wire.extend_from_slice(b"\r\n");
-        }
-        self.stream.write_all(&wire).unwrap();
-    }
-
-    /// Reads the next value by its bytes.
-    fn read<T>(&mut self, of: impl FnOnce(&Value<'_>) -> T) -> T {
-        loop {
-            if let Some((value, length)) = resp::parse(&self.input).expect("RESP") {
-                let result = of(&value);
-                self.input.drain(..length);
-                return result;
-            }
-            let mut chunk = [0; 4096];
-            let n = self.stream.read(&mut chunk).expect("an answer within the bound");
-            assert_ne!(n, 0, "Redis closed the connection");
-            self.input.extend_from_slice(&chunk[..n]);
-        }
-    }
-
-    fn ask<'a>(&mut self, words: impl IntoIterator<Item = &'a [u8]>) -> Answer {
-        self.send(words);
-        self.read(answer)
-    }
-}
-
-fn answer(value: &Value<'_>) -> Answer {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match value {
-        Value::Text(bytes) => Answer::Text(text(bytes)),
-        Value::Error(bytes) => Answer::Error(text(bytes)),
-        Value::Integer(n) => Answer::Integer(*n),
-        Value::Boolean(b) => Answer::Integer(i64::from(*b)),
-        Value::Null => Answer::Null,
-        Value::Array(elements) | Value::Push(elements) => {
-            Answer::Array(elements.iter().map(answer).collect())
-        }
     }
 }
 
@@ -415,17 +328,11 @@ impl Listener {
         Connection::to(self.addr).ask(mark);
         let mut events = Vec::new();
         loop {
-            let event = self.connection.read(|value| {
-                let Value::Text(payload) = &value.elements()[2] else { panic!("{value:?}") };
-                match decode_live(payload) {
-                    LiveMessage::Event { id, data, .. } => Some((id, data.into_owned())),
-                    LiveMessage::Text(_) => None,
-                    LiveMessage::Unknown => panic!("{value:?}"),
-                }
-            });
-            match event {
-                Some(event) => events.push(event),
-                None => return events,
+            let message = self.connection.read();
+            match decode_live(message.elements()[2].bytes()) {
+                LiveMessage::Event { id, data, .. } => events.push((id, data.into_owned())),
+                LiveMessage::Text(_) => return events,
+                LiveMessage::Unknown => panic!("{message:?}"),
             }
         }
     }

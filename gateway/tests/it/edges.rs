@@ -8,10 +8,7 @@ use std::time::Instant;
 use sse_contract::EventId;
 
 use crate::streams::on_both;
-use crate::support::{
-    BOUND, Block, Redis, Subscriber, TestGateway, eventually, replica_of, request,
-};
-use crate::wire::Wire;
+use crate::support::{BOUND, Block, Redis, Subscriber, TestGateway, Wire, eventually, request};
 
 fn id(text: &str) -> EventId {
     text.parse().expect("an id")
@@ -48,12 +45,12 @@ fn who_comes_while_redis_is_away_is_let_in_late_and_told() {
     let redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[("stream.open_wait", "50ms")]);
     let kept = redis.fcall("demo", "kept");
-    redis.signal("STOP");
+    redis.freeze();
     let mut fresh = gateway.subscribe("channel=demo");
     let header = [("Last-Event-ID", kept.as_str())];
     let mut resumed = Subscriber::open(gateway.addr, "channel=demo", &header);
     let mut plain = gateway.subscribe("channel=demo&checkpoints=off");
-    redis.signal("CONT");
+    redis.thaw();
     let told = gap(&fresh.next());
     assert_eq!((&told["channel"], &told["reason"]), (&"*".into(), &"late".into()), "{told}");
     assert_eq!(fresh.opening().data, r#"{"from":"now"}"#);
@@ -193,7 +190,7 @@ fn a_deposed_master_that_wakes_up_acknowledges_nothing() {
     let url = format!("redis://{}", wire.addr);
     let settings = [("redis.url", url.as_str()), ("redis.answer_timeout", "500ms")];
     let gateway = TestGateway::redis(&old, &settings);
-    let new = replica_of(&old);
+    let new = old.replica();
     let mut subscriber = gateway.live("channel=demo");
     // The worker's line and a connection of the pool are open from here on.
     for _ in 0..8 {
@@ -204,14 +201,14 @@ fn a_deposed_master_that_wakes_up_acknowledges_nothing() {
     let two = b"{\"channel\":\"demo\",\"data\":1}\n{\"channel\":\"demo\",\"data\":2}\n";
     assert_eq!(gateway.post("/publish", &ndjson, two).status, 200);
     eventually("it is replicated", || new.command(&["XLEN", "sse:history:demo"]) == "10");
-    old.signal("STOP");
+    old.freeze();
     assert_eq!(new.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     wire.move_to(new.addr);
     subscriber.event();
     subscriber.event();
     let told = gap(&subscriber.event());
     assert_eq!(told["reason"], "reset", "{told}");
-    old.signal("CONT");
+    old.thaw();
     eventually("the old master is awake", || old.command(&["PING"]) == "PONG");
     let mut acknowledged = Vec::new();
     for n in 0..6 {
@@ -237,7 +234,7 @@ fn what_a_deposed_master_acknowledges_late_is_outcome_unknown() {
     let wire = Wire::to(old.addr);
     let url = format!("redis://{}", wire.addr);
     let gateway = TestGateway::redis(&old, &[("redis.url", &url), ("redis.answer_timeout", "60s")]);
-    let new = replica_of(&old);
+    let new = old.replica();
     let mut subscriber = gateway.live("channel=demo");
     let before = gateway.publish("demo", "before");
     assert_eq!(subscriber.event().id, before);
@@ -292,7 +289,7 @@ fn a_publication_into_a_new_epoch_is_sent_again_though_it_has_no_key() {
 fn a_failover_and_back_between_two_ticks_is_told() {
     let a = Redis::start();
     let gateway = TestGateway::redis(&a, &[("redis.tick", "60s")]);
-    let b = replica_of(&a);
+    let b = a.replica();
     let kept = a.fcall("demo", "kept");
     eventually("it is replicated", || b.command(&["XLEN", "sse:history:demo"]) == "1");
     b.command(&["REPLICAOF", "NO", "ONE"]);
@@ -435,7 +432,7 @@ fn a_frame_of_the_far_future_stops_nobody() {
         for seq in [epoch << 16, 1] {
             let frame = format!("{ms}-{seq}\n\nforged");
             let frame = [&b"\xff\x01"[..], frame.as_bytes()].concat();
-            redis.command_bytes(&[b"PUBLISH", b"sse:demo", &frame]);
+            redis.command(&[&b"PUBLISH"[..], b"sse:demo", &frame]);
             let next = redis.fcall("demo", "next");
             assert_eq!(subscriber.event().id, next, "behind {ms}-{seq}");
             assert_eq!(id(&next).epoch(), epoch);
@@ -482,13 +479,13 @@ fn an_idle_stream_without_a_position_shows_signs_of_life() {
     let redis = Redis::start();
     let settings = [("stream.heartbeat", "1s"), ("stream.open_wait", "50ms")];
     let gateway = TestGateway::redis(&redis, &settings);
-    redis.signal("STOP");
+    redis.freeze();
     let mut waiting = gateway.subscribe("channel=demo");
     let alive = waiting.next();
     assert_eq!((alive.event.as_str(), alive.id.as_str()), ("alive", ""));
     let mut plain = gateway.subscribe("channel=demo&checkpoints=off");
     plain.heartbeat();
-    redis.signal("CONT");
+    redis.thaw();
 }
 
 /// What comes first in one write: a client that closes on a half-read head is nobody's trouble.
@@ -496,7 +493,7 @@ fn an_idle_stream_without_a_position_shows_signs_of_life() {
 fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
     let redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[("stream.open_wait", "60s")]);
-    redis.signal("STOP");
+    redis.freeze();
     let mut waiting = Vec::new();
     for n in 0..20 {
         let mut stream = TcpStream::connect(gateway.addr).unwrap();
@@ -507,5 +504,5 @@ fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
     eventually("all wait", || gateway.sum(|c| c.subscribers.get()) == 20);
     drop(waiting);
     gateway.settled();
-    redis.signal("CONT");
+    redis.thaw();
 }

@@ -7,9 +7,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::streams::on_both;
-use crate::support::{Redis, Subscriber, TestGateway, eventually};
+use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 use crate::webdriver::Browser;
-use crate::wire::Wire;
 
 /// An `EventSource` in a page of its gateway's origin, and all that it dispatched.
 pub struct EventSource<'b> {

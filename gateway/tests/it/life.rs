@@ -4,16 +4,18 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 
-use crate::support::{Answer, BOUND, Redis, Subscriber, eventually, own_addr, request, tempdir};
+use crate::support::{
+    Answer, BOUND, Process, Redis, Scratch, Signal, Subscriber, eventually, own_addr, request,
+};
 
 /// A gateway in a process of its own.
 pub struct Program {
     pub addr: SocketAddr,
     pub admin: SocketAddr,
-    child: Child,
-    stderr: Option<ChildStderr>,
+    process: Process,
+    pub stderr: Option<ChildStderr>,
 }
 
 impl Program {
@@ -37,11 +39,11 @@ impl Program {
         for setting in settings {
             command.args(["--set", setting]);
         }
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
-        let stderr = child.stderr.take();
-        let mut program = Program { addr, admin, child, stderr };
+        let mut process = Process::start(command.stderr(Stdio::piped())).unwrap();
+        let stderr = process.stderr.take();
+        let mut program = Program { addr, admin, process, stderr };
         eventually("the gateway is ready", || {
-            assert!(program.child.try_wait().unwrap().is_none(), "it ended: {}", program.log());
+            assert!(program.process.ended().is_none(), "it ended: {}", program.log());
             TcpStream::connect(admin).is_ok() && program.get("/readyz").status == 200
         });
         program
@@ -59,12 +61,11 @@ impl Program {
         drop(self.stderr.take());
     }
 
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
-    fn subscribe(&self, query: &str) -> Subscriber {
+    pub fn subscribe(&self, query: &str) -> Subscriber {
         let mut subscriber = Subscriber::open(self.addr, query, &[]);
         subscriber.opening();
         subscriber
@@ -95,20 +96,8 @@ impl Program {
         Some(line.trim().parse().expect("a number"))
     }
 
-    fn end(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually("the process ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn end(&mut self) -> ExitStatus {
+        self.process.ends_within(BOUND).expect("the process ends")
     }
 }
 
@@ -137,7 +126,7 @@ fn a_log_that_nobody_reads_any_more_costs_lines_and_no_event() {
     let id = gateway.publish("demo", "after the loss");
     assert_eq!(subscriber.event().event, "gap");
     assert_eq!(subscriber.event().id, id);
-    gateway.signal("-TERM");
+    gateway.signal(Signal::TERM);
     assert_eq!(gateway.end().code(), Some(0));
 }
 
@@ -155,7 +144,7 @@ fn a_log_whose_reader_stalls_blocks_nobody_and_what_is_left_out_is_counted() {
         }
         gateway.metric("sse_log_lines_dropped_total").unwrap() > 0.0
     });
-    gateway.signal("-TERM");
+    gateway.signal(Signal::TERM);
     let mut gateway = gateway;
     assert_eq!(gateway.end().code(), Some(0), "nor does it hold up the end");
 }
@@ -183,7 +172,7 @@ fn what_is_no_request_is_answered_counted_and_not_logged() {
     }
     let counted = gateway.metric("sse_rejected_requests_total{reason=\"unreadable\"}");
     assert_eq!(counted, Some(4.0));
-    gateway.signal("-TERM");
+    gateway.signal(Signal::TERM);
     assert_eq!(gateway.end().code(), Some(0));
     let log = gateway.log();
     assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
@@ -191,7 +180,7 @@ fn what_is_no_request_is_answered_counted_and_not_logged() {
 
 #[test]
 fn a_hangup_reads_the_level_again_and_ends_nothing() {
-    let dir = tempdir::Dir::new("hangup");
+    let dir = Scratch::new("hangup");
     let file = dir.path().join("gateway.toml");
     std::fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
@@ -206,10 +195,10 @@ fn a_hangup_reads_the_level_again_and_ends_nothing() {
         }
     };
     std::fs::write(&file, "[log]\nlevel = \"loud=x=y\"\n").unwrap();
-    gateway.signal("-HUP");
+    gateway.signal(Signal::HUP);
     until("loud=x=y");
     std::fs::write(&file, "[log]\nlevel = \"debug\"\n").unwrap();
-    gateway.signal("-HUP");
+    gateway.signal(Signal::HUP);
     until("log.level=\"debug\"");
     let mut subscriber = gateway.subscribe("channel=demo");
     until("a stream is open");
@@ -243,7 +232,7 @@ fn requests_that_never_come_whole_leave_room_for_everybody_else() {
 #[test]
 fn an_abort_ends_the_process() {
     let mut gateway = Program::start(&[]);
-    gateway.signal("-ABRT");
+    gateway.signal(Signal::ABORT);
     assert_eq!(gateway.end().signal(), Some(6));
 }
 

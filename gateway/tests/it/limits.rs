@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use sse_gateway::{Config, vitals};
 use crate::event_source::EventSource;
 use crate::streams::NDJSON;
 use crate::support::{
-    Answer, BOUND, Redis, Subscriber, TestGateway, eventually, own_addr, read_answer, request,
-    spawn, tempdir,
+    Answer, BOUND, Process, Redis, Scratch, Subscriber, TestGateway, eventually, own_addr,
+    read_answer, request, spawn,
 };
 use crate::webdriver::Browser;
 
@@ -297,14 +297,14 @@ fn the_proxy_protocol_is_required_of_trusted_proxies_and_refused_from_all_others
 /// A HAProxy process.
 struct HaProxy {
     addr: SocketAddr,
-    child: Child,
-    _dir: tempdir::Dir,
+    _process: Process,
+    _dir: Scratch,
 }
 
 impl HaProxy {
     /// With this in its only frontend, and behind its only server.
     fn before(gateway: &TestGateway, mode: &str, frontend: &str, server: &str) -> Self {
-        let (addr, dir) = (own_addr(), tempdir::Dir::new("haproxy"));
+        let (addr, dir) = (own_addr(), Scratch::new("haproxy"));
         let text = format!(
             "defaults\n mode {mode}\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
              listen gateway\n bind {addr}\n {frontend}\n server one {} {server}\n",
@@ -315,17 +315,10 @@ impl HaProxy {
         let path = std::env::var_os("PATH").unwrap_or_default().into_string().unwrap();
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(file).env("PATH", format!("{path}:/usr/sbin"));
-        let child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()), "haproxy");
-        let proxy = HaProxy { addr, child, _dir: dir };
+        let process = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()), "haproxy");
+        let proxy = HaProxy { addr, _process: process, _dir: dir };
         eventually("HAProxy listens", || TcpStream::connect(addr).is_ok());
         proxy
-    }
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -561,12 +554,11 @@ fn a_body_beyond_the_limit_is_refused_in_words_that_its_client_can_read() {
         process.exit(0);"#;
     let mut node = Command::new("node");
     node.args(["--input-type=module", "-e", script]).arg(format!("http://{}", gateway.addr));
-    let output = spawn(node.stdout(Stdio::piped()), "nodejs").wait_with_output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let said = spawn(node.stdout(Stdio::piped()), "nodejs").said();
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines, ["413 urn:sse-gateway:too-large"; 12], "{said}");
 
-    let dir = tempdir::Dir::new("body");
+    let dir = Scratch::new("body");
     let file = dir.path().join("large");
     std::fs::write(&file, vec![b' '; 20_000_000]).unwrap();
     let file = file.to_str().unwrap();
@@ -588,8 +580,7 @@ fn a_body_beyond_the_limit_is_refused_in_words_that_its_client_can_read() {
             "Content-Type: application/json",
         ]);
         curl.args(upload).arg(format!("http://{}/publish", gateway.addr));
-        let output = spawn(curl.stdout(Stdio::piped()), "curl").wait_with_output().unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
+        let said = spawn(curl.stdout(Stdio::piped()), "curl").said();
         assert!(said.contains("urn:sse-gateway:too-large"), "{expect} {upload:?}: {said}");
     }
 }

@@ -27,4 +27,3 @@ mod streams;
 mod support;
 mod tls;
 mod webdriver;
-mod wire;

@@ -3,22 +3,23 @@
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
 use crate::access_elsewhere::{Server, says};
 use crate::event_source::{EventSource, live};
 use crate::support::{
-    Answer, Redis, Subscriber, TestGateway, eventually, own_addr, request, spawn, tempdir,
+    Answer, BOUND, Process, Redis, Scratch, Subscriber, TestGateway, eventually, own_addr, request,
+    spawn,
 };
 use crate::webdriver::Browser;
 
 /// An `nginx` process on an address of its own.
 struct Nginx {
     addr: SocketAddr,
-    child: Child,
+    process: Process,
     logs: Option<(JoinHandle<String>, JoinHandle<String>)>,
-    _dir: tempdir::Dir,
+    _dir: Scratch,
 }
 
 impl Nginx {
@@ -26,7 +27,7 @@ impl Nginx {
     #[track_caller]
     fn before(gateway: SocketAddr) -> Self {
         let addr = own_addr();
-        let dir = tempdir::Dir::new("nginx");
+        let dir = Scratch::new("nginx");
         copied("nginx.conf", "listen 8080 ", &format!("listen {addr} "), dir.path());
         copied("proxy.conf", "gateway:8080", &gateway.to_string(), dir.path());
         let locations = shipped("gateway.conf");
@@ -37,7 +38,7 @@ impl Nginx {
     #[track_caller]
     fn with_auth(gateway: SocketAddr, service: SocketAddr, origin: &str) -> Self {
         let addr = own_addr();
-        let dir = tempdir::Dir::new("nginx");
+        let dir = Scratch::new("nginx");
         copied("proxy.conf", "gateway:8080", &gateway.to_string(), dir.path());
         let example = shipped("auth.conf.example");
         // What it says to write into the http block is what is written there.
@@ -52,7 +53,7 @@ impl Nginx {
     }
 
     #[track_caller]
-    fn started(addr: SocketAddr, dir: tempdir::Dir, locations: &str) -> Self {
+    fn started(addr: SocketAddr, dir: Scratch, locations: &str) -> Self {
         std::fs::write(dir.path().join("gateway.conf"), locations).unwrap();
         let prefix = dir.path().join("prefix");
         std::fs::create_dir(&prefix).unwrap();
@@ -61,11 +62,12 @@ impl Nginx {
         command.arg(dir.path().join("nginx.conf")).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Debian installs it where only an administrator's PATH leads.
         let path = std::env::var_os("PATH").unwrap_or_default().into_string().unwrap();
-        let mut child = spawn(command.env("PATH", format!("{path}:/usr/sbin")), "nginx-light");
-        let logs = read_logs(child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let mut nginx = Nginx { addr, child, logs: Some(logs), _dir: dir };
+        let process = spawn(command.env("PATH", format!("{path}:/usr/sbin")), "nginx-light");
+        let mut process = process.gently(BOUND);
+        let logs = read_logs(process.stdout.take().unwrap(), process.stderr.take().unwrap());
+        let mut nginx = Nginx { addr, process, logs: Some(logs), _dir: dir };
         eventually("nginx is healthy", || {
-            if let Some(status) = nginx.child.try_wait().unwrap() {
+            if let Some(status) = nginx.process.ended() {
                 panic!("nginx ended at its start, {status}: {}", nginx.read_to_end());
             }
             TcpStream::connect(addr).is_ok() && nginx.get("/nginx-health", &[]).status == 200
@@ -90,31 +92,13 @@ impl Nginx {
 
     /// Ends it; answers all that it logged.
     fn stop(mut self) -> String {
-        self.terminate();
+        self.process.end();
         self.read_to_end()
-    }
-
-    /// By its own signal, because its workers would survive their master's being killed.
-    fn terminate(&mut self) {
-        let pid = self.child.id().to_string();
-        if !Command::new("kill").args(["-TERM", &pid]).status().is_ok_and(|status| status.success())
-        {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
     }
 
     fn read_to_end(&mut self) -> String {
         let (access, errors) = self.logs.take().expect("read once");
         access.join().unwrap() + &errors.join().unwrap()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        if self.logs.is_some() {
-            self.terminate();
-        }
     }
 }
 

@@ -1,16 +1,13 @@
 //! What pages are given to copy, `examples/follow.js` and `examples/state.js`, in Chromium: behind a service
 //! worker, while gateways come and go, and while a state cannot be loaded.
 
-use std::net::SocketAddr;
-use std::process::{Child, Command};
-
 use serde_json::{Value, json};
 
 use crate::event_source::{Heard, heard, live};
+use crate::life::Program;
 use crate::site::{End, Site, Worker};
-use crate::support::{Redis, Subscriber, TestGateway, eventually, own_addr};
+use crate::support::{Redis, Signal, Subscriber, TestGateway, Wire, eventually, own_addr};
 use crate::webdriver::Browser;
-use crate::wire::Wire;
 
 const QUICK: [(&str, &str); 2] = [("stream.heartbeat", "1h"), ("stream.retry", "100ms")];
 
@@ -96,39 +93,11 @@ impl<'b> Page<'b> {
     }
 }
 
-/// The program itself, in a process that can be killed or stopped.
-struct Process {
-    addr: SocketAddr,
-    child: Child,
-}
-
-impl Process {
-    fn start(redis: &Redis) -> Self {
-        let (addr, admin) = (own_addr(), own_addr());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
-        command.args(["--open", "--listen", &addr.to_string()]);
-        command.args(["--admin-listen", &admin.to_string(), "--redis", &redis.url()]);
-        for (key, value) in QUICK.iter().chain(&[("log.level", "warn")]) {
-            command.args(["--set", &format!("{key}={value}")]);
-        }
-        let child = command.env_clear().spawn().expect("the program runs");
-        eventually("it listens", || std::net::TcpStream::connect(addr).is_ok());
-        Process { addr, child }
-    }
-
-    /// Freezes it: its connections stay, and say nothing any more.
-    fn freeze(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail only where it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A gateway that can be killed or stopped.
+fn program(redis: &Redis) -> Program {
+    let quick = QUICK.map(|(key, value)| format!("{key}={value}"));
+    let url = format!("redis.url={}", redis.url());
+    Program::start(&["broker=redis", &url, "log.level=warn", &quick[0], &quick[1]])
 }
 
 /// Chromium sends no Last-Event-ID through a service worker: behind an end in order the stream goes on
@@ -170,7 +139,7 @@ fn behind_a_service_worker_nothing_is_lost_and_nothing_comes_twice() {
 fn behind_a_service_worker_gateways_are_drained_killed_and_replaced() {
     let redis = Redis::start();
     let (drained, last) = (TestGateway::redis(&redis, &QUICK), TestGateway::redis(&redis, &QUICK));
-    let killed = Process::start(&redis);
+    let killed = program(&redis);
     let site = Site::before(drained.addr);
     let browser = Browser::open();
     site.visit_behind(Worker::PassesOn, &browser);
@@ -205,7 +174,7 @@ fn behind_a_service_worker_gateways_are_drained_killed_and_replaced() {
 #[test]
 fn a_closed_event_source_and_a_dead_connection_are_opened_again() {
     let redis = Redis::start();
-    let (frozen, last) = (Process::start(&redis), TestGateway::redis(&redis, &QUICK));
+    let (frozen, last) = (program(&redis), TestGateway::redis(&redis, &QUICK));
     let site = Site::before(last.addr);
     let browser = Browser::open();
     site.visit(&browser);
@@ -223,7 +192,7 @@ fn a_closed_event_source_and_a_dead_connection_are_opened_again() {
     site.move_to(frozen.addr);
     published.push(publish("before the frost"));
     page.heard(3);
-    frozen.freeze();
+    frozen.signal(Signal::STOP);
     published.push(publish("during the frost"));
     site.move_to(last.addr);
     published.push(publish("the last"));

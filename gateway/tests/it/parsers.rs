@@ -18,9 +18,8 @@ use tokio_util::codec::Decoder;
 
 use crate::event_source::{EventSource, Heard};
 use crate::streams::{NDJSON, on_both};
-use crate::support::{Answer, Redis, Subscriber, TestGateway, eventually, spawn};
+use crate::support::{Answer, Redis, Subscriber, TestGateway, Wire, eventually, spawn};
 use crate::webdriver::Browser;
-use crate::wire::Wire;
 
 /// Nothing may lag here: a raw publish is not repeated to who does.
 const ROOM: [(&str, &str); 2] =
@@ -322,10 +321,10 @@ fn what_redis_clients_write_is_what_is_read() {
         let call = ["FCALL", "sse_publish", "2", "sse:state", "sse:history:demo"];
         let mut call: Vec<&[u8]> = call.iter().map(|arg| arg.as_bytes()).collect();
         call.extend([data, kind.as_bytes()]);
-        let id = redis.command_bytes(&call);
+        let id = redis.command(&call);
         let text = String::from_utf8_lossy(data);
         expected.push(read_back(&id, kind, &text));
-        assert_eq!(redis.command_bytes(&[b"PUBLISH", b"sse:demo", data]), "1");
+        assert_eq!(redis.command(&[&b"PUBLISH"[..], b"sse:demo", data]), "1");
         expected.push(read_back("", "", &text));
     }
     readers.have_read(&expected);

@@ -3,11 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::support::{Redis, Subscriber, eventually, own_addr, request, tempdir};
+use crate::life::Program;
+use crate::support::{Redis, Scratch, Signal};
 
 fn gateway(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_sse-gateway");
@@ -33,7 +32,7 @@ fn a_bad_configuration_is_one_line_that_names_the_culprit() {
     refuses(&["--config", "/nowhere/at-all.toml"], 64, &["at-all.toml"]);
     refuses(&["--redis", "redis://127.0.0.1:1/7"], 64, &["database", "redis.prefix"]);
     refuses(&["--redis", "http://x"], 64, &["redis.url"]);
-    let dir = tempdir::Dir::new("config");
+    let dir = Scratch::new("config");
     let file = dir.path().join("gateway.toml");
     std::fs::write(&file, "[strem]\nheartbeat = \"1s\"\n").unwrap();
     refuses(&["--config", file.to_str().unwrap(), "--check-config"], 64, &["strem"]);
@@ -80,52 +79,27 @@ fn a_wait_that_no_clock_can_tell_is_refused() {
     assert!(text.contains("--wait-for-redis") && text.contains("at most 1day"), "{text}");
 }
 
-/// A gateway that is not left behind by a test that fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 fn the_first_signal_says_that_a_second_one_ends_it() {
-    let (addr, admin) = (own_addr(), own_addr());
-    let settings = ["server.workers=1", "drain.spread=40s", "drain.deadline=40s"];
-    let child = Command::new(env!("CARGO_BIN_EXE_sse-gateway"))
-        .args(["--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
-        .args(settings.iter().flat_map(|setting| ["--set", setting]))
-        .env_clear()
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
-    let mut child = Running(child);
-    eventually("it serves", || std::net::TcpStream::connect(admin).is_ok());
-    eventually("it is ready", || request(admin, "GET", "/readyz", &[], b"").status == 200);
+    let mut gateway =
+        Program::start(&["server.workers=1", "drain.spread=40s", "drain.deadline=40s"]);
     // The second of them keeps the drain going.
-    let streams = ["a", "b"].map(|channel| {
-        let mut stream = Subscriber::open(addr, &format!("channel={channel}"), &[]);
-        stream.opening();
-        stream
-    });
-    let pid = Pid::from_child(&child.0);
-    kill_process(pid, Signal::INT).unwrap();
+    let streams = ["a", "b"].map(|channel| gateway.subscribe(&format!("channel={channel}")));
+    gateway.signal(Signal::INT);
     // Kept open, so that the second line can be written as well.
-    let mut lines = BufReader::new(child.0.stderr.take().expect("it is piped")).lines();
+    let mut lines = BufReader::new(gateway.stderr.take().expect("it is piped")).lines();
     let mut told = lines.by_ref().map(Result::unwrap);
     let told = told.find(|line| line.contains("a second signal ends it at once"));
     assert!(told.is_some(), "it ended without a word of it");
-    kill_process(pid, Signal::INT).unwrap();
-    assert_eq!(child.0.wait().unwrap().code(), Some(1));
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.end().code(), Some(1));
     drop(streams);
 }
 
 #[test]
 fn the_printed_defaults_are_a_valid_configuration() {
     let defaults = gateway(&["defaults"]);
-    let dir = tempdir::Dir::new("defaults");
+    let dir = Scratch::new("defaults");
     let file = dir.path().join("gateway.toml");
     std::fs::write(&file, &defaults.stdout).unwrap();
     let checked = gateway(&["--config", file.to_str().unwrap(), "--check-config"]);

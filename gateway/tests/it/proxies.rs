@@ -3,19 +3,21 @@
 //! what the guide says. The guide's table of proxies is what these tests found; `nginx.rs` has more about nginx.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
+use sse_lab::event_stream::Reader;
+use sse_lab::listener::Listener;
 
 use crate::event_source::EventSource;
 use crate::support::{
-    Answer, BOUND, Block, Redis, Subscriber, TestGateway, eventually, own_addr, request, spawn,
-    tempdir,
+    Answer, BOUND, Block, Process, Redis, Scratch, Subscriber, TestGateway, eventually, own_addr,
+    request, spawn,
 };
 use crate::webdriver::Browser;
 
@@ -51,8 +53,8 @@ struct Proxy {
     addr: SocketAddr,
     /// TLS, with HTTP/2.
     tls: SocketAddr,
-    child: Child,
-    dir: tempdir::Dir,
+    process: Process,
+    dir: Scratch,
 }
 
 impl Proxy {
@@ -65,7 +67,7 @@ impl Proxy {
     #[track_caller]
     fn between(kind: Kind, gateways: [Ports; 2]) -> Self {
         let (addr, tls) = (own_addr(), own_addr());
-        let dir = tempdir::Dir::new("proxy");
+        let dir = Scratch::new("proxy");
         let mut command = match kind {
             HaProxy => haproxy(addr, tls, gateways, dir.path()),
             Nginx => nginx(addr, tls, gateways, dir.path()),
@@ -84,16 +86,21 @@ impl Proxy {
             Caddy => "caddy",
             Apache => "apache2-bin",
         };
-        let mut child = spawn(command.env("PATH", format!("{path}:/usr/sbin")), package);
+        let mut process = spawn(command.env("PATH", format!("{path}:/usr/sbin")), package);
+        // Workers of nginx and Apache would survive their master's being killed. Caddy would wait
+        // for its streams.
+        if matches!(kind, Nginx | BareNginx | Apache) {
+            process = process.gently(BOUND);
+        }
         eventually(&format!("{kind:?} listens"), || {
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = process.ended() {
                 let log = fs::read_to_string(&log).unwrap();
                 panic!("{kind:?} ended at its start, {status}: {log}");
             }
             let listens = |addr| TcpStream::connect(addr).is_ok();
             listens(addr) && (kind == BareNginx || listens(tls))
         });
-        Proxy { kind, addr, tls, child, dir }
+        Proxy { kind, addr, tls, process, dir }
     }
 
     /// Opens a stream and reads where it begins.
@@ -127,16 +134,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // nginx's and Apache's workers would survive their master's being killed; Caddy would wait for its streams.
-        let gently = matches!(self.kind, Nginx | BareNginx | Apache);
-        let pid = self.child.id().to_string();
-        let done = |status: std::io::Result<std::process::ExitStatus>| {
-            status.is_ok_and(|status| status.success())
-        };
-        if !gently || !done(Command::new("kill").args(["-TERM", &pid]).status()) {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
+        self.process.end();
         if std::thread::panicking() {
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             eprintln!("{:?} said:\n{log}", self.kind);
@@ -172,13 +170,10 @@ fn from_the_guide(language: &str) -> String {
 
 /// Makes `fullchain.pem` and `privkey.pem`, and both in `site.pem`.
 fn certify(dir: &Path) {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", "privkey.pem"]);
-    openssl.args(["-out", "fullchain.pem"]).current_dir(dir).stderr(Stdio::null());
-    assert!(spawn(&mut openssl, "openssl").wait().unwrap().success());
-    let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| fs::read(dir.join(name)));
-    fs::write(dir.join("site.pem"), [chain.unwrap(), key.unwrap()].concat()).unwrap();
+    let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| dir.join(name));
+    sse_lab::certificate::certify(&chain, &key).unwrap();
+    let both = [chain, key].map(|path| fs::read(path).unwrap());
+    fs::write(dir.join("site.pem"), both.concat()).unwrap();
 }
 
 fn haproxy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
@@ -322,8 +317,8 @@ fn apache(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -
 
 /// `curl` on a stream over HTTP/2. How the stream ended is its exit code.
 struct Curl {
-    child: Child,
-    body: BufReader<ChildStdout>,
+    process: Process,
+    body: Reader<ChildStdout>,
 }
 
 impl Curl {
@@ -334,9 +329,9 @@ impl Curl {
         let bound = BOUND.as_secs().to_string();
         command.args(["--silent", "--no-buffer", "--insecure", "--http2", "--max-time", &bound]);
         command.arg(format!("https://{}/events?{query}", proxy.tls)).stdout(Stdio::piped());
-        let mut child = spawn(&mut command, "curl");
-        let body = BufReader::new(child.stdout.take().unwrap());
-        let mut curl = Curl { child, body };
+        let mut process = spawn(&mut command, "curl");
+        let body = Reader::new(process.stdout.take().unwrap());
+        let mut curl = Curl { process, body };
         assert_eq!(curl.next().event, "checkpoint");
         curl
     }
@@ -344,33 +339,14 @@ impl Curl {
     /// The next block.
     #[track_caller]
     fn next(&mut self) -> Block {
-        let mut block = Block::default();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.body.read_line(&mut line).unwrap(), 0, "it ended: {block:?}");
-            match line.trim_end_matches('\n').split_once(": ") {
-                Some(("id", value)) => block.id = value.to_owned(),
-                Some(("event", value)) => block.event = value.to_owned(),
-                Some(("data", value)) => block.data = value.to_owned(),
-                Some(_) => {}
-                None if block == Block::default() => {}
-                None => return block,
-            }
-        }
+        self.body.read().expect("the stream goes on")
     }
 
     /// Reads on to the stream's end; answers what was left, and curl's verdict.
     fn end(mut self) -> (String, Option<i32>) {
         let mut rest = String::new();
-        self.body.read_to_string(&mut rest).unwrap();
-        (rest, self.child.wait().unwrap().code())
-    }
-}
-
-impl Drop for Curl {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.body.into_inner().read_to_string(&mut rest).unwrap();
+        (rest, self.process.wait().unwrap().code())
     }
 }
 
@@ -637,35 +613,32 @@ fn what_may_have_been_published_is_never_sent_again() {
 struct Deserter {
     addr: SocketAddr,
     publishes: Arc<AtomicUsize>,
+    _listener: Listener,
 }
 
 impl Deserter {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
         let publishes = Arc::new(AtomicUsize::new(0));
         let count = publishes.clone();
-        std::thread::spawn(move || {
-            while let Ok((mut socket, _)) = listener.accept() {
-                socket.set_read_timeout(Some(BOUND)).unwrap();
-                let mut bytes = Vec::new();
-                let mut chunk = [0; 4096];
-                loop {
-                    let whole = bytes.starts_with(b"GET") && bytes.ends_with(b"\r\n\r\n")
-                        || bytes.windows(5).any(|five| five == b"hello");
-                    let n = if whole { 0 } else { socket.read(&mut chunk).unwrap_or(0) };
-                    if n == 0 {
-                        break;
-                    }
-                    bytes.extend_from_slice(&chunk[..n]);
+        let listener = Listener::start(move |mut socket| {
+            socket.set_read_timeout(Some(BOUND)).unwrap();
+            let mut bytes = Vec::new();
+            let mut chunk = [0; 4096];
+            loop {
+                let whole = bytes.starts_with(b"GET") && bytes.ends_with(b"\r\n\r\n")
+                    || bytes.windows(5).any(|five| five == b"hello");
+                let n = if whole { 0 } else { socket.read(&mut chunk).unwrap_or(0) };
+                if n == 0 {
+                    break;
                 }
-                if bytes.starts_with(b"POST") {
-                    count.fetch_add(1, Ordering::SeqCst);
-                } else {
-                    let _ = socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
-                }
+                bytes.extend_from_slice(&chunk[..n]);
+            }
+            if bytes.starts_with(b"POST") {
+                count.fetch_add(1, Ordering::SeqCst);
+            } else {
+                let _ = socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
             }
         });
-        Deserter { addr, publishes }
+        Deserter { addr: listener.addr, publishes, _listener: listener }
     }
 }

@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::streams::NDJSON;
-use crate::support::{BOUND, Redis, TestGateway, eventually, request};
-use crate::wire::Wire;
+use crate::support::{BOUND, Redis, TestGateway, Wire, eventually, request};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 

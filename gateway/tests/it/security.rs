@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::access::{hash_of, token};
 use crate::life::Program;
-use crate::support::{BOUND, Subscriber, TestGateway, eventually, request};
+use crate::support::{BOUND, Signal, Subscriber, TestGateway, eventually, request};
 
 const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
 
@@ -50,7 +50,7 @@ fn no_secret_is_in_logs_metrics_or_answers() {
     let spent = ask("GET", &format!("/events?{query}"), &[]);
     answers += &spent.head;
     answers += &request(gateway.admin, "GET", "/metrics", &[], b"").body;
-    gateway.signal("-TERM");
+    gateway.signal(Signal::TERM);
     let log = gateway.log();
     assert!(log.contains("a stream is open"), "the log is read: {log}");
     let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();

@@ -2,13 +2,15 @@
 //! passes streams on to a gateway, as a proxy in front of both does.
 //!
 //! How streams end is up to the test. What it does not own is the network of tests without pages: that is
-//! `wire.rs`, which changes no byte.
+//! the lab's proxy, which changes no byte.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+
+use sse_lab::listener::Listener;
 
 use crate::webdriver::Browser;
 
@@ -41,6 +43,7 @@ impl Worker {
 pub struct Site {
     pub addr: SocketAddr,
     state: Arc<Mutex<State>>,
+    _listener: Listener,
 }
 
 #[derive(Default)]
@@ -55,8 +58,6 @@ struct State {
     answers: HashMap<String, (u16, &'static str, String)>,
     /// How often each path was asked for.
     counts: HashMap<String, usize>,
-    /// The site is dropped.
-    ended: bool,
 }
 
 /// A request whose head was read.
@@ -77,21 +78,10 @@ pub enum End {
 impl Site {
     /// One whose streams a gateway has.
     pub fn before(gateway: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State { to: Some(gateway), ..State::default() }));
         let shared = state.clone();
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                if shared.lock().unwrap().ended {
-                    return;
-                }
-                // A browser also opens connections that it does not use.
-                let (client, shared) = (client.unwrap(), shared.clone());
-                thread::spawn(move || answer(client, &shared));
-            }
-        });
-        let site = Site { addr, state };
+        let listener = Listener::start(move |client| answer(client, &shared));
+        let site = Site { addr: listener.addr, state, _listener: listener };
         site.serve("/", 200, "text/html", "<!doctype html><title>A page</title>");
         site.serve(
             "/follow.js",
@@ -168,11 +158,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let mut state = self.state();
-        state.ended = true;
-        state.end_all(End::Cut);
-        // So that whoever accepts sees it.
-        let _ = TcpStream::connect(self.addr);
+        self.state().end_all(End::Cut);
     }
 }
 
@@ -207,6 +193,7 @@ fn answer(client: TcpStream, shared: &Mutex<State>) {
     let mut reader = BufReader::new(client);
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
+        // A browser also opens connections that it does not use.
         if let Ok(0) | Err(_) = reader.read_until(b'\n', &mut head) {
             return;
         }

@@ -572,12 +572,12 @@ fn many_clients_far_behind_cost_few_reads() {
     let reads = || gateway.metrics.broker.history_reads.with_label_values(&["ok"]).get();
     let before = reads();
     // While Redis stands still, nobody is attached; then all are at once, however long connecting took.
-    redis.signal("STOP");
+    redis.freeze();
     let header = [("Last-Event-ID", first.as_str())];
     let mut clients: Vec<Subscriber> =
         (0..300).map(|_| Subscriber::open(gateway.addr, "channel=demo", &header)).collect();
     eventually("all have come", || gateway.sum(|c| c.subscribers.get()) == 300);
-    redis.signal("CONT");
+    redis.thaw();
     for client in &mut clients {
         for n in 0..1000 {
             assert_eq!(client.event().data, n.to_string());

@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -19,14 +19,14 @@ use sse_gateway::stream::close_reason::CloseReason;
 
 use crate::event_source::EventSource;
 use crate::support::{
-    Answer, Block, Redis, Subscriber, TestGateway, connect, eventually, own_addr, read_answer,
-    request, request_on, spawn, tempdir,
+    Answer, Block, Process, Redis, Scratch, Signal, Subscriber, TestGateway, connect, eventually,
+    own_addr, read_answer, request, request_on, spawn,
 };
 use crate::webdriver::Browser;
 
 /// An authority, and what it has signed.
 struct Authority {
-    dir: tempdir::Dir,
+    dir: Scratch,
 }
 
 /// A certificate and its key, as files.
@@ -38,7 +38,7 @@ struct Pair {
 
 impl Authority {
     fn new() -> Self {
-        let authority = Authority { dir: tempdir::Dir::new("tls") };
+        let authority = Authority { dir: Scratch::new("tls") };
         // A client that knows the name would look for a wrong signature instead of another authority.
         let subject = format!("/CN=authority {:x}", fastrand::u64(..));
         let options = ["-subj", &subject, "-addext", "keyUsage=critical,keyCertSign"];
@@ -498,22 +498,12 @@ fn a_stream_that_is_drained_ends_unfinished() {
     }
 }
 
-/// A program that is not left behind by a test that fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 impl Authority {
-    fn curl(&self, addr: SocketAddr, path: &str, options: &[&str]) -> Running {
+    fn curl(&self, addr: SocketAddr, path: &str, options: &[&str]) -> Process {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "-N", "--cacert"]).arg(self.certificate()).args(options);
         curl.arg(format!("https://{addr}{path}")).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running(spawn(&mut curl, "curl"))
+        spawn(&mut curl, "curl")
     }
 }
 
@@ -523,7 +513,7 @@ fn a_stream_of_http2_is_served_and_drained() {
     let mut gateway = authority.gateway(&[("stream.heartbeat", "1s")]);
     let client = authority.client();
     let mut curl = authority.curl(gateway.addr, "/events?channel=a", &["--http2", "-i"]);
-    let mut lines = BufReader::new(curl.0.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
     let mut line = || lines.next().map(|line| line.unwrap().trim_end().to_owned());
     assert_eq!(line().as_deref(), Some("HTTP/2 200"));
     while line().expect("a checkpoint") != "event: checkpoint" {}
@@ -535,12 +525,12 @@ fn a_stream_of_http2_is_served_and_drained() {
     gateway.drain();
     while line().is_some() {}
     // "Stream error in the HTTP/2 framing layer": it was reset, not ended.
-    assert_eq!(curl.0.wait().unwrap().code(), Some(92));
+    assert_eq!(curl.wait().unwrap().code(), Some(92));
     gateway.stop();
 }
 
 /// A session of HTTP/2 that Node.js holds; what it does with it is up to the script.
-fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Running {
+fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Process {
     let begin = format!(
         "const ca = require('fs').readFileSync({:?});
          const session = require('http2').connect('https://{addr}', {{ ca }});
@@ -550,7 +540,7 @@ fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Running {
     );
     let mut node = Command::new("node");
     node.args(["-e", &(begin + script)]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    Running(spawn(&mut node, "nodejs"))
+    spawn(&mut node, "nodejs")
 }
 
 /// Otherwise a browser's connection, which it keeps, would hold the stop until the drain's deadline.
@@ -561,7 +551,7 @@ fn an_idle_connection_of_http2_does_not_hold_the_stop() {
     let script = "const asked = session.request({ ':path': '/' });
         asked.on('end', () => console.log('answered')).resume()";
     let mut node = node(&authority, gateway.addr, script);
-    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "answered");
     gateway.drain();
     assert_eq!(lines.next().unwrap().unwrap(), "closed");
@@ -589,14 +579,14 @@ fn a_connection_of_http2_without_a_stream_makes_room() {
         asked.on('error', () => {}).on('data', () => {}).once('data', () => console.log('open'));
         process.stdin.once('data', () => asked.close())";
     let mut node = node(&authority, gateway.addr, script);
-    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().as_deref(), Some("open"));
     let crowd = || -> Vec<TcpStream> { (0..20).map(|_| connect(gateway.addr)).collect() };
     let first = crowd();
     // Behind all of them.
     authority.client().publish(gateway.addr, "a", "x");
     assert_eq!(gateway.sum(|c| c.subscribers.get()), 1);
-    node.0.stdin.take().unwrap().write_all(b"leave\n").unwrap();
+    node.stdin.take().unwrap().write_all(b"leave\n").unwrap();
     // Only a write tells that it left.
     eventually("it left", || {
         authority.client().publish(gateway.addr, "a", "x");
@@ -620,10 +610,10 @@ fn a_connection_of_http2_whose_stream_ended_is_not_timed_as_a_head() {
         stream.on('error', () => {}).on('close', () => console.log('left')).once('data', () => stream.close());
         process.stdin.once('data', () => ping(100));";
     let mut node = node(&authority, gateway.addr, script);
-    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().as_deref(), Some("left"));
     gateway.settled();
-    node.0.stdin.take().unwrap().write_all(b"ping\n").unwrap();
+    node.stdin.take().unwrap().write_all(b"ping\n").unwrap();
     assert_eq!(lines.next().as_deref(), Some("answered"));
 }
 
@@ -636,7 +626,7 @@ fn a_connection_of_http2_has_a_bound_of_requests() {
             session.request({ ':path': '/channels/a', ':method': 'POST' }).on('error', () => {});
         }";
     let mut node = node(&authority, gateway.addr, script);
-    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().as_deref(), Some("closed"));
     authority.client().publish(gateway.addr, "a", "others are served");
 }
@@ -649,7 +639,7 @@ fn a_stream_of_http2_is_told_when_to_come_back() {
         asked.setEncoding('utf8').on('data', (text) => process.stdout.write(text));
         asked.on('error', () => {}).on('close', () => console.log('reset', asked.rstCode))";
     let mut node = node(&authority, gateway.addr, script);
-    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line == "event: checkpoint"));
     gateway.drain();
     assert!(lines.any(|line| line.starts_with("retry: ")), "its last words come");
@@ -667,7 +657,7 @@ fn a_stream_of_http2_that_is_not_read_ends_its_connection() {
     let script = "const asked = session.request({ ':path': '/events?channel=a' });
         asked.on('error', () => {}).on('response', () => console.log('open')).pause()";
     let mut node = node(&authority, gateway.addr, script);
-    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "open");
     for _ in 0..3 {
         authority.client().publish(gateway.addr, "a", &"x".repeat(1 << 20));
@@ -770,8 +760,8 @@ fn the_program_is_found_ready_reads_again_at_a_hangup_and_tells_no_key() {
         program.args(&args).env_clear();
         program
     };
-    let mut running = Running(program().stderr(Stdio::piped()).spawn().expect("the program runs"));
-    let mut log = running.0.stderr.take().unwrap();
+    let mut running = Process::start(program().stderr(Stdio::piped())).unwrap();
+    let mut log = running.stderr.take().unwrap();
     let log = std::thread::spawn(move || {
         let mut text = String::new();
         log.read_to_string(&mut text).unwrap();
@@ -780,17 +770,16 @@ fn the_program_is_found_ready_reads_again_at_a_hangup_and_tells_no_key() {
     eventually("it says that it is ready", || {
         program().arg("healthcheck").stderr(Stdio::null()).status().unwrap().success()
     });
-    let pid = rustix::process::Pid::from_child(&running.0);
     std::fs::write(&pair.certificate, "what is no certificate").unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    running.signal(Signal::HUP);
     let client = authority.client();
     let metrics = || client.request(admin, "GET", "/metrics", b"").body;
     eventually("it has read again", || {
         metrics().contains("sse_certificate_reads_total{result=\"failed\"} 1")
     });
     client.live(addr, "channel=a");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(running.0.wait().unwrap().success());
+    running.signal(Signal::TERM);
+    assert!(running.wait().unwrap().success());
     let log = log.join().unwrap();
     assert!(log.contains("the certificate is of no use; the one before stays"), "{log}");
     assert!(log.contains("no certificate in it"), "{log}");
@@ -912,7 +901,7 @@ fn what_the_readme_puts_on_the_internet_serves_its_users_and_nobody_else() {
         .arg("--config")
         .arg(&file)
         .args(["--admin-listen", &own_addr().to_string()]);
-    let _running = Running(program.stderr(Stdio::null()).spawn().expect("the program runs"));
+    let _running = Process::start(program.stderr(Stdio::null())).unwrap();
     eventually("it listens", || TcpStream::connect(addr).is_ok());
     let client = authority.client();
     let token = crate::access::token(serde_json::json!({ "sub": "42", "publish": "*" }));

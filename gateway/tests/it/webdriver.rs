@@ -11,17 +11,14 @@ mod http;
 mod marionette;
 
 use std::fmt::Display;
-use std::fs;
-use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use http::Http;
 use marionette::Marionette;
+
+use crate::support::Scratch;
 
 /// How long a script of a test may run, in milliseconds.
 const SCRIPT_TIMEOUT_MS: u64 = 60_000;
@@ -43,8 +40,9 @@ pub enum Engine {
 
 /// One browser with one tab and a fresh profile.
 pub struct Browser {
+    // In this order: a browser that runs writes to its profile.
     driver: Driver,
-    profile: Profile,
+    profile: Scratch,
 }
 
 /// Who takes the commands of one session, known by WebDriver's paths.
@@ -63,19 +61,19 @@ impl Browser {
     /// Starts a driver on a port of its own and opens a session.
     #[track_caller]
     pub fn of(engine: Engine) -> Browser {
-        let profile = Profile::new();
+        let profile = Scratch::new("browser");
         let timeouts = json!({"script": SCRIPT_TIMEOUT_MS, "pageLoad": 30_000});
         // The certificates of tests are signed by themselves.
         let always = json!({"timeouts": timeouts, "acceptInsecureCerts": true});
         let mut capabilities = json!({"alwaysMatch": always});
         let driver = match engine {
             Engine::Chromium => {
-                capabilities["alwaysMatch"]["goog:chromeOptions"] = http::chromium(&profile.0);
-                Http::chromedriver(&profile.0).open(&capabilities).map(Driver::Http)
+                capabilities["alwaysMatch"]["goog:chromeOptions"] = http::chromium(profile.path());
+                Http::chromedriver(profile.path()).open(&capabilities).map(Driver::Http)
             }
-            Engine::WebKit => Http::webkit(&profile.0).open(&capabilities).map(Driver::Http),
+            Engine::WebKit => Http::webkit(profile.path()).open(&capabilities).map(Driver::Http),
             Engine::Firefox => {
-                Marionette::start(&profile.0).open(&capabilities).map(Driver::Firefox)
+                Marionette::start(profile.path()).open(&capabilities).map(Driver::Firefox)
             }
         };
         let what = "open a session (scripts/test installs Chromium, scripts/browsers the others)";
@@ -157,17 +155,6 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // A test may be panicking already, so nothing here may panic.
-        match &mut self.driver {
-            Driver::Http(driver) => driver.stop(),
-            Driver::Firefox(driver) => driver.stop(),
-        }
-        self.profile.remove();
-    }
-}
-
 // A `match`, because a panic in a closure would be told with this file's line, not the test's.
 #[track_caller]
 fn or_panic<T>(what: &str, result: Result<T, impl Display>) -> T {
@@ -182,43 +169,6 @@ fn or_panic<T>(what: &str, result: Result<T, impl Display>) -> T {
 fn in_words(failure: &Value) -> String {
     let text = |member: &str| failure[member].as_str().unwrap_or_default();
     format!("{}: {}", text("error"), text("message").lines().next().unwrap_or_default())
-}
-
-/// A profile directory nobody else uses: two browsers on one profile are one browser.
-struct Profile(PathBuf);
-
-impl Profile {
-    #[track_caller]
-    fn new() -> Profile {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sse-gateway-browser-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        // An older process of the same id may have been killed before it could tidy up.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path)
-            .unwrap_or_else(|error| panic!("cannot make the profile {}: {error}", path.display()));
-        Profile(path)
-    }
-
-    /// Chromium's helpers may still write a last file while the directory is being emptied, and the
-    /// removal then fails; it is done again until they are through.
-    fn remove(&self) {
-        for _ in 0..50 {
-            match fs::remove_dir_all(&self.0) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    thread::park_timeout(Duration::from_millis(20));
-                }
-                _ => return,
-            }
-        }
-    }
-}
-
-impl Drop for Profile {
-    fn drop(&mut self) {
-        self.remove();
-    }
 }
 
 /// The client against pages that need no server, so that a test of the gateway that fails in the
@@ -285,7 +235,7 @@ mod tests {
 
     fn fails_and_leaves_nothing_behind(engine: Engine) {
         let browser = Browser::of(engine);
-        let profile = browser.profile.0.clone();
+        let profile = browser.profile.path().to_owned();
         let process = match &browser.driver {
             Driver::Http(driver) => driver.chromium.expect("chromedriver told Chromium's process"),
             Driver::Firefox(driver) => driver.pid(),
@@ -298,7 +248,7 @@ mod tests {
         assert!(message.contains("did not find #absent: no such element"), "{message}");
         assert!(!profile.exists());
         // Empty for a process that is gone, and for one that only waits for its parent to notice.
-        let command_line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let command_line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         assert!(command_line.is_empty());
     }
 }

@@ -1,26 +1,24 @@
 //! Tokens and API keys: made, checked, and sent.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use sse_lab::scratch::Scratch;
 
 use crate::cli::{Run, run, run_with};
 use crate::scripted_gateway::{ScriptedGateway, publish_all, reply, response, stream};
 
 /// A folder of a test's own, gone with it.
-struct Folder(PathBuf);
+struct Folder(Scratch);
 
 impl Folder {
     fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("sse-publish-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
+        Folder(Scratch::new(name))
     }
 
     fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
+        self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
     /// A secret, as `token secret` makes it.
@@ -29,12 +27,6 @@ impl Folder {
         let made = run(&["token", "secret", "--out", &path], "");
         assert_eq!((made.code, made.out.as_str()), (0, ""), "{}", made.err);
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
     }
 }
 

@@ -228,7 +228,7 @@ fn a_server_that_dies_is_reported_by_the_line() {
 #[test]
 fn a_wrong_password_is_no_connection_and_is_not_repeated() {
     let redis = RedisServer::start();
-    let url = format!("redis://nobody:hunter2@127.0.0.1:{}", redis.port);
+    let url = format!("redis://nobody:hunter2@{}", redis.addr);
     let run = run(&["a", "x", "--redis", &url], "");
     assert_eq!(run.code, 2);
     assert!(!run.err.contains("hunter2"), "{}", run.err);

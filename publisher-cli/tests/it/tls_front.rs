@@ -1,15 +1,16 @@
 //! HTTPS in front of a server: a certificate of its own, and a thread for each connection.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use sse_bench::process::Scratch;
+use sse_lab::certificate::certify;
+use sse_lab::listener::Listener;
+use sse_lab::scratch::Scratch;
 
 /// What speaks TLS for another server.
 pub struct TlsFront {
@@ -17,23 +18,15 @@ pub struct TlsFront {
     /// The file of what vouches for it.
     pub certificate: PathBuf,
     _dir: Scratch,
+    _listener: Listener,
 }
 
 impl TlsFront {
     /// In front of a server that speaks HTTP, for `localhost`.
     pub fn of(server: SocketAddr) -> Self {
-        let dir = Scratch::new().unwrap();
+        let dir = Scratch::new("tls-front");
         let (key, certificate) = (dir.path().join("key.pem"), dir.path().join("certificate.pem"));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-            .args(["-addext", "subjectAltName=DNS:localhost"])
-            // Else it could only vouch for others.
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .args([key.as_path(), Path::new("-out"), certificate.as_path()])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        certify(&certificate, &key).unwrap();
         let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
@@ -42,17 +35,11 @@ impl TlsFront {
             .with_no_client_auth()
             .with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
             .unwrap();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let addr = listener.local_addr().unwrap();
         let config = Arc::new(config);
-        // It waits for connections until the test's process ends.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let config = config.clone();
-                std::thread::spawn(move || serve(config, stream, server));
-            }
+        let listener = Listener::start(move |client| {
+            serve(config.clone(), client, server);
         });
-        TlsFront { addr, certificate, _dir: dir }
+        TlsFront { addr: listener.addr, certificate, _dir: dir, _listener: listener }
     }
 }
 

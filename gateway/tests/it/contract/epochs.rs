@@ -2,7 +2,7 @@
 
 use sse_contract::{EventId, Function, Meaning, eval_script, library_source};
 
-use super::{Caller, DEBUG, Item, Library, NEW};
+use super::{Caller, DEBUG, Item, Library, Meant, NEW};
 use crate::support::{Redis, eventually};
 
 #[test]

@@ -1,6 +1,6 @@
 //! Reading: what one range answers, and that its trouble is no other's.
 
-use super::{Item, Library, NEW};
+use super::{Item, Library, Meant, NEW};
 
 #[test]
 fn a_range_answers_what_stands_behind_a_position() {

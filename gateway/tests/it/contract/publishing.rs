@@ -2,7 +2,7 @@
 
 use sse_contract::{Call, EventId, Function, Meaning};
 
-use super::{Answer, Connection, DEBUG, Item, Library, Listener, NEW};
+use super::{Answer, Connection, DEBUG, Item, Library, Listener, Meant, NEW};
 use crate::support::Redis;
 
 #[test]
@@ -280,7 +280,8 @@ fn commands_of(library: &Library, call: impl FnOnce()) -> Vec<String> {
     library.redis.command(&["ECHO", "that is all"]);
     let mut commands = Vec::new();
     loop {
-        let Answer::Text(line) = monitor.read(super::answer) else { panic!("not a line") };
+        let answer = monitor.read();
+        let line = answer.text();
         if line.contains("that is all") {
             return commands;
         }
@@ -461,8 +462,8 @@ fn names_with_partitions_use_sharded_pub_sub() {
         let mut listener = Connection::to(library.redis.addr);
         listener.ask([&b"SSUBSCRIBE"[..], b"sse:{9}:orders"]);
         let id = library.publish_keyed("orders", "k", "x").id();
-        let frame = listener.read(super::answer);
-        assert!(format!("{frame:?}").contains(&id.to_string()), "{frame:?}");
+        let frame = listener.read();
+        assert!(frame.to_string().contains(&id.to_string()), "{frame:?}");
         assert_eq!(library.redis.command(&["XLEN", "sse:{9}:history:orders"]), "1");
         assert_eq!(library.redis.command(&["HGET", "sse:{9}:known:1", "orders"]), id.to_string());
     });

@@ -2,7 +2,7 @@
 
 use sse_contract::{Call, Meaning, Publish};
 
-use super::{Answer, Caller, Connection, DEBUG, Library, Listener, NEW, event, name};
+use super::{Answer, Caller, Connection, DEBUG, Library, Listener, Meant, NEW, event, name};
 
 /// Every command that publishing may run, and the calls themselves.
 const COMMANDS: [&str; 17] = [

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use sse_contract::EventId;
 
-use super::{Item, Library, NEW, Range};
-use crate::support::{Redis, eventually, tempdir};
+use super::{Item, Library, Meant, NEW, Range};
+use crate::support::{Redis, Scratch, eventually};
 
 fn range(library: &Library, channel: &str, after: EventId) -> Range {
     let snapshot = library.read(NEW, &[(channel, &after.to_string())]);
@@ -124,13 +124,13 @@ fn after_an_epoch_began_what_was_lost_before_it_is_told_by_the_epoch_alone() {
 /// A Redis whose time is shifted by what a file says, in seconds.
 struct ShiftedTime {
     offset: File,
-    dir: tempdir::Dir,
+    dir: Scratch,
 }
 
 impl ShiftedTime {
     /// Redis takes its time from `gettimeofday`. libfaketime is no help: it does not go with jemalloc.
     fn prepare() -> Self {
-        let dir = tempdir::Dir::new("time");
+        let dir = Scratch::new("time");
         let (source, object) = (dir.path().join("shift.c"), dir.path().join("shift.so"));
         std::fs::write(&source, include_str!("shifted_time.c")).unwrap();
         let mut cc = Command::new("cc");

@@ -8,12 +8,12 @@ use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::{ANSWER_TIMEOUT, in_words};
-use crate::support::{eventually, own_addr, spawn};
+use crate::support::{Process, eventually, own_addr, spawn};
 
 /// How Chromium is to be started.
 pub fn chromium(profile: &Path) -> Value {
@@ -34,7 +34,7 @@ pub fn chromium(profile: &Path) -> Value {
 
 /// A running driver that speaks HTTP, and its session.
 pub struct Http {
-    process: Child,
+    process: Process,
     addr: SocketAddr,
     /// The path below which the session's commands are; empty until it is open.
     session: String,
@@ -124,7 +124,7 @@ impl Http {
 
     /// Ends the session and with it the browser; ending only a chromedriver would leave one behind on the
     /// machine.
-    pub fn stop(&mut self) {
+    fn stop(&mut self) {
         if !self.session.is_empty()
             && self.send("DELETE", "", &Value::Null).is_err()
             && let Some(pid) = self.chromium
@@ -132,9 +132,7 @@ impl Http {
             let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
         }
         self.session.clear();
-        // Both fail only where it is gone already, which is what is wanted.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.process.end();
     }
 }
 

@@ -9,16 +9,17 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::{ANSWER_TIMEOUT, in_words};
-use crate::support::{eventually, spawn};
+use crate::support::{Process, eventually, spawn};
 
 /// A running Firefox with one session, and the connection that commands it.
 pub struct Marionette {
-    process: Child,
+    // Its other processes end by themselves when they miss it.
+    process: Process,
     stream: TcpStream,
 }
 
@@ -79,13 +80,6 @@ impl Marionette {
         self.process.id().into()
     }
 
-    /// Its other processes end by themselves when they miss it.
-    pub fn stop(&mut self) {
-        // Both fail only where it is gone already, which is what is wanted.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-
     /// Commands go one by one, so their number tells nothing.
     fn call(&self, name: &str, parameters: &Value) -> Result<Value, String> {
         let message = json!([0, 1, name, parameters]).to_string();
@@ -113,12 +107,5 @@ impl Marionette {
         let mut message = vec![0; length];
         stream.read_exact(&mut message)?;
         Ok(serde_json::from_slice(&message)?)
-    }
-}
-
-impl Drop for Marionette {
-    fn drop(&mut self) {
-        // A session that did not open leaves a Firefox without a `Browser`.
-        self.stop();
     }
 }
