@@ -377,3 +377,6 @@ fn subscribe(out: &mut BytesMut, verb: &[u8], channel: &[u8]) {
     out.extend_from_slice(channel);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests;
