@@ -159,8 +159,8 @@ impl GapReason {
 }
 
 /// Encodes a `gap` event. A client that reconnects right after it resumes from `position`.
-/// `channel` is `None` for all channels of the stream. `after` is the position that the events are
-/// missing after.
+/// `channel` is `None` for all channels of the stream. `after` is the position after which events
+/// are missing, or what the client sent instead of one.
 pub fn gap(
     position: EventId,
     channel: Option<&Channel>,
@@ -290,8 +290,7 @@ mod tests {
     }
 
     proptest! {
-        /// The standard's parsing algorithm, transcribed without shortcuts, reads back what was
-        /// written.
+        /// A parser that follows the standard's algorithm reads back what was encoded.
         #[test]
         fn what_is_read_is_what_was_written(event in "[^\r\n\0]{0,12}", data in "[a\r\n:\u{feff}\u{1F600} data]{0,40}") {
             let frame = Frame::event(ID, &event, &data);

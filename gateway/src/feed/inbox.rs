@@ -51,8 +51,8 @@ pub enum ToHub {
     Attached(ChannelKey),
     /// A live event of the channel.
     Event(ChannelKey, SharedFrame),
-    /// Every event at or below this position precedes this message, or a `Lagged` before it stands
-    /// for the event.
+    /// Every event at or below this position was queued before this message, or dropped and marked
+    /// by a `Lagged` before it.
     Tick(EventId),
     /// The broker refuses the channel, for this reason.
     Refused(ChannelKey, Arc<str>),
