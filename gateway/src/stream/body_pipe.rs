@@ -39,7 +39,7 @@ struct Pipe {
     ending: Ending,
     gone: bool,
     reader: Option<Waker>,
-    /// The connection that carries the body. It knows the pipe, too.
+    /// The connection that carries the body. It refers to the pipe, too.
     carrier: Option<Box<dyn Carrier>>,
 }
 
@@ -118,7 +118,7 @@ impl BodyPipe {
         }
     }
 
-    /// Marks the body as finished, for when it ends.
+    /// Makes the body end as finished, so that its client need not reconnect.
     pub(crate) fn finish(&self) {
         self.inner.borrow_mut().whole = true;
     }

@@ -92,7 +92,8 @@ pub(crate) struct Connection {
     pub(crate) generation: u32,
     pub(crate) checkpoints: bool,
     pub(crate) framing: Framing,
-    /// Who holds the stream. `None` if no grant of theirs can expire or be revoked.
+    /// Who holds the stream. `None` if neither expiry nor a revocation of a subject or token can
+    /// end it.
     pub(crate) bearer: Option<Box<Bearer>>,
 }
 

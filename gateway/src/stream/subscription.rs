@@ -18,7 +18,8 @@ pub struct Subscription {
     pub start: Start,
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
-    /// Who holds the stream, if that can end it.
+    /// Who holds the stream. `None` if neither expiry nor a revocation of a subject or token can
+    /// end it.
     pub bearer: Option<Box<Bearer>>,
 }
 
