@@ -1,4 +1,5 @@
-//! What a broker hands a hub: events as bytes, what was read of histories, and the queue between their threads.
+//! What a broker hands to a hub: encoded events, answers to history reads, and the queue between
+//! their threads.
 
 pub mod frame;
 pub mod inbox;

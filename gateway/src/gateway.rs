@@ -1,6 +1,6 @@
-//! A gateway from its configuration to its end: binds, serves, drains.
+//! A gateway's life: it binds, serves and drains.
 //!
-//! Nothing here is global: two gateways can live in one process.
+//! There is no global state: two gateways can run in one process.
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
@@ -28,17 +28,17 @@ use crate::worker::WorkerSetup;
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// The gateway cannot listen on an address.
     #[error("cannot listen on {addr} ({key}): {error}")]
     Listen {
         /// The address.
         addr: SocketAddr,
         /// The setting that names it.
         key: &'static str,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// A setting that only shows when it is used.
+    /// A setting whose error shows only when it is used.
     #[error("configuration: {0}")]
     Config(String),
     /// Redis cannot be used.
@@ -46,23 +46,23 @@ pub enum StartError {
     Redis {
         /// The address, without credentials.
         addr: String,
-        /// Why.
+        /// What went wrong.
         error: String,
     },
 }
 
-/// Why a gateway ended before its time.
+/// Why a gateway ended before it was stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The system refuses something that a server needs.
+    /// The operating system refuses something that a server needs.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// A part ended that streams depend on.
+    /// A part that streams depend on ended; its name.
     #[error("{0} ended before its time; without it streams would stay open and hear nothing")]
     Died(String),
 }
 
-/// A gateway that is bound and does not serve yet.
+/// A gateway that is bound but does not serve yet.
 #[derive(Debug)]
 pub struct Gateway {
     public: TcpListener,
@@ -77,7 +77,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds both ports and connects to the broker; waits for Redis for `patience` at most.
+    /// Binds both ports and connects to the broker. Waits for Redis for at most `patience`.
     pub async fn bind(config: Config, patience: Duration) -> Result<Self, StartError> {
         let tls = Tls::of(&config.tls).map_err(|error| StartError::Config(error.to_string()))?;
         let public = listener::public(&config)
@@ -98,7 +98,7 @@ impl Gateway {
             configured => configured,
         };
         let app = App::new(config, broker, metrics, access, addr, max_streams);
-        // Whoever was revoked before this must not be let in while that is being read.
+        // Revocations made before the start must be known before the first client is let in.
         app.learn_revocations().await?;
         let app = Arc::new(app);
         Ok(Gateway { public, admin, addr, admin_addr, app, tls, room, vitals, watch })
@@ -114,18 +114,18 @@ impl Gateway {
         self.admin_addr
     }
 
-    /// The metrics, for whoever embeds a gateway.
+    /// The gateway's metrics, for a program that embeds it.
     pub fn metrics(&self) -> Metrics {
         self.app.metrics.clone()
     }
 
-    /// Serves until `stop` is done, then drains: not ready, no new streams, all streams ended over the
-    /// configured spread. Returns by the configured deadline.
+    /// Serves until `stop` is done, then drains: reports not ready, refuses new streams, and ends
+    /// all streams over the configured spread. Returns by the configured deadline.
     ///
     /// # Errors
     ///
-    /// A part that streams depend on ended before its time: they are not served any more, and are to be cut off by the
-    /// process' end.
+    /// A server failed, or a part that streams depend on ended. Nothing serves the streams then, so
+    /// the caller must end the process to disconnect them.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         let (app, mut watch) = (self.app, self.watch);
         let drain_config = app.config.drain.clone();
@@ -178,7 +178,7 @@ impl Gateway {
 }
 
 impl App {
-    /// What was revoked before this gateway began.
+    /// Reads the revocations that were made before this gateway started.
     async fn learn_revocations(&self) -> Result<(), StartError> {
         if self.access.is_open() {
             return Ok(());
@@ -228,7 +228,7 @@ async fn broker(
     Ok(broker)
 }
 
-/// What runs beside the servers for as long as they do.
+/// Starts the tasks that run beside the servers.
 fn tasks(app: &Arc<App>, tls: Option<Tls>, vitals: &Vitals) -> Vec<JoinHandle<()>> {
     let mut tasks = vec![
         vitals.spawn("the clock", memory_ticks(app.clone())),
@@ -244,7 +244,7 @@ fn tasks(app: &Arc<App>, tls: Option<Tls>, vitals: &Vitals) -> Vec<JoinHandle<()
     tasks
 }
 
-/// The public port's server, and how many connections that are no streams each of its workers may have.
+/// The public port's server, and how many connections that are no streams each worker may have.
 fn public_builder(app: &App, room: Room) -> (ServerBuilder, usize) {
     let config = &app.config;
     let workers = match config.server.workers {
@@ -255,7 +255,8 @@ fn public_builder(app: &App, room: Room) -> (ServerBuilder, usize) {
         0 => room.requests,
         configured => configured,
     };
-    // More than there are descriptors for wait to be accepted: a process without descriptors answers nobody.
+    // Never accept more connections than there are descriptors; the others wait in the backlog. A
+    // process without descriptors cannot answer anybody.
     let most = (app.max_streams() as usize).saturating_add(requests).div_ceil(workers);
     let builder = ServerBuilder::new()
         .workers(workers)
@@ -265,7 +266,8 @@ fn public_builder(app: &App, room: Room) -> (ServerBuilder, usize) {
     (builder, requests.div_ceil(workers))
 }
 
-/// Redis' clock is raised by each gateway's tick; the embedded one by this.
+/// Raises the memory broker's clock. Redis needs no such task, because each gateway's tick raises
+/// its clock.
 async fn memory_ticks(app: Arc<App>) -> Result<(), Infallible> {
     let Broker::Memory(broker) = &app.broker else { return Ok(()) };
     let mut interval = tokio::time::interval(app.config.redis.tick);
@@ -275,7 +277,7 @@ async fn memory_ticks(app: Arc<App>) -> Result<(), Infallible> {
     }
 }
 
-/// Keeps what access control knows from elsewhere up to date.
+/// Keeps the issuers' key sets and the revocations up to date.
 async fn guard(app: Arc<App>) -> Result<(), Infallible> {
     tokio::join!(app.access.watch_keys(), app.follow_revocations());
     Ok(())

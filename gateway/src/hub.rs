@@ -1,7 +1,8 @@
-//! One worker's subscribers: takes events from the broker's inbox to the connections of this thread.
+//! One worker's subscribers. The hub takes events from the broker's inbox to the connections of its
+//! thread.
 //!
-//! Everything here belongs to one thread; nothing awaits a subscriber, and nothing is allocated for a
-//! subscriber that keeps up. Timers are one sweep for all connections.
+//! All state belongs to one thread. Nothing awaits a subscriber, and a subscriber that keeps up
+//! costs no allocation. One sweep serves the timers of all connections.
 
 pub(crate) mod channels;
 pub(crate) mod fanout;
@@ -30,29 +31,29 @@ use crate::stream::close_reason::CloseReason;
 use crate::stream::sink::{ClientSide, Sink};
 use crate::stream::subscription::{Held, Refusal, Subscription};
 
-/// How often heartbeats and deadlines are looked at.
+/// How often heartbeats and deadlines are checked.
 const SWEEP: Duration = Duration::from_millis(500);
-/// How often a draining hub ends some streams.
+/// How often a draining hub ends some of its streams.
 pub(crate) const DRAIN_STEP: Duration = Duration::from_millis(50);
-/// The runtime's timer cannot wait for less.
+/// The resolution of the runtime's timer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
-/// A stream on its way to its first position. Dropping it gives the stream up.
+/// A stream that waits for its first position. Dropping it abandons the stream.
 #[derive(Debug)]
 pub struct Opening {
     stream: Opened,
     answered: oneshot::Receiver<Result<(), Refusal>>,
 }
 
-/// A stream whose client may be let in, and the way out that it still needs. Dropping it gives the stream up.
+/// A stream whose client may be let in, but which has no sink yet. Dropping it abandons the stream.
 #[derive(Debug)]
 pub struct Opened {
     hub: Rc<Hub>,
-    /// None once it has a way out.
+    /// `None` once the stream has a sink.
     token: Option<u64>,
 }
 
-/// Whether streams are to end, and over how long.
+/// `None` until streams must end; then the time over which their ends are spread.
 pub type DrainSignal = watch::Receiver<Option<Duration>>;
 
 /// A worker's hub.
@@ -68,7 +69,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub on this thread's runtime; [`Hub::run`] must be spawned beside it.
+    /// Creates a hub on this thread's runtime. The caller must spawn [`Hub::run`]. Fails if no
+    /// epoll can be created.
     pub fn new(broker: Broker, config: StreamConfig, cells: Arc<Cells>) -> io::Result<Rc<Self>> {
         let inbox = Inbox::new(config.inbox_bytes);
         let worker = broker.register(inbox.clone());
@@ -83,7 +85,8 @@ impl Hub {
         }))
     }
 
-    /// Opens a stream. Its client is let in when the stream is subscribed and has its position.
+    /// Opens a stream. Its client is let in once every channel is attached and the stream has a
+    /// position.
     pub fn open(self: &Rc<Self>, framing: Framing, subscription: Subscription) -> Opening {
         let _shared = panics::shared();
         let (answer, answered) = oneshot::channel();
@@ -91,7 +94,8 @@ impl Hub {
         Opening { stream: Opened { hub: self.clone(), token: Some(token) }, answered }
     }
 
-    /// Serves the hub's connections until it is drained and empty. An error leaves its streams unserved.
+    /// Serves the hub's connections until it is drained and empty. After an error nothing serves
+    /// them.
     pub async fn run(self: Rc<Self>, mut drain: DrainSignal) -> io::Result<()> {
         let (mut messages, mut more) = (Vec::new(), false);
         let mut ready = Vec::new();
@@ -122,18 +126,19 @@ impl Hub {
         }
     }
 
-    /// What the hub is told.
+    /// The queue of messages to this hub.
     pub fn inbox(&self) -> Arc<Inbox> {
         self.inbox.clone()
     }
 
-    /// Waits for messages, unless `more` are known to be there. A hub that is idle takes them at once; one whose last
-    /// round took long, hence had many to write to, lets more gather first, because several events cost each
-    /// subscriber one write.
+    /// Waits for messages, unless `more` says that some are queued. An idle hub takes them at once.
+    /// A hub whose last round took long has many sockets to write to. It lets more messages gather
+    /// first, because several events then cost each subscriber a single write.
     async fn turn(&self, more: bool) {
         if more {
-            // So that the thread's other work gets a turn between two rounds: sockets that have room again must be
-            // seen, or the queues of readers who are quick enough would overflow.
+            // Yield, so that the thread's other work runs between two rounds. Otherwise the hub
+            // would not see which sockets have room again, and the queues of readers that keep up
+            // would overflow.
             return tokio::task::yield_now().await;
         }
         self.inbox.filled().await;
@@ -144,8 +149,8 @@ impl Hub {
         }
     }
 
-    /// One round: what the inbox hands out at once, its events together where nothing else stands between them. Answers
-    /// whether there is more. `messages` is room to work in.
+    /// Handles one run of messages. Events with no other message between them are handed out
+    /// together. Returns whether more messages are queued. `messages` is scratch space.
     pub fn round(&self, messages: &mut Vec<ToHub>) -> bool {
         let more = self.inbox.take(messages);
         let began = Instant::now();
@@ -155,7 +160,7 @@ impl Hub {
             match message {
                 ToHub::Event(key, frame) => run.push((key, frame)),
                 other => {
-                    // Whatever came before it is handed out before it.
+                    // Hand out the events that came before this message first.
                     state.events(&run);
                     run.clear();
                     state.handle(other);
@@ -167,12 +172,12 @@ impl Hub {
         more
     }
 
-    /// Heartbeats and deadlines.
+    /// Sends heartbeats and enforces deadlines.
     pub fn sweep(&self) {
         self.state.borrow_mut().sweep();
     }
 
-    /// Whoever waited has gone, or was refused.
+    /// Closes a stream whose handler no longer waits for it.
     fn give_up(&self, token: u64) {
         let _shared = panics::shared();
         let mut state = self.state.borrow_mut();
@@ -181,7 +186,7 @@ impl Hub {
         }
     }
 
-    /// Acts on what bodies told: of room, or of their end.
+    /// Handles the signals of bodies: room in a pipe, or its end.
     pub fn body_signals(&self) {
         while let Some((token, signal)) = self.signals.pop() {
             let mut state = self.state.borrow_mut();
@@ -195,7 +200,7 @@ impl Hub {
 }
 
 impl Opening {
-    /// The stream gives these back when it ends.
+    /// Keeps `held` until the stream ends, and then drops it.
     pub fn hold(&self, held: Held) {
         let _shared = panics::shared();
         let mut state = self.stream.hub.state.borrow_mut();
@@ -204,13 +209,14 @@ impl Opening {
         }
     }
 
-    /// Whether [`Opening::wait`] has its answer.
+    /// Whether [`Opening::wait`] would return at once.
     pub fn is_answered(&self) -> bool {
         !self.answered.is_empty() || self.answered.is_terminated()
     }
 
-    /// Waits until the stream is subscribed and has its position, or for `patience`: then its client is let in all the
-    /// same, and told later where the stream begins.
+    /// Waits until every channel is attached and the stream has a position, but no longer than
+    /// `patience`. After that the client is let in all the same, and a later `gap` says that events
+    /// may be missing.
     pub async fn wait(mut self, patience: Duration) -> Result<Opened, Refusal> {
         match tokio::time::timeout(patience, &mut self.answered).await {
             Ok(Ok(answer)) => answer.map(|()| self.stream),
@@ -232,26 +238,28 @@ impl Opened {
         }
     }
 
-    /// The stream's way out is this socket, on which `head` is still to be written.
+    /// Makes this socket the stream's sink. `head` is written to it first.
     pub fn on_socket(mut self, mut sink: Sink, head: Bytes) {
         let _shared = panics::shared();
         let Some(token) = self.token.take() else { return };
         let mut state = self.hub.state.borrow_mut();
-        // It was closed meanwhile: so is the socket.
+        // The stream was closed meanwhile. Returning drops `sink`, which closes the socket.
         let Some(slot) = state.find(token) else { return };
         let watched = sink.socket().map_or(Ok(()), |socket| self.hub.poller.add(socket, token));
         if let Err(error) = watched {
             tracing::warn!(%error, "a socket cannot be watched; its stream is closed");
             return state.close(slot, CloseReason::Failed);
         }
-        // A session may have read the client's end together with its request, and then nothing more is there to be seen.
+        // The session may have read the client's close together with its request. Then the poller
+        // has nothing more to report.
         if matches!(sink, Sink::Tls(_)) && sink.drain() == ClientSide::Gone {
             return state.close(slot, CloseReason::Gone);
         }
         state.lead_out(slot, sink, Some(head));
     }
 
-    /// The stream's way out is the body of a response on this connection.
+    /// Makes the body of a response the stream's sink. `carrier` is the connection of that
+    /// response.
     pub fn on_body(mut self, carrier: Option<Box<dyn Carrier>>) -> PipeReader {
         let _shared = panics::shared();
         let token = self.token.take().unwrap_or_default();

@@ -1,10 +1,12 @@
 //! A Redis-backed, horizontally scaled Server-Sent-Events fan-out gateway.
 //!
-//! The rooms stand in the order in which an event passes them: a broker feeds a hub, a hub feeds streams, HTTP stands
-//! around them. A room imports only rooms above it; `tests/it/rooms.rs` checks that. ARCHITECTURE.md walks through them.
+//! The modules are declared in the order in which an event passes them: a broker feeds a hub, a hub
+//! feeds streams, and HTTP stands around them. A module imports only modules declared above it;
+//! `tests/it/rooms.rs` checks that. ARCHITECTURE.md describes each.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
-// What nobody outside uses is not shown, so that the compiler sees what nobody uses at all.
+// Items that no other crate uses must not be `pub`, so that the compiler can report those that
+// nothing uses.
 #![warn(unreachable_pub)]
 
 pub mod config;

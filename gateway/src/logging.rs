@@ -1,7 +1,8 @@
 //! Log lines, as text or JSON, on standard error.
 //!
-//! A line is handed to a thread that does nothing but write. So a reader of standard error that is slow or gone
-//! (journald restarts, a container's log driver blocks) costs log lines, which are counted, and never an event.
+//! A separate thread writes the lines. So a reader of standard error that is slow or gone (journald
+//! restarts, a container's log driver blocks) costs log lines, which are counted, and never an
+//! event.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -18,32 +19,34 @@ use tracing_subscriber::{Registry, fmt, reload};
 use crate::config::log_filter::LogFilter;
 use crate::config::{LogConfig, LogFormat};
 
-/// The thread that waits for the last lines.
+/// The name of the thread that waits for the last lines.
 pub const FINISHING: &str = "sse-log-end";
 
-/// Lines that may wait to be written; what does not fit is dropped and counted. One takes some hundred bytes.
+/// How many lines may wait to be written. Lines beyond that are dropped and counted. A line takes
+/// some hundred bytes.
 const WAITING_LINES: usize = 8192;
 
-/// The log of this process. Cloning shares it.
+/// The log of this process. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Log {
     writer: NonBlocking,
-    /// Dropped, it writes what waits, and ends the thread that does.
+    /// Dropping the guard writes the lines that wait, and ends the writing thread.
     thread: Arc<Mutex<Option<WorkerGuard>>>,
     level: reload::Handle<Passing, Registry>,
 }
 
-/// Lines that were not written because too many waited. Cloning shares it.
+/// The number of lines dropped because too many waited. Clones share it.
 #[derive(Debug, Clone)]
 pub struct DroppedLines(ErrorCounter);
 
-/// Which lines pass.
+/// Decides which lines pass.
 #[derive(Debug, Clone)]
 struct Passing {
     targets: Targets,
-    /// Whether lines about what clients send pass as well.
+    /// Whether lines about what clients send pass.
     clients: bool,
-    /// Of those: since the log began, the second of the last one, and how many there were in it.
+    /// Limits lines about what clients send: the second of the last one, counted from `began`, and
+    /// how many there were in that second.
     second: Arc<Mutex<(u64, u32)>>,
     began: Instant,
 }
@@ -52,7 +55,7 @@ struct Passing {
 ///
 /// # Panics
 ///
-/// This process has a log already.
+/// Panics if this process has a log already.
 pub fn init(config: &LogConfig) -> Log {
     let (writer, thread) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING_LINES)
@@ -74,31 +77,33 @@ fn lines(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registry> + Se
 }
 
 impl Log {
-    /// From now on lines of this level pass.
+    /// Changes which lines pass.
     pub fn set_level(&self, level: &LogFilter) {
-        // It fails only where the log is gone, and nobody would read about it.
+        // Fails only if the log is gone, and then nothing can report it.
         let _ = self.level.reload(Passing::new(level));
     }
 
-    /// The count of lines that were not written.
+    /// The count of dropped lines.
     pub fn dropped(&self) -> DroppedLines {
         DroppedLines(self.writer.error_counter())
     }
 
-    /// Writes a line as it is, behind all others.
+    /// Writes a line as it is, after all others.
     pub fn write(&self, line: &str) {
-        // It never fails, and what does not fit is counted.
+        // Cannot fail: a line that does not fit is dropped and counted.
         let _ = self.writer.clone().write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Waits until everything is written, for a second at most. What comes later is not written any more.
+    /// Waits until every line is written, for at most 1.2 seconds. Lines logged later are not
+    /// written.
     pub fn finish(&self) {
-        // Held to the end: whoever comes meanwhile waits as well, and does not end the process before that.
+        // Locked until the end, so that a second caller waits as well and does not end the process
+        // early.
         let mut slot = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(thread) = slot.take() else { return };
         let (done, ended) = mpsc::channel();
-        // On a thread of its own, because the library prints a word on standard output if the reader stalls. Where
-        // nobody reads that either, it would block or panic.
+        // A separate thread, because the library prints to standard output if the writer stalls. If
+        // nobody reads standard output either, that blocks or panics.
         let finishing = thread::Builder::new().name(FINISHING.to_owned()).spawn(move || {
             drop(thread);
             let _ = done.send(());
@@ -110,7 +115,7 @@ impl Log {
 }
 
 impl DroppedLines {
-    /// How many there are.
+    /// How many lines were dropped.
     pub fn get(&self) -> u64 {
         self.0.dropped_lines() as u64
     }
@@ -141,8 +146,9 @@ impl Passing {
     }
 }
 
-/// Whose errors are caused by what clients send: anybody who can connect could fill the log with them. They are counted
-/// (`sse_rejected_requests_total`), and pass only where this target's `debug` does, some a second.
+/// The target of errors that clients cause. Anyone who can connect could fill the log with them.
+/// They are counted (`sse_rejected_requests_total`), and logged only where the `debug` level of
+/// this target passes, at most `CLIENT_LINES` a second.
 const CLIENTS: &str = "actix_http";
 const CLIENT_LINES: u32 = 10;
 

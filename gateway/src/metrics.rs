@@ -1,7 +1,7 @@
-//! What Prometheus scrapes. Each metric is declared once; its text here is its help.
+//! What Prometheus scrapes. Each metric is declared once, with its help text.
 //!
-//! Workers count in cells of their own, which nobody else writes, and a scrape adds them up: a shared
-//! counter would be touched by every core for every delivery.
+//! Each worker counts in cells that no other thread writes, and a scrape adds them up. A shared
+//! counter would make every core write to the same memory for every delivery.
 
 pub mod workers;
 
@@ -16,7 +16,7 @@ use crate::logging::DroppedLines;
 use crate::metrics::workers::{AllCells, WorkerCollector};
 pub use crate::metrics::workers::{Cells, Count};
 
-/// Numbers that are not counted a delivery at a time.
+/// Every metric of this gateway. Those that change with each delivery are in [`Cells`].
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -25,43 +25,44 @@ pub struct Metrics {
     pub published: IntCounterVec,
     /// Requests refused before a stream existed, by reason.
     pub rejected: IntCounterVec,
-    /// How often the certificate was read again, by result.
+    /// Reads of the certificate after its files changed, by result.
     pub certificate_reads: IntCounterVec,
-    /// What the broker does.
+    /// Metrics of the broker.
     pub broker: BrokerMetrics,
-    /// Publishes that waited for the workers.
+    /// Publishes that waited because a worker had much to hand out.
     pub publishers_waited: IntCounter,
-    /// Streams that were let in without being counted in Redis.
+    /// Streams let in without being counted in Redis, because it did not answer.
     pub uncounted_streams: IntCounter,
     dropped_lines: Arc<OnceLock<DroppedLines>>,
 }
 
-/// What the broker does.
+/// Metrics of the broker.
 #[derive(Debug, Clone)]
 pub struct BrokerMetrics {
     /// Whether the broker's live side is connected (1) or not (0).
     pub connected: IntGaugeVec,
-    /// Sessions with the broker that began.
+    /// Sessions with Redis that began.
     pub sessions: IntCounter,
     /// Events that the broker handed to this gateway.
     pub received: IntCounter,
-    /// Events that a worker's full inbox did not take.
+    /// Events dropped because a worker's inbox was full.
     pub dropped: IntCounter,
-    /// Frames on live channels that were not believed, by reason.
+    /// Messages on live channels that are no event of the current epoch, by reason.
     pub refused_frames: IntCounterVec,
     /// Reads of histories, by result.
     pub history_reads: IntCounterVec,
-    /// Histories that cannot be read.
+    /// Histories that Redis or the gateway cannot read.
     pub unreadable_histories: IntCounter,
-    /// Channels that Redis refused.
+    /// Channels that Redis refused to this gateway's user.
     pub refused_subscriptions: IntCounter,
 }
 
-/// Makes metrics and registers them.
+/// Creates and registers metrics.
 struct Maker(Registry);
 
 impl Maker {
-    /// A counter whose label has these values from the start: an alert on one that is not there would never fire.
+    /// Creates a counter with every label value present from the start, because an alert on an
+    /// absent series never fires.
     fn counters(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
         let made = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a valid metric");
         values.iter().for_each(|value| made.with_label_values(&[*value]).inc_by(0));
@@ -166,7 +167,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts what became of a publication.
+    /// Counts the result of a publication.
     pub fn count_publish<T>(&self, result: &Result<T, PublishError>) {
         let label = match result {
             Ok(_) => "ok",
@@ -179,32 +180,32 @@ impl Metrics {
         self.published.with_label_values(&[label]).inc();
     }
 
-    /// Tells as well how many of this process's log lines were not written.
+    /// Also reports how many of this process's log lines were dropped.
     pub fn count_dropped_lines(&self, lines: DroppedLines) {
-        // A process has one log: that it is told twice changes nothing.
+        // A process has one log, so a second call changes nothing.
         let _ = self.dropped_lines.set(lines);
     }
 
-    /// Cells for one more worker.
+    /// Creates the cells of one more worker.
     pub fn worker(&self) -> Arc<Cells> {
         let cells = Arc::new(Cells::default());
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(cells.clone());
         cells
     }
 
-    /// The sum of one number over all workers.
+    /// Sums one number over all workers.
     pub fn sum(&self, of: impl Fn(&Cells) -> u64) -> u64 {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.iter().map(|cells| of(cells)).sum()
     }
 
-    /// The text that Prometheus reads (exposition format 0.0.4).
+    /// Renders the text that Prometheus scrapes (exposition format 0.0.4).
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
 
-/// The log's own count, read at a scrape.
+/// Reports the log's own count at a scrape.
 struct DroppedCollector {
     lines: Arc<OnceLock<DroppedLines>>,
     count: IntCounter,

@@ -1,8 +1,9 @@
-//! What becomes of a panic, wherever in the process it happens.
+//! What a panic does, anywhere in the process.
 //!
-//! A thread or task that panicked serves nobody any more, while its streams stay open and every probe finds the process
-//! well. So a panic is logged with its thread's name and ends the process. The one exception is what serves a single
-//! client's connection: that client is answered 500, or its connection ends, and nobody else notices.
+//! A thread or task that panicked serves nobody, while its streams stay open and every probe
+//! reports a healthy process. So a panic is logged with the thread's name and ends the process.
+//! There is one exception: a panic in code that serves a single client's connection. That client is
+//! answered 500, or its connection ends, and nothing else is affected.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,17 +16,18 @@ use pin_project_lite::pin_project;
 use crate::logging::FINISHING;
 
 thread_local! {
-    /// One connection is being served on this thread, and nothing that outlives it is touched.
+    /// Whether this thread is serving one connection, and touches nothing that outlives it.
     static HANDLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on a panic is logged, and ends the process by `end`, unless it is a connection's own.
+/// Installs the panic hook. From now on a panic is logged and calls `end`, which ends the process,
+/// unless the panic belongs to one connection.
 pub fn hook(end: impl Fn() + Send + Sync + 'static) {
     panic::set_hook(Box::new(move |info| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name").to_owned();
         if name == FINISHING {
-            // The process ends already.
+            // The process is ending already.
             return;
         }
         let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -55,13 +57,14 @@ fn text(info: &PanicHookInfo<'_>) -> String {
         .to_owned()
 }
 
-/// Serves a connection: a panic in `future` is the connection's own.
+/// Serves a connection. A panic in `future` belongs to that connection.
 pub fn handling<F: Future>(future: F) -> Handling<F> {
     Handling { future }
 }
 
 pin_project! {
-    /// What [`handling`] makes. A type of its own, because an `async fn` keeps its argument twice, and every connection holds one.
+    /// The future that [`handling`] returns. It is a named type, because an `async fn` stores its
+    /// argument twice and every connection has one.
     pub struct Handling<F> {
         #[pin]
         future: F,
@@ -77,13 +80,14 @@ impl<F: Future> Future for Handling<F> {
     }
 }
 
-/// While it lives, a panic is not a connection's own, although what serves it called: what is worked on outlives it.
+/// Returns a guard. Until it is dropped, a panic ends the process even while a connection is
+/// served, because the code touches state that outlives the connection.
 #[must_use]
 pub fn shared() -> impl Drop {
     Mark::set(false)
 }
 
-/// Puts the mark back when it is dropped, also by a panic.
+/// Restores the previous mark when it is dropped, also while a panic unwinds.
 struct Mark(bool);
 
 impl Mark {
@@ -102,7 +106,8 @@ impl Drop for Mark {
 mod tests {
     use super::*;
 
-    /// Whether a panic would be a connection's own: within, in what it shares with others, after that, and outside.
+    /// Checks whether a panic would belong to a connection: while it is served, in a shared
+    /// section, after that section, and outside.
     #[tokio::test]
     async fn only_what_a_connection_has_for_itself_may_panic() {
         let marks = handling(async {

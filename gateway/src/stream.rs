@@ -1,5 +1,5 @@
-//! One client's stream: where it stands, what it was told, what it still has to write. Nothing here knows of HTTP or of a
-//! broker, and only the sink does I/O.
+//! One client's stream: its position, what it was told, and what it still has to write. Nothing
+//! here knows HTTP or a broker, and only the sink does I/O.
 
 pub(crate) mod account;
 pub mod body_pipe;

@@ -1,18 +1,18 @@
-//! Who must live for as long as the gateway does: its threads and its tasks.
+//! The threads and tasks that must live as long as the gateway does.
 //!
-//! A thread or task that ends before its time, whatever the reason, leaves streams open that nobody serves. Its clients
-//! would wait for ever, and every probe would find the process well. So its end is the process' end.
+//! If one of them ends early, for whatever reason, nothing serves its streams. Their clients would
+//! wait for ever, and every probe would report a healthy process. So its end is the process's end.
 
 use std::fmt::Display;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Hears of deaths.
+/// Receives reports of deaths.
 #[derive(Debug)]
 pub struct Watch(mpsc::UnboundedReceiver<String>);
 
-/// Watches over those who must live. Cloning shares it.
+/// Reports the death of threads and tasks that must live. Clones report to the same [`Watch`].
 #[derive(Debug, Clone)]
 pub struct Vitals {
     deaths: mpsc::UnboundedSender<String>,
@@ -20,14 +20,15 @@ pub struct Vitals {
     demands: std::sync::Arc<tokio::sync::broadcast::Sender<String>>,
 }
 
-/// Held by whoever must live. Dropped without [`Alive::leave`], it tells of a death: so does a panic.
+/// Held by a thread or task that must live. Unless `vitals` was taken out of it, dropping it
+/// reports a death, also when a panic drops it.
 #[derive(Debug)]
 struct Alive {
     name: String,
     vitals: Option<Vitals>,
 }
 
-/// Nobody has died yet.
+/// Creates a pair of a reporter and its receiver. No death is reported yet.
 pub fn watch() -> (Vitals, Watch) {
     #[expect(clippy::disallowed_methods, reason = "each part dies once")]
     let (deaths, heard) = mpsc::unbounded_channel();
@@ -40,18 +41,19 @@ pub fn watch() -> (Vitals, Watch) {
 }
 
 impl Watch {
-    /// Waits for a death; answers whose.
+    /// Waits for a death. Returns the name of what died, with the error if there was one.
     pub async fn death(&mut self) -> String {
         match self.0.recv().await {
             Some(name) => name,
-            // Nobody is left who could die before the time.
+            // No reporter is left, so nothing more can die.
             None => std::future::pending().await,
         }
     }
 }
 
 impl Vitals {
-    /// Lives this life. That it ends with an error, by a panic or by being dropped is a death; that it ends well is not.
+    /// Runs `life`. If it returns an error, panics or is dropped before its end, that is reported
+    /// as the death of `name`.
     pub async fn live<E: Display>(&self, name: &str, life: impl Future<Output = Result<(), E>>) {
         let mut alive = Alive { name: name.to_owned(), vitals: Some(self.clone()) };
         match self.until_told(name, life).await {
@@ -60,7 +62,7 @@ impl Vitals {
         }
     }
 
-    /// Lives this life as a task of this thread.
+    /// Runs `life` as a task of this thread, as [`Vitals::live`] does.
     pub fn spawn<E: Display>(
         &self,
         name: &'static str,
@@ -71,9 +73,9 @@ impl Vitals {
         tokio::task::spawn_local(async move { vitals.live(name, life).await })
     }
 
-    /// Something that must be there cannot even begin.
+    /// Reports that something that must live cannot even begin.
     pub fn stillborn(&self, name: &str, error: &impl Display) {
-        // Nobody listens any more once the gateway ends.
+        // Nothing listens any more once the gateway ends.
         let _ = self.deaths.send(format!("{name} ({error})"));
     }
 
@@ -82,7 +84,7 @@ impl Vitals {
         life.await
     }
 
-    /// Lives until it is told to panic.
+    /// Runs `life` until it ends, or panics when this name is demanded.
     #[cfg(feature = "panic-on-demand")]
     async fn until_told<T>(&self, name: &str, life: impl Future<Output = T>) -> T {
         let mut demands = self.demands.subscribe();
@@ -95,7 +97,7 @@ impl Vitals {
         }
     }
 
-    /// For the test of all this: makes whoever has this name panic.
+    /// Makes the part with this name panic, to test all this.
     #[cfg(feature = "panic-on-demand")]
     pub fn demand_panic(&self, name: &str) {
         let _ = self.demands.send(name.to_owned());
@@ -105,7 +107,7 @@ impl Vitals {
 impl Drop for Alive {
     fn drop(&mut self) {
         if let Some(vitals) = self.vitals.take() {
-            // Nobody listens any more once the gateway ends.
+            // Nothing listens any more once the gateway ends.
             let _ = vitals.deaths.send(std::mem::take(&mut self.name));
         }
     }

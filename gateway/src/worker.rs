@@ -1,4 +1,4 @@
-//! One worker of the public port: its hub, its guests, and HTTP on every connection that it accepts.
+//! One worker of the public port: its hub, its guests, and HTTP on each connection that it accepts.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -26,27 +26,27 @@ use crate::hub::Hub;
 use crate::panics;
 use crate::vitals::Vitals;
 
-/// What a worker is made of.
+/// What every worker is assembled from.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerSetup {
-    /// What all workers share.
+    /// The state that all workers share.
     pub app: Arc<App>,
     /// The public address.
     pub addr: SocketAddr,
-    /// The session that each connection begins with; none for plain HTTP.
+    /// TLS for each connection; `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Who is told when a part of it ends.
+    /// Learns when a part of the worker ends.
     pub vitals: Vitals,
-    /// When its streams are to end, and over how long.
+    /// Says when the worker's streams must end, and over how long.
     pub drain: Arc<watch::Sender<Option<Duration>>>,
-    /// When its idle connections are to end.
+    /// Says when idle connections must end.
     pub stopping: GracefulShutdownSignal,
-    /// How many connections that are no streams there may be.
+    /// How many connections that are no streams each worker may have.
     pub most_guests: usize,
 }
 
 impl WorkerSetup {
-    /// Assembles a worker on this thread, where its hub lives from now on.
+    /// Assembles a worker on this thread, which then owns its hub.
     pub(crate) fn assemble(
         &self,
     ) -> impl ServiceFactory<
@@ -60,12 +60,12 @@ impl WorkerSetup {
         let (hub, guests) = (self.hub(), self.guests());
         let (stopping, ending) = (self.stopping.clone(), self.stopping.clone());
         let http = HttpService::build()
-            // Otherwise an idle kept-alive connection would hold the stop until it times out.
+            // Otherwise a drain would wait until idle kept-alive connections time out.
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
-            // A client that closed its side of a stream is gone.
+            // A client that closed its side of a stream has left.
             .h1_allow_half_closed(false)
             .client_request_timeout(app.config.server.head_timeout)
             .keep_alive(KeepAlive::Timeout(app.config.server.keep_alive))
@@ -92,8 +92,8 @@ impl WorkerSetup {
                 Ok((io, protocol, peer))
             }
         });
-        // What goes wrong in serving a connection ends that connection alone.
-        // Boxed: actix-server and tokio move it eight times before it runs.
+        // A panic while a connection is served ends that connection alone. Boxed, because
+        // actix-server and tokio move the future eight times before it runs.
         apply_fn_factory(serve.and_then(http), |stream, serve| {
             Box::pin(panics::handling(serve.call(stream)))
         })

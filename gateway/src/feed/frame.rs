@@ -1,8 +1,8 @@
-//! An event's bytes on the wire: pure, and the only place that writes an event stream's syntax.
+//! The encoder of events. It does no I/O, and no other file writes event-stream syntax.
 //!
-//! The syntax is WHATWG HTML §9.2.5 ("Parsing an event stream"). Nothing a publisher writes can become
-//! another field or another event: data is split wherever a parser would end a line (CR, LF, CRLF), and
-//! a value always stands behind a colon and one space.
+//! The syntax is WHATWG HTML §9.2.5 ("Parsing an event stream"). Nothing that a publisher writes
+//! can become another field or another event: data is split at every line end that a parser knows
+//! (CR, LF, CRLF), and each value follows a colon and one space.
 
 use std::sync::Arc;
 
@@ -11,36 +11,38 @@ use sse_contract::{Channel, EventId};
 /// One event, encoded once and shared by every connection that is sent it.
 #[derive(Debug)]
 pub struct Frame {
-    /// The event's id; none for a raw `PUBLISH`, which is live only.
+    /// The event's id. `None` for a raw `PUBLISH`, which is live only.
     pub id: Option<EventId>,
-    /// Its block, blank line included, as one chunk.
+    /// The event's block with its blank line, as one chunk.
     chunk: Chunk,
 }
 
-/// How a client is told where a stream's bytes end.
+/// How the client learns where the stream's bytes end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// In chunks (RFC 9112 §7.1). Without them, HTTP clients that fill buffers of their own before they hand anything
-    /// on, such as Python's requests, would hold events back. The last chunk is never sent: a client that reads with
-    /// `fetch` takes a finished body for the end of the story, and an unfinished one for a reason to come back.
+    /// In chunks (RFC 9112 §7.1). Without chunks, HTTP clients that fill a buffer before they hand
+    /// data on, such as Python's requests, would delay events. The last chunk is never sent when
+    /// the client should reconnect: a client that reads with `fetch` treats a finished body as
+    /// final, and reconnects after an unfinished one.
     Chunked,
-    /// By the end of the connection: for HTTP/1.0, and for bodies that actix frames itself.
+    /// The end of the connection ends the body. For HTTP/1.0, and for bodies that actix frames
+    /// itself.
     Plain,
 }
 
-/// Bytes with a chunk's framing around them.
+/// Content, with the framing of one chunk around it.
 #[derive(Debug)]
 struct Chunk {
-    /// The size line is written from its end, so the content's place is the same in all.
+    /// The size line ends at `HEAD`, so the content begins at the same index in every chunk.
     bytes: Box<[u8]>,
     start: u8,
 }
 
 impl Chunk {
-    /// Room for the size line: as many digits as a length has, and its end.
+    /// Room for the size line: as many hexadecimal digits as a `usize` has, and CRLF.
     const HEAD: usize = 2 * size_of::<usize>() + 2;
 
-    /// A chunk of what `write` appends.
+    /// Makes a chunk of the content that `write` appends.
     fn of(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut bytes = Vec::with_capacity(Self::HEAD + capacity + 2);
         bytes.resize(Self::HEAD, 0);
@@ -60,7 +62,7 @@ impl Chunk {
     }
 }
 
-/// A block of a connection's own, in its framing.
+/// Frames a block that belongs to one connection.
 pub fn framed(block: &[u8], framing: Framing) -> Box<[u8]> {
     match framing {
         Framing::Plain => block.into(),
@@ -71,17 +73,17 @@ pub fn framed(block: &[u8], framing: Framing) -> Box<[u8]> {
     }
 }
 
-/// A frame by reference. Cloning costs a counter, not a copy.
+/// A shared frame. Cloning increments a counter and copies no bytes.
 pub type SharedFrame = Arc<Frame>;
 
 impl Frame {
-    /// Encodes an event. `event` is empty for an untyped one.
+    /// Encodes an event. `event` is its type, empty if it has none.
     pub fn event(id: EventId, event: &str, data: &str) -> SharedFrame {
         Arc::new(Frame { id: Some(id), chunk: block(Some(id), event, data) })
     }
 
-    /// Its type and data, read back from its bytes: the data's line ends have become LF, as they do for
-    /// every subscriber.
+    /// Returns the event's type and data, decoded from its bytes. Line ends in the data are LF, as
+    /// every subscriber sees them.
     pub fn parts(&self) -> (String, String) {
         let (mut event, mut data) = (String::new(), Vec::new());
         for line in String::from_utf8_lossy(self.bytes(Framing::Plain)).split('\n') {
@@ -94,17 +96,17 @@ impl Frame {
         (event, data.join("\n"))
     }
 
-    /// Encodes a raw `PUBLISH`: data alone.
+    /// Encodes a raw `PUBLISH`: data without type or id.
     pub fn raw(data: &str) -> SharedFrame {
         Arc::new(Frame { id: None, chunk: block(None, "", data) })
     }
 
-    /// Its bytes on the wire.
+    /// The event's bytes on the wire.
     pub fn bytes(&self, framing: Framing) -> &[u8] {
         self.chunk.framed(framing)
     }
 
-    /// About how many bytes it takes, on the wire and in memory.
+    /// The approximate size in bytes, on the wire and in memory.
     pub fn size(&self) -> usize {
         self.chunk.bytes.len()
     }
@@ -113,24 +115,25 @@ impl Frame {
 /// Why events after a position may be missing (the `reason` of a `gap` event).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GapReason {
-    /// The history was cut to its length limit.
+    /// The history was cut to its length limit, or cannot be read.
     Trimmed,
-    /// The events were older than the history keeps them.
+    /// The events are older than the history's retention time.
     Expired,
-    /// Redis may have lost acknowledged writes: the position is of another epoch.
+    /// The position is of another epoch: Redis may have lost acknowledged writes.
     Reset,
-    /// The position is not one this system gave out.
+    /// The position was not issued by this system.
     UnknownId,
     /// History is switched off.
     NoHistory,
-    /// The stream was opened before it had a position, because the broker was away.
+    /// The client was let in before the stream had a position, because the broker did not answer in
+    /// time.
     Late,
-    /// A slow reader was sent only the newest of the channel, as configured.
+    /// A slow reader was sent only the channel's newest event, as configured.
     Conflated,
 }
 
 impl GapReason {
-    /// Every reason, in the order of their declaration.
+    /// Every reason, in declaration order.
     pub const ALL: [GapReason; 7] = [
         GapReason::Trimmed,
         GapReason::Expired,
@@ -141,7 +144,7 @@ impl GapReason {
         GapReason::Conflated,
     ];
 
-    /// The word on the wire and in the metrics.
+    /// The reason's name on the wire and in the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             GapReason::Trimmed => "trimmed",
@@ -155,7 +158,9 @@ impl GapReason {
     }
 }
 
-/// A `gap` event. `position` is what the client resumes from if it reconnects now.
+/// Encodes a `gap` event. A client that reconnects right after it resumes from `position`.
+/// `channel` is `None` for all channels of the stream. `after` is the position after which events
+/// are missing, or what the client sent instead of one.
 pub fn gap(
     position: EventId,
     channel: Option<&Channel>,
@@ -175,24 +180,24 @@ pub fn gap(
     block(Some(position), "gap", &data).framed(Framing::Plain).into()
 }
 
-/// A `checkpoint` event: moves the client's cursor and fires no `onmessage`.
+/// Encodes a `checkpoint` event: it moves the client's cursor and fires no `onmessage`.
 ///
-/// An `id:`-only block would do by the standard, but Firefox and WebKit ignore it.
+/// By the standard a block with only an `id:` line would do, but Firefox and WebKit ignore it.
 pub fn checkpoint(position: EventId) -> Box<[u8]> {
     block(Some(position), "checkpoint", "").framed(Framing::Plain).into()
 }
 
-/// Where a stream begins, as its opening checkpoint says. A page compares it with what it asked for: a service worker
-/// in between may have dropped its `Last-Event-ID`.
+/// Where a stream begins. The opening checkpoint says so, and a page compares it with what it asked
+/// for, because a service worker may have dropped its `Last-Event-ID`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Began {
-    /// With what is published from now on.
+    /// With events published from now on.
     Now,
-    /// After the position.
+    /// After a position.
     After,
 }
 
-/// A stream's first checkpoint: `{"from":"now"}`, or `{"from":"<position>"}`.
+/// Encodes a stream's first checkpoint. Its data is `{"from":"now"}` or `{"from":"<position>"}`.
 pub fn first_checkpoint(position: EventId, began: Began) -> Box<[u8]> {
     let data = match began {
         Began::Now => r#"{"from":"now"}"#.to_owned(),
@@ -201,25 +206,27 @@ pub fn first_checkpoint(position: EventId, began: Began) -> Box<[u8]> {
     block(Some(position), "checkpoint", &data).framed(Framing::Plain).into()
 }
 
-/// The sign of life of an idle stream that cannot have a checkpoint, because the broker is away or its replay is not
-/// over. A script sees it, which it does not see a comment; it moves no cursor.
+/// The heartbeat of an idle stream that cannot have a checkpoint, because the broker is away or the
+/// replay has not ended. Scripts see it, unlike a comment. It has no id, so the cursor stays.
 pub const ALIVE: &[u8] = b"event: alive\ndata: \n\n";
 
-/// When to come back: the first line of a stream, and the last of one that we end. There is no blank line behind it: a
-/// parser takes the field at once, and clients that treat every block as a message see none.
+/// Encodes the reconnection time in milliseconds: the first line of a stream, and the last line of
+/// a stream that the gateway ends. No blank line follows: parsers apply the field at once, and
+/// clients that treat every block as a message see none.
 pub fn retry(retry_ms: u64) -> Box<[u8]> {
     format!("retry: {retry_ms}\n").into_bytes().into()
 }
 
-/// A heartbeat that says nothing: a comment, without the blank line that some clients take for a message.
+/// A heartbeat as a comment. It has no blank line, because some clients treat that as a message.
 pub const COMMENT: &[u8] = b":\n";
 
 fn block(id: Option<EventId>, event: &str, data: &str) -> Chunk {
     Chunk::of(data.len() + event.len() + 64, |out| write_block(out, id, event, data))
 }
 
-/// The id is a block's last line. Some clients take the cursor when they read that line: cut off behind it, inside a
-/// large event, they would resume after an event that they never had.
+/// The id is the block's last line, because some clients move the cursor when they read it. A
+/// client that is cut off after an earlier id line, inside a large event, would skip that event
+/// when it resumes.
 fn write_block(out: &mut Vec<u8>, id: Option<EventId>, event: &str, data: &str) {
     if !event.is_empty() {
         out.extend_from_slice(b"event: ");
@@ -283,7 +290,7 @@ mod tests {
     }
 
     proptest! {
-        /// The standard's own algorithm, written as plainly as it stands there, reads back what went in.
+        /// A parser that follows the standard's algorithm reads back what was encoded.
         #[test]
         fn what_is_read_is_what_was_written(event in "[^\r\n\0]{0,12}", data in "[a\r\n:\u{feff}\u{1F600} data]{0,40}") {
             let frame = Frame::event(ID, &event, &data);

@@ -1,9 +1,9 @@
-//! What a broker tells a worker's hub: an ordered, bounded queue between two threads.
+//! A broker's messages to a worker's hub: an ordered, bounded queue between two threads.
 //!
-//! The broker's side never waits, because Redis cuts a subscriber that does not read. When a worker falls
-//! behind by more than the bound, its events are dropped here and it is told `Lagged` in each place where some are
-//! missing: its connections then read history. Long before that, who publishes through this gateway waits for
-//! [`Inbox::room`].
+//! The broker's side never waits, because Redis disconnects a subscriber that does not read. When a
+//! worker falls behind by more than the bound, the inbox drops its events and queues `Lagged` in
+//! each place where some are missing; the hub's connections then read history. Long before that,
+//! publishers of this gateway wait in [`Inbox::room`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,73 +14,76 @@ use tokio::sync::{Notify, mpsc};
 use crate::feed::frame::SharedFrame;
 use crate::feed::snapshot::Snapshot;
 
-/// A hub's channel: an index, and a generation that tells it from the one that used the index before.
+/// A channel of a hub: an index, and a generation that tells it from earlier channels at that
+/// index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChannelKey {
-    /// The index.
+    /// The index in the hub's table of channels.
     pub slot: u32,
-    /// Rises with every use of the index.
+    /// Differs for every channel that uses the index.
     pub generation: u32,
 }
 
-/// A connection of a hub, and which of its reads is meant.
+/// A connection of a hub, and one of its reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReadToken {
-    /// The connection.
+    /// The connection's token.
     pub connection: u64,
-    /// Rises with every read it asks for, so that a late answer is known as such.
+    /// Rises with every read of the connection, so that a late answer can be recognised.
     pub number: u32,
 }
 
-/// Whose streams end.
+/// Which streams an operator ends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Whose {
-    /// Those of this subject.
+    /// Streams of this subject.
     Subject(Box<str>),
-    /// Those opened with the token of this id.
+    /// Streams opened with the token of this id.
     Token(Box<str>),
-    /// Those that listen to this channel. They may come back.
+    /// Streams that listen to this channel. Their clients may reconnect.
     Channel(Box<str>),
 }
 
-/// One thing a broker tells a hub.
+/// A message of a broker to a hub.
 #[derive(Debug, Clone)]
 pub enum ToHub {
     /// From here on, every event of the channel comes through this inbox.
     Attached(ChannelKey),
-    /// An event.
+    /// A live event of the channel.
     Event(ChannelKey, SharedFrame),
-    /// Everything at or below this position was told before this.
+    /// Every event at or below this position was queued before this message, or dropped and marked
+    /// by a `Lagged` before it.
     Tick(EventId),
-    /// The broker refuses the channel, in these words.
+    /// The broker refuses the channel, for this reason.
     Refused(ChannelKey, Arc<str>),
-    /// The broker's connection is gone, and with it all attachments. Each channel is attached anew.
+    /// The broker's connection is lost, and with it every attachment. The broker attaches each
+    /// channel again.
     Detached,
-    /// Events may be missing here, though attachments stand.
+    /// Events may be missing in this place. Attachments stand.
     Lagged,
-    /// These streams are not to go on.
+    /// End these streams.
     End(Whose),
-    /// How many connections listen to the channel, for whoever asks.
+    /// Count the connections that listen to the channel, and send the number to this sender.
     Count(Channel, mpsc::UnboundedSender<usize>),
-    /// The answer to reads; `cached` if it was read before they were asked for.
+    /// The answer to reads.
     Snapshot {
-        /// What was read.
+        /// What the read returned.
         snapshot: Arc<Snapshot>,
-        /// Whose reads it answers.
+        /// The reads that it answers.
         tokens: Vec<ReadToken>,
-        /// It was read before these reads were asked for.
+        /// Whether the snapshot was read before these reads were requested.
         cached: bool,
     },
 }
 
-/// Bytes of events that may wait before publishers do: some milliseconds of a worker's time.
+/// Bytes of events that may wait before publishers have to: some milliseconds of a worker's time.
 const ROOM: usize = 256 * 1024;
-/// What a hub takes at once: as many events as a socket takes together, and not more of anything than other work of
-/// its thread can wait for.
+/// Bounds of one run, which is what a hub takes at once: about as many events as one socket write
+/// accepts, and not so much that other work of the thread waits long.
 const RUN_EVENTS: usize = 256;
 const RUN_BYTES: usize = 64 * 1024;
 const RUN_OTHERS: usize = 64;
-/// An empty queue keeps room for so many messages.
+/// How many messages an empty queue keeps capacity for.
 const KEPT: usize = 1024;
 
 /// The queue of one hub.
@@ -88,7 +91,7 @@ const KEPT: usize = 1024;
 pub struct Inbox {
     queue: Mutex<Queue>,
     wake: Notify,
-    /// Publishers wait here.
+    /// Notifies publishers that wait for room.
     roomy: Notify,
     limit: usize,
 }
@@ -97,26 +100,29 @@ pub struct Inbox {
 struct Queue {
     messages: VecDeque<ToHub>,
     bytes: usize,
-    /// Events are dropped, until the hub has caught up with half of what may wait.
+    /// Whether events are being dropped. It begins when an event exceeds `limit`, and ends when the
+    /// hub has drained the queue to half of that.
     dropping: bool,
 }
 
 impl Inbox {
-    /// An empty inbox that holds at most `limit` bytes of events.
+    /// Creates an empty inbox that holds at most `limit` bytes of events.
     pub fn new(limit: usize) -> Arc<Self> {
         let (wake, roomy) = (Notify::new(), Notify::new());
         Arc::new(Inbox { queue: Mutex::default(), wake, roomy, limit })
     }
 
-    /// Appends messages in order and wakes the hub. Never waits. Answers how many events were dropped.
+    /// Appends messages in order and wakes the hub. Never waits. Returns how many events were
+    /// dropped.
     pub fn send(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
         let dropped = self.push(messages);
         self.wake();
         dropped
     }
 
-    /// Appends as [`Inbox::send`] does; [`Inbox::wake`] is to follow. For whoever holds a lock meanwhile, because
-    /// waking another thread takes longer than all else here.
+    /// Appends as [`Inbox::send`] does, but does not wake the hub; the caller must call
+    /// [`Inbox::wake`]. A caller that holds a lock uses this, because waking another thread takes
+    /// longer than the rest.
     pub fn push(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
         let mut dropped = 0;
         let mut queue = self.lock();
@@ -126,8 +132,8 @@ impl Inbox {
                 queue.dropping |= queue.bytes + bytes > self.limit;
                 if queue.dropping {
                     dropped += 1;
-                    // In every such place: a tick in between proves nothing of what was dropped before it and behind
-                    // the mark before that.
+                    // Mark every place. Without a mark between two ticks, the second tick would
+                    // vouch for events that were dropped between them.
                     if !matches!(queue.messages.back(), Some(ToHub::Lagged)) {
                         queue.messages.push_back(ToHub::Lagged);
                     }
@@ -145,7 +151,7 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    /// Whether the worker keeps up, so that publishers need not wait for it.
+    /// Whether the worker keeps up, so that publishers need not wait.
     pub fn has_room(&self) -> bool {
         self.lock().bytes <= ROOM.min(self.limit / 2)
     }
@@ -153,7 +159,7 @@ impl Inbox {
     /// Waits until the worker keeps up.
     pub async fn room(&self) {
         loop {
-            // Before the look, so that no room made in between goes unheard.
+            // Created before the check, so that a notification between check and wait is not lost.
             let made = self.roomy.notified();
             if self.has_room() {
                 return;
@@ -169,7 +175,7 @@ impl Inbox {
         }
     }
 
-    /// Moves the next messages into `into`, as many as a hub deals with at once. Answers whether there are more.
+    /// Moves the next run of messages into `into`. Returns whether more are queued.
     pub fn take(&self, into: &mut Vec<ToHub>) -> bool {
         let more = {
             let mut queue = self.lock();
@@ -197,7 +203,8 @@ impl Inbox {
     }
 }
 
-/// What counts of a message: an event's bytes, and those it takes to queue it.
+/// The size that counts against the bound: an event's bytes and its place in the queue. Other
+/// messages do not count.
 fn event_bytes(message: &ToHub) -> usize {
     match message {
         ToHub::Event(_, frame) => frame.size() + size_of::<ToHub>(),

@@ -1,24 +1,24 @@
-//! An event on its way to a broker, and what can come of it.
+//! An event on its way to a broker, and the ways in which publishing can fail.
 
 use std::sync::Arc;
 
 use sse_contract::{Channel, EventType, Publish};
 
-/// An event to publish, checked.
+/// A validated event to publish.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// Where to.
+    /// The channel to publish on.
     pub channel: Channel,
-    /// Its type, if typed.
+    /// The event's type, if it has one.
     pub event: Option<EventType>,
-    /// Its data, verbatim.
+    /// The event's data, verbatim.
     pub data: Arc<str>,
-    /// What makes a repetition of this publication answer the first one's id.
+    /// A repetition with the same key publishes nothing and returns the first event's id.
     pub idempotency_key: Option<Arc<str>>,
 }
 
 impl Publication {
-    /// The same as the contract's calls take it.
+    /// Borrows the publication in the form that the contract's calls take.
     pub fn as_publish(&self) -> Publish<'_> {
         Publish {
             channel: &self.channel,
@@ -29,25 +29,26 @@ impl Publication {
     }
 }
 
-/// Why a publication was not, or perhaps not, published.
+/// Why an event was not published, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The data exceeds the limit that the broker holds.
+    /// The data exceeds the size limit that the broker holds.
     #[error("{0}")]
     TooLarge(String),
-    /// The idempotency key was used on this channel for another payload.
+    /// The idempotency key was used on this channel with another payload.
     #[error("{0}")]
     Conflict(String),
-    /// The broker refuses this gateway the channel.
+    /// The broker does not allow this gateway to publish on the channel.
     #[error("{0}")]
     Denied(String),
-    /// Nothing was published, and nothing will be; it may be retried freely.
+    /// Nothing was published, and nothing will be. The publisher may retry freely.
     #[error("{0}")]
     Unavailable(String),
-    /// It may have been published. A repetition is exact only with an idempotency key.
+    /// The event may have been published. Only a retry with an idempotency key cannot publish it
+    /// twice.
     #[error("{0}")]
     OutcomeUnknown(String),
-    /// The broker refused it for a reason this gateway should have found first.
+    /// The broker refused the event for a reason that this gateway should have found first.
     #[error("{0}")]
     Refused(String),
 }

@@ -1,4 +1,4 @@
-//! What a hub asks a broker to read of histories.
+//! A hub's request to read history.
 
 use std::sync::Arc;
 
@@ -8,27 +8,28 @@ use sse_contract::{Channel, EventId};
 use crate::feed::inbox::ReadToken;
 use crate::feed::snapshot::Extent;
 
-/// A wish to read history.
+/// A request to read history for one connection.
 #[derive(Debug, Clone)]
 pub struct ReadRequest {
-    /// The hub that asks.
+    /// The number of the worker whose hub asks.
     pub worker: u16,
-    /// The connection, and which of its reads this is.
+    /// The connection, and the number of this read.
     pub token: ReadToken,
-    /// The connection's channels, all attached.
+    /// The connection's channels. All are attached.
     pub channels: Arc<[Channel]>,
     /// The position to read after.
     pub after: EventId,
-    /// A page that was read before may serve, unless its clock is below this.
+    /// A cached page whose clock is below this must not serve the request.
     pub youngest: EventId,
-    /// For each channel, which part of its history is wanted.
+    /// For each channel, which part of its history to read.
     pub extents: SmallVec<[Extent; 2]>,
-    /// The epoch of the live side, once it has heard of one: no page of another may serve.
+    /// The epoch of the live side, once it has seen a position. A cached page of another epoch must
+    /// not serve the request.
     pub epoch: Option<u64>,
 }
 
 impl ReadRequest {
-    /// The channels with their extents.
+    /// Iterates over the channels, each with its extent.
     pub fn parts(&self) -> impl Iterator<Item = (&Channel, Extent)> {
         self.channels.iter().zip(self.extents.iter().copied())
     }

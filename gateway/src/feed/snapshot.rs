@@ -1,4 +1,4 @@
-//! What a history read answers: parts of channels' histories and the clock, of one moment.
+//! The answer to a history read: parts of channels' histories, and the clock at the same moment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,46 +7,49 @@ use sse_contract::{Channel, EventId};
 
 use crate::feed::frame::{GapReason, SharedFrame};
 
-/// One atomic read, shared by every connection that waited for it.
+/// One atomic read, shared by all connections that waited for it.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The partition's clock S at the read: nothing at or below it can still be published.
+    /// The partition's clock S at the read. No event with an id at or below it can still be
+    /// published.
     pub clock: EventId,
-    /// The broker's time in Unix milliseconds.
+    /// The broker's time, in Unix milliseconds.
     pub now_ms: u64,
     /// Whether history is kept at all.
     pub history: bool,
-    /// How long an event is kept at least, in milliseconds.
+    /// The minimum time that an event is kept, in milliseconds.
     pub ttl_ms: u64,
-    /// What was read, by channel. A channel may have been read from several positions.
+    /// What was read, by channel. One read may start from several positions of a channel.
     pub ranges: HashMap<Channel, Vec<Range>>,
 }
 
-/// A part of one channel's history, and the facts by which its completeness is judged.
+/// A part of one channel's history, and the facts that decide whether it is complete.
 #[derive(Debug, Clone)]
 pub struct Range {
-    /// Events above this position were read.
+    /// The position that was read after.
     pub after: EventId,
-    /// The last position read when the range was cut; none when it reaches the snapshot's clock.
+    /// The last position that was read, if the range was cut. `None` if it reaches the snapshot's
+    /// clock.
     pub upto: Option<EventId>,
-    /// The youngest event ever added, if the stream exists.
+    /// The id of the last event ever added, if the history exists.
     pub last: Option<EventId>,
-    /// The oldest event kept, if any.
+    /// The id of the oldest event kept, if any.
     pub oldest: Option<EventId>,
-    /// Events kept.
+    /// How many events are kept.
     pub length: u64,
-    /// Whether nothing was ever removed from the stream since it came to be (or it does not exist).
+    /// Whether nothing was removed from the history since it was created. Also true if it does not
+    /// exist.
     pub untrimmed: bool,
-    /// The events, in id order.
+    /// The events that were read, in id order.
     pub frames: Arc<[SharedFrame]>,
-    /// Which of the events above `after` these are.
+    /// Which of the events above `after` were read.
     pub extent: Extent,
-    /// Whether the history could be read; otherwise nothing else here means anything.
+    /// Whether the history could be read. If not, the range holds neither facts nor events.
     pub readable: bool,
 }
 
 impl Range {
-    /// Of a history that cannot be read.
+    /// The range of a history that cannot be read.
     pub fn unreadable(after: EventId, extent: Extent) -> Self {
         Range {
             after,
@@ -62,41 +65,43 @@ impl Range {
     }
 }
 
-/// Which part of a history is read.
+/// Which part of a history to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Extent {
-    /// Everything after the position, as far as a page goes.
+    /// Every event after the position, up to the size of a page.
     All,
-    /// The two youngest: the newest is wanted, the other tells whether it follows directly.
+    /// The two newest events. Only the newest is sent; the other shows whether events between it
+    /// and the position are left out.
     Newest,
 }
 
 impl Snapshot {
-    /// The range of a channel that continues at `position` with this extent, if one was read.
+    /// Returns the range of `channel` with this extent from which a client at `position` can
+    /// continue. `None` if no such range was read.
     pub fn covering(&self, channel: &Channel, position: EventId, extent: Extent) -> Option<&Range> {
         let ranges = self.ranges.get(channel)?;
         let covers = |r: &&Range| {
             r.extent == extent && r.after <= position && r.upto.is_none_or(|upto| upto > position)
         };
-        // The furthest one, so that nobody walks through what others had to read.
+        // The range that reaches furthest spares the client pages that only others need.
         ranges.iter().filter(covers).max_by_key(|r| (r.upto.is_none(), r.upto))
     }
 
-    /// Whether every event of the range's channel in (`position`, clock] is still in its stream: the
-    /// rules of ARCHITECTURE.md, "Complete or told".
+    /// Whether every event of the range's channel in (`position`, clock] is still in its history.
+    /// The rules are in ARCHITECTURE.md, "Complete or told".
     pub fn complete(&self, range: &Range, position: EventId) -> bool {
         if !range.readable {
             return false;
         }
         let young = position.ms > self.now_ms.max(self.clock.ms).saturating_sub(self.ttl_ms);
         range.last.is_some_and(|last| last <= position)
-            // Nothing fits between a position and the id just above it, so nothing was cut there either.
+            // No id fits between a position and the id right above it, so nothing is missing there.
             || range.oldest.is_some_and(|oldest| oldest.before() <= position)
             || (range.untrimmed && young)
     }
 
-    /// Why events of the range's channel above `position`, a position of the clock's epoch, may be missing;
-    /// none when they are not.
+    /// Returns why events of the range's channel above `position` may be missing; `None` if none
+    /// are. `position` must be of the clock's epoch.
     pub fn missing(&self, range: &Range, position: EventId) -> Option<GapReason> {
         if self.complete(range, position) {
             return None;
@@ -113,7 +118,7 @@ impl Snapshot {
 mod tests {
     use super::*;
 
-    /// A history of an epoch whose clock is at 1000, with a ttl of 100.
+    /// Judges a range of an epoch whose clock is at 1000 ms, with a ttl of 100 ms.
     fn missing(range: Range, position: u64) -> Option<GapReason> {
         let snapshot = Snapshot {
             clock: id(1000),
@@ -150,7 +155,7 @@ mod tests {
         assert_eq!(missing(range(Some(500), Some(900), false), 500), None);
         assert_eq!(missing(range(Some(500), Some(900), false), 700), None);
         assert_eq!(missing(range(Some(950), Some(990), false), 949), Some(GapReason::Trimmed));
-        // Nothing fits between a position and the id just above it.
+        // No id fits between a position and the id right above it.
         let above = Range { oldest: Some(id(950).next(0)), ..range(None, Some(990), false) };
         assert_eq!(missing(above, 950), None);
     }
@@ -166,7 +171,7 @@ mod tests {
         let absent = || range(None, None, true);
         assert_eq!(missing(absent(), 901), None);
         assert_eq!(missing(absent(), 900), Some(GapReason::Expired));
-        // It may have expired, and have begun anew.
+        // The history may have expired and begun again.
         assert_eq!(missing(range(Some(990), Some(990), true), 901), None);
         assert_eq!(missing(range(Some(990), Some(990), true), 900), Some(GapReason::Expired));
     }

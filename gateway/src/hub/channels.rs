@@ -1,7 +1,7 @@
-//! Who of this worker's connections listens to which channel.
+//! Which of this worker's connections listen to which channel.
 //!
-//! Whoever inserts on subscribe removes on close: a channel exists here exactly as long as it has a
-//! subscriber, and its removal is what the broker hears as a loss of interest.
+//! A channel exists here exactly as long as it has a subscriber: the first one adds it, and the
+//! broker is told when the last one leaves.
 
 use std::collections::HashMap;
 
@@ -26,25 +26,26 @@ struct Entry {
     subscribers: Vec<u32>,
 }
 
-/// A connection joined a channel.
+/// The result of joining a channel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Joined {
-    /// The channel.
+    /// The channel's key.
     pub key: ChannelKey,
-    /// Its place in the list of subscribers.
+    /// The connection's index in the list of subscribers.
     pub place: u32,
-    /// It is the first: the broker must be told.
+    /// Whether the connection is the first subscriber. The broker must then be told.
     pub first: bool,
-    /// The broker has attached the channel already.
+    /// Whether the broker has attached the channel already.
     pub attached: bool,
 }
 
-/// A connection left a channel.
+/// The result of leaving a channel.
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// The connection that took its place in the list, if one did.
+    /// The connection that took over its index in the list, if one did.
     pub moved: Option<u32>,
-    /// The channel had no other subscriber and is gone: the broker must be told.
+    /// The channel, if it has lost its last subscriber and is removed. The broker must then be
+    /// told.
     pub last: Option<(Channel, ChannelKey)>,
 }
 
@@ -75,7 +76,7 @@ impl Channels {
         }
     }
 
-    /// Removes the connection at `place`; the last one of the list takes its place.
+    /// Removes the connection at `place`. The last one in the list takes over its index.
     pub(crate) fn leave(&mut self, slot: u32, place: u32) -> Left {
         let entry = &mut self.entries[slot as usize];
         entry.subscribers.swap_remove(place as usize);
@@ -88,7 +89,7 @@ impl Channels {
         Left { moved, last }
     }
 
-    /// The subscribers of a channel; none when it is gone.
+    /// The subscribers of a channel; empty if the channel is gone.
     pub(crate) fn subscribers(&self, key: ChannelKey) -> &[u32] {
         match self.entries.get(key.slot as usize) {
             Some(entry) if entry.generation == key.generation => &entry.subscribers,
@@ -96,12 +97,12 @@ impl Channels {
         }
     }
 
-    /// The channel's name, by its index.
+    /// The name of the channel at this index.
     pub(crate) fn name(&self, slot: u32) -> &Channel {
         &self.entries[slot as usize].name
     }
 
-    /// The broker attached the channel. Answers whether that is news.
+    /// Notes that the broker attached the channel. Returns whether that is new.
     pub(crate) fn set_attached(&mut self, key: ChannelKey) -> bool {
         match self.entries.get_mut(key.slot as usize) {
             Some(entry) if entry.generation == key.generation && !entry.attached => {
@@ -112,7 +113,7 @@ impl Channels {
         }
     }
 
-    /// The broker lost every attachment.
+    /// Notes that the broker lost every attachment.
     pub(crate) fn detach_all(&mut self) {
         for (_, entry) in &mut self.entries {
             entry.attached = false;

@@ -1,4 +1,4 @@
-//! What the broker's messages do to a worker's connections: the fan-out itself, lags and rejoins.
+//! What the broker's messages do to a worker's connections: fan-out, lags and rejoins.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,24 +17,24 @@ use crate::stream::connection::{Batch, End, Joining, QueueLimits};
 use crate::stream::join::{Item, Join, Next};
 use crate::stream::subscription::Refusal;
 
-/// Which of a channel's subscribers are meant.
+/// Selects subscribers of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Readers {
     All,
     /// Those that have no other channel.
     OfOneChannel,
-    /// Those that have.
+    /// Those that have other channels.
     OfSeveral,
 }
 
-/// Positions only rise, within one epoch. Where they do not, Redis is not the one it was: what came between is
-/// known to history alone.
+/// Whether positions rise within one epoch, as they must. If they do not, Redis has lost data or
+/// another server has taken over, and only history knows which events came in between.
 fn follows(last: EventId, next: EventId) -> bool {
     next.epoch() == last.epoch() && next > last
 }
 
 impl Subscribers {
-    /// Acts on one message of the broker.
+    /// Handles one message of the broker.
     pub(crate) fn handle(&mut self, message: ToHub) {
         match message {
             ToHub::Event(key, frame) => self.events(&[(key, frame)]),
@@ -45,7 +45,7 @@ impl Subscribers {
             ToHub::Lagged => self.lag_all(),
             ToHub::End(whose) => self.end(&whose),
             ToHub::Count(channel, answer) => {
-                // Whoever asked may have gone.
+                // The receiver may be gone.
                 let _ = answer.send(self.channels.count(&channel));
             }
             ToHub::Snapshot { snapshot, tokens, cached } => {
@@ -54,7 +54,7 @@ impl Subscribers {
         }
     }
 
-    /// Hands out a run of events: those of a channel, and those for a connection, in their order.
+    /// Hands out a run of events. Their order is kept within each channel and for each connection.
     pub(crate) fn events(&mut self, run: &[(ChannelKey, SharedFrame)]) {
         let (mut start, mut clock) = (0, self.clock);
         for (n, (_, frame)) in run.iter().enumerate() {
@@ -69,12 +69,12 @@ impl Subscribers {
         self.fan_out(&run[start..]);
     }
 
-    /// A run whose ids rise, above the last position.
+    /// Hands out a run whose ids rise, starting above the last position.
     fn fan_out(&mut self, run: &[(ChannelKey, SharedFrame)]) {
         let mut picks = std::mem::take(&mut self.picks);
         picks.clear();
         picks.extend(0..run.len() as u32);
-        // A stable sort: a channel's events stay in order.
+        // The sort is stable, so the events of a channel stay in order.
         picks.sort_by_key(|&n| run[n as usize].0.slot);
         let same = |a: &u32, b: &u32| run[*a as usize].0 == run[*b as usize].0;
         let alone = picks.chunk_by(same).nth(1).is_none();
@@ -87,7 +87,8 @@ impl Subscribers {
             }
         }
         if !mixed.is_empty() {
-            // Whoever has several channels gets their events in the order of all, then one write for them.
+            // A connection with several channels gets the events of all its channels in the order
+            // of the run, and one write for all of them.
             mixed.sort_unstable();
             for n in &mixed {
                 self.batch(run, std::slice::from_ref(n), Readers::OfSeveral);
@@ -102,7 +103,8 @@ impl Subscribers {
         self.clock = run.iter().rev().find_map(|(_, frame)| frame.id).or(self.clock);
     }
 
-    /// Hands events of one channel to these of its subscribers. Answers whether it has others.
+    /// Hands events of one channel to the subscribers that `readers` selects. Returns whether the
+    /// channel has others.
     fn batch(
         &mut self,
         run: &[(ChannelKey, SharedFrame)],
@@ -199,7 +201,7 @@ impl Subscribers {
         }
     }
 
-    /// All channels of a joining connection are attached.
+    /// Tells a joining connection that all its channels are attached.
     pub(crate) fn attached(&mut self, slot: usize) {
         if let Some(joining) = &mut self.connections[slot].joining {
             let mut items = Vec::new();
@@ -208,8 +210,8 @@ impl Subscribers {
         }
     }
 
-    /// The broker refuses a channel: whoever waits to be let in is told so, and every other stream with it ends, to be
-    /// told when it comes back.
+    /// The broker refuses a channel. Clients that wait to be let in are told so. Other streams with
+    /// this channel end, and their clients are told when they reconnect.
     fn refused(&mut self, key: ChannelKey, why: &Arc<str>) {
         let now = self.now();
         let slots: Vec<u32> = self.channels.subscribers(key).to_vec();
@@ -218,12 +220,12 @@ impl Subscribers {
             let retry = frame::retry(self.config.jittered_retry());
             let connection = &mut self.connections[slot];
             match connection.joining.as_mut().and_then(|joining| joining.waiter.take()) {
-                // It gives up the stream when it hears of it.
+                // The handler abandons the stream when it receives this.
                 Some(waiter) => {
                     let _ = waiter.send(Err(Refusal::Denied(channel, why.clone())));
                 }
                 None => {
-                    // A client that does not take its last words comes back all the same.
+                    // A client that does not take this `retry:` reconnects all the same.
                     let _ = connection.send_own(&retry, now);
                     self.close(slot, CloseReason::Refused);
                 }
@@ -231,7 +233,8 @@ impl Subscribers {
         }
     }
 
-    /// The broker's connection is gone: every connection waits for its channels anew.
+    /// The broker's connection is lost. Every connection waits until its channels are attached
+    /// again.
     fn detach(&mut self) {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -250,7 +253,7 @@ impl Subscribers {
         self.all_lagged = false;
     }
 
-    /// Events may have passed by every connection.
+    /// Every connection may have missed events.
     fn lag_all(&mut self) {
         if self.all_lagged {
             return;
@@ -269,8 +272,8 @@ impl Subscribers {
         self.all_lagged = !news;
     }
 
-    /// A reader is too slow for the live events: what becomes of it is configured, by channel.
-    /// It has everything up to `position`.
+    /// A reader is too slow for the live events and has everything up to `position`. The policies
+    /// of its channels decide what happens.
     fn overflow(&mut self, slot: usize, position: EventId) {
         let policies: Vec<SlowReader> = self.connections[slot]
             .memberships
@@ -289,7 +292,8 @@ impl Subscribers {
         self.attached(slot);
     }
 
-    /// Only the newest of the marked channels is of use. If that is all of them, nothing that is queued of this epoch is.
+    /// Makes the marked channels send only their newest event. `epoch` is set if all channels are
+    /// marked: the queued events of that epoch are then superseded, and dropped.
     fn conflate(&mut self, slot: usize, conflated: Vec<bool>, epoch: Option<u64>) {
         let limits = self.limits();
         let connection = &mut self.connections[slot];
@@ -304,8 +308,8 @@ impl Subscribers {
         }
     }
 
-    /// A live connection reads history from where it stands. What is queued for it stays: it is in order,
-    /// and nothing after it is.
+    /// Makes a live connection read history from its position. Its queue stays: the queue is in
+    /// order, and the read begins after it.
     fn lag(&mut self, slot: usize) {
         self.leave_live(slot, self.clock);
         self.attached(slot);
@@ -329,7 +333,8 @@ impl Subscribers {
 
     fn snapshot(&mut self, snapshot: &Snapshot, tokens: &[ReadToken], cached: bool) {
         let mut items = std::mem::take(&mut self.items);
-        // A clock far beyond what the live side has heard of is asked about there before it is believed.
+        // A clock far beyond the last tick is not believed. The join then waits for a tick that
+        // confirms it.
         let dispatched = self.clock.filter(|clock| believable(*clock, self.ticked, snapshot.clock));
         self.all_lagged = false;
         for token in tokens {
@@ -346,7 +351,7 @@ impl Subscribers {
         self.items = items;
     }
 
-    /// Queues and writes what a join handed out, and does what it asks for next.
+    /// Queues and writes what a join handed out, and does what the join asks for next.
     fn act(&mut self, slot: usize, items: &mut Vec<Item>, next: Next) {
         let now = self.now();
         for item in items.iter() {
@@ -368,7 +373,7 @@ impl Subscribers {
         }
         connection.queue_items(items.drain(..), now);
         if let Some(waiter) = waiter {
-            // Whoever waited may have gone; the stream then goes as well.
+            // The handler may have gone. It then abandons the stream.
             let _ = waiter.send(Ok(()));
         }
         match next {
@@ -394,7 +399,7 @@ impl Subscribers {
         }
     }
 
-    /// Sends the read that was held back until what it answers would have room.
+    /// Sends the read that was held back until the queue is empty, so that its answer has room.
     pub(crate) fn read_if_room(&mut self, slot: usize) {
         let connection = &mut self.connections[slot];
         if connection.pending() {

@@ -1,7 +1,8 @@
-//! The readiness of taken-over sockets: one epoll a worker, itself watched by the worker's runtime.
+//! The readiness of sockets that were taken over: one epoll for each worker, which the worker's
+//! runtime watches.
 //!
-//! Registering each socket with the runtime would cost more than a kilobyte a connection; here it costs
-//! the kernel's entry alone.
+//! To register each socket with the runtime would cost more than a kilobyte for each connection.
+//! This costs the kernel's entry alone.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -28,18 +29,18 @@ impl AsRawFd for Epoll {
 /// What happened to a socket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Readiness {
-    /// The token given to [`Poller::add`].
+    /// The token that was given to [`Poller::add`].
     pub token: u64,
-    /// The client sent something, or closed.
+    /// The client sent something, or closed the connection.
     pub readable: bool,
-    /// There is room in the socket's buffer again.
+    /// The socket's buffer has room again.
     pub writable: bool,
-    /// The connection is over.
+    /// The connection has ended.
     pub hung_up: bool,
 }
 
 impl Poller {
-    /// An empty set. Must be called within the worker's runtime.
+    /// Creates an empty epoll. Must be called within the worker's runtime.
     pub(crate) fn new() -> io::Result<Self> {
         let epoll = Epoll(epoll::create(CreateFlags::CLOEXEC)?);
         #[expect(deprecated, reason = "its replacement is unsafe; the descriptor is owned here")]
@@ -54,8 +55,8 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits until there is something, then fills `ready` with what there is now (at most a batch; more
-    /// comes with the next call).
+    /// Waits until a socket is ready, then appends one batch to `ready`. The next call returns the
+    /// rest.
     pub(crate) async fn wait(&self, ready: &mut Vec<Readiness>) -> io::Result<()> {
         let mut guard = self.epoll.readable().await?;
         let mut events: [Event; 256] =
@@ -75,7 +76,7 @@ impl Poller {
                 hung_up: flags.intersects(EventFlags::ERR | EventFlags::HUP),
             });
         }
-        // A full batch may have left some behind: only an empty epoll may be waited for.
+        // A full batch may have left some behind, so readiness is cleared only after a smaller one.
         if count < events.len() {
             guard.clear_ready();
         }

@@ -1,7 +1,7 @@
 //! The connections of one worker: opening, closing, heartbeats, deadlines, drain.
 //!
-//! It belongs to one thread and does no waiting. `fanout.rs` holds the other half: what the broker's
-//! messages do to the connections here.
+//! All state belongs to one thread, and nothing here waits. `fanout.rs` holds the other half: what
+//! the broker's messages do to these connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,14 +29,14 @@ use crate::stream::subscription::{Bearer, Held, Subscription, Waiter};
 pub(crate) struct Subscribers {
     pub(crate) connections: Slab<Connection>,
     pub(crate) channels: Channels,
-    /// What is given back when a stream ends, by its place. Most streams have nothing, and cost nothing here.
+    /// What to drop when a stream ends, by the stream's slot. Most streams have no entry.
     pub(crate) held: HashMap<usize, Held>,
-    /// The last position the broker dispatched here; none while it is away. Every event at or below it,
-    /// of the channels attached here, was handled.
+    /// The last position that the broker dispatched here; `None` while the broker is away. Every
+    /// event at or below it, of the channels attached here, was handled.
     pub(crate) clock: Option<EventId>,
-    /// When the last tick was heard.
+    /// When the last tick arrived.
     pub(crate) ticked: Instant,
-    /// Connections that wait for a tick.
+    /// Tokens of the connections that wait for a tick.
     pub(crate) ticking: Vec<u64>,
     pub(crate) broker: Broker,
     pub(crate) worker: u16,
@@ -44,26 +44,27 @@ pub(crate) struct Subscribers {
     pub(crate) cells: Arc<Cells>,
     began: Instant,
     generation: u32,
-    /// Reused between calls: what a join handed out.
+    /// Scratch space: what a join handed out.
     pub(crate) items: Vec<Item>,
-    /// Reused between calls: connections to treat after a fan-out.
+    /// Scratch space: connections that a fan-out must close or send to history.
     pub(crate) ends: Vec<(u32, End)>,
-    /// Reused between calls: the events of a run by channel.
+    /// Scratch space: indices of a run's events, sorted by channel.
     pub(crate) picks: Vec<u32>,
-    /// Reused between calls: those of them that also go to connections with several channels.
+    /// Scratch space: indices of the events that also go to connections with several channels.
     pub(crate) mixed: Vec<u32>,
-    /// Reused between calls: bytes of several events in a row.
+    /// Scratch space: the bytes of several events in a row.
     pub(crate) joined: Vec<u8>,
-    /// Connections whose bytes are in no chunks: few, so what is joined for all is joined for them on demand.
+    /// How many connections are not chunked. They are few, so plain bytes are joined only while
+    /// there are any.
     pub(crate) plain: usize,
-    /// Connections with events queued that nobody has tried to write.
+    /// Tokens of connections with queued events that nothing has tried to write.
     pub(crate) unwritten: Vec<u64>,
-    /// Every connection is to read history once more than it has asked for: another lag is no news to any.
+    /// Every connection is already due to read history once more, so another lag changes nothing.
     pub(crate) all_lagged: bool,
 }
 
 impl Subscribers {
-    /// None yet.
+    /// Creates a hub's state without connections.
     pub(crate) fn new(
         broker: Broker,
         worker: u16,
@@ -112,7 +113,7 @@ impl Subscribers {
         (u64::from(connection.generation) == token >> 32).then_some(slot)
     }
 
-    /// Takes a place for a stream whose client waits. Answers its token.
+    /// Adds a stream whose client waits to be let in. Returns its token.
     pub(crate) fn open(
         &mut self,
         framing: Framing,
@@ -163,7 +164,8 @@ impl Subscribers {
         Self::token(slot, generation)
     }
 
-    /// The client is let in before its stream has a position: it is told when to come back, and that it waits.
+    /// Lets a client in before its stream has a position. It gets `retry:` now, and a `late` gap
+    /// with its first position.
     pub(crate) fn let_in_late(&mut self, slot: usize) {
         let now = self.now();
         let retry = frame::retry(self.config.jittered_retry());
@@ -175,7 +177,7 @@ impl Subscribers {
         }
     }
 
-    /// The stream's bytes go this way from now on, behind `head`.
+    /// Makes `sink` the stream's sink. `head` is written to it first.
     pub(crate) fn lead_out(&mut self, slot: usize, sink: Sink, head: Option<Bytes>) {
         let now = self.now();
         tracing::debug!("a stream is open");
@@ -205,7 +207,8 @@ impl Subscribers {
         if reason == CloseReason::Stalled {
             connection.sink.abort();
         } else if connection.framing == Framing::Chunked {
-            // Without chunks this would be the end of a whole body, and its client would not come back.
+            // Without chunks, an orderly close would mark the body as finished, and the client
+            // would not reconnect.
             connection.sink.close_session();
         }
         self.plain -= usize::from(connection.framing == Framing::Plain);
@@ -220,7 +223,7 @@ impl Subscribers {
         self.cells.channels.set(self.channels.len() as u64);
     }
 
-    /// What the poller saw.
+    /// Handles what the poller reported.
     pub(crate) fn ready(&mut self, ready: &mut Vec<Readiness>) {
         for readiness in ready.drain(..) {
             let Some(slot) = self.find(readiness.token) else { continue };
@@ -234,7 +237,7 @@ impl Subscribers {
         }
     }
 
-    /// Writes what waits for a connection, and goes on with what waited for that.
+    /// Writes what is queued for a connection, and then sends a read that waited for room.
     pub(crate) fn flush(&mut self, slot: usize) {
         let now = self.now();
         let connection = &mut self.connections[slot];
@@ -245,7 +248,7 @@ impl Subscribers {
         self.read_if_room(slot);
     }
 
-    /// Heartbeats and deadlines, for all connections at once.
+    /// Sends heartbeats and enforces deadlines, for all connections.
     pub(crate) fn sweep(&mut self) {
         let (now, instant) = (self.now(), Instant::now());
         let heartbeat = deciseconds(self.config.heartbeat);
@@ -263,7 +266,7 @@ impl Subscribers {
                 }
                 continue;
             }
-            // Each connection has a heartbeat of its own length, so that many opened at once drift apart.
+            // The interval differs between connections, so that those opened together drift apart.
             let jitter = connection.generation.wrapping_mul(0x9E37_79B9) >> 16;
             let due = heartbeat - heartbeat * (jitter % 64) / 256;
             if now - connection.last_write < due {
@@ -289,15 +292,15 @@ impl Subscribers {
         }
     }
 
-    /// Last words to a client that is to come back.
+    /// Sends `retry:` to a client that should reconnect.
     fn send_away(&mut self, slot: usize) {
         let now = self.now();
         let retry = frame::retry(self.config.jittered_retry());
-        // A client that does not take its last words resumes from its cursor all the same.
+        // A client that does not take this resumes from its cursor all the same.
         let _ = self.connections[slot].send_own(&retry, now);
     }
 
-    /// Ends the streams that a revocation is of.
+    /// Ends the streams that a revocation names.
     pub(crate) fn end(&mut self, whose: &Whose) {
         let of = |bearer: &Bearer| match whose {
             Whose::Subject(subject) => bearer.subject.as_deref() == Some(subject),
@@ -316,7 +319,7 @@ impl Subscribers {
         };
         for slot in slots {
             match whose {
-                // They may come back, and are asked who they are.
+                // Their clients may reconnect, and are then authorised again.
                 Whose::Channel(_) => self.send_away(slot),
                 _ => self.connections[slot].finish(),
             }
@@ -324,15 +327,15 @@ impl Subscribers {
         }
     }
 
-    /// A drain that begins now and is to take this long.
+    /// Plans a drain that begins now and takes `spread`.
     pub(crate) fn drain_plan(&self, spread: Duration) -> DrainPlan {
         DrainPlan { began: Instant::now(), spread, streams: self.connections.len() }
     }
 
-    /// Ends as many streams as are due by the plan. Answers whether all have ended.
+    /// Ends as many streams as the plan makes due. Returns whether all have ended.
     pub(crate) fn drain(&mut self, plan: DrainPlan) -> bool {
         let left = plan.spread.saturating_sub(plan.began.elapsed()).as_millis();
-        // The first is due at once: a gateway with a single stream has nothing to spread.
+        // The first stream is due at once: a gateway with a single stream has nothing to spread.
         let keep = plan.streams as u128 * left / plan.spread.as_millis().max(1);
         let due = self.connections.len().saturating_sub(keep as usize);
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).take(due).collect();
@@ -344,7 +347,7 @@ impl Subscribers {
     }
 }
 
-/// When a drain began, how long it takes, and of how many streams.
+/// When a drain began, how long it takes, and how many streams there were.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DrainPlan {
     began: Instant,

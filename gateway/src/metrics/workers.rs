@@ -1,4 +1,4 @@
-//! What workers count, each in cells of its own, and how a scrape adds it up.
+//! What workers count, each in its own cells, and how a scrape adds the cells up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,27 +10,27 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use crate::feed::frame::GapReason;
 use crate::stream::close_reason::CloseReason;
 
-/// A number that one thread writes and any may read.
+/// A number that one thread writes and any thread may read.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds; only from the thread that owns the cells.
+    /// Adds `n`. Only the thread that owns the cells may call this.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Takes away; only from the thread that owns the cells.
+    /// Subtracts `n`. Only the thread that owns the cells may call this.
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
-    /// Sets; only from the thread that owns the cells.
+    /// Sets the number. Only the thread that owns the cells may call this.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// What it is now.
+    /// The current number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -49,7 +49,7 @@ pub struct Cells {
     pub opened: Count,
     /// Streams closed, by [`CloseReason`].
     pub closed: [Count; CloseReason::ALL.len()],
-    /// Events the sockets accepted whole.
+    /// Events that a socket accepted as a whole.
     pub delivered: Count,
     /// Gap events, by [`GapReason`].
     pub gaps: [Count; GapReason::ALL.len()],
@@ -62,17 +62,17 @@ pub struct Cells {
 /// The cells of all workers.
 pub(super) type AllCells = Arc<Mutex<Vec<Arc<Cells>>>>;
 
-/// Adds one number up.
+/// Sums one number over all workers.
 type Sum<'a> = &'a dyn Fn(&dyn Fn(&Cells) -> &Count) -> u64;
 
-/// One metric of the workers'.
+/// A metric that is the sum of the workers' cells.
 struct OfWorkers {
     name: &'static str,
     help: &'static str,
-    /// The label's name; none if empty.
+    /// The label's name; empty if there is no label.
     label: &'static str,
     kind: Kind,
-    /// Its values, each with the label's.
+    /// Returns the metric's values, each with its label value.
     values: fn(Sum<'_>) -> Vec<(&'static str, u64)>,
 }
 
@@ -82,7 +82,7 @@ enum Kind {
     Counter,
 }
 
-/// Each is declared here, and its number in [`Cells`].
+/// Every metric of the workers. Its number is in [`Cells`].
 const OF_WORKERS: [OfWorkers; 8] = [
     OfWorkers {
         name: "sse_subscribers",

@@ -1,8 +1,9 @@
 //! What one client has, and what it was told is missing: its side of "complete or told".
 //!
-//! Pure, and half of the join: `Join` decides when to read and when to go live, this what of a page is
-//! handed out and which gaps are told before it. What it promises: ids handed out strictly rise, and between two of
-//! them nothing of the client's channels is missing, or a gap was told in between.
+//! This is one half of the join and does no I/O. `Join` decides when to read and when to go live;
+//! `Account` decides which events of a page are handed out and which gaps precede them. It promises
+//! that ids handed out strictly rise, and that no event of the client's channels is missing between
+//! two of them unless a gap between the two says so.
 
 use std::collections::VecDeque;
 
@@ -11,53 +12,54 @@ use sse_contract::{Channel, EventId};
 use crate::feed::frame::{self, Began, GapReason, SharedFrame};
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 
-/// Something to send, in order.
+/// Something to send. Items are sent in order.
 #[derive(Debug, Clone)]
 pub enum Item {
     /// An event.
     Frame(SharedFrame),
-    /// A gap, and its reason for the metrics.
+    /// A gap's bytes, and its reason for the metrics.
     Gap(Box<[u8]>, GapReason),
-    /// The stream is open: it has all its channels, and begins at this position.
+    /// The opening checkpoint: every channel is attached, and the stream begins at this position.
     Opened(EventId, Began),
-    /// A position of the live epoch, for a client that was sent none.
+    /// A position of the live epoch, for a client that holds none.
     Checkpoint(EventId),
 }
 
-/// A client's position and what was told about it.
+/// A client's position, and what it was told about it.
 #[derive(Debug)]
 pub(crate) struct Account {
-    /// Everything at or below was handed out, or told missing.
+    /// Every event at or below this was handed out or told missing.
     position: EventId,
-    /// The last id handed out: the client's cursor once it is sent.
+    /// The last id handed out, which becomes the client's cursor once it is sent.
     told: Option<EventId>,
-    /// A reset (or the start "from the oldest") speaks for everything up to here, in every epoch before.
+    /// Up to this clock a `reset`, or the start "from the oldest", accounts for everything, also in
+    /// earlier epochs.
     vouched: Option<EventId>,
-    /// Per channel: up to here its incompleteness was told, or was never claimed.
+    /// For each channel, the position up to which missing events were told or never promised.
     excused: Vec<EventId>,
-    /// Per channel of which only the newest event is sent: the newest of the last gap that said so.
+    /// For each channel that sends only its newest event, the event that its last gap named.
     named: Vec<EventId>,
 }
 
 impl Account {
-    /// Of a client that was handed everything at or below `position`, by its own words.
+    /// The account of a client that says it has everything at or below `position`.
     pub(crate) fn after(position: EventId) -> Self {
         let (excused, named) = (Vec::new(), Vec::new());
         Account { position, told: None, vouched: None, excused, named }
     }
 
-    /// Of a connection that was live up to `position`.
+    /// The account of a connection that was live up to `position`.
     pub(crate) fn resumed(position: EventId) -> Self {
         Account { told: Some(position), ..Account::after(position) }
     }
 
-    /// Everything at or below was handed out, or told missing.
+    /// Every event at or below this was handed out or told missing.
     pub(crate) fn position(&self) -> EventId {
         self.position
     }
 
-    /// A client without a position begins here. `untold` is why something may be missing before that, and what the
-    /// client named instead of a position.
+    /// Begins at `clock`, for a client without a position. `untold` is the reason why earlier
+    /// events may be missing, with what the client sent instead of a position.
     pub(crate) fn begin(
         &mut self,
         clock: EventId,
@@ -72,13 +74,13 @@ impl Account {
         self.position = clock;
     }
 
-    /// A client with a position of its own goes on after it.
+    /// Continues after the client's own position.
     pub(crate) fn resume(&self, out: &mut Vec<Item>) {
         out.push(Item::Opened(self.position, Began::After));
     }
 
-    /// "From the oldest" claims nothing about what was gone before its first read, in any epoch. Answers whether
-    /// this read holds all it takes to begin so.
+    /// Begins at the oldest event kept, which promises nothing about events that were gone before
+    /// the first read, in any epoch. Returns false if this read lacks a channel's beginning.
     pub(crate) fn begin_oldest(
         &mut self,
         snapshot: &Snapshot,
@@ -92,36 +94,37 @@ impl Account {
         }
         let oldest = |channel| range(channel)?.oldest;
         let begins = |channel| oldest(channel).map_or(snapshot.clock, EventId::before);
-        // What a history holds that cannot be read is owed, and to be told missing.
+        // The events of a history that cannot be read are owed, and must be told missing.
         let excuse = |channel| match range(channel).is_none_or(|range| range.readable) {
             true => begins(channel),
             false => EventId::ZERO,
         };
         self.excused = channels.iter().map(excuse).collect();
         self.vouched = Some(snapshot.clock);
-        // Nothing at or below the lowest of them is claimed, so that is where the stream begins.
+        // The stream begins below the first of the oldest events: nothing is promised at or below
+        // that.
         let first = channels.iter().map(begins).min().unwrap_or(snapshot.clock);
         self.position = first.min(snapshot.clock);
         if late {
-            // What came since its client was let in may be gone again.
+            // Events published since the client was let in may be gone already.
             out.push(gap(self.position, None, GapReason::Late, "", None));
         }
         out.push(Item::Opened(self.position, Began::After));
         true
     }
 
-    /// Told once where an epoch begins with the live events: a first position; or one of the new epoch, lest the
-    /// next reconnect be told of the old one again.
+    /// Sends a checkpoint if the client holds no id of the live epoch. Otherwise its next reconnect
+    /// would present an old id and get the same `reset` again.
     pub(crate) fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) {
         if self.told.is_none_or(|id| id.epoch() != clock.epoch()) {
             out.push(Item::Checkpoint(clock));
         }
     }
 
-    /// Hands out what a read holds for this client, the gaps before it; at most `room` bytes, but one event always.
-    /// Answers whether that brought the client up to the read's clock. `extent` tells which part of the n-th
-    /// channel's history it wants. `live` are events kept meanwhile: of a channel whose history cannot be read, there is
-    /// nothing else.
+    /// Hands out the read's gaps and then its events for this client: at most `room` bytes of
+    /// events, but always one event. Returns whether the client now has everything up to the read's
+    /// clock. `extent` says which part of the n-th channel's history the client wants. `live` holds
+    /// the events kept during the join, the only source for a channel whose history cannot be read.
     pub(crate) fn take(
         &mut self,
         snapshot: &Snapshot,
@@ -141,7 +144,7 @@ impl Account {
         }
         let covering = |(n, c)| snapshot.covering(c, self.position, extent(n));
         let ranges: Option<Vec<&Range>> = channels.iter().enumerate().map(covering).collect();
-        // Otherwise the read was cut before a channel, or served positions behind ours.
+        // A range is absent if the read was cut before its channel, or served only other positions.
         let Some(ranges) = ranges else { return false };
         let clock = snapshot.clock;
         let reached =
@@ -152,7 +155,8 @@ impl Account {
         self.replay((reached, clock), channels, &ranges, live, room, out)
     }
 
-    /// The position is above the clock: no id of this epoch, so either of another one or of none.
+    /// The position is above the clock, so this epoch did not issue it: it is of another epoch, or
+    /// no event's id.
     fn tell_beyond(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
         let clock = snapshot.clock;
         if self.epoch() == clock.epoch() {
@@ -181,7 +185,7 @@ impl Account {
         self.excused = vec![clock; channels];
     }
 
-    /// The epoch this connection's position belongs to.
+    /// The epoch of the client's position, or of the clock in `vouched` if that is higher.
     fn epoch(&self) -> u64 {
         self.vouched.map_or(self.position, |v| v.max(self.position)).epoch()
     }
@@ -211,8 +215,8 @@ impl Account {
         self.excused.resize(channels.len(), EventId::ZERO);
         for (n, (channel, range)) in channels.iter().zip(ranges).enumerate() {
             let judged = self.position.max(self.excused[n]);
-            // A page must not lead past what was told of a history that cannot be read: only the live events that came in
-            // time are there.
+            // Of a history that cannot be read, only the live events that came in time are there.
+            // So another gap comes before a page that leads past the channel's last one.
             let reason = match range.readable {
                 true => snapshot.missing(range, judged),
                 false => (reached > self.excused[n]).then_some(GapReason::Trimmed),
@@ -221,12 +225,14 @@ impl Account {
             let after = self.position.to_string();
             out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
             self.told = Some(self.position);
-            // The oldest kept is still owed: until it is handed out, it may be cut off as well.
+            // The client is still owed the oldest event kept: it may be trimmed before it is handed
+            // out, and must then be told missing.
             self.excused[n] = range.oldest.map_or(clock, EventId::before);
         }
     }
 
-    /// Hands out what the ranges hold up to `reached`, in id order over all channels. Answers whether that was the clock.
+    /// Hands out the events of the ranges up to `reached`, in id order over all channels. Returns
+    /// whether `reached` is the clock and every event found room.
     fn replay(
         &mut self,
         (reached, clock): (EventId, EventId),
@@ -268,8 +274,9 @@ impl Account {
         reached == clock
     }
 
-    /// A page may lead past what the newest event of its n-th channel leaves out, and not reach that event itself. So
-    /// that is told before the page, and once for each event that is the newest.
+    /// Hands out a gap if the newest event of the n-th channel leaves older ones out, once for each
+    /// newest event. The gap comes before the page, because the page may lead past the events left
+    /// out without reaching the newest one.
     fn tell_left_out(
         &mut self,
         n: usize,
@@ -312,7 +319,8 @@ mod tests {
         EventId::new(1_000_000 + ms, 7, 0)
     }
 
-    /// A history that was trimmed: its last event, the oldest kept, and up to where it was read.
+    /// A trimmed history, by its last event, the events kept, and the position up to which it was
+    /// read.
     fn trimmed(last: u64, kept: &[u64], upto: Option<u64>) -> Range {
         Range {
             after: EventId::ZERO,
@@ -345,7 +353,7 @@ mod tests {
         out.iter().map(told).collect()
     }
 
-    /// Takes a page of a busy channel and of one of which only the newest event is wanted.
+    /// Takes a page of a busy channel, and of a quiet one that sends only its newest event.
     fn take_newest(account: &mut Account, busy: Range, quiet: Range, room: usize) -> Vec<String> {
         let channels: [Channel; 2] = ["busy", "quiet"].map(|name| name.parse().expect("a channel"));
         let [first, second] = channels.clone();
@@ -368,7 +376,7 @@ mod tests {
             .collect()
     }
 
-    /// What a gap is told of: `after..oldest`.
+    /// The bounds that a gap names, as `after..oldest`.
     fn between(block: &[u8]) -> String {
         let block = String::from_utf8_lossy(block);
         let data = block.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
@@ -381,7 +389,7 @@ mod tests {
         format!("{after}..{oldest}")
     }
 
-    /// Only the live events that came in time are there.
+    /// Of an unreadable history, only the live events that came in time are there.
     #[test]
     fn what_came_to_an_unreadable_history_since_it_was_told_of_is_told() {
         let mut account = Account::after(id(5));
@@ -410,11 +418,11 @@ mod tests {
         };
         assert_eq!(tell(&read(50, &[])), ["5.."]);
         assert_eq!(tell(&read(100, &[60, 80])), ["50..", "60", "80"]);
-        // Up to there it is told.
+        // The last gap covers everything up to this clock.
         assert_eq!(tell(&read(100, &[60, 80])), [""; 0]);
     }
 
-    /// The newest event lies above what the page reaches, and what it replaces below.
+    /// The page ends below the newest event, but above one that the newest event replaces.
     #[test]
     fn what_the_newest_replaces_is_told_before_the_position_passes_it() {
         let mut account = Account::after(id(5));
@@ -422,7 +430,7 @@ mod tests {
         let quiet = |kept: &[u64]| Range { oldest: Some(id(5)), ..trimmed(50, kept, None) };
         let out = take_newest(&mut account, busy(Some(10)), quiet(&[8, 50]), 1 << 20);
         assert_eq!(out, ["5..50", "6", "10"]);
-        // It is told once, and handed out in its turn.
+        // The gap is not repeated, and the newest event keeps its place in the order.
         let out = take_newest(&mut account, busy(None), quiet(&[8, 50]), 1 << 20);
         assert_eq!(out, ["50", "90"]);
     }
@@ -432,10 +440,10 @@ mod tests {
         let mut account = Account::after(id(5));
         let busy = || trimmed(90, &[4, 6, 10, 90], None);
         let quiet = |kept: &[u64]| Range { oldest: Some(id(5)), ..trimmed(50, kept, None) };
-        // There is room for one event a page.
+        // Each page has room for one event.
         assert_eq!(take_newest(&mut account, busy(), quiet(&[8, 50]), 1), ["5..50", "6"]);
         assert_eq!(take_newest(&mut account, busy(), quiet(&[8, 50]), 1), ["10"]);
-        // One event is newest, then another: what was newest is now left out.
+        // Another event becomes the newest, so the one before it is left out now.
         assert_eq!(take_newest(&mut account, busy(), quiet(&[50, 60]), 1), ["10..60", "60"]);
         assert_eq!(take_newest(&mut account, busy(), quiet(&[50, 60]), 1), ["90"]);
     }
@@ -449,17 +457,17 @@ mod tests {
         }
     }
 
-    /// A page that ends before the oldest event of another channel still owes it.
+    /// A page ends before another channel's oldest event, which is still owed.
     #[test]
     fn a_gap_excuses_nothing_that_was_kept_then() {
         let mut account = Account::after(id(5));
         let a = trimmed(90, &[4, 6, 10, 90], Some(10));
         let out = take(&mut account, a.clone(), trimmed(50, &[50], None));
         assert_eq!(out, ["Trimmed", "6", "10"]);
-        // Before the next page, what b still had is trimmed as well.
+        // Before the next page, the last event of b is trimmed as well.
         let out = take(&mut account, trimmed(90, &[10, 90], None), trimmed(50, &[], None));
         assert_eq!(out, ["Trimmed", "90"]);
-        // That was told: it is not told again.
+        // The gap is not repeated.
         assert_eq!(take(&mut account, a, trimmed(50, &[], None)), [""; 0]);
     }
 
@@ -476,7 +484,7 @@ mod tests {
         let b = trimmed(50, &[], None);
         assert_eq!(take(&mut account, kept(Some(old(10))), b.clone()), ["Reset", "10"]);
         assert_eq!(take(&mut account, kept(Some(old(20))), b.clone()), ["20"]);
-        // What is cut off before its page comes is covered by it as well.
+        // The reset also covers events that are trimmed before their page is read.
         assert_eq!(take(&mut account, trimmed(90, &[90], None), b), ["90"]);
     }
 
@@ -488,7 +496,7 @@ mod tests {
         let mut out = Vec::new();
         account.go_live(id(100), &mut out);
         assert!(matches!(out[..], [Item::Checkpoint(position)] if position == id(100)));
-        // Who was sent an event of it needs none.
+        // A client that holds an id of the live epoch needs no checkpoint.
         let mut account = Account::resumed(id(90));
         account.go_live(id(100), &mut out);
         assert_eq!(out.len(), 1);

@@ -1,4 +1,5 @@
-//! A stream as the body of a response: a bounded buffer between the hub and the HTTP server of one thread.
+//! A stream as the body of a response: a bounded buffer between the hub and the HTTP server, on one
+//! thread.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,16 +11,16 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-/// The connection that a body is on.
+/// The HTTP connection that carries a body.
 pub trait Carrier: fmt::Debug {
-    /// This pipe is to hear of the connection's end.
+    /// Registers a pipe, which then learns of the connection's end.
     fn hears(&self, pipe: &Rc<BodyPipe>);
 
-    /// Ends the connection with all that is on it.
+    /// Ends the connection with every stream on it.
     fn cut(&self);
 }
 
-/// A bounded buffer between the hub and a response's body, both of one worker.
+/// A bounded buffer between the hub and a response's body, which belong to the same worker.
 #[derive(Debug)]
 pub struct BodyPipe {
     inner: RefCell<Pipe>,
@@ -30,36 +31,36 @@ pub struct BodyPipe {
 #[derive(Debug, Default)]
 struct Pipe {
     buffer: BytesMut,
-    /// A write did not fit: the hub wants to hear of room.
+    /// A write did not fit, so the hub must be told when there is room.
     full: bool,
     ended: bool,
-    /// The end is the end of the story.
+    /// The body ends as finished: its client need not reconnect.
     whole: bool,
     ending: Ending,
     gone: bool,
     reader: Option<Waker>,
-    /// The connection that the body is on, which knows the pipe as well.
+    /// The connection that carries the body. It refers to the pipe, too.
     carrier: Option<Box<dyn Carrier>>,
 }
 
-/// What bodies tell the hub of their worker, between its rounds.
+/// Signals from bodies to the hub of their worker, which handles them between its rounds.
 #[derive(Debug, Default)]
 pub struct BodySignals {
     queue: RefCell<VecDeque<(u64, BodySignal)>>,
     pub(crate) wake: Notify,
 }
 
-/// One thing a body tells.
+/// A signal from a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodySignal {
-    /// There is room again.
+    /// The pipe has room again.
     Writable,
     /// The response was dropped: the client is gone.
     Gone,
 }
 
 impl BodySignals {
-    /// The next signal and the token of the connection it is for.
+    /// Takes the next signal, with the token of the connection it is for.
     pub fn pop(&self) -> Option<(u64, BodySignal)> {
         self.queue.borrow_mut().pop_front()
     }
@@ -70,11 +71,11 @@ impl BodySignals {
     }
 }
 
-/// Bytes a pipe holds: about what a socket's buffer would.
+/// Bytes that a pipe holds: about as many as a socket's buffer.
 const PIPE_BYTES: usize = 16 * 1024;
 
 impl BodyPipe {
-    /// A pipe that reports to `signals` under `token`.
+    /// Creates a pipe that reports to `signals` under `token`.
     pub fn new(signals: Rc<BodySignals>, token: u64) -> Rc<Self> {
         Rc::new(BodyPipe { inner: RefCell::default(), signals, token })
     }
@@ -93,13 +94,13 @@ impl BodyPipe {
         Ok(n)
     }
 
-    /// The body is on this connection, and hears of its end.
+    /// Names the connection that carries the body, and registers the pipe there.
     pub(crate) fn on(self: &Rc<Self>, carrier: Box<dyn Carrier>) {
         carrier.hears(self);
         self.inner.borrow_mut().carrier = Some(carrier);
     }
 
-    /// The connection is over: its body may be waiting for room, and would not notice.
+    /// Reports the end of the connection. A body that waits for room on it would not notice.
     pub(crate) fn connection_over(&self) {
         let mut pipe = self.inner.borrow_mut();
         pipe.gone = true;
@@ -109,19 +110,20 @@ impl BodyPipe {
         self.signals.push(self.token, BodySignal::Gone);
     }
 
-    /// Ends the whole connection: its client takes nothing, so that an end of the body alone would wait for ever.
+    /// Ends the whole connection. Its client takes nothing, so the end of the body alone would
+    /// never be sent.
     pub(crate) fn abort(&self) {
         if let Some(carrier) = &self.inner.borrow().carrier {
             carrier.cut();
         }
     }
 
-    /// The end that comes is the end of the story.
+    /// Makes the body end as finished, so that its client need not reconnect.
     pub(crate) fn finish(&self) {
         self.inner.borrow_mut().whole = true;
     }
 
-    /// Nothing more is written.
+    /// Ends the body. Nothing more is written.
     pub(crate) fn end(&self) {
         let mut pipe = self.inner.borrow_mut();
         pipe.ended = true;
@@ -135,20 +137,21 @@ impl BodyPipe {
 #[derive(Debug)]
 pub struct PipeReader(Rc<BodyPipe>);
 
-/// The end of a body whose client is to come back. It is an error, so that the body stays unfinished on the wire: no
-/// last chunk, or a reset in HTTP/2.
+/// The error that ends a body whose client should reconnect. It leaves the body unfinished on the
+/// wire: without its last chunk, or with a reset in HTTP/2.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream ends unfinished, so that its client comes back")]
 pub struct Unfinished;
 
-/// Ends a body unfinished, once what it said before was passed on.
+/// Ends a body unfinished, after the server has passed on the bytes before.
 #[derive(Debug, Default)]
 pub struct Ending {
     passed_on: bool,
 }
 
 impl Ending {
-    /// An error drops what the server has not written yet, so there is a turn in which it writes.
+    /// An error makes the server discard what it has not written yet, so it first gets one turn to
+    /// write.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Unfinished>>> {
         if std::mem::replace(&mut self.passed_on, true) {
             return Poll::Ready(Some(Err(Unfinished)));
@@ -159,12 +162,13 @@ impl Ending {
 }
 
 impl PipeReader {
-    /// That of this pipe.
+    /// The reader of this pipe.
     pub fn of(pipe: Rc<BodyPipe>) -> Self {
         PipeReader(pipe)
     }
 
-    /// What the hub has written since; none at the end of the story.
+    /// Returns the bytes that the hub has written since the last call; `None` once the body is
+    /// finished.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Unfinished>>> {
         let pipe = &self.0;
         let mut inner = pipe.inner.borrow_mut();
@@ -192,7 +196,7 @@ impl Drop for PipeReader {
         pipe.gone = true;
         let carrier = pipe.carrier.take();
         drop(pipe);
-        // The connection has one stream less.
+        // Dropping it tells the connection that it has one stream less.
         drop(carrier);
         self.0.signals.push(self.0.token, BodySignal::Gone);
     }

@@ -1,28 +1,28 @@
 //! Why a stream ended.
 
-/// Why a stream ended: the label in the metrics and the log.
+/// Why a stream ended, as the metrics and the log label it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client closed it.
+    /// The client closed the connection.
     Gone,
-    /// Writing failed.
+    /// Writing to the client failed.
     Failed,
-    /// The client accepted no byte for the progress deadline.
+    /// The client accepted no byte within the progress deadline.
     Stalled,
-    /// The gateway is stopping; the client should come back.
+    /// The gateway is stopping. The client should reconnect.
     Drain,
-    /// The reader was too slow, and its channels' policy is to close.
+    /// The reader was too slow, and the policy of one of its channels is to close.
     Slow,
-    /// The broker refuses one of its channels.
+    /// The broker refuses one of the stream's channels.
     Refused,
-    /// What its bearer was granted is over; the client should come back with something new.
+    /// The bearer's grant expired. The client should reconnect with a new one.
     Expired,
-    /// An operator ended it.
+    /// An operator ended the stream.
     Revoked,
 }
 
 impl CloseReason {
-    /// All there are.
+    /// Every reason, in declaration order.
     pub const ALL: [CloseReason; 8] = [
         CloseReason::Gone,
         CloseReason::Failed,
@@ -34,7 +34,7 @@ impl CloseReason {
         CloseReason::Revoked,
     ];
 
-    /// The word in metrics and logs.
+    /// The reason's name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             CloseReason::Gone => "gone",

@@ -1,7 +1,8 @@
-//! One open stream: its way out, what waits to be written, and where it stands.
+//! One open stream: its way out, its queue, and its position.
 //!
 //! A connection is live (the hub hands it events) or joining (its [`Join`] reads history). It knows
-//! neither its worker's other connections nor the broker; the hub asks it and acts.
+//! neither the worker's other connections nor the broker: the hub calls it and acts on what it
+//! returns.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -17,57 +18,57 @@ use crate::stream::outbox::{Block, Outbox};
 use crate::stream::sink::Sink;
 use crate::stream::subscription::{Bearer, Waiter};
 
-/// Time in tenths of a second since the hub began: what a connection can afford to keep.
+/// Tenths of a second since the hub began. 32 bits, because every connection keeps two.
 pub(crate) type Deciseconds = u32;
 
-/// One channel of a connection.
+/// A connection's place in one channel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Membership {
-    /// The hub's index of the channel.
+    /// The channel's index in the hub.
     pub channel: u32,
-    /// Where the connection stands in the channel's list of subscribers.
+    /// The connection's index in the channel's list of subscribers.
     pub place: u32,
 }
 
-/// Live events of one channel, in order, and what each delivery of them needs to know.
+/// Live events of one channel, in order, prepared once for all deliveries.
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
     run: &'a [(ChannelKey, SharedFrame)],
     picks: &'a [u32],
-    /// Their bytes in a row, by framing.
+    /// The events' bytes in a row, indexed by framing.
     bytes: [&'a [u8]; 2],
     first: Option<EventId>,
     last: Option<EventId>,
 }
 
-/// What became of a batch.
+/// The result of delivering a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// Events written, whole.
+    /// Events written as a whole.
     pub written: u64,
-    /// Live-only events that this connection misses.
+    /// Events without an id that this connection missed.
     pub missed: u64,
-    /// How it ended.
+    /// How the delivery ended.
     pub end: End,
 }
 
 /// How the delivery of a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// All of it was written, queued, kept by the join or not for this connection.
+    /// Every event was written, queued, kept by the join, or skipped.
     Taken,
-    /// The queue is full: the reader is too slow, and has everything up to this position.
+    /// The queue is full, because the reader is too slow. It has everything up to this position.
     Overflow(EventId),
     /// The socket failed.
     Broken,
 }
 
-/// Bounds on what a connection may have waiting.
+/// Bounds on a connection's queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueLimits {
-    /// Blocks.
+    /// How many blocks may wait.
     pub blocks: usize,
-    /// Bytes (one event may be larger).
+    /// How many bytes may wait. A single event may be larger.
     pub bytes: usize,
 }
 
@@ -75,42 +76,46 @@ pub(crate) struct QueueLimits {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sink: Sink,
-    /// None: live. Otherwise it is on its way from its position to the live events.
+    /// `None` if the connection is live.
     pub(crate) joining: Option<Box<Joining>>,
-    /// Live events at or below this were sent, or told missing. Only rises while live.
+    /// Live events at or below this were sent or told missing. It only rises while the connection
+    /// is live.
     pub(crate) seen: EventId,
     pub(crate) memberships: SmallVec<[Membership; 1]>,
     outbox: Option<Box<Outbox>>,
-    /// When something was last written, for the heartbeat.
+    /// When a byte was last written, for the heartbeat.
     pub(crate) last_write: Deciseconds,
-    /// When the socket last accepted a byte of what waits, for the progress deadline.
+    /// When the socket last accepted a queued byte, for the progress deadline.
     pub(crate) progress: Deciseconds,
-    /// Tells this connection's token from that of the one before it in the hub's slab.
+    /// Tells this connection's token from those of earlier connections in its slot of the hub's
+    /// slab.
     pub(crate) generation: u32,
     pub(crate) checkpoints: bool,
     pub(crate) framing: Framing,
-    /// Who listens; none of whom nothing can end but the client.
+    /// Who holds the stream. `None` if neither expiry nor a revocation of a subject or token can
+    /// end it.
     pub(crate) bearer: Option<Box<Bearer>>,
 }
 
-/// What only a joining connection has.
+/// The state that only a joining connection has.
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) join: Join,
     pub(crate) channels: Arc<[Channel]>,
-    /// Channels not yet attached.
+    /// How many channels are not attached yet.
     pub(crate) unattached: usize,
-    /// A read that waits for room in the outbox.
+    /// The position of a read that waits for room in the outbox.
     pub(crate) held: Option<EventId>,
-    /// The number of the read that is under way.
+    /// The number of the read under way.
     pub(crate) read_number: u32,
-    /// The client is not let in yet: nothing was said to it, not even a response's head.
+    /// Present until the client is let in. Until then nothing is sent to it, not even the
+    /// response's head.
     pub(crate) waiter: Option<Waiter>,
 }
 
 impl<'a> Batch<'a> {
-    /// Those of a run, of all channels, that `picks` names. If they are several, `joined` has their bytes in chunks and
-    /// then plain.
+    /// The events of `run` that `picks` lists; `run` has events of all channels. If `picks` lists
+    /// several, `joined` holds their bytes, in chunks and plain.
     pub(crate) fn new(
         run: &'a [(ChannelKey, SharedFrame)],
         picks: &'a [u32],
@@ -134,14 +139,14 @@ impl<'a> Batch<'a> {
         self.bytes[framing as usize]
     }
 
-    /// Whether none of it can have been sent before: ids rise, so its first event tells.
+    /// Whether every event is above `seen`. Ids rise, so the first one decides.
     fn begins_above(&self, seen: EventId) -> bool {
         self.first.is_none_or(|first| first > seen)
     }
 }
 
 impl Connection {
-    /// A connection that starts by joining.
+    /// Creates a connection that joins.
     pub(crate) fn new(
         sink: Sink,
         joining: Joining,
@@ -165,8 +170,8 @@ impl Connection {
         }
     }
 
-    /// Live events, to be sent or kept by the join. Without `write` they are only queued, for a
-    /// [`Connection::flush`] that follows.
+    /// Sends live events, or has the join keep them. If `write` is false they are only queued, and
+    /// [`Connection::flush`] must follow.
     pub(crate) fn deliver(
         &mut self,
         batch: &Batch<'_>,
@@ -200,7 +205,7 @@ impl Connection {
         delivery
     }
 
-    /// Queues what of a batch is not written yet: its first `done` bytes are.
+    /// Queues the rest of a batch whose first `done` bytes are written.
     fn queue_batch(
         &mut self,
         batch: &Batch<'_>,
@@ -214,7 +219,7 @@ impl Connection {
                 continue;
             }
             if delivery.end == End::Taken && self.is_full(frame, limits) {
-                // It may be full only because nobody has tried to write it yet.
+                // The queue may be full only because nothing has tried to write it yet.
                 self.flush_into(delivery, now);
                 if delivery.end == End::Taken
                     && let Some(id) = frame.id
@@ -224,7 +229,8 @@ impl Connection {
                 }
             }
             if delivery.end != End::Taken || self.is_full(frame, limits) {
-                // What has an id is read again. A raw event has no place in history: it is missed.
+                // An event with an id will be read from history. A raw event is not in history, so
+                // it is missed.
                 delivery.missed += u64::from(frame.id.is_none());
                 continue;
             }
@@ -248,14 +254,14 @@ impl Connection {
         }
     }
 
-    /// Whether there is no room for an event. A single one always has room, however large it is.
+    /// Whether an event does not fit. A single event always fits, however large it is.
     fn is_full(&self, frame: &SharedFrame, limits: QueueLimits) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| {
             outbox.len() >= limits.blocks || outbox.bytes() + frame.size() > limits.bytes
         })
     }
 
-    /// Queues what a join handed out; [`Connection::flush`] writes it.
+    /// Queues what a join handed out. [`Connection::flush`] writes it.
     pub(crate) fn queue_items(&mut self, items: impl Iterator<Item = Item>, now: Deciseconds) {
         for item in items {
             match item {
@@ -271,7 +277,7 @@ impl Connection {
         }
     }
 
-    /// Queues a response's head before all else. Nothing may have been written yet.
+    /// Queues the response's head before all else. Nothing may be written yet.
     pub(crate) fn lead(&mut self, head: Bytes, now: Deciseconds) {
         if self.outbox.is_none() {
             self.progress = now;
@@ -279,13 +285,14 @@ impl Connection {
         self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).lead(head);
     }
 
-    /// Writes a block of this connection's own, behind whatever waits.
+    /// Writes a block that belongs to this connection, after everything queued.
     pub(crate) fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
         self.queue_own(block, now);
         self.flush(now)
     }
 
-    /// Writes a heartbeat if nothing waits; what a later byte would prove is otherwise proven by what waits.
+    /// Writes a heartbeat. Skipped when data is queued: that data probes the connection just as
+    /// well.
     pub(crate) fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
         if self.outbox.is_some() {
             return Ok(());
@@ -299,7 +306,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes what waits, as much as fits. Answers how many queued events were finished.
+    /// Writes as much of the queue as fits. Returns how many queued events were finished.
     pub(crate) fn flush(&mut self, now: Deciseconds) -> io::Result<u64> {
         let mut events = 0;
         while let Some(outbox) = &mut self.outbox {
@@ -322,8 +329,8 @@ impl Connection {
         Ok(events)
     }
 
-    /// Drops the last queued events, those of this epoch. Answers the position before them, if there were any with an id,
-    /// and how many had none.
+    /// Drops the events of this epoch at the end of the queue. Returns the position before the
+    /// first of them that has an id, and how many had none.
     pub(crate) fn drop_events(&mut self, epoch: u64) -> (Option<EventId>, u64) {
         let Some(outbox) = &mut self.outbox else { return (None, 0) };
         let (first, raw) = outbox.drop_events(epoch, self.sink.holds_back());
@@ -333,20 +340,20 @@ impl Connection {
         (first.map(EventId::before), raw)
     }
 
-    /// Ends the body as one that is finished: its client is not to come back. Where something still waits, its end would be
-    /// taken for a part of that, so the connection is cut instead.
+    /// Ends the body as finished, so that the client does not reconnect. If something is queued,
+    /// the client would take the last chunk for a part of that, so the connection is cut instead.
     pub(crate) fn finish(&mut self) {
         if !self.pending() {
             self.sink.finish(self.framing);
         }
     }
 
-    /// Whether something waits to be written.
+    /// Whether something is queued.
     pub(crate) fn pending(&self) -> bool {
         self.outbox.is_some()
     }
 
-    /// Queues a block of this connection's own; [`Connection::flush`] writes it.
+    /// Queues a block that belongs to this connection. [`Connection::flush`] writes it.
     pub(crate) fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
         self.queue(Block::Own(frame::framed(block, self.framing)), 0, now);
     }
@@ -371,14 +378,14 @@ mod tests {
     use crate::stream::join::{Limits, Start};
     use crate::stream::tls_socket::{self, TlsSocket};
 
-    /// What a connection's client reads with.
+    /// The client's end of a connection.
     enum Client {
         Plain(UnixStream),
         Tls(UnixStream, Box<rustls::ClientConnection>),
     }
 
     impl Client {
-        /// Reads this many bytes at most from the socket; appends what they say.
+        /// Reads at most this many bytes from the socket, and appends their content.
         fn read(&mut self, most: usize, into: &mut Vec<u8>) {
             let (Client::Plain(socket) | Client::Tls(socket, _)) = self;
             let mut buffer = vec![0; most];
@@ -388,7 +395,7 @@ mod tests {
             while !bytes.is_empty() {
                 session.read_tls(&mut bytes).unwrap();
                 session.process_new_packets().unwrap();
-                // It ends with the error that there is no more for now.
+                // Ends with an error, because there is no more data yet.
                 let _ = session.reader().read_to_end(into);
             }
         }
@@ -396,7 +403,7 @@ mod tests {
 
     const LIMITS: QueueLimits = QueueLimits { blocks: 6, bytes: 20_000 };
 
-    /// A live connection that has everything up to `seen`, and its client.
+    /// Makes a live connection that has everything up to `seen`, and its client.
     fn live(seen: EventId, framing: Framing, tls: bool) -> (Connection, Client) {
         let (server, client) = UnixStream::pair().unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&server, 1).unwrap();
@@ -446,8 +453,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the client takes and however events are batched: it is sent each event up to where the
-        /// delivery ended, once, and no other.
+        /// Whatever the client takes and however events are batched, it is sent each event up to
+        /// the position where the delivery ended, once, and no other.
         #[test]
         fn what_is_sent_ends_at_the_position_that_is_answered(
             batches in proptest::collection::vec(
@@ -503,11 +510,12 @@ mod tests {
         assert_eq!(delivery.end, End::Overflow(id(1).before()));
     }
 
-    /// The session has sealed a byte of an event that counts as not accepted: it is on its way.
+    /// The session has sealed one byte of an event that counts as not accepted. That byte will be
+    /// sent.
     #[test]
     fn what_a_session_has_sealed_is_not_dropped() {
         let (mut connection, mut client) = live(id(0), Framing::Plain, true);
-        // A record ends one byte behind the first event.
+        // A record ends one byte after the first event.
         let around = Frame::event(id(1), "", "").bytes(Framing::Plain).len();
         let first = Frame::event(id(1), "", &"x".repeat(16 * 1024 - 1 - around));
         let second = Frame::event(id(2), "", "second");

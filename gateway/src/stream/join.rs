@@ -1,13 +1,14 @@
-//! How one connection gets from its position to the live events, losing nothing silently.
+//! How one connection gets from its position to the live events without a silent loss.
 //!
-//! A pure state machine: it is told what happened and answers what to send and what to ask for. It does
-//! no I/O and knows neither Redis nor sockets. One machine serves a client that reconnects, a reader
-//! that fell behind and a gateway that lost its broker; they differ only in where they start.
+//! A state machine without I/O: its caller tells it what happened, and it returns what to send and
+//! what to ask for. It knows neither Redis nor sockets. The same machine serves a client that
+//! reconnects, a reader that fell behind, and a gateway that lost its broker; they differ only in
+//! where they start.
 //!
-//! What it promises: the events it hands out have strictly rising ids, and between the position it
-//! started from and the last one handed out none is missing, or a gap was handed out before. What it
-//! holds is bounded: live events that arrive during the join are kept up to a limit, then dropped and
-//! read from history instead.
+//! It promises that the events it hands out have strictly rising ids, and that none is missing
+//! between the starting position and the last one unless a gap was handed out before. Its memory is
+//! bounded: it keeps live events up to a limit during the join; beyond that it drops them and reads
+//! them from history.
 
 use std::collections::VecDeque;
 
@@ -19,75 +20,78 @@ use crate::feed::frame::{GapReason, SharedFrame};
 use crate::feed::snapshot::{Extent, Snapshot};
 use crate::stream::account::Account;
 
-/// Where a connection wants to begin.
+/// Where a client wants its stream to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// Live events only, from now.
+    /// At the next event published.
     Now,
-    /// The oldest event kept.
+    /// At the oldest event kept.
     Oldest,
-    /// After this event.
+    /// After the event with this id.
     After(EventId),
-    /// The client named something that is no event id; what it said, shortened.
+    /// The client named something that is no event id. This is what it sent, shortened.
     Unknown(Box<str>),
 }
 
-/// What to do next for the connection.
+/// What the caller must do next for the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Nothing, until something happens.
     Wait,
-    /// Ask for a tick.
+    /// Ask the broker for a tick.
     Tick,
-    /// Read history after this position, as soon as there is room for it.
+    /// Read history after this position, as soon as the outbox has room for it.
     Read(EventId),
-    /// The join is over: send live events above this position.
+    /// End the join, and send live events above this position.
     Live(EventId),
 }
 
-/// Bounds on what a join holds and hands out at once.
+/// Bounds on the live events that a join keeps while it reads history.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Live events kept while history is read.
+    /// How many events it keeps.
     pub live_events: usize,
-    /// Bytes of those.
+    /// How many bytes of events it keeps.
     pub live_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Not all channels are attached: what is published now may pass us by, so nothing is read yet.
+    /// Some channels are not attached, so events published now may not arrive. Nothing is read yet.
     Attaching,
-    /// A tick is awaited: for a first position, or because a read saw a newer epoch than the live side.
+    /// Waits for a tick: for a first position, or because a read saw a newer epoch than the live
+    /// side.
     Ticking,
-    /// A read was asked for.
+    /// Waits for the answer to a read.
     Reading,
 }
 
-/// A connection between its position and the live events.
+/// The state of a connection that is not live.
 #[derive(Debug)]
 pub struct Join {
     phase: Phase,
     start: Start,
-    /// What it has, and where it stands. Meaningless while `start` is not `After`.
+    /// What the client has and was told. Without meaning while `start` is not `After`.
     account: Account,
     live: VecDeque<SharedFrame>,
     live_bytes: usize,
     overflowed: bool,
     limits: Limits,
-    /// The clock of the youngest page so far. An older one could hand out what an excuse of this one says
-    /// nothing is owed of, and what follows that would be lost.
+    /// The clock of the youngest page so far. An older page may hold events that are already
+    /// excused; if they were handed out, the loss of the events after them would go unnoticed.
     youngest: EventId,
-    /// Channels of which only the newest event is sent until the connection is live; none for most.
+    /// Marks the channels that send only their newest event until the connection is live. Mostly
+    /// empty.
     conflated: Vec<bool>,
-    /// Where the stream begins was not said yet.
+    /// The opening checkpoint was not handed out yet.
     unopened: bool,
-    /// The client was let in before the stream had a position: what was published since may be missing.
+    /// The client was let in before the stream had a position, so events published since may be
+    /// missing.
     late: bool,
 }
 
 impl Join {
-    /// A join from a client's own words. It waits for its channels to be attached.
+    /// Creates a join from what the client asked for. It waits until its channels are attached.
     pub fn new(start: Start, limits: Limits) -> Self {
         let position = if let Start::After(id) = start { id } else { EventId::ZERO };
         Join {
@@ -105,33 +109,34 @@ impl Join {
         }
     }
 
-    /// A join of a connection that was live up to `position`.
+    /// Creates a join for a connection that was live up to `position`.
     pub fn resumed(position: EventId, limits: Limits) -> Self {
         let account = Account::resumed(position);
         Join { account, unopened: false, ..Join::new(Start::After(position), limits) }
     }
 
-    /// The client is let in although it cannot be said yet where its stream begins.
+    /// Notes that the client is let in before the stream has a position.
     pub fn late(&mut self) {
         self.late = true;
     }
 
-    /// Until it is live, send only the newest event of the channels that are marked, one mark a channel.
+    /// Marks channels, one mark each, that send only their newest event until the connection is
+    /// live.
     pub fn conflating(self, conflated: Vec<bool>) -> Self {
         Join { conflated, ..self }
     }
 
-    /// A cached page must not be older than this clock.
+    /// The lowest clock that a cached page may have.
     pub fn youngest(&self) -> EventId {
         self.youngest
     }
 
-    /// Which part of its n-th channel's history it reads.
+    /// Which part of the n-th channel's history the join reads.
     pub fn extent(&self, n: usize) -> Extent {
         extent(&self.conflated, n)
     }
 
-    /// Every channel is attached: from now on no event passes by unseen.
+    /// Every channel is attached: from now on no live event is missed.
     pub fn attached(&mut self, out: &mut Vec<Item>) -> Next {
         if self.phase != Phase::Attaching {
             return Next::Wait;
@@ -151,20 +156,21 @@ impl Join {
         }
     }
 
-    /// The live side is gone; what it brought may have holes behind it.
+    /// The live side is lost. Events may be missing after the kept ones, so those are dropped.
     pub fn detached(&mut self) {
         self.phase = Phase::Attaching;
         self.drop_live();
         self.overflowed = false;
     }
 
-    /// Events may have passed by although the channels stay attached: one more read is due. Answers whether that is news.
+    /// Events may have been missed although the channels stay attached, so one more read is due.
+    /// Returns whether that is new.
     pub fn lagged(&mut self) -> bool {
         self.drop_live();
         !std::mem::replace(&mut self.overflowed, true)
     }
 
-    /// A tick: everything at or below `clock` has been dispatched.
+    /// A tick: every event at or below `clock` was dispatched.
     pub fn tick(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
         if self.phase != Phase::Ticking {
             return Next::Wait;
@@ -176,18 +182,18 @@ impl Join {
         };
         self.account.begin(clock, untold, out);
         self.unopened = false;
-        // What was kept meanwhile is at or below the tick: it came before "now".
+        // The kept events are at or below the tick, so they came before "now".
         self.drop_live();
         if std::mem::take(&mut self.overflowed) {
-            // Events behind the tick may have been dropped as well: history has them.
+            // Events after the tick may have been dropped as well. History has them.
             self.start = Start::After(clock);
             return self.read();
         }
         self.go_live(clock, out)
     }
 
-    /// A live event while joining. One without an id is live only, hence not for us: answers whether it
-    /// was taken.
+    /// A live event during the join. Returns false for an event without an id: it is in no history,
+    /// so the connection misses it.
     pub fn live(&mut self, frame: &SharedFrame) -> bool {
         if frame.id.is_none() {
             return false;
@@ -206,11 +212,11 @@ impl Join {
         true
     }
 
-    /// The answer to a read that was asked for after the channels were attached.
+    /// The answer to a read that was requested after the channels were attached.
     ///
-    /// A `cached` one was read before that, for somebody else: it brings the connection on, but never makes
-    /// it live. `dispatched` is the last position the live side has reached; `room` is how many bytes may be handed
-    /// out (one event always may).
+    /// A `cached` answer was read before that, for another connection. It advances this connection
+    /// but never makes it live. `dispatched` is the last position that the live side has reached.
+    /// `room` is how many bytes may be handed out; one event always may.
     pub fn snapshot(
         &mut self,
         snapshot: &Snapshot,
@@ -225,8 +231,9 @@ impl Join {
         }
         let clock = snapshot.clock;
         if dispatched.is_none_or(|id| id.epoch() != clock.epoch()) {
-            // The live side has not seen this epoch begin: its events could still be of the old one, and the read of a
-            // master that is none any more. So nothing of it is told.
+            // The live side has not seen this epoch begin. Its events could still be of the old
+            // epoch, and this page may come from a deposed master. So nothing of the page is handed
+            // out.
             if cached {
                 return self.read();
             }
@@ -239,7 +246,7 @@ impl Join {
         self.youngest = clock;
         if self.start == Start::Oldest {
             if !snapshot.history {
-                // The oldest is now, whatever is left from before history was switched off.
+                // Begin at "now", whatever is left from before history was switched off.
                 self.start = Start::Now;
                 self.phase = Phase::Ticking;
                 return Next::Tick;
@@ -349,7 +356,7 @@ mod tests {
             join.late();
         }
         assert_eq!(join.attached(&mut out), Next::Read(EventId::ZERO));
-        // Something is left there from before history was switched off.
+        // An event is left from before history was switched off.
         let [a, b] = [(); 2].map(|()| range(EventId::ZERO, None, 50, Some(50), &[50]));
         let snapshot = Snapshot { history, ..snapshot(100, a, b) };
         let next = join.snapshot(&snapshot, &channels(), Some(id(100)), false, 1 << 20, &mut out);
@@ -359,7 +366,8 @@ mod tests {
         }
     }
 
-    /// What was published since the head may be gone before the first read: trimmed, expired, or never kept.
+    /// Events published since the head may be gone before the first read: trimmed, expired, or
+    /// never kept.
     #[test]
     fn who_is_let_in_late_is_told_also_from_the_oldest() {
         for history in [false, true] {
@@ -379,7 +387,7 @@ mod tests {
         assert!(matches!(out[..], [Item::Opened(at, Began::Now)] if at == id(100)), "{out:?}");
     }
 
-    /// A worker whose inbox overflowed still hears ticks, but not the events behind them.
+    /// A worker whose inbox overflowed still gets ticks, but not the events after them.
     #[test]
     fn a_lag_before_the_first_position_is_read_up() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
@@ -389,7 +397,7 @@ mod tests {
         assert_eq!(join.tick(id(100), &mut Vec::new()), Next::Read(id(100)));
     }
 
-    /// Live events of the old epoch may be on their way, with ids above the new one's.
+    /// Live events of the old epoch may be on their way, with ids above those of the new one.
     #[test]
     fn a_read_of_an_epoch_that_the_live_side_has_not_seen_makes_nobody_live() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
@@ -406,13 +414,13 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(read(&mut join, Some(old), true, &mut out), Next::Read(id(5)));
         assert_eq!(read(&mut join, Some(old), false, &mut out), Next::Tick);
-        // It may be of a master that was deposed: nothing of it is told.
+        // The page may come from a deposed master, so nothing of it is handed out.
         assert!(out.is_empty(), "{out:?}");
         assert_eq!(join.tick(id(101), &mut out), Next::Read(id(5)));
         assert_eq!(read(&mut join, Some(id(101)), false, &mut out), Next::Live(id(100)));
     }
 
-    /// The chaos suite found this with seeds 1013 and 2003.
+    /// Found by the chaos suite, with seeds 1013 and 2003.
     #[test]
     fn an_older_page_is_not_taken() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
@@ -423,15 +431,15 @@ mod tests {
             join.snapshot(snapshot, &channels(), Some(id(100)), cached, 1 << 20, &mut out);
         };
         let zero = EventId::ZERO;
-        // Read after b was trimmed to nothing: it is excused. The page of a is cut at 10.
+        // This page was read after b was trimmed to nothing, so b is excused. It ends at 10 for a.
         let trimmed = snapshot(
             100,
             range(zero, Some(10), 90, Some(1), &[1, 10]),
             range(zero, None, 50, None, &[]),
         );
         read(&mut join, &trimmed, false);
-        // A page from before that still has events of b. If they were handed out, what followed them and is
-        // gone would be missed by nobody.
+        // This older page still has events of b. If they were handed out, the loss of the events
+        // after them would go unnoticed.
         let older = snapshot(
             45,
             range(id(10), None, 44, Some(1), &[11, 44]),
@@ -444,7 +452,7 @@ mod tests {
         );
     }
 
-    /// Nothing but the live side has the events of a channel whose history cannot be read.
+    /// Only the live side has the events of a channel whose history cannot be read.
     #[test]
     fn live_events_of_an_unreadable_history_are_handed_out_in_their_order() {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
@@ -470,12 +478,13 @@ mod tests {
         for n in [30, 35, 50] {
             join.live(&Frame::event(id(n), "", "x"));
         }
-        // 30 is of the readable one, and in its history as well. What came to the other one since it was told of, and not by
-        // the live side, is told before the page leads past it.
+        // Event 30 is of the readable channel, and in its history as well. The live side may lack
+        // events of the other channel since its last gap, so another gap comes before the page
+        // leads past it.
         assert_eq!(read(&mut join, 45, None, &[10, 30], &mut out), Next::Live(id(50)));
         assert_eq!(told(&mut out), ["Trimmed", "20", "30", "35", "50"]);
 
-        // What was told speaks for everything up to its read's clock, and for nothing above.
+        // A gap covers everything up to its read's clock, and nothing above.
         let mut join = Join::resumed(id(5), limits);
         join.attached(&mut Vec::new());
         read(&mut join, 40, Some(10), &[10], &mut out);

@@ -1,4 +1,5 @@
-//! What a connection still has to write: bounded, in order, shared where it can be.
+//! What a connection still has to write: a bounded queue in order, which shares events with other
+//! connections.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -8,14 +9,14 @@ use sse_contract::EventId;
 
 use crate::feed::frame::{Framing, SharedFrame};
 
-/// A block of the stream, whole.
+/// A whole block of the stream.
 #[derive(Debug)]
 pub(crate) enum Block {
     /// An event, shared with every other connection that is sent it.
     Shared(SharedFrame),
-    /// A gap, a checkpoint: this connection's own, in its framing.
+    /// A block of this connection alone, such as a gap or a checkpoint, in its framing.
     Own(Box<[u8]>),
-    /// A response's head.
+    /// The response's head.
     Head(Bytes),
 }
 
@@ -29,26 +30,28 @@ impl Block {
     }
 }
 
-/// Blocks that the socket has not accepted yet. It exists only while there are any.
+/// Blocks that the socket has not accepted yet. A connection has an outbox only while there are
+/// any.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     framing: Framing,
     blocks: VecDeque<Block>,
-    /// How much of the first block the socket has accepted.
+    /// How many bytes of the first block the socket has accepted.
     written: usize,
     bytes: usize,
 }
 
-/// How many blocks one write takes: enough to fill a socket's buffer with small events.
+/// How many blocks one write takes: enough small events to fill a socket's buffer.
 const GATHER: usize = 64;
 
 impl Outbox {
-    /// An empty one, of a connection with this framing.
+    /// Creates an empty outbox for this framing.
     pub(crate) fn new(framing: Framing) -> Self {
         Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0 }
     }
 
-    /// Appends a block, of which `written` bytes are already accepted (only ever for the first).
+    /// Appends a block. The socket has accepted its first `written` bytes, which may be more than 0
+    /// only for the first block.
     pub(crate) fn push(&mut self, block: Block, written: usize) {
         debug_assert!(written == 0 || self.blocks.is_empty());
         self.bytes += block.bytes(self.framing).len() - written;
@@ -56,18 +59,20 @@ impl Outbox {
         self.blocks.push_back(block);
     }
 
-    /// Puts a response's head before all else; none of it may be written yet.
+    /// Puts the response's head before all else. Nothing may be written yet.
     pub(crate) fn lead(&mut self, head: Bytes) {
         debug_assert_eq!(self.written, 0);
         self.bytes += head.len();
         self.blocks.push_front(Block::Head(head));
     }
 
-    /// Drops the events of this epoch behind all other blocks; one that is begun stays, and `begun` says that the first one
-    /// is although none of it is accepted. Answers the id of the first one, and how many had none.
+    /// Drops the events of this epoch at the end of the queue. A block that is partly written
+    /// stays; `begun` says so of the first block even if none of it counts as accepted. Returns the
+    /// lowest id dropped, and how many dropped events had no id.
     ///
-    /// A gap or a checkpoint may name a position at or above the events before it: without them, it would be untrue. Nor
-    /// can a reader go back to another epoch without a reset.
+    /// A gap or a checkpoint stays with the events before it, because it may name a position at or
+    /// above them. Events of another epoch stay, because a reader cannot go back to that epoch
+    /// without a reset.
     pub(crate) fn drop_events(&mut self, epoch: u64, begun: bool) -> (Option<EventId>, u64) {
         let (mut first, mut raw) = (None, 0);
         let begun = usize::from(begun || self.written > 0);
@@ -84,12 +89,12 @@ impl Outbox {
         (first, raw)
     }
 
-    /// Bytes not yet accepted.
+    /// How many bytes are not accepted yet.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Blocks not yet accepted whole.
+    /// How many blocks are not accepted as a whole.
     pub(crate) fn len(&self) -> usize {
         self.blocks.len()
     }
@@ -99,7 +104,7 @@ impl Outbox {
         self.blocks.is_empty()
     }
 
-    /// What to write next, from the first unaccepted byte on.
+    /// What to write next, from the first byte that is not accepted.
     pub(crate) fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let first = self.written;
         self.blocks.iter().take(GATHER).enumerate().map(move |(n, block)| {
@@ -107,7 +112,7 @@ impl Outbox {
         })
     }
 
-    /// The socket accepted this many bytes. Answers how many events were finished by that.
+    /// Removes the bytes that the socket accepted. Returns how many events that finished.
     pub(crate) fn advance(&mut self, mut accepted: usize) -> u64 {
         self.bytes -= accepted;
         let mut events = 0;
@@ -132,8 +137,10 @@ mod tests {
     use crate::feed::frame::Frame;
     use proptest::prelude::*;
 
-    /// What stays of these blocks: a number is the event with that id, `old` one of an epoch before, `raw` one without an
-    /// id, `gap` a block of the connection's own. Some bytes of the first one are written.
+    /// Drops events from an outbox with these blocks. A number is the event with that id, `old` an
+    /// event of an earlier epoch, `raw` one without an id, `gap` a block of the connection's own.
+    /// Of the first block, `written` bytes are accepted. Returns how many blocks stay, and what
+    /// `drop_events` returned.
     fn dropped(blocks: &[&str], written: usize) -> (usize, Option<u64>, u64) {
         let mut outbox = Outbox::new(Framing::Plain);
         for (n, block) in blocks.iter().enumerate() {

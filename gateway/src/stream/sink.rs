@@ -1,8 +1,8 @@
-//! Where a connection's bytes go: a socket of our own, with or without TLS, or the body of a response that somebody else
-//! writes.
+//! Where a connection's bytes go: a socket that the hub owns, with or without TLS, or the body of a
+//! response that the HTTP server writes.
 //!
-//! All take what fits now and say how much that was; neither waits. So one connection works alike on
-//! any of them, and the choice is made once, when the stream begins.
+//! Each accepts what fits now, says how much that was, and never waits. So a connection works alike
+//! on any of them, and the choice is made once, when the stream begins.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,34 +15,35 @@ use crate::feed::frame::Framing;
 use crate::stream::body_pipe::BodyPipe;
 use crate::stream::tls_socket::TlsSocket;
 
-/// The end of a body in chunks (RFC 9112 §7.1).
+/// The end of a chunked body (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A connection's way out.
+/// Where a connection's bytes go.
 #[derive(Debug)]
 pub enum Sink {
-    /// None yet: the client is not let in. It takes nothing.
+    /// Nowhere yet, because the client is not let in. Accepts nothing.
     Awaited,
-    /// The socket was taken over: the hub owns it and closes it by dropping it.
+    /// A socket that was taken over. The hub owns it, and closes it by dropping it.
     Socket(OwnedFd),
-    /// The same, with the TLS session on it.
+    /// A socket that was taken over, with its TLS session.
     Tls(Box<TlsSocket>),
     /// The HTTP server keeps the socket and reads from this pipe.
     Body(Rc<BodyPipe>),
 }
 
-/// What reading from a client's side told.
+/// What reading from the client showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientSide {
-    /// Still there.
+    /// The client is still there.
     Open,
-    /// It closed, or the connection broke.
+    /// The client closed the connection, or it broke.
     Gone,
 }
 
 impl Sink {
-    /// Writes what fits now. `Ok(0)` means that nothing does until the sink is writable again. What is not accepted must be
-    /// offered again before anything else.
+    /// Writes what fits now, and returns how many bytes that was. `Ok(0)` means that nothing fits
+    /// until the sink is writable again. Bytes that were not accepted must be offered again before
+    /// any others.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Sink::Awaited => Ok(0),
@@ -54,7 +55,7 @@ impl Sink {
         }
     }
 
-    /// Writes what fits now of several pieces in a row.
+    /// Writes what fits now of several slices in a row.
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Sink::Awaited => Ok(0),
@@ -74,8 +75,8 @@ impl Sink {
         }
     }
 
-    /// Reads and throws away what the client sent: nothing more is expected of it, but only reading tells
-    /// whether it is still there.
+    /// Reads and discards what the client sent. The gateway expects nothing from it, but only a
+    /// read shows whether it is still there.
     pub fn drain(&mut self) -> ClientSide {
         let fd = match self {
             Sink::Socket(fd) => fd,
@@ -93,11 +94,12 @@ impl Sink {
         }
     }
 
-    /// Says that the body is whole: nothing more comes, and the client need not come back for it.
+    /// Ends the body as finished: the client need not reconnect.
     pub fn finish(&mut self, framing: Framing) {
         match self {
             Sink::Awaited => {}
-            // A socket that does not take these few bytes ends unfinished, and its client is told by its next request.
+            // If the socket does not take these few bytes, the stream ends unfinished, and the
+            // client learns why from its next request.
             Sink::Socket(_) | Sink::Tls(_) if framing == Framing::Chunked => {
                 drop(self.write(LAST_CHUNK));
             }
@@ -106,10 +108,10 @@ impl Sink {
         }
     }
 
-    /// Ends the stream without waiting for a client that reads nothing: its bytes are thrown away.
+    /// Ends the stream without waiting for a client that reads nothing. Unsent bytes are discarded.
     pub fn abort(&self) {
         if let Some(fd) = self.socket() {
-            // Refused only for a socket that is dead already.
+            // Fails only for a socket that is already dead.
             let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
         }
         if let Sink::Body(pipe) = self {
@@ -117,14 +119,15 @@ impl Sink {
         }
     }
 
-    /// Ends a session of TLS in order: its bytes are all that there are, whatever their own framing says of their end.
+    /// Ends a TLS session in order, which tells the client that no bytes were cut off. Whether the
+    /// body is finished is up to its framing.
     pub fn close_session(&mut self) {
         if let Sink::Tls(socket) = self {
             socket.close();
         }
     }
 
-    /// The socket, if it is owned here.
+    /// The socket, if the hub owns it.
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Sink::Socket(fd) => Some(fd.as_fd()),
@@ -133,7 +136,8 @@ impl Sink {
         }
     }
 
-    /// Whether the first byte that was not accepted is on its way all the same: what it begins cannot be taken back.
+    /// Whether the first byte that was not accepted will be sent all the same. The block that it
+    /// begins cannot be dropped.
     pub fn holds_back(&self) -> bool {
         matches!(self, Sink::Tls(socket) if socket.holds_back())
     }

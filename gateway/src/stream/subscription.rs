@@ -1,4 +1,4 @@
-//! What a client asked for, and what becomes of its asking.
+//! What a client asked for, and why a stream may be refused.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,41 +9,42 @@ use tokio::sync::oneshot;
 
 use crate::stream::join::Start;
 
-/// What a client asked for, checked.
+/// A client's validated request for a stream.
 #[derive(Debug, Clone)]
 pub struct Subscription {
-    /// At least one, none twice.
+    /// At least one channel, none twice.
     pub channels: Arc<[Channel]>,
-    /// Where it begins.
+    /// Where the stream begins.
     pub start: Start,
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
-    /// Who listens, if that can end the stream.
+    /// Who holds the stream. `None` if neither expiry nor a revocation of a subject or token can
+    /// end it.
     pub bearer: Option<Box<Bearer>>,
 }
 
-/// Whose stream it is, and until when.
+/// The holder of a stream, and how long the stream may last.
 #[derive(Debug, Clone)]
 pub struct Bearer {
-    /// The subject that it can be revoked by.
+    /// The subject by which the stream can be revoked.
     pub subject: Option<Arc<str>>,
-    /// The token that it can be revoked by.
+    /// The id of the token by which the stream can be revoked.
     pub token_id: Option<Arc<str>>,
-    /// When the grant is over; never, if none.
+    /// When the grant expires; `None` for never.
     pub until: Option<Instant>,
 }
 
 /// Why a stream cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The broker refuses a channel, for ever; its words.
+    /// The broker refuses a channel, permanently, for this reason.
     Denied(Channel, Arc<str>),
-    /// The hub ends its streams.
+    /// The hub is ending its streams.
     Draining,
 }
 
-/// Who waits to be let in.
+/// Tells the waiting handler that its client is let in, or refused.
 pub(crate) type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
-/// What a stream gives back when it ends, by dropping it: what counts it among its client's.
+/// What a stream gives back when it ends: dropping it takes the stream off its client's count.
 pub type Held = Box<dyn Any>;

@@ -1,8 +1,9 @@
-//! A stream's socket with TLS on it: the hub owns the session as it owns the socket.
+//! A stream's socket with TLS. The hub owns the session as it owns the socket.
 //!
-//! What is written is sealed at once, a record of up to 16 KiB at a time, and at most one record waits for the kernel. The
-//! last byte of a record that waits counts as not accepted, so that whoever writes has something left to write, and
-//! knows by that alone that the socket is full. The byte is taken as written when it is offered again behind the record.
+//! Data is sealed at once, in records of up to 16 KiB, and at most one record waits for the kernel.
+//! While a record waits, its last byte counts as not accepted. So the caller still has something to
+//! write, and learns from that alone that the socket is full. When that byte is offered again after
+//! the record was sent, it counts as written and is not sealed again.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -14,23 +15,24 @@ use smallvec::SmallVec;
 
 use crate::stream::sink::ClientSide;
 
-/// Bytes of one record, at most (RFC 8446 §5.1).
+/// The maximum size of a record, in bytes (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
-/// Bytes that a client may send on a stream, on which nothing is expected of it: each costs us its decryption.
+/// How many bytes a client may send on a stream. Nothing is expected from it, and each byte costs a
+/// decryption.
 const SENT_BY_CLIENT: u32 = 256 * 1024;
-/// Records that one key may seal in TLS 1.2, which knows no new keys. Half of what is safe with AES-GCM: beyond that the
-/// library would refuse, and say so to nobody.
+/// How many records one key may seal in TLS 1.2, which cannot change keys. Half of what is safe
+/// with AES-GCM: beyond the safe limit the library refuses to seal and reports no error.
 const SEALED: u32 = 1 << 23;
 
-/// A taken-over socket and its session.
+/// A socket that was taken over, and its session.
 pub struct TlsSocket {
     fd: OwnedFd,
     session: ServerConnection,
-    /// The last byte that was sealed is to be offered once more.
+    /// The last byte sealed was reported as not accepted, and will be offered again.
     held_back: bool,
-    /// Bytes that the client sent.
+    /// How many bytes the client sent.
     heard: u32,
-    /// Records sealed, where that matters.
+    /// How many records were sealed; counted in TLS 1.2 only.
     sealed: u32,
 }
 
@@ -47,12 +49,13 @@ impl AsFd for TlsSocket {
 }
 
 impl TlsSocket {
-    /// Of a non-blocking socket and the session on it, whose handshake is done.
+    /// Takes a non-blocking socket and its session, whose handshake is done.
     pub fn new(fd: OwnedFd, session: ServerConnection) -> Self {
         TlsSocket { fd, session, held_back: false, heard: 0, sealed: 0 }
     }
 
-    /// Writes what fits now. What is offered must begin where the last call's count ended.
+    /// Writes what fits now, and returns how many bytes were accepted. The slices must begin with
+    /// the first byte that the last call did not accept.
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !self.push()? {
             return Ok(0);
@@ -73,14 +76,14 @@ impl TlsSocket {
         }
     }
 
-    /// Ends the session in order, if its end fits now.
+    /// Ends the session in order, if the closing alert fits now.
     pub fn close(&mut self) {
         self.session.send_close_notify();
-        // The client may be gone.
+        // Ignored, because the client may be gone.
         let _ = self.push();
     }
 
-    /// Whether a byte is sealed that was told not to be accepted.
+    /// Whether a byte is sealed that was reported as not accepted.
     pub fn holds_back(&self) -> bool {
         self.held_back
     }
@@ -98,7 +101,7 @@ impl TlsSocket {
         }
     }
 
-    /// Hands the kernel what is sealed. Answers whether it took all.
+    /// Hands sealed bytes to the kernel. Returns whether it took them all.
     fn push(&mut self) -> io::Result<bool> {
         while self.session.wants_write() {
             match self.session.write_tls(&mut Socket(&self.fd)) {
@@ -111,19 +114,19 @@ impl TlsSocket {
         Ok(true)
     }
 
-    /// Reads what the client sent: the end of its session, new keys, or what is thrown away.
+    /// Reads what the client sent: the end of the session, new keys, or data, which is discarded.
     pub fn drain(&mut self) -> ClientSide {
         match self.read_all() {
             Ok(()) => ClientSide::Open,
             Err(_) => {
-                // The alert that says why, if there is one.
+                // Sends the alert that names the error, if there is one.
                 let _ = self.push();
                 ClientSide::Gone
             }
         }
     }
 
-    /// An error is the connection's end.
+    /// Reads until nothing is left. An error means that the connection has ended.
     fn read_all(&mut self) -> io::Result<()> {
         loop {
             self.throw_away()?;
@@ -138,11 +141,12 @@ impl TlsSocket {
                 Err(error) => return Err(error),
             }
         }
-        // An answer to new keys. If it does not fit now, it goes before the next record.
+        // Sends the answer to new keys. If it does not fit now, it goes before the next record.
         self.push().map(drop)
     }
 
-    /// Throws away what the session has opened. A session that was closed in order is an error, too.
+    /// Discards the data that the session decrypted. A session that was closed in order is an
+    /// error, too.
     fn throw_away(&mut self) -> io::Result<()> {
         let mut scrap = [0; 4096];
         loop {
@@ -161,7 +165,7 @@ impl TlsSocket {
     }
 }
 
-/// The next record's bytes, behind the first `skipped`.
+/// The bytes of the next record, after the first `skipped`.
 fn record<'a>(slices: &'a [IoSlice<'_>], mut skipped: usize) -> SmallVec<[IoSlice<'a>; 8]> {
     let mut room = RECORD;
     let mut record = SmallVec::new();
@@ -180,7 +184,7 @@ fn record<'a>(slices: &'a [IoSlice<'_>], mut skipped: usize) -> SmallVec<[IoSlic
     record
 }
 
-/// A non-blocking socket as the session reads and writes it.
+/// A non-blocking socket, as the session reads and writes it.
 struct Socket<'a>(&'a OwnedFd);
 
 impl Read for Socket<'_> {
@@ -206,7 +210,7 @@ impl Write for Socket<'_> {
     }
 }
 
-/// Both ends of a session whose handshake is done, for tests.
+/// Makes both ends of a session whose handshake is done, for tests.
 #[cfg(test)]
 pub(crate) fn session(
     version: &'static rustls::SupportedProtocolVersion,
@@ -265,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// What keeps within its bound although the reader takes nothing, and what is not accepted is not lost.
+    /// The socket keeps to its bound while the reader takes nothing, and no byte is lost.
     #[test]
     fn one_record_waits_at_most_and_its_last_byte_is_offered_again() {
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
