@@ -278,8 +278,8 @@ impl State {
                 entry.trimmed = true;
             }
         }
-        // A channel drops its own events beyond `max_len`. Their entries in `order` would pile up
-        // if they were not removed here.
+        // A channel drops its own events beyond `max_len`. Their ids stay in `order` until they
+        // reach its front, where they are removed.
         while self.order.front().is_some_and(|(id, channel)| {
             let first = self.channels.get(channel).and_then(|entry| entry.events.front());
             first.is_none_or(|frame| frame.id > Some(*id))
