@@ -278,8 +278,8 @@ impl Dispatch {
             LiveMessage::Text(text) => Frame::raw(&text),
             other => {
                 // If the frame stands for an event, the event is in the history, and `Lagged` makes
-                // the streams read it there. If the frame is of an epoch that this session does not
-                // know yet, the next tick brings that epoch.
+                // all streams of these workers read history. If the frame is of an epoch that this
+                // session does not know yet, the next tick brings that epoch.
                 let unknown = matches!(other, LiveMessage::Unknown);
                 let reason = if unknown { "unknown" } else { "unbelieved" };
                 self.shared.metrics.broker.refused_frames.with_label_values(&[reason]).inc();
