@@ -1,13 +1,15 @@
-//! What the calls of the library's functions are made of. It builds words and sends nothing, so that the
-//! gateway, the publishers and the tests, whatever client of Redis they use, cannot call in different ways.
+//! Builds the calls of the library's functions. It only builds words and sends nothing, so the
+//! gateway, the publishers and the tests call in the same way, whatever Redis client they use.
 //!
-//! A call is `FCALL <function's name>` or `EVALSHA <digest of eval_script(function)>`, then its words.
+//! A call is `FCALL <function's name>` or `EVALSHA <digest of eval_script(function)>`, followed by
+//! its words.
 
 use std::borrow::Cow;
 
 use crate::{CONTRACT_VERSION, Channel, EventId, Function, Keys, MAX_BATCH};
 
-/// Bytes of data, channels and keys that one call should carry at most: Redis serves nobody else meanwhile.
+/// Bytes of data, channels and keys in one call at most: Redis serves nobody else while it runs. A
+/// single larger event still goes, alone.
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// An event to publish.
@@ -15,20 +17,22 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub struct Publish<'a> {
     /// The channel.
     pub channel: &'a Channel,
-    /// The type, if typed.
+    /// The event type; `None` for an untyped event.
     pub event: Option<&'a str>,
     /// The data.
     pub data: &'a [u8],
-    /// Makes publishing it again harmless.
+    /// Makes it harmless to publish the event again: a repetition returns the first event's id.
     pub idempotency_key: Option<&'a str>,
 }
 
-/// What a gateway tells with every tick and every read: what it has seen, and what it is configured for.
+/// What a gateway passes with every tick and every read: what it has seen of the data, and its
+/// configured limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// The highest position it has seen: a clock below it has lost events.
+    /// The highest position it has seen. A clock below it has lost events.
     pub seen: Option<EventId>,
-    /// The highest count of ticks it has seen: a lower one has gone back in time.
+    /// The highest count of ticks it has seen. A lower count means that the state went back in
+    /// time.
     pub beat: Option<u64>,
     /// Events a history keeps at least.
     pub max_len: u64,
@@ -38,11 +42,11 @@ pub struct Caller {
     pub max_data: u64,
     /// Milliseconds an idempotency key is remembered.
     pub idem_ttl_ms: u64,
-    /// An operator's word that acknowledged writes survive a restart of Redis.
+    /// Whether the operator vouches that acknowledged writes survive a restart of Redis.
     pub durable: bool,
 }
 
-/// A call of a function: everything behind the function's name or the script's digest.
+/// A call of a function: everything that follows the function's name or the script's digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call<'a> {
     function: Function,
@@ -50,8 +54,9 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Publishes one event. With an epoch, only into data that lives in it: a master that was deposed
-    /// unknown to the caller lives in another one than its successor.
+    /// Publishes one event. With an epoch, Redis publishes it only if its data lives in that epoch.
+    /// This guards against a deposed master, whose data lives in another epoch than its
+    /// successor's.
     pub fn publish(keys: &Keys, item: &Publish<'a>, epoch: Option<u64>) -> Self {
         let mut call = Call::begin(Function::Publish, 6);
         call.text(keys.state(keys.partition(item.channel.as_str())));
@@ -67,8 +72,8 @@ impl<'a> Call<'a> {
         call
     }
 
-    /// Publishes up to [`MAX_BATCH`] events, all of channels of this partition, in order. The answer is an
-    /// array of texts for [`crate::batch_answer`], one an event.
+    /// Publishes up to [`MAX_BATCH`] events in order. All channels must belong to this partition.
+    /// The answer is an array with one text for each event, to be read by [`crate::batch_answer`].
     pub fn batch(keys: &Keys, partition: u16, items: &[Publish<'a>], epoch: Option<u64>) -> Self {
         debug_assert!(items.iter().all(|item| keys.partition(item.channel.as_str()) == partition));
         let mut call = Call::begin(Function::PublishBatch, 3 + 4 * items.len());
@@ -85,7 +90,7 @@ impl<'a> Call<'a> {
         call
     }
 
-    /// Checks a partition's epoch, raises its clock and its count of ticks.
+    /// Checks a partition's epoch, and raises its clock and its count of ticks.
     pub fn tick(keys: &Keys, partition: u16, caller: &Caller) -> Call<'static> {
         let mut call = Call::begin(Function::Tick, 11);
         call.text(keys.state(partition));
@@ -99,12 +104,12 @@ impl<'a> Call<'a> {
         self.function
     }
 
-    /// The number of keys, the keys, the arguments.
+    /// The words of the call: the number of keys, the keys, the arguments.
     pub fn words(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.words.iter().map(|word| &**word)
     }
 
-    /// The first word is the number of keys, which is known once they are there.
+    /// Reserves the first word for the number of keys, which `count_keys` fills in.
     fn begin(function: Function, words: usize) -> Self {
         let mut call = Call { function, words: Vec::with_capacity(words) };
         call.words.push(Cow::Borrowed(b""));
@@ -128,7 +133,7 @@ impl<'a> Call<'a> {
 }
 
 impl Caller {
-    /// The nine arguments that every call of a gateway begins with.
+    /// The nine arguments that begin every tick and every read.
     pub fn words(&self, partitions: u16) -> [String; 9] {
         [
             self.seen.map_or(String::new(), |id| id.to_string()),
@@ -144,8 +149,8 @@ impl Caller {
     }
 }
 
-/// How many of the next events one batch should take, from about how many bytes each of them is: as many as
-/// [`MAX_BATCH`] and a bound on bytes allow, and one in any case.
+/// How many of the next events one batch should take, given the approximate bytes of each event: at
+/// most [`MAX_BATCH`] events and 256 KiB, but always at least one event if there is any.
 pub fn batch_len(sizes: impl IntoIterator<Item = usize>) -> usize {
     let mut bytes = 0;
     let fits = |size: &usize| {

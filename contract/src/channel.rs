@@ -1,20 +1,20 @@
-//! A channel's name, checked once at the edge.
+//! A channel's name, validated once where it enters the program.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A valid channel name: 1 to 200 bytes of `[A-Za-z0-9_.:@/=+~-]`, not beginning with a colon, and with at
-/// most one hash tag, `{tag}`, of one or more bytes of the same set.
+/// A valid channel name: 1 to 200 bytes of `[A-Za-z0-9_.:@/=+~-]`, not beginning with a colon, and
+/// with at most one hash tag, `{tag}`, of one or more bytes of the same set.
 ///
-/// The set needs no escaping in a Redis key, a log line or JSON. A leading colon is refused so that
-/// `<prefix>::…` stays free, and `|` so that it can stand between a channel and an idempotency key. Channels
-/// with one tag share a partition, so that a stream of several channels can be kept on one.
-/// Cloning shares the text.
+/// These bytes need no escaping in a Redis key, a log line or JSON. A leading colon is refused to
+/// keep `<prefix>::…` free for other names. `|` is refused because it separates a channel from an
+/// idempotency key. Channels with the same tag share a partition, which keeps the channels of one
+/// stream together. Cloning shares the text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(Arc<str>);
 
-/// Why a text is not a channel name. The message names the rule and the culprit.
+/// Why a text is not a channel name. The message names the rule and, where possible, the culprit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
     /// The name has no bytes.
@@ -23,10 +23,10 @@ pub enum ChannelError {
     /// The name is longer than [`Channel::MAX_LEN`] bytes.
     #[error("a channel name has at most 200 bytes, this one has {0}")]
     TooLong(usize),
-    /// A character outside the set.
+    /// A character outside the allowed set.
     #[error("a channel name holds only A-Z a-z 0-9 and _ . : @ / = + ~ -, not {0:?}")]
     Character(char),
-    /// Braces that are not one hash tag.
+    /// Braces that do not form exactly one hash tag.
     #[error(
         "braces in a channel name are one hash tag, {{tag}}, with at least 1 byte between them"
     )]
@@ -37,7 +37,7 @@ pub enum ChannelError {
 }
 
 impl Channel {
-    /// The longest name, in bytes.
+    /// Bytes of the longest name.
     pub const MAX_LEN: usize = 200;
 
     /// The name.
@@ -45,7 +45,8 @@ impl Channel {
         &self.0
     }
 
-    /// What decides on the partition of a channel: its hash tag if it has one, else its whole name.
+    /// The part of a name that decides on its partition: the hash tag if there is one, else the
+    /// whole name.
     pub(crate) fn hashed(name: &str) -> &str {
         match name.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
             Some((tag, _)) if !tag.is_empty() => tag,

@@ -1,38 +1,38 @@
-//! An event's type, checked once at the edge.
+//! An event's type, validated once where it enters the program.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Event types that only the gateway itself writes to a stream: what is missing, where a stream stands, and
-/// that an idle one lives.
+/// Event types that only the gateway writes to a stream. They report missing events, the position
+/// of a stream, and that an idle stream is alive.
 pub const RESERVED_EVENT_TYPES: [&str; 3] = ["gap", "checkpoint", "alive"];
 
 /// A valid event type: 1 to 200 bytes of UTF-8 without NUL, CR or LF, and not reserved.
 ///
-/// The `event` field of an event stream ends at a line end (WHATWG HTML §9.2.6), so a CR or LF here
-/// would let a publisher write other fields.
+/// The `event` field of an event stream ends at a line end (WHATWG HTML §9.2.6). So with a CR or LF
+/// in a type, a publisher could write other fields.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventType(Box<str>);
 
 /// Why a text is not an event type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventTypeError {
-    /// No bytes.
+    /// The type is empty.
     #[error("an event type has at least 1 byte; leave it out for an untyped event")]
     Empty,
     /// Longer than [`EventType::MAX_LEN`] bytes.
     #[error("an event type has at most 200 bytes, this one has {0}")]
     TooLong(usize),
-    /// NUL, CR or LF.
+    /// It holds NUL, CR or LF.
     #[error("an event type does not hold {0:?}")]
     Character(char),
-    /// One of [`RESERVED_EVENT_TYPES`].
+    /// It is one of [`RESERVED_EVENT_TYPES`].
     #[error("the event type {0:?} is reserved for the gateway")]
     Reserved(String),
 }
 
 impl EventType {
-    /// The longest type, in bytes.
+    /// Bytes of the longest type.
     pub const MAX_LEN: usize = 200;
 
     /// The type's text.

@@ -1,13 +1,14 @@
-//! An event's id: one clock a partition, so that ids of all its channels compare.
+//! An event's id. One clock issues the ids of a partition, so ids of all its channels compare.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// `<ms>-<seq>`, with `seq = epoch · 2^16 + counter`.
+/// An event's id, `<ms>-<seq>`, with `seq = epoch · 2^16 + counter`.
 ///
-/// `ms` is Unix time in milliseconds as Redis saw it (never going back), `counter` tells events of one
-/// millisecond apart, and `epoch` names one unbroken life of the data: an id of another epoch proves
-/// nothing about what came between. Order is by `(ms, seq)`, the order of a Redis stream's entry ids.
+/// `ms` is Redis' Unix time in milliseconds and never goes back. `counter` distinguishes the events
+/// of one millisecond. `epoch` names one unbroken life of the data: an id of another epoch proves
+/// nothing about the events in between. Ids are ordered by `(ms, seq)`, as Redis orders stream
+/// entries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EventId {
     /// Milliseconds since the Unix epoch.
@@ -16,30 +17,30 @@ pub struct EventId {
     pub seq: u64,
 }
 
-/// The text is not `<ms>-<seq>` in decimal, or is out of range.
+/// The text is not `<ms>-<seq>` in decimal, or a number is out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event id is <milliseconds>-<sequence> in decimal, below {MAX_MS} and 2^44")]
 pub struct EventIdError;
 
-/// No id is believed whose time is not below this, in the year 5107: a clock that followed such an id would soon have
-/// more digits than are read.
+/// The limit of `ms`, in the year 5107; ids at or above it are rejected. A clock that followed such
+/// an id would soon have more digits than the parsers read.
 const MAX_MS: u64 = 99_000_000_000_000;
-/// An epoch has 28 bits, and a counter 16.
+/// The limit of `seq`: 28 bits of epoch and 16 bits of counter.
 const MAX_SEQ: u64 = 1 << 44;
 
 impl EventId {
-    /// Below every event; `0-0` itself is never an event's id.
+    /// The position below every event. `0-0` is never an event's id.
     pub const ZERO: EventId = EventId { ms: 0, seq: 0 };
 
-    /// Above every event.
+    /// The position above every event.
     pub const MAX: EventId = EventId { ms: MAX_MS - 1, seq: MAX_SEQ - 1 };
 
-    /// Builds an id from its three parts; `epoch` has 28 bits.
+    /// Builds an id from its three parts. `epoch` must be below 2^28.
     pub fn new(ms: u64, epoch: u32, counter: u16) -> Self {
         EventId { ms, seq: (u64::from(epoch) << 16) | u64::from(counter) }
     }
 
-    /// The position just below an event's id, in its own epoch: no other id of the epoch is between.
+    /// The position just below this id in the same epoch. No other id of that epoch lies between.
     pub fn before(self) -> EventId {
         if self.seq & 0xFFFF == 0 {
             EventId { ms: self.ms.saturating_sub(1), seq: self.seq | 0xFFFF }
@@ -48,13 +49,13 @@ impl EventId {
         }
     }
 
-    /// The unbroken life of the data that this id belongs to.
+    /// The number of the epoch that this id belongs to.
     pub fn epoch(self) -> u64 {
         self.seq >> 16
     }
 
-    /// The id that a clock standing at `self` gives next, at time `now_ms`: the time if it moved on,
-    /// else the next counter, else the next millisecond. The epoch stays.
+    /// The id that a clock at `self` issues next, at the time `now_ms`. It takes the time if that
+    /// has moved on, else the next counter, else the next millisecond. The epoch stays the same.
     pub fn next(self, now_ms: u64) -> EventId {
         let first = self.epoch() << 16;
         if now_ms > self.ms {

@@ -1,33 +1,36 @@
-//! The JSON item in which `POST /publish` and `sse-publish --ndjson` take an event, and its idempotency key.
+//! The JSON item that describes an event to `POST /publish` and `sse-publish --ndjson`, and its
+//! idempotency key.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The longest idempotency key, in bytes.
+/// Bytes of the longest idempotency key.
 pub const MAX_IDEMPOTENCY_KEY: usize = 200;
 
-/// One item, as it is written; a member of another name is an error.
+/// One item as its publisher wrote it. An unknown member is an error.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Item<'a> {
-    /// The channel to publish on,
+    /// The channel to publish on. An item has this or `channels`; only `sse-publish --ndjson`
+    /// accepts neither, and then publishes on the channels of its command line.
     pub channel: Option<String>,
-    /// or several.
+    /// Several channels to publish on.
     pub channels: Option<Vec<String>>,
-    /// The data: any JSON.
+    /// The data: any JSON value.
     #[serde(borrow)]
     pub data: &'a RawValue,
     /// The event's type.
     pub event: Option<String>,
-    /// Makes publishing the item again harmless.
+    /// Makes it harmless to publish the item again: a repetition returns the first event's id.
     pub idempotency_key: Option<String>,
 }
 
 impl Item<'_> {
-    /// The event's data: a string's own text; anything else as compact JSON, with its members in the order and its
-    /// numbers in the spelling they were given in. Only a lone surrogate is an error, because it is no Unicode text.
+    /// The event's data. A JSON string gives its own text. Any other value gives compact JSON, with
+    /// the order of members and the spelling of numbers unchanged. The only error is a string with
+    /// a lone surrogate, which is no Unicode text.
     pub fn data_text(&self) -> Result<Arc<str>, serde_json::Error> {
         let raw = self.data.get();
         if raw.starts_with('"') {
@@ -37,7 +40,7 @@ impl Item<'_> {
     }
 }
 
-/// Valid JSON without the white space between its tokens.
+/// Removes the white space between the tokens of valid JSON.
 fn compact(json: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let keep = |c: &char| {
@@ -53,12 +56,12 @@ fn compact(json: &str) -> String {
     json.chars().filter(keep).collect()
 }
 
-/// No idempotency key.
+/// The text is not a valid idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an idempotency key is 1 to {MAX_IDEMPOTENCY_KEY} bytes of visible ASCII without spaces")]
 pub struct IdempotencyKeyError;
 
-/// Checks an idempotency key.
+/// Validates an idempotency key: 1 to 200 bytes of visible ASCII without spaces.
 pub fn idempotency_key(key: &[u8]) -> Result<Arc<str>, IdempotencyKeyError> {
     let visible = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
     if !visible || key.len() > MAX_IDEMPOTENCY_KEY {

@@ -1,37 +1,38 @@
-//! Names of keys and live channels.
+//! The names of keys and pub/sub channels in Redis.
 
 use crate::Channel;
 
-/// Names everything the contract keeps in Redis, from a prefix and the number of partitions.
+/// Builds every name that the contract uses in Redis, from a prefix and the number of partitions.
 ///
-/// With one partition names are plain (`sse:history:orders`); with more, each carries the hash tag of
-/// its partition (`sse:{3}:history:orders`), so that a partition's state, histories and live channels
-/// share one slot of a Redis Cluster.
+/// With one partition names are plain (`sse:history:orders`). With more, each name carries the hash
+/// tag of its partition (`sse:{3}:history:orders`), so that a partition's state, histories and live
+/// channels share one slot of a Redis Cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     prefix: String,
     partitions: u16,
 }
 
-/// Why a text is no prefix.
+/// Why a text is not a valid prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
-    /// It has no bytes.
+    /// The prefix is empty.
     #[error("a prefix has at least 1 byte")]
     Empty,
-    /// A colon ends the prefix in every name: `sse` and `sse:a` would share the name `sse:a:b`.
+    /// It holds a colon. The first colon of a name ends its prefix: with the prefixes `sse` and
+    /// `sse:a`, the name `sse:a:b` could belong to either.
     #[error("a prefix does not hold a colon: it ends at the first one of a name")]
     Colon,
-    /// Braces are the hash tag of a partition.
+    /// It holds a brace. Braces mark the hash tag of a partition.
     #[error("a prefix does not hold {{ or }}: they are the hash tag of a partition")]
     Brace,
-    /// Anything else than visible ASCII.
+    /// It holds a space, a control character or a character beyond ASCII.
     #[error("a prefix is visible ASCII without spaces, which {0:?} is not")]
     Character(char),
 }
 
 impl Keys {
-    /// Checks a prefix. The names of two installations with different prefixes are all different.
+    /// Validates a prefix. Two installations with different valid prefixes share no name.
     pub fn check_prefix(prefix: &str) -> Result<(), PrefixError> {
         if prefix.is_empty() {
             return Err(PrefixError::Empty);
@@ -44,23 +45,25 @@ impl Keys {
         }
     }
 
-    /// `prefix` passes [`Keys::check_prefix`], and `partitions` is at least 1.
+    /// Creates the names of one installation. `prefix` must pass [`Keys::check_prefix`];
+    /// `partitions` must be at least 1.
     pub fn new(prefix: impl Into<String>, partitions: u16) -> Self {
         Keys { prefix: prefix.into(), partitions: partitions.max(1) }
     }
 
-    /// The configured number of partitions.
+    /// The number of partitions.
     pub fn partitions(&self) -> u16 {
         self.partitions
     }
 
-    /// The partition of a channel: CRC16 (XMODEM, as in the Redis Cluster specification) of its hash tag,
-    /// if it has one, else of its whole name, modulo the number of partitions.
+    /// The partition of a channel: the CRC16 of its hash tag, or of its whole name if it has no
+    /// tag, modulo the number of partitions. (CRC16 is XMODEM, as in the Redis Cluster
+    /// specification.)
     pub fn partition(&self, channel: &str) -> u16 {
         crc16(Channel::hashed(channel).as_bytes()) % self.partitions
     }
 
-    /// What every name of a partition begins with.
+    /// The beginning of every name of a partition.
     pub fn head(&self, partition: u16) -> String {
         if self.partitions == 1 {
             self.prefix.clone()
@@ -69,12 +72,12 @@ impl Keys {
         }
     }
 
-    /// The hash that holds a partition's clock and limits.
+    /// The hash with a partition's clock and limits.
     pub fn state(&self, partition: u16) -> String {
         format!("{}:state", self.head(partition))
     }
 
-    /// The stream that holds a channel's events.
+    /// The stream with a channel's events.
     pub fn history(&self, channel: &Channel) -> String {
         format!("{}:history:{channel}", self.head(self.partition(channel.as_str())))
     }
@@ -84,42 +87,44 @@ impl Keys {
         format!("{}:{channel}", self.head(self.partition(channel.as_str())))
     }
 
-    /// The key that remembers what an idempotency key published on a channel. No channel holds a `|`, so that
-    /// the name tells where the channel ends: with a colon, channel `user` and key `42:7` were channel
-    /// `user:42` and key `7`, and one of two acknowledged events was never published.
+    /// The key that remembers what was published on a channel with an idempotency key. No channel
+    /// holds a `|`, so the name shows where the channel ends. With a colon instead, channel `user`
+    /// and key `42:7` would share their name with channel `user:42` and key `7`, and one of two
+    /// acknowledged events would never be published.
     pub fn idempotency(&self, channel: &Channel, key: &str) -> String {
         format!("{}:idem:{channel}|{key}", self.head(self.partition(channel.as_str())))
     }
 
-    /// The hash that remembers each channel's last event id, for one generation of channels: the witness of
+    /// The witness of one generation: the hash of each channel's last event id. It reveals
     /// histories that vanished.
     pub fn known(&self, partition: u16, generation: u64) -> String {
         format!("{}:known:{generation}", self.head(partition))
     }
 
-    /// The sorted set that counts a subject's open streams on all gateways. A subject is any text.
+    /// The sorted set that counts a subject's open streams on all gateways. A subject may be any
+    /// text.
     pub fn streams(&self, subject: &str) -> String {
         let partition = crc16(subject.as_bytes()) % self.partitions;
         format!("{}:streams:{subject}", self.head(partition))
     }
 
-    /// A pub/sub channel for one gateway's probe events. No channel's name begins with a colon, so this one is
-    /// nobody's.
+    /// The pub/sub channel for one gateway's probes. No channel's name begins with a colon, so no
+    /// channel can collide with this name.
     pub fn probe(&self, nonce: u64) -> String {
         format!("{}::probe:{nonce:016x}", self.prefix)
     }
 
-    /// What a ticket grants that nobody has used yet, by the ticket's hash.
+    /// The key with what an unused ticket grants. `hash` is the ticket's hash.
     pub fn ticket(&self, hash: &str) -> String {
         format!("{}:ticket:{hash}", self.prefix)
     }
 
-    /// The sorted set of revocations, by the time until which they are kept.
+    /// The sorted set of revocations, scored by the time (ms) until which each is kept.
     pub fn revoked(&self) -> String {
         format!("{}:revoked", self.prefix)
     }
 
-    /// The pub/sub channel on which gateways call each other to read the revocations.
+    /// The pub/sub channel on which gateways tell each other to read the revocations.
     pub fn revocation_channel(&self) -> String {
         format!("{}::revoked", self.prefix)
     }
@@ -193,8 +198,8 @@ mod tests {
         }
     }
 
-    /// Everything that has a name in an installation. Live channels and probes are names of another kind
-    /// than keys: Redis keeps the two apart.
+    /// Everything that has a name in an installation. The names of pub/sub channels and of keys
+    /// cannot collide, because Redis keeps the two apart.
     #[derive(Debug, Clone, PartialEq, Eq)]
     enum Thing {
         State(u16),
@@ -236,7 +241,7 @@ mod tests {
         }
     }
 
-    /// Everything that has this name.
+    /// Everything that could have this name.
     fn readings(name: &(bool, String), keys: &Keys) -> Vec<Thing> {
         let mut things = Vec::new();
         for partition in 0..keys.partitions() {
@@ -245,8 +250,8 @@ mod tests {
         }
         things.extend((0..20).map(Thing::Probe));
         things.extend([Thing::Revoked, Thing::RevocationChannel]);
-        // Whatever ends the name may be a channel, and whatever stands before and behind a byte of it a
-        // channel and a key.
+        // Any suffix of the name may be a channel, and any character within it may separate a
+        // channel from an idempotency key.
         for (at, _) in name.1.char_indices() {
             let end = &name.1[at..];
             things.push(Thing::Ticket(end.to_owned()));
@@ -264,7 +269,7 @@ mod tests {
         things
     }
 
-    /// Words that names are made of, and marks that part them.
+    /// Words that names consist of, and the marks that separate them.
     const PIECES: &str = "(:|state|history|idem|known|streams|probe|ticket|revoked|[{][0-9a]{1,2}[}]|[0-9]{1,2}|a|sse|[.~-]){1,5}";
 
     fn channel() -> impl Strategy<Value = Channel> {
@@ -310,7 +315,7 @@ mod tests {
 
         #[test]
         fn two_prefixes_share_no_name(thing in thing(), prefix in prefix(), of in partitions()) {
-            // So a name tells its prefix, whatever the installation is otherwise.
+            // So a name shows its prefix, whatever the rest of the installation is.
             let (_, name) = thing.name(&Keys::new(prefix.clone(), of));
             prop_assert_eq!(name.split_once(':').map(|(first, _)| first), Some(&*prefix));
         }

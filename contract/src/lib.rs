@@ -1,8 +1,10 @@
-//! What every writer and reader of the gateway's Redis keys agrees on: channel names, event ids, live
-//! frames, key names, the function library, what its calls are made of and what its answers mean, the JSON item of a
-//! publisher, and patterns of channel names. It does no I/O and knows neither Redis clients nor HTTP,
-//! so that the gateway, the publisher and the tests share one definition. `docs/redis-contract.md` is
-//! the same contract in words, for publishers in other languages.
+//! What every writer and reader of the gateway's Redis keys agrees on: channel names, event ids,
+//! live frames, key names, the function library with its calls and answers, the JSON item of a
+//! publisher, and patterns of channel names.
+//!
+//! This crate does no I/O and knows neither Redis clients nor HTTP, so that the gateway, the
+//! publisher and the tests can share one definition. `docs/redis-contract.md` is the same contract
+//! in words, for publishers in other languages.
 
 mod call;
 mod channel;

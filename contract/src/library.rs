@@ -1,10 +1,11 @@
-//! The Redis function library `sse`, and the same text for EVALSHA.
+//! The source of the Redis function library `sse`, also in the form for `EVALSHA`.
 
-/// The version inside `sse.lua`; a gateway replaces only older ones.
+/// The version inside `sse.lua`. A gateway replaces only an older library.
 pub const LIBRARY_VERSION: u32 = 2;
-/// The version of names, ids and frames. Gateways of another version refuse to start on this Redis.
+/// The version of names, ids and frames. A gateway of another version refuses to start on this
+/// Redis.
 pub const CONTRACT_VERSION: u32 = 2;
-/// Events that one call of [`Function::PublishBatch`] takes at most.
+/// The number of events that one call of [`Function::PublishBatch`] takes at most.
 pub const MAX_BATCH: usize = 64;
 
 const SOURCE: &str = include_str!("../lua/sse.lua");
@@ -16,18 +17,18 @@ pub enum Function {
     Publish,
     /// Publishes up to [`MAX_BATCH`] events, each with its own answer.
     PublishBatch,
-    /// Checks the epoch, raises the clock and returns it.
+    /// Checks the epoch, raises the clock and returns it with the limits.
     Tick,
-    /// Reads histories and the clock in one step.
+    /// Reads histories and the clock in one atomic step.
     Read,
-    /// Begins an epoch by hand.
+    /// Begins a new epoch at an operator's request.
     Fence,
-    /// Writes the limits.
+    /// Writes the limits and begins a new epoch.
     Settings,
 }
 
 impl Function {
-    /// Every function, in the order of the library.
+    /// Every function, in the order in which the library defines them.
     pub const ALL: [Function; 6] = [
         Function::Publish,
         Function::PublishBatch,
@@ -37,7 +38,7 @@ impl Function {
         Function::Settings,
     ];
 
-    /// The name that `FCALL` takes.
+    /// The function's name for `FCALL`.
     pub fn name(self) -> &'static str {
         match self {
             Function::Publish => "sse_publish",
@@ -50,17 +51,18 @@ impl Function {
     }
 }
 
-/// The text for `FUNCTION LOAD`.
+/// The source for `FUNCTION LOAD`.
 pub fn library_source() -> &'static str {
     SOURCE
 }
 
-/// The line above which all is that publishing needs. To run a script costs Redis some nanoseconds for each line of it,
-/// so those that publish do without the rest.
+/// Everything that publishing needs stands above this line of the library. Running a script costs
+/// Redis some nanoseconds for each of its lines, so the scripts that publish leave out the rest.
 const GATEWAYS: &str = "\n-- For gateways and operators.";
 
-/// The text for `EVAL` where the server refuses `FUNCTION`: the library without its first line, and a
-/// call of one function. The flags are those the library registers the function with.
+/// The script for `SCRIPT LOAD` and `EVAL` where the server refuses `FUNCTION`: the library without
+/// its first line, followed by a call of one function. Its flags are those that the library
+/// registers the function with.
 pub fn eval_script(function: Function) -> String {
     let (_, body) = SOURCE.split_once('\n').expect("the library has a first line");
     let (publishing, _) = body.split_once(GATEWAYS).expect("the library says what is for gateways");

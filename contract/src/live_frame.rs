@@ -4,25 +4,26 @@ use std::borrow::Cow;
 
 use crate::EventId;
 
-/// No UTF-8 text holds this byte, so a raw `PUBLISH` of text cannot be taken for a frame.
+/// The first byte of a frame. No UTF-8 text holds it, so a raw `PUBLISH` of text cannot be mistaken
+/// for a frame.
 const MARK: u8 = 0xFF;
 const VERSION: u8 = 1;
 
-/// What arrived on a live channel.
+/// A message that arrived on a live channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LiveMessage<'a> {
-    /// An event that `sse_publish` wrote.
+    /// An event that `sse_publish` or `sse_publish_batch` wrote.
     Event {
         /// Its id.
         id: EventId,
-        /// Its type; empty for none.
+        /// Its type; empty for an untyped event.
         event: Cow<'a, str>,
-        /// Its data. Invalid UTF-8 became U+FFFD, as it would in a browser.
+        /// Its data. Invalid UTF-8 is replaced by U+FFFD, as it would be in a browser.
         data: Cow<'a, str>,
     },
-    /// A raw `PUBLISH` by some client: live only, without id.
+    /// The text of a raw `PUBLISH`. It has no id and is only delivered live.
     Text(Cow<'a, str>),
-    /// A frame this version cannot read: its event must be read from history.
+    /// A frame that this version cannot read. Its event must be read from the history.
     Unknown,
 }
 
@@ -34,7 +35,7 @@ pub fn encode_live(id: EventId, event: &str, data: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Reads what arrived on a live channel; never fails, because whatever it is must be answered.
+/// Decodes a message of a live channel. It never fails, because every message needs a reaction.
 pub fn decode_live(bytes: &[u8]) -> LiveMessage<'_> {
     match bytes {
         [MARK, VERSION, rest @ ..] => decode_event(rest).unwrap_or(LiveMessage::Unknown),
@@ -46,7 +47,7 @@ pub fn decode_live(bytes: &[u8]) -> LiveMessage<'_> {
 fn decode_event(rest: &[u8]) -> Option<LiveMessage<'_>> {
     let (id, rest) = split_line(rest)?;
     let (event, data) = split_line(rest)?;
-    // A forged frame could hold a NUL or CR that the script would have refused.
+    // The script refuses a type with NUL or CR, so such a frame is forged.
     if memchr::memchr2(b'\r', b'\0', event).is_some() {
         return None;
     }

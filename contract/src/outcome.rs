@@ -1,36 +1,39 @@
-//! What an error that answers a publish means: the one place that decides whether an event may be said not
-//! to have been published. The gateway and `sse-publish` both ask here, so that they cannot disagree.
+//! The meaning of an error that answers a publish. Only this module decides whether an error proves
+//! that an event was not published. The gateway and `sse-publish` both use it, so they cannot
+//! disagree.
 
 use crate::EventId;
 
-/// What an error means for the event it answers.
+/// What an error means for the event that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// The function or script is not there, so nothing ran: load the library and call again.
+    /// The function or script is not loaded, so nothing ran. Load the library and call again.
     Missing,
-    /// The event, a name or an argument is not valid. Nothing was written, and it would be refused again.
+    /// The event, a name or an argument is invalid. Nothing was written. Redis would refuse it
+    /// again.
     Invalid,
     /// The idempotency key was used for another payload. Nothing was written.
     Conflict,
-    /// The user lacks a right that publishing needs. Nothing was written.
+    /// The Redis user lacks a right that publishing needs. Nothing was written.
     Denied,
-    /// The data lives in another epoch than the caller. Nothing was written; find the master, ask for its
-    /// epoch and send it again.
+    /// The data lives in another epoch than the caller named. Nothing was written. Find the master,
+    /// read its epoch and send the event again.
     OtherEpoch,
-    /// Redis refused a step; what had been written was taken back and nothing was sent live. It may be sent
-    /// again freely.
+    /// Redis refused a step. What had been written was undone, and nothing was sent live. The event
+    /// may be sent again freely.
     Undone,
-    /// Another version of the contract, or another number of partitions. Nothing was written.
+    /// The state belongs to another contract version or number of partitions. Nothing was written.
     Mismatch,
-    /// Nobody can say whether the event was published, so no program repeats it on its own account.
+    /// It is unknown whether the event was published, so no program may repeat it on its own.
     ///
-    /// Whatever is not one of the script's own codes is this, whatever Redis calls it: an error of Redis
-    /// may be raised before the script, in the middle of it, or by a script of somebody else. Told as
-    /// "nothing was sent", such an error behind a publication made four events of one.
+    /// This is the meaning of every error without one of the script's own codes, whatever Redis
+    /// calls it. Redis can raise an error before the script, in the middle of it, or in another
+    /// script of that name. Treating such an error after a publication as "nothing was sent" once
+    /// made four events of one.
     Unknown,
 }
 
-/// What an error's whole text, `CODE words`, means.
+/// The meaning of an error, given its whole text, `CODE words`.
 pub fn meaning(error: &str) -> Meaning {
     match error.split(' ').next().unwrap_or_default() {
         "SSEINVALID" => Meaning::Invalid,
@@ -39,14 +42,16 @@ pub fn meaning(error: &str) -> Meaning {
         "SSEEPOCH" => Meaning::OtherEpoch,
         "SSEUNDONE" => Meaning::Undone,
         "SSEMISMATCH" => Meaning::Mismatch,
-        // Neither can come out of a script that runs: a script cannot call functions or scripts.
+        // A running script cannot cause these two errors, because a script cannot call functions or
+        // scripts.
         "NOSCRIPT" => Meaning::Missing,
         _ if error.trim_end_matches('.') == "ERR Function not found" => Meaning::Missing,
         _ => Meaning::Unknown,
     }
 }
 
-/// The words for people: those behind one of the script's own codes, else the whole text.
+/// The words of an error for people: without the code if it is one of the script's own, else the
+/// whole text.
 pub fn detail(error: &str) -> &str {
     match (meaning(error), error.split_once(' ')) {
         (Meaning::Unknown | Meaning::Missing, _) | (_, None) => error,
@@ -54,7 +59,8 @@ pub fn detail(error: &str) -> &str {
     }
 }
 
-/// One text of a batch's answer: the event's id, or what became of it and the words for people.
+/// Reads one text of a batch's answer: the event's id, or the error's meaning and its words for
+/// people.
 pub fn batch_answer(text: &str) -> Result<EventId, (Meaning, &str)> {
     text.parse().map_err(|_| (meaning(text), detail(text)))
 }
@@ -75,7 +81,7 @@ mod tests {
             ("SSEMISMATCH version: …", Meaning::Mismatch),
             ("NOSCRIPT No matching script. Please use EVAL.", Meaning::Missing),
             ("ERR Function not found", Meaning::Missing),
-            // What Redis itself says, before a script, within it or of it.
+            // Errors of Redis itself, before a script, within it or about it.
             ("NOPERM this user has no permissions to run the 'fcall' command", Meaning::Unknown),
             ("ERR The user executing the script can't run this command", Meaning::Unknown),
             ("OOM command not allowed when used memory > 'maxmemory'.", Meaning::Unknown),

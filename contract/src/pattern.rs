@@ -1,7 +1,7 @@
 //! Patterns of channel names: a name in which `*` stands for any text.
 //!
-//! `{claim}` in a [`Template`] stands for what a token says of its bearer. A claim's value is data, whoever chose it: it
-//! can neither be a wildcard nor reach into the next part of a name.
+//! In a [`Template`], `{claim}` stands for the value of a claim in a token. The value is treated as
+//! untrusted data: it can neither act as a wildcard nor extend into the next part of a name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,22 +11,22 @@ use serde_json::{Map, Value};
 
 use crate::Channel;
 
-/// The longest pattern, in bytes: as long as a name may be.
+/// Bytes of the longest pattern: the same as of the longest name.
 pub const MAX_LEN: usize = Channel::MAX_LEN;
 
-/// What a channel's name may hold, with braces.
+/// Whether a channel's name may hold this character. Braces are included.
 fn may_hold(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_.:@/=+~-{}".contains(c)
 }
 
-/// A piece of a pattern.
+/// One piece of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Piece {
-    /// This text.
+    /// Exactly this text.
     Text(Box<str>),
-    /// Any text, also none.
+    /// Any text, including none.
     Any,
-    /// Some text without a separator, `:` or `/`: one part of a name.
+    /// One part of a name: at least one character, none of them a separator (`:` or `/`).
     Part,
 }
 
@@ -35,25 +35,26 @@ enum Piece {
 #[serde(try_from = "String")]
 pub struct Pattern(Box<[Piece]>);
 
-/// Why a text is no pattern.
+/// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// It matches nothing.
+    /// The text is empty, so it would match nothing.
     #[error("a pattern is a channel's name, with * for any text; this one is empty")]
     Empty,
-    /// Longer than any name.
+    /// The text is longer than any channel name.
     #[error("a pattern has at most {MAX_LEN} bytes")]
     TooLong,
-    /// A character that no name holds.
+    /// A character that no channel name holds.
     #[error("no channel's name holds {0:?}; a pattern is a name, with * for any text")]
     Character(char),
-    /// Braces that are no placeholder.
+    /// Braces that neither enclose a claim's name nor are doubled.
     #[error("braces stand around a claim's name, {{sub}}; a brace itself is written twice")]
     Braces,
-    /// A placeholder where nobody is.
+    /// A placeholder for a claim where there is no token to take the claim from.
     #[error("{{{0}}} stands for a token's claim, and there is no token here")]
     Claim(String),
-    /// A wildcard would add itself to a claim's value.
+    /// A placeholder next to a wildcard or another placeholder. `user:{sub}*` for the subject `4`
+    /// would also match `user:42`.
     #[error(
         "{{{0}}} beside * also matches whoever's {0} only begins or ends like it; put a : between them"
     )]
@@ -61,26 +62,26 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// Every channel.
+    /// Matches every channel.
     pub fn everything() -> Self {
         Pattern([Piece::Any].into())
     }
 
-    /// This channel alone.
+    /// Matches this channel only.
     pub fn of_channel(channel: &Channel) -> Self {
         Pattern([Piece::Text(channel.as_str().into())].into())
     }
 
-    /// A name with `*` for any text, in which a brace is a brace: there are no claims where it stands. None if it matches no
-    /// channel.
+    /// Parses a name with `*` for any text. Braces are ordinary characters here, not placeholders.
+    /// `None` if no channel can match.
     pub fn of_name(text: &str) -> Option<Self> {
         let possible = text.chars().all(|c| may_hold(c) || c == '*');
         let escaped = text.replace('{', "{{").replace('}', "}}");
         possible.then(|| escaped.parse().ok()).flatten()
     }
 
-    /// A topic selector of Mercure (0.x): an exact topic, `*`, or a URI template, of which each expression stands for one
-    /// part of a name. None if no channel can have such a name.
+    /// Parses a topic selector of Mercure (0.x): an exact topic, `*`, or a URI template, in which
+    /// each expression stands for one part of a name. `None` if no channel can match.
     pub fn of_mercure(selector: &str) -> Option<Self> {
         if selector == "*" {
             return Some(Pattern::everything());
@@ -104,12 +105,13 @@ impl Pattern {
             .then(|| Pattern(pieces.into()))
     }
 
-    /// Whether a name matches.
+    /// Whether a name matches this pattern.
     pub fn matches(&self, name: &str) -> bool {
         matches(&self.0, name)
     }
 
-    /// As text of this program's own: `*` for any text, `?` for one part of a name.
+    /// Writes the pattern for storage by the gateway itself: `*` for any text, `?` for one part of
+    /// a name.
     pub fn stored(&self) -> String {
         let piece = |piece: &Piece| match piece {
             Piece::Text(text) => text.to_string(),
@@ -119,7 +121,7 @@ impl Pattern {
         self.0.iter().map(piece).collect()
     }
 
-    /// What [`Pattern::stored`] wrote.
+    /// Reads what [`Pattern::stored`] wrote. `None` if the text is not of that form.
     pub fn from_stored(text: &str) -> Option<Self> {
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -134,10 +136,10 @@ impl Pattern {
     }
 }
 
-/// In time of the pattern's length by the name's, whatever they are: patterns may come from a token, and to try one place
-/// after another for each piece takes for ever with twenty pieces.
+/// Takes time proportional to the pattern's length times the name's. A pattern may come from a
+/// token, so this must hold for any pattern; backtracking would take for ever with twenty pieces.
 fn matches(pieces: &[Piece], name: &str) -> bool {
-    // Most are one of these, and cost no memory.
+    // These forms are the most frequent ones, and need no allocation.
     match pieces {
         [Piece::Text(text)] => return **text == *name,
         [Piece::Any] => return true,
@@ -145,7 +147,7 @@ fn matches(pieces: &[Piece], name: &str) -> bool {
         _ => {}
     }
     let name = name.as_bytes();
-    // Where in the name the pieces so far may end.
+    // The places in the name where the pieces so far can end.
     let mut ends = vec![false; name.len() + 1];
     ends[0] = true;
     for piece in pieces {
@@ -217,7 +219,7 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-/// A slot of a template.
+/// One slot of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Slot {
     Piece(Piece),
@@ -225,7 +227,7 @@ enum Slot {
     Claim(Box<str>),
 }
 
-/// A pattern with places for claims: `user:{sub}:*`.
+/// A pattern with placeholders for claims: `user:{sub}:*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Box<[Slot]>);
 
@@ -251,7 +253,7 @@ impl FromStr for Template {
             match c {
                 '*' => {
                     end(&mut plain, &mut slots);
-                    // Two in a row are one.
+                    // `**` means the same as `*`.
                     if slots.last() != Some(&Slot::Piece(Piece::Any)) {
                         slots.push(Slot::Piece(Piece::Any));
                     }
@@ -295,8 +297,10 @@ impl Slot {
 }
 
 impl Template {
-    /// The pattern for the bearer of these claims. None where a claim is missing, or its value could be read as something
-    /// else than a part of a name: then nothing is granted by it.
+    /// Builds the pattern for a token with these claims. Returns `None`, which grants nothing, if a
+    /// claim is missing, if its value could act as more than one part of a name, or if the pattern
+    /// would be longer than any name. A value must be a string or a non-negative integer, made of
+    /// channel characters other than separators, braces and the characters next to the placeholder.
     pub fn fill(&self, claims: &Map<String, Value>) -> Option<Pattern> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut plain = String::new();
@@ -389,7 +393,7 @@ mod tests {
         ] {
             assert_eq!(filled("user:{sub}:*", json!({ "sub": sub })), None, "{sub}");
         }
-        // Whatever stands beside a claim separates.
+        // The characters next to a placeholder act as separators, too.
         assert_eq!(filled("user.{sub}.*", json!({ "sub": "42.admin" })), None);
         assert_eq!(filled("user-{sub}", json!({ "sub": "a-b" })), None);
         assert_eq!(filled("user:{sub}", json!({})), None);
@@ -424,7 +428,7 @@ mod tests {
         assert_eq!(of("{a", "a"), None);
     }
 
-    /// Otherwise this test does not end.
+    /// With backtracking this test would not end.
     #[test]
     fn many_places_that_fit_cost_no_time() {
         let parts = Pattern::of_mercure(&("{a}".repeat(40) + "x")).unwrap();
@@ -448,7 +452,7 @@ mod tests {
     }
 
     fn by_regex(pattern: &str, name: &str) -> bool {
-        // Dynamic programming over both, as a second opinion.
+        // Dynamic programming over pattern and name, as an independent check.
         let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
         let mut row = vec![false; name.len() + 1];
         row[0] = true;
@@ -471,7 +475,8 @@ mod tests {
             prop_assert_eq!(matching(&pattern, &name), by_regex(&pattern, &name));
         }
 
-        /// Whatever a claim says: what it matches has the same number of parts as the template, and the value in its place.
+        /// Whatever the claim's value is, a name that matches has as many parts as the template,
+        /// with the value in its place.
         #[test]
         fn no_value_reaches_beyond_its_part(value in "\\PC{0,12}|[a-c:/*{}.]{0,6}", name in "[a-c:/.]{1,12}") {
             let template: Template = "u:{sub}:x".parse().unwrap();

@@ -1,7 +1,8 @@
-//! Where events come from and go to: one behaviour, two implementations.
+//! The broker: where events come from and go to. It has two implementations with the same
+//! behaviour.
 //!
-//! A hub attaches channels, asks for ticks and reads, and is answered through its inbox. History and readiness are asked
-//! for by HTTP handlers and answered to them.
+//! A hub attaches channels and asks for ticks and reads; the broker answers through the hub's
+//! inbox. HTTP handlers ask for history and readiness, and get the answer as a return value.
 
 pub mod memory;
 pub mod redis;
@@ -19,14 +20,14 @@ use crate::feed::snapshot::Snapshot;
 /// The broker of a gateway. Cloning shares it.
 #[derive(Debug, Clone)]
 pub enum Broker {
-    /// This process alone.
+    /// Events stay within this process.
     Memory(Arc<MemoryBroker>),
     /// Redis, shared by all replicas.
     Redis(Arc<RedisBroker>),
 }
 
 impl Broker {
-    /// Adds a worker's inbox; answers its number.
+    /// Adds a worker's inbox and returns the worker's number.
     pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
         match self {
             Broker::Memory(broker) => broker.register(inbox),
@@ -34,7 +35,8 @@ impl Broker {
         }
     }
 
-    /// Asks for a channel's events from now on; `Attached` answers.
+    /// Asks for a channel's events from now on. The broker answers with `ToHub::Attached`, or with
+    /// `ToHub::Refused`.
     pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
         match self {
             Broker::Memory(broker) => broker.attach(worker, channel, key),
@@ -50,7 +52,8 @@ impl Broker {
         }
     }
 
-    /// Asks for a tick behind whatever was asked for before; `Tick` answers.
+    /// Asks for a tick that covers everything the worker asked for before. The broker answers with
+    /// `ToHub::Tick`.
     pub fn want_tick(&self, worker: u16) {
         match self {
             Broker::Memory(broker) => broker.tick(Some(worker)),
@@ -58,7 +61,8 @@ impl Broker {
         }
     }
 
-    /// Asks for history; `Snapshot` answers, sooner or later.
+    /// Asks for history. The broker answers with `ToHub::Snapshot`; without Redis it keeps trying,
+    /// so the answer may take long.
     pub fn read(&self, request: ReadRequest) {
         match self {
             Broker::Memory(broker) => broker.read(&request),
@@ -66,7 +70,7 @@ impl Broker {
         }
     }
 
-    /// A part of one channel's history, for a handler; the error says why there is none.
+    /// Reads one page of a channel's history above `after`. The error says why it cannot be read.
     pub async fn history(&self, channel: &Channel, after: EventId) -> Result<Snapshot, String> {
         match self {
             Broker::Memory(broker) => Ok(broker.history(channel, after)),
@@ -74,7 +78,8 @@ impl Broker {
         }
     }
 
-    /// Whether live events are received, as it is known now; the error says why not.
+    /// Whether live events are being received, as far as is known now, without asking Redis. The
+    /// error says why not.
     pub fn status(&self) -> Result<(), String> {
         match self {
             Broker::Memory(_) => Ok(()),
@@ -82,7 +87,8 @@ impl Broker {
         }
     }
 
-    /// Sends an event through the broker and waits for it to come back; the error says what is wrong.
+    /// Sends an event through the broker and waits until it comes back. The error says why it did
+    /// not.
     pub async fn probe(&self) -> Result<(), String> {
         match self {
             Broker::Memory(_) => Ok(()),

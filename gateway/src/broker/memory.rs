@@ -1,8 +1,8 @@
 //! The embedded broker: the same promises as Redis, within one process.
 //!
-//! One clock, drawn a new epoch at every start, so that a cursor of an earlier process is told `reset`.
-//! One lock orders publishing, ticks, attachments and reads, as Redis' single thread does; it is held
-//! for a few appends and never over a wait.
+//! There is one clock. It starts in a random new epoch, so that a cursor from an earlier process
+//! gets a gap with reason `reset`. One lock orders publishing, ticks, attachments and reads, as
+//! Redis' single thread does. It is held for a few appends and never across a wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -19,23 +19,24 @@ use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 use crate::metrics::Metrics;
 
-/// How long a history outlives its youngest event beyond the ttl, as in the Redis contract.
+/// How much longer than the ttl a history is kept after its youngest event, as in the Redis
+/// contract.
 const EXPIRY_SLACK: Duration = Duration::from_secs(60);
 
-/// What the embedded broker keeps at most.
+/// The limits of the embedded broker.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryLimits {
-    /// Events a channel; 0 switches history off.
+    /// Events a channel keeps at most; 0 switches history off.
     pub max_len: usize,
-    /// How long an event is kept at least.
+    /// How long an event is kept at least, unless `max_len` or `bytes` forces it out.
     pub ttl: Duration,
-    /// Bytes of all histories together; what is known of idempotency keys takes a quarter of it at most.
+    /// Bytes of all histories together. Idempotency keys may take another quarter of this number.
     pub bytes: usize,
-    /// Bytes of one event's data.
+    /// Bytes of one event's data at most.
     pub event_bytes: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
-    /// Bytes of events in one answer to a read.
+    /// Bytes of events in one answer to a read. The event that reaches the limit is still included.
     pub page_bytes: usize,
 }
 
@@ -53,21 +54,23 @@ struct State {
     clock: EventId,
     workers: Vec<Arc<Inbox>>,
     channels: HashMap<Channel, Entry>,
-    /// All events kept, oldest first, to find what to drop when the bytes run out. What was dropped from
-    /// its channel for another reason is skipped.
+    /// The ids of all kept events, oldest first, to find what to drop when `bytes` is exceeded. An
+    /// id whose event its channel has already dropped is skipped.
     order: VecDeque<(EventId, Channel)>,
     bytes: usize,
     idempotency: HashMap<(Channel, Arc<str>), Published>,
-    /// Idempotency keys in the order of their expiry, by a clock that nobody sets.
+    /// Idempotency keys in the order of their expiry. The expiry is on the monotonic clock, so
+    /// changes of the system time do not affect it.
     expiring: VecDeque<(Instant, Channel, Arc<str>)>,
-    /// About what those two take.
+    /// Approximate bytes of `idempotency` and `expiring`.
     key_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Published {
     id: EventId,
-    /// Of its type and data. Nobody outside knows how it is made, so none can be found that is alike.
+    /// A hash of event type and data. Keyed with a per-process secret, so clients cannot construct
+    /// collisions.
     payload: u64,
 }
 
@@ -80,7 +83,7 @@ struct Entry {
 }
 
 impl MemoryBroker {
-    /// An empty broker in a new epoch.
+    /// Creates an empty broker in a new epoch.
     pub fn new(limits: MemoryLimits, metrics: Metrics) -> Self {
         metrics.broker.connected.with_label_values(&["memory"]).set(1);
         MemoryBroker {
@@ -100,14 +103,14 @@ impl MemoryBroker {
         }
     }
 
-    /// Adds a worker.
+    /// Adds a worker's inbox and returns the worker's number.
     pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
         let mut state = self.lock();
         state.workers.push(inbox);
         (state.workers.len() - 1) as u16
     }
 
-    /// Attaches a channel at once.
+    /// Attaches a channel and answers `Attached` at once.
     pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
         let mut state = self.lock();
         state.channels.entry(channel.clone()).or_default().attached.push((worker, key));
@@ -124,7 +127,8 @@ impl MemoryBroker {
         }
     }
 
-    /// Raises the clock to the time and tells one worker or all; forgets what is too old.
+    /// Raises the clock to the current time and sends a tick to one worker, or to all for `None`.
+    /// The tick to all also removes expired histories and idempotency keys.
     pub fn tick(&self, worker: Option<u16>) {
         let now = unix_ms();
         let mut state = self.lock();
@@ -141,7 +145,9 @@ impl MemoryBroker {
         }
     }
 
-    /// Publishes one event to everybody attached.
+    /// Publishes one event to every attached worker and returns its id. A known idempotency key
+    /// returns the first event's id, or `Conflict` if the payload differs. Data above `event_bytes`
+    /// is `TooLarge`.
     pub fn publish(&self, item: &Publication) -> Result<EventId, PublishError> {
         let result = self.try_publish(item);
         self.metrics.count_publish(&result);
@@ -181,7 +187,7 @@ impl MemoryBroker {
         Ok(id)
     }
 
-    /// Answers a read at once.
+    /// Answers a read at once, through the worker's inbox.
     pub fn read(&self, request: &ReadRequest) {
         let mut state = self.lock();
         let snapshot = self.snapshot(&mut state, request.parts(), request.after);
@@ -189,7 +195,7 @@ impl MemoryBroker {
         state.send(request.worker, ToHub::Snapshot { snapshot, tokens, cached: false });
     }
 
-    /// A part of one channel's history.
+    /// Reads one page of a channel's history above `after`.
     pub fn history(&self, channel: &Channel, after: EventId) -> Snapshot {
         self.snapshot(&mut self.lock(), std::iter::once((channel, Extent::All)), after)
     }
@@ -233,7 +239,8 @@ impl State {
         self.workers[usize::from(worker)].send([message]);
     }
 
-    /// Answers whom to wake.
+    /// Stores the event and queues it for every attached worker. Returns the inboxes to wake, which
+    /// the caller does after it has released the lock.
     fn append(
         &mut self,
         channel: &Channel,
@@ -271,7 +278,8 @@ impl State {
                 entry.trimmed = true;
             }
         }
-        // Entries whose events their channel dropped itself would otherwise pile up here.
+        // A channel drops its own events beyond `max_len`. Their ids stay in `order` until they
+        // reach its front, where they are removed.
         while self.order.front().is_some_and(|(id, channel)| {
             let first = self.channels.get(channel).and_then(|entry| entry.events.front());
             first.is_none_or(|frame| frame.id > Some(*id))
@@ -281,7 +289,7 @@ impl State {
         told
     }
 
-    /// Keeps an idempotency key, for as long as there is room for it.
+    /// Remembers an idempotency key. Drops the oldest keys once all keys take more than `bytes`.
     fn remember(
         &mut self,
         key: (Channel, Arc<str>),
@@ -295,7 +303,7 @@ impl State {
         while self.key_bytes > bytes && self.forget_key() {}
     }
 
-    /// Forgets the oldest idempotency key, if there is one.
+    /// Forgets the oldest idempotency key. Returns false if there is none.
     fn forget_key(&mut self) -> bool {
         let Some((_, channel, key)) = self.expiring.pop_front() else { return false };
         self.key_bytes -= key_size(&channel, &key);
@@ -348,17 +356,18 @@ impl State {
     }
 }
 
-/// About what it takes to keep an event: its bytes, and its place in its history and in the order of all.
+/// Approximate bytes for keeping an event: its own, and its entries in its history and in `order`.
 fn kept_size(frame: &SharedFrame) -> usize {
     frame.size() + 128
 }
 
-/// About what it takes to know an idempotency key: its text, and its place in a map and a queue.
+/// Approximate bytes for remembering an idempotency key: its text, and its entries in the map and
+/// in the queue.
 fn key_size(channel: &Channel, key: &str) -> usize {
     channel.as_str().len() + key.len() + 192
 }
 
-/// Milliseconds since the Unix epoch.
+/// The system time in milliseconds since the Unix epoch.
 pub fn unix_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_millis() as u64

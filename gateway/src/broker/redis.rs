@@ -1,7 +1,8 @@
-//! Redis as the broker: what its parts share, and the front that hubs and handlers talk to.
+//! The Redis broker: the state that its parts share, and the front for hubs and handlers.
 //!
-//! Connections of different kinds: the ingest's own (live events and ticks), a pool for reads and batches, and the line
-//! for events published singly. None is waited for by another; all are of the ingest's session.
+//! It has three kinds of connections: the ingest's own for live events and ticks, a pool for reads
+//! and batches, and the line's for single events. They do not wait for one another, and all belong
+//! to the ingest's session.
 
 pub(crate) mod access;
 pub(crate) mod alarm;
@@ -47,62 +48,65 @@ use crate::feed::snapshot::{Extent, Snapshot};
 use crate::metrics::Metrics;
 use crate::vitals::Vitals;
 
-/// How long a refusal to show a history is taken for granted before it is asked for again.
+/// After Redis has refused to show a history, it is not asked for that history again for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
-/// What the parts of the Redis broker share.
+/// The state that all parts of the Redis broker share.
 #[derive(Debug)]
 pub struct RedisShared {
-    /// What it was configured for.
+    /// The settings of this broker.
     pub config: RedisSettings,
     pub(crate) keys: Keys,
-    /// Where Redis is.
+    /// The address of Redis, with credentials and TLS.
     pub info: ConnectionInfo,
-    /// What TLS to it is made of.
+    /// Certificates for the ingest's TLS connection.
     pub tls: RedisTls,
-    /// The address without credentials, for logs.
+    /// The address of Redis without credentials, for logs.
     pub(crate) addr: String,
     pub(crate) library: Library,
-    /// What all connections belong to.
+    /// The current session, which every connection belongs to.
     pub sessions: Sessions,
-    /// For connections of one's own.
+    /// Opens the line's connection, which is not of the pool.
     pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
     pub(crate) probe_channel: String,
-    /// Where gateways call each other to read revocations.
+    /// The pub/sub channel on which gateways tell each other to read the revocations.
     pub(crate) revocation_channel: String,
     pub(crate) revocations_called: Notify,
-    /// Commands for the ingest, for as long as the front lives: without it the ingest ends.
+    /// The ingest's commands. This sender is weak, so that the ingest ends when the front drops the
+    /// only strong one.
     commands: mpsc::WeakUnboundedSender<Command>,
-    /// What this gateway has seen: a new epoch begins above it.
+    /// What this gateway has seen. A Redis that is behind it begins a new epoch above it.
     seen: Mutex<Seen>,
-    /// The limits as Redis holds them, once known.
+    /// The limits that Redis holds; `None` before the first tick.
     found: Mutex<Option<HistoryLimits>>,
-    /// Histories that Redis refuses to show this user, and since when that is known.
+    /// Channels whose history Redis refused to show this user, each with the time of the refusal.
     refused: Mutex<HashMap<Channel, Instant>>,
 }
 
-/// What tells a Redis that it has forgotten something.
+/// What this gateway has seen of the data. Redis compares it with its own state, to detect that it
+/// has lost data.
 #[derive(Debug, Default)]
 struct Seen {
     /// The highest position.
     id: Option<EventId>,
-    /// The highest count of ticks. Only ticks raise it: a clock that was set back is soon above all that was seen again.
+    /// The highest count of ticks. It reveals a state that went back in time even after the clock
+    /// has passed `id` again: the clock follows the time, but only ticks raise this count.
     beat: Option<u64>,
 }
 
-/// What a tick tells.
+/// A tick's answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Told {
-    /// Nothing at or below this position can still be published.
+    /// The clock. No event with an id at or below it can still be published.
     pub clock: EventId,
-    /// Ticks counted in this data set.
+    /// The number of ticks counted in this data set.
     pub beat: u64,
     /// The limits that hold for all writers.
     pub limits: HistoryLimits,
 }
 
-/// The broker's front.
+/// The front of the broker: what hubs and handlers call.
 #[derive(Debug)]
 pub struct RedisBroker {
     pub(crate) shared: Arc<RedisShared>,
@@ -113,29 +117,31 @@ pub struct RedisBroker {
     workers: Mutex<u16>,
 }
 
-/// What the broker's threads work with.
+/// The receiving ends for the broker's three threads.
 #[derive(Debug)]
 pub struct Works {
-    /// Of all threads.
+    /// The state that all threads share.
     pub shared: Arc<RedisShared>,
-    /// What the ingest is asked.
+    /// Commands for the ingest.
     pub commands: mpsc::UnboundedReceiver<Command>,
-    /// What the history thread is asked.
+    /// Requests for the history thread.
     pub asks: mpsc::UnboundedReceiver<Ask>,
-    /// What the line's thread is to publish.
+    /// Single events for the line's thread.
     pub queue: Arc<Queue>,
-    /// What the ingest says of itself.
+    /// Where the ingest publishes its status.
     pub status: watch::Sender<Status>,
 }
 
 impl RedisBroker {
-    /// Starts the broker's threads; they connect, and go on trying.
+    /// Starts the broker's threads. They connect to Redis, and keep trying if they cannot. The
+    /// error says that the address or a certificate file is invalid.
     pub fn start(
         config: RedisSettings,
         metrics: Metrics,
         vitals: &Vitals,
     ) -> Result<Arc<Self>, BadRedis> {
-        // The redis crate brings no TLS provider of its own; the first one installed is as good as ours.
+        // rustls needs a default provider, which the redis crate does not install. An error means
+        // that one is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (broker, works) = RedisBroker::without_threads(config, metrics)?;
         let Works { shared, commands, asks, queue, status } = works;
@@ -146,8 +152,8 @@ impl RedisBroker {
         Ok(broker)
     }
 
-    /// A broker whose threads are not started, and what they would work with: the model of the join moves it step by
-    /// step.
+    /// Creates a broker without starting its threads, and returns what they would work with. Tests
+    /// that step through the join by hand (`join_model`) use it.
     pub fn without_threads(
         config: RedisSettings,
         metrics: Metrics,
@@ -160,7 +166,7 @@ impl RedisBroker {
         let shared = Arc::new(RedisShared {
             keys: Keys::new(config.prefix.clone(), 1),
             addr: info.addr().to_string(),
-            // No channel's name begins with a colon, so this one is nobody's.
+            // No channel's name begins with a colon, so no channel can collide with this name.
             probe_channel: format!("{}::probe:{:016x}", config.prefix, fastrand::u64(..)),
             revocation_channel: Keys::new(config.prefix.clone(), 1).revocation_channel(),
             revocations_called: Notify::new(),
@@ -191,7 +197,9 @@ impl RedisBroker {
         Ok((Arc::new(broker), works))
     }
 
-    /// Waits until live events are received, or says why that does not come about within `patience`.
+    /// Waits until live events are received. Returns the last error if that takes longer than
+    /// `patience`, and at once on a contract mismatch. With zero `patience` the first failure is
+    /// returned, after twice `connect_timeout` at most.
     pub async fn online(&self, patience: Duration) -> Result<(), String> {
         let mut status = self.status.clone();
         let deadline = tokio::time::Instant::now() + patience;
@@ -212,17 +220,17 @@ impl RedisBroker {
         }
     }
 
-    /// What its parts share.
+    /// The state that the parts of the broker share.
     pub(crate) fn shared(&self) -> &Arc<RedisShared> {
         &self.shared
     }
 
-    /// The address without credentials.
+    /// The address of Redis without credentials.
     pub fn addr(&self) -> &str {
         &self.shared.addr
     }
 
-    /// Adds a worker.
+    /// Adds a worker's inbox and returns the worker's number.
     pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell(Command::Register(inbox.clone()));
@@ -231,7 +239,8 @@ impl RedisBroker {
         *workers - 1
     }
 
-    /// Attaches a channel once Redis has confirmed it.
+    /// Attaches a channel. `Attached` follows once Redis has confirmed the subscription, `Refused`
+    /// if Redis refuses it.
     pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
         self.tell(Command::Attach(worker, channel.clone(), key));
     }
@@ -241,17 +250,17 @@ impl RedisBroker {
         self.tell(Command::Detach(worker, channel.clone(), key));
     }
 
-    /// Asks for a tick.
+    /// Asks the ingest for a tick.
     pub fn want_tick(&self) {
         self.shared.want_tick();
     }
 
-    /// Asks for history.
+    /// Asks the history thread to read.
     pub fn read(&self, request: ReadRequest) {
         self.ask(Ask::Read(request));
     }
 
-    /// A part of one channel's history.
+    /// Reads one page of a channel's history above `after`. Fails after `request_timeout`.
     pub async fn history(&self, channel: &Channel, after: EventId) -> Result<Snapshot, String> {
         let parts = [(channel.clone(), after, Extent::All)];
         let patience = self.shared.config.request_timeout;
@@ -261,12 +270,14 @@ impl RedisBroker {
         }
     }
 
-    /// Publishes in order; a single event by the line.
+    /// Publishes in order and returns the results in the same order. A single event goes by the
+    /// line, several go by a connection of the pool.
     pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
         publish::publish(&self.shared, &self.line, items).await
     }
 
-    /// Whether live events are received, as it is known now; the error says why not.
+    /// Whether live events are being received, as far as is known now, without asking Redis. The
+    /// error says why not.
     pub fn status(&self) -> Result<(), String> {
         match &*self.status.borrow() {
             Status::Online => Ok(()),
@@ -275,7 +286,8 @@ impl RedisBroker {
         }
     }
 
-    /// Sends an event through Redis and waits for it to come back through the ingest.
+    /// Publishes a probe event and waits until the ingest receives it. Fails after
+    /// `answer_timeout`.
     pub async fn probe(&self) -> Result<(), String> {
         let text = format!("{:032x}", fastrand::u128(..));
         let (arrived, arrival) = oneshot::channel();
@@ -292,7 +304,7 @@ impl RedisBroker {
         tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| late())
     }
 
-    /// Runs one function that only an operator calls; answers the clock.
+    /// Calls a library function that is reserved for operators, and returns the clock.
     pub async fn administer(
         &self,
         function: Function,
@@ -304,14 +316,15 @@ impl RedisBroker {
         Ok(redis::from_redis_value(value)?)
     }
 
-    /// The limits this gateway is configured for, and those Redis holds.
+    /// The configured limits, and the limits that Redis holds if they are known.
     pub fn limits(&self) -> (HistoryLimits, Option<HistoryLimits>) {
         let found = self.shared.found.lock().unwrap_or_else(PoisonError::into_inner);
         (self.shared.config.limits, *found)
     }
 
     fn tell(&self, command: Command) {
-        // The ingest ends only after everybody who could ask; a late word to it means nothing.
+        // The ingest outlives every caller, so a send can fail only at shutdown, when it does not
+        // matter.
         let _ = self.commands.send(command);
     }
 
@@ -321,7 +334,7 @@ impl RedisBroker {
 }
 
 impl RedisShared {
-    /// Notes a position that was dispatched.
+    /// Records a position that was dispatched.
     pub(crate) fn saw(&self, id: EventId) {
         let mut seen = self.seen();
         seen.id = seen.id.max(Some(id));
@@ -331,32 +344,34 @@ impl RedisShared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether Redis refused to show a channel's history a moment ago.
+    /// Whether Redis refused to show a channel's history within the last `REFUSED_FOR`.
     pub(crate) fn refuses(&self, channel: &Channel) -> bool {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.get(channel).is_some_and(|since| since.elapsed() < REFUSED_FOR)
     }
 
-    /// Redis refuses to show a channel's history.
+    /// Records that Redis refuses to show a channel's history.
     pub(crate) fn note_refused(&self, channel: &Channel) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.retain(|_, since| since.elapsed() < REFUSED_FOR);
         refused.insert(channel.clone(), Instant::now());
     }
 
-    /// Asks the ingest for a tick behind all it was asked for before.
+    /// Asks the ingest for a tick that covers everything it was asked for before.
     pub(crate) fn want_tick(&self) {
         self.tell(Command::Tick);
     }
 
     fn tell(&self, command: Command) {
-        // The ingest ends only after everybody who could ask; a late word to it means nothing.
+        // The ingest outlives every caller, so a send can fail only at shutdown, when it does not
+        // matter.
         if let Some(commands) = self.commands.upgrade() {
             let _ = commands.send(command);
         }
     }
 
-    /// The nine arguments that tell the library who calls.
+    /// Adds the nine arguments that begin every tick and read: what this gateway has seen, its
+    /// configured limits, and its contract.
     pub(crate) fn add_gateway_args(&self, cmd: &mut Cmd) {
         let seen = self.seen();
         let limits = &self.config.limits;
@@ -371,7 +386,7 @@ impl RedisShared {
             .arg(CONTRACT_VERSION);
     }
 
-    /// The tick's command.
+    /// The command for a tick.
     pub fn tick_call(&self) -> Cmd {
         let mut cmd = self.library.call(Function::Tick, 1);
         cmd.arg(self.keys.state(0));
@@ -379,7 +394,8 @@ impl RedisShared {
         cmd
     }
 
-    /// The tick's answer, noted: it is the ingest's word for what the data set is.
+    /// Reads a tick's answer and records its clock, count and limits. Only the ingest may call
+    /// this: its connection decides which data set is the current one.
     pub fn read_tick(&self, value: &Value<'_>) -> Result<EventId, SessionError> {
         let told = Told::read(value)?;
         self.saw(told.clock);
@@ -403,13 +419,16 @@ impl RedisShared {
         *found = Some(now);
     }
 
-    /// Sends one command on a connection of the pool; puts the library back if it is missing. Answers in which session.
+    /// Sends one command on a connection of the pool and returns the session that answered. If the
+    /// library is missing, loads it again, and still returns the error. An answer after the end of
+    /// the session is an error, too.
     pub(crate) async fn command(
         &self,
         cmd: &Cmd,
     ) -> Result<(Arc<Session>, redis::Value), RedisError> {
         let session = self.sessions.get().await?;
-        // Boxed: it takes 7 KB, and so would all that may come to it, such as each request for a stream.
+        // Boxed because this future takes 7 KB. Unboxed, so would every future that contains it,
+        // such as the one of each request for a stream.
         let mut connection = Box::pin(session.pool.get()).await.map_err(pool_error)?;
         match cmd.query_async(&mut connection).await {
             Err(error) if meaning(&words(&error)) == Meaning::Missing => {
@@ -425,7 +444,7 @@ impl RedisShared {
         }
     }
 
-    /// Makes sure of the library.
+    /// Loads the library into Redis unless it is there in this version or a newer one.
     pub(crate) async fn ensure_library(
         &self,
         connection: &mut MultiplexedConnection,
@@ -483,7 +502,7 @@ impl From<String> for EnsureError {
     }
 }
 
-/// An error as Redis wrote it: its code, then its words.
+/// An error's text as Redis wrote it: the code, then the words.
 pub(crate) fn words(error: &RedisError) -> String {
     match error.code() {
         Some(code) => format!("{code} {}", error.detail().unwrap_or_default()),
@@ -491,7 +510,7 @@ pub(crate) fn words(error: &RedisError) -> String {
     }
 }
 
-/// What the pool could not do, as an error of Redis: nothing was sent.
+/// Converts an error of the pool. It always means that nothing was sent.
 pub(crate) fn pool_error(error: PoolError) -> RedisError {
     match error {
         PoolError::Backend(error) => error,
@@ -499,7 +518,8 @@ pub(crate) fn pool_error(error: PoolError) -> RedisError {
     }
 }
 
-/// The waits between attempts to reach Redis: growing, jittered, without end.
+/// The delays between attempts to reach Redis: growing from 50 ms up to `longest`, jittered,
+/// endless.
 pub(crate) fn delays(longest: Duration) -> impl Iterator<Item = Duration> {
     backon::ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
@@ -509,7 +529,7 @@ pub(crate) fn delays(longest: Duration) -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Runs a future on a thread of its own, until it ends by itself.
+/// Runs a future on a thread of its own until the future ends.
 fn on_thread<F: Future<Output = ()>>(
     name: &'static str,
     vitals: &Vitals,

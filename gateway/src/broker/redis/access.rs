@@ -1,5 +1,7 @@
-//! What access control keeps in Redis: tickets that wait to be used, and revocations. No event is among it, and nothing here is of
-//! an epoch: what Redis forgets lets nobody in, except whoever was revoked.
+//! What access control keeps in Redis: unused tickets and revocations.
+//!
+//! None of this belongs to an epoch. If Redis loses it, unused tickets stop working, and revoked
+//! tokens and subjects are let in again.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +10,7 @@ use redis::{Cmd, FromRedisValue, RedisError};
 use crate::broker::redis::RedisBroker;
 
 impl RedisBroker {
-    /// Keeps what a ticket grants, for a while.
+    /// Stores what a ticket grants, until `lifetime` is over. `hash` is the ticket's hash.
     pub async fn put_ticket(
         &self,
         hash: &str,
@@ -20,12 +22,13 @@ impl RedisBroker {
         self.call(redis::cmd("SET").arg(key).arg(grant).arg("PX").arg(lifetime)).await
     }
 
-    /// What a ticket grants. It is gone then, for everybody.
+    /// Returns what a ticket grants and deletes it, so that a ticket works only once. `None` if
+    /// there is no such ticket.
     pub async fn take_ticket(&self, hash: &str) -> Result<Option<Vec<u8>>, String> {
         self.call(redis::cmd("GETDEL").arg(self.shared.keys.ticket(hash))).await
     }
 
-    /// Keeps a revocation for a while, and calls all gateways to read it.
+    /// Stores a revocation for the time `keep`, and tells all gateways to read it.
     pub async fn add_revocation(&self, line: &str, keep: Duration) -> Result<(), String> {
         let key = self.shared.keys.revoked();
         let now = unix_ms();
@@ -40,7 +43,7 @@ impl RedisBroker {
         self.call(redis::cmd("PUBLISH").arg(&self.shared.revocation_channel).arg("")).await
     }
 
-    /// All revocations that are kept.
+    /// All revocations that have not expired.
     pub async fn revocations(&self) -> Result<Vec<String>, String> {
         let key = self.shared.keys.revoked();
         self.call(
@@ -49,7 +52,8 @@ impl RedisBroker {
         .await
     }
 
-    /// Waits until another gateway calls to read them, or this one has connected anew.
+    /// Waits until another gateway asks to read the revocations, or until this one has reconnected
+    /// and may have missed that.
     pub async fn revocations_called(&self) {
         self.shared.revocations_called.notified().await;
     }

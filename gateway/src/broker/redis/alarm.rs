@@ -1,4 +1,4 @@
-//! Pauses that are shorter than the runtime's timer can make: that counts whole milliseconds.
+//! Pauses below a millisecond. The runtime's own timer counts whole milliseconds.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -10,7 +10,7 @@ use rustix::time::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// A timer of the kernel's resolution, timerfd_create(2), watched by the thread's runtime.
+/// A timer with the kernel's resolution (timerfd_create(2)), polled by the thread's runtime.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     timer: AsyncFd<Timer>,
@@ -26,7 +26,7 @@ impl AsRawFd for Timer {
 }
 
 impl Alarm {
-    /// One that is not set. Must be called within a runtime.
+    /// Creates a timer that is not set. Must be called within a runtime.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = Timer(timerfd_create(TimerfdClockId::Monotonic, flags)?);
@@ -35,10 +35,10 @@ impl Alarm {
         Ok(Alarm { timer })
     }
 
-    /// Waits so long. Whoever gives up waiting may wait again.
+    /// Waits for `pause`. If the future is dropped early, `wait` may be called again.
     pub(crate) async fn wait(&self, pause: Duration) -> io::Result<()> {
         let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Zero would never come.
+        // A zero value would disarm the timer, so that this would wait for ever.
         let it_value = pause
             .max(Duration::from_nanos(1))
             .try_into()
@@ -49,7 +49,7 @@ impl Alarm {
             let mut ready = self.timer.readable().await?;
             let read =
                 |timer: &AsyncFd<Timer>| Ok(rustix::io::read(&timer.get_ref().0, &mut [0; 8])?);
-            // Otherwise that was a setting before this one.
+            // On `WouldBlock` the readiness was left over from an earlier setting, so wait again.
             if let Ok(read) = ready.try_io(read) {
                 return read.map(drop);
             }

@@ -1,8 +1,10 @@
-//! The gateway's own connection to Redis for events that are published one by one, and the thread that works it.
+//! The line: one connection, worked by a thread of its own, for all events that are published one
+//! by one.
 //!
-//! A checkout of the pool costs a round trip. All such events share this one connection instead. While Redis is busy with
-//! one call, whatever comes waits, and then goes as one batch. Where several publish at once and much comes, more are let
-//! gather for a moment: a call costs both sides several writes and wake-ups, and Redis a cold start of the script,
+//! Taking a connection from the pool costs a round trip, so these events share this connection
+//! instead. Events that arrive while a call is under way wait, and go as one batch with the next
+//! call. When several publishers send many events, the thread also waits a moment for more: a call
+//! costs both sides several writes and wake-ups, and costs Redis a cold start of the script,
 //! however many events it carries.
 
 use std::collections::VecDeque;
@@ -21,35 +23,36 @@ use crate::broker::redis::publish::{self, Again, Failure, Outcome, Sent};
 use crate::broker::redis::session::{Session, check_server};
 use crate::feed::publication::{Publication, PublishError};
 
-/// A connection that was silent for longer is asked whether it is there before an event is trusted to it.
+/// After a silence longer than this, the connection is checked with a PING before it gets an event.
 const SILENCE: Duration = Duration::from_secs(1);
-/// A publisher who has met no other for so long is alone.
+/// A publisher counts as alone when no two publishers have met for this long.
 const ALONE: Duration = Duration::from_millis(20);
-/// Much comes if so many events came within this time: 1,000 a second.
+/// The rate from which events gather: this many within this time, which is 1,000 a second.
 const MUCH: (usize, Duration) = (8, Duration::from_millis(8));
-/// So many events share a call's cost well enough that no more are waited for.
+/// With this many events waiting, the call is sent at once: they share its cost well enough.
 const ENOUGH: usize = 16;
 
-/// Where handlers leave their events. Dropped, it ends the thread.
+/// The handlers' end of the queue. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Line(Arc<Queue>);
 
-/// What waits for the thread.
+/// The events that wait for the thread.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
-    /// Rings when a first event waits, when enough wait, and at the end.
+    /// Notified when the first event waits, when `ENOUGH` wait, and when the line is dropped.
     bell: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    /// A call is under way.
+    /// Whether a call is under way.
     busy: bool,
-    /// When an event last came while another one waited or was on its way.
+    /// When an event last arrived while another one waited or a call was under way: the sign of
+    /// more than one publisher.
     met: Option<Instant>,
-    /// When the last events came, as many as tell whether much comes.
+    /// The arrival times of the last `MUCH.0` events.
     came: VecDeque<Instant>,
     closed: bool,
 }
@@ -61,13 +64,14 @@ struct Waiting {
 }
 
 impl Line {
-    /// A line, and the queue for its thread.
+    /// Creates a line, and the queue for its thread.
     pub(crate) fn new() -> (Line, Arc<Queue>) {
         let queue = Arc::new(Queue::default());
         (Line(queue.clone()), queue)
     }
 
-    /// Publishes one event, together with others that wait.
+    /// Publishes one event, together with others that wait. If the thread ends before it has
+    /// answered, the outcome is unknown.
     pub(crate) async fn publish(&self, item: Publication) -> Outcome {
         let (answer, answered) = oneshot::channel();
         let waiting = {
@@ -105,7 +109,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until something waits; answers whether anything ever will.
+    /// Waits for an event. Returns false when the line is closed and empty.
     async fn filled(&self) -> bool {
         loop {
             {
@@ -118,19 +122,20 @@ impl Queue {
         }
     }
 
-    /// Waits until enough wait.
+    /// Waits until `ENOUGH` events wait.
     async fn enough(&self) {
         while self.lock().waiting.len() < ENOUGH {
             self.bell.notified().await;
         }
     }
 
-    /// All that wait.
+    /// Takes all waiting events.
     fn take_all(&self) -> VecDeque<Waiting> {
         std::mem::take(&mut self.lock().waiting)
     }
 
-    /// What goes with the next call.
+    /// Takes the events for the next call, as many as one batch holds, and marks a call as under
+    /// way.
     fn take(&self) -> Vec<Waiting> {
         let mut state = self.lock();
         state.busy = true;
@@ -139,7 +144,7 @@ impl Queue {
     }
 }
 
-/// Publishes what comes for as long as anything can.
+/// Publishes events until the line is closed and empty.
 pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
     let mut kept = None;
     let alarm = match Alarm::new() {
@@ -164,7 +169,8 @@ pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
         let (session, mut open) = match ready(&shared, kept.take()).await {
             Ok(ready) => ready,
             Err(error) => {
-                // However many wait: nothing was sent of any of them.
+                // Nothing was sent of any waiting event, so all fail now. Failing batch by batch
+                // would make each batch wait anew for a session.
                 let failure = publish::unsent(&error);
                 for waiting in queue.take_all() {
                     let _ = waiting.answer.send(Err(failure.clone()));
@@ -183,13 +189,13 @@ pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
             kept = Some(open);
         }
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
-            // Whoever waited may have gone; the event is published all the same.
+            // The caller may have given up waiting. The event is published all the same.
             let _ = waiting.answer.send(outcome);
         }
     }
 }
 
-/// The session and a connection of it: the one that was kept, if it is sound.
+/// Returns the current session and a connection of it: the kept one if it is sound, else a new one.
 async fn ready(
     shared: &RedisShared,
     kept: Option<Open>,
@@ -207,8 +213,8 @@ async fn ready(
 }
 
 impl State {
-    /// How long to let more events gather, if the last call was `called` then. Nobody waits once `gather` has passed since
-    /// that call, and a publisher who is alone waits for nobody.
+    /// How long to wait for more events, if the last call was made at `called`. It is zero once
+    /// `gather` has passed since that call, and for a publisher who is alone.
     fn pause(&self, now: Instant, called: Instant, gather: Duration) -> Duration {
         let met = self.met.is_some_and(|met| now - met <= ALONE);
         let much =
@@ -217,14 +223,14 @@ impl State {
     }
 }
 
-/// The connection.
+/// The line's connection, and the session it was opened in.
 #[derive(Debug)]
 struct Open {
     connection: MultiplexedConnection,
     session: u64,
-    /// It is closed.
+    /// Whether the connection was closed.
     gone: Arc<AtomicBool>,
-    /// When it last was seen to answer.
+    /// When the connection last answered.
     answered: Instant,
 }
 
@@ -244,9 +250,11 @@ impl Open {
         Ok(Open { connection, session: session.number(), gone, answered: Instant::now() })
     }
 
-    /// The connection, if it is of this session and found sound a moment ago.
+    /// Returns the connection if it belongs to this session and is not closed. After a silence, a
+    /// PING must be answered within `patience`.
     async fn checked(mut self, session: &Session, patience: Duration) -> Option<Open> {
-        // An end that has arrived is heard first.
+        // Lets the connection's task run, so that a disconnection that has already arrived sets
+        // `gone`.
         tokio::task::yield_now().await;
         if self.session != session.number() || self.gone.load(Ordering::Relaxed) {
             return None;
@@ -300,7 +308,7 @@ mod tests {
         assert_eq!(state(Some(20), late).pause(at(30), at(20), gather), Duration::ZERO);
     }
 
-    /// However many wait: each batch of them would wait for a session anew.
+    /// If they failed batch by batch, each batch would wait anew for a session.
     #[actix_web::test]
     async fn without_a_session_all_who_wait_are_told_at_once() {
         let config = Config::load(None, std::iter::empty(), &[]).unwrap();

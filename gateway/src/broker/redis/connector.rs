@@ -1,4 +1,5 @@
-//! Connects to Redis for the ingest: TCP, TLS or a Unix socket, and speaks RESP3 up to a usable session.
+//! Opens the ingest's connection to Redis, over TCP, TLS or a Unix socket, and greets the server in
+//! RESP3.
 
 use std::io;
 use std::sync::Arc;
@@ -20,22 +21,23 @@ use crate::config::pem;
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Why a session could not begin or had to end.
+/// Why a session could not begin, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The network failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Redis did not answer in time.
+    /// Redis did not answer within this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// It is not Redis, or it is broken.
+    /// The server does not speak RESP3.
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
-    /// Redis answered, and what it said rules a session out.
+    /// Redis answered, but no session is possible: it refused a command, is too old, or is no
+    /// master.
     #[error("{0}")]
     Refused(String),
-    /// Redis holds another contract than this gateway speaks; waiting does not help.
+    /// Redis holds a different contract than this gateway speaks. Retrying does not help.
     #[error("{0}")]
     Mismatch(String),
 }
@@ -46,13 +48,14 @@ impl From<String> for SessionError {
     }
 }
 
-/// A connection with what was read from it and not yet understood.
+/// A connection, with the input that was read but not yet parsed.
 pub(crate) struct Connection {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) input: BytesMut,
 }
 
-/// Connects, authenticates and checks that this is a master of a version that serves.
+/// Connects, authenticates, and checks that the server is a master of version 7 or newer. Fails
+/// with `Timeout` if all of it takes longer than `timeout`.
 pub(crate) async fn connect(
     info: &ConnectionInfo,
     tls: &RedisTls,
@@ -86,12 +89,11 @@ async fn open(
 }
 
 async fn tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
-    // The name is looked up anew at every connect: nothing assumes that Redis keeps its address.
+    // The name is resolved at every connect, because Redis may have moved to another address.
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
-    // A connection that mostly receives has no other way to notice that its peer is gone for good; the
-    // tick finds one that hangs.
-    // Whole seconds, one at least, are all that the kernel takes.
+    // The ingest mostly receives, so without keepalive it would not notice that its peer is gone.
+    // (A peer that hangs is found by the tick.) The kernel takes whole seconds, at least one.
     let time = timeout.max(Duration::from_secs(1));
     let keepalive = socket2::TcpKeepalive::new().with_time(time).with_interval(time);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
@@ -127,8 +129,8 @@ fn native_roots() -> Result<rustls::RootCertStore, SessionError> {
 }
 
 impl Connection {
-    /// Sends one command and waits for its answer; pushes before it are passed over. For the beginning of
-    /// a session, when nothing is subscribed.
+    /// Sends one command, waits for its answer and passes it to `read`. Pushes before the answer
+    /// are dropped, so this is for the beginning of a session, before anything is subscribed.
     pub(crate) async fn call<T>(
         &mut self,
         cmd: &Cmd,
@@ -182,7 +184,8 @@ impl Connection {
                 value.elements().first().and_then(Value::text).unwrap_or("unknown").to_owned()
             })
             .await?;
-        // ROLE may be refused to a restricted user; the first write then finds a replica.
+        // A restricted user may not be allowed ROLE. If the server is a replica then, the first
+        // tick fails, because it writes.
         if role == "slave" || role == "sentinel" {
             return Err(SessionError::Refused(format!(
                 "this Redis is a {role}, a master is needed"

@@ -1,8 +1,8 @@
-//! What the ingest's one connection brings and must say: live events and ticks for each worker's inbox, and
-//! the subscriptions that the workers' wishes come to.
+//! Interprets what the ingest's connection receives and decides what it sends: live events and
+//! ticks go to the workers' inboxes, and the workers' requests become subscriptions.
 //!
-//! No I/O: `Ingest` reads, writes and connects; this understands what was read and fills what is to be written. It
-//! outlives connections, because wishes do.
+//! This module does no I/O; `Ingest` connects, reads and writes. A `Dispatch` outlives connections,
+//! because the workers' requests do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use crate::broker::redis::resp::{self, Value};
 use crate::feed::frame::Frame;
 use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
 
-/// What hubs and handlers ask of the ingest.
+/// A request to the ingest, from a hub or a handler.
 #[derive(Debug)]
 pub enum Command {
-    /// A worker's inbox; its number is its place.
+    /// Adds a worker's inbox. Workers are numbered in the order in which they register.
     Register(Arc<Inbox>),
-    /// A worker wants a channel.
+    /// A worker wants a channel's events.
     Attach(u16, Channel, ChannelKey),
     /// A worker no longer wants a channel.
     Detach(u16, Channel, ChannelKey),
-    /// A worker wants a tick behind all it asked for before.
+    /// A worker wants a tick that covers everything it asked for before.
     Tick,
-    /// Somebody waits for this text to come back on the probe channel.
+    /// A handler waits for this text to come back on the probe channel.
     Probe(String, ProbeAnswer),
 }
 
-/// Who waits for a probe; an error says why it cannot come back.
+/// Where a probe's outcome goes. The error says why the probe cannot come back.
 pub type ProbeAnswer = oneshot::Sender<Result<(), String>>;
 
-/// A command whose answer is still to come. Redis answers in the order in which it was asked.
+/// A command that was sent and not answered yet. Redis answers commands in order.
 #[derive(Debug)]
 enum Asked {
     Tick,
@@ -45,44 +45,46 @@ enum Asked {
     Unsubscribe(Box<[u8]>),
 }
 
-/// How far a position may be beyond the last tick's and the time since.
+/// How far an id's time may be ahead of the last tick's clock plus the time that has passed since.
 const AHEAD: Duration = Duration::from_secs(10);
 
-/// Whether a position may be of the clock that stood at `last` when that was heard. One of the far future is forged, or
-/// of a clock that jumped: believed, it would stand above everything that follows.
+/// Whether `id` can come from a clock that stood at `last` at the time `heard`. An id further in
+/// the future was forged, or comes from a clock that jumped. If it were believed, every later event
+/// would be below it.
 pub fn believable(last: EventId, heard: Instant, id: EventId) -> bool {
     let since = (heard.elapsed() + AHEAD).as_millis() as u64;
     id.ms <= last.ms.saturating_add(since)
 }
 
-/// The workers, what they want, and what stands between them and the connection.
+/// The workers, the channels they want, and the state of the exchange with Redis.
 pub struct Dispatch {
     shared: Arc<RedisShared>,
     workers: Vec<Arc<Inbox>>,
     interest: Interest,
     probes: Vec<(String, ProbeAnswer)>,
-    /// Why probes do not come back, if Redis refuses their channel.
+    /// Why probes cannot come back: Redis refuses their channel. `None` while it does not.
     probes_refused: Option<String>,
-    /// Whether there is a session; without one, wishes are only noted.
+    /// Whether there is a session. Without one, attachments are only recorded; a new session begins
+    /// with a tick anyway.
     connected: bool,
-    /// What is to be written.
+    /// Bytes to write to Redis.
     pub out: BytesMut,
-    /// What was written there and is not answered.
+    /// The commands in `out` or already sent whose answers are still missing, in order.
     asked: VecDeque<Asked>,
-    /// The clock that the last tick told, and when.
+    /// The clock of the last tick, and when it arrived.
     last: Option<(EventId, Instant)>,
-    /// When the tick under way was sent.
+    /// When the tick that is under way was sent.
     ticking: Option<Instant>,
     tick_wanted: bool,
     next_tick: Instant,
-    /// One batch a worker, sent once what was read is understood.
+    /// One batch of messages for each worker, sent after everything that was read is parsed.
     batches: Vec<Vec<ToHub>>,
-    /// Events received since the last batch, for the metrics.
+    /// Events received since the last delivery, for the metrics.
     received: u64,
 }
 
 impl Dispatch {
-    /// Without workers, wishes or a session.
+    /// Creates a dispatch without workers, channels or a session.
     pub fn new(shared: Arc<RedisShared>) -> Self {
         let interest = Interest::new(shared.config.linger);
         Dispatch {
@@ -103,7 +105,8 @@ impl Dispatch {
         }
     }
 
-    /// A session begins, with the clock at that moment: everything wanted is subscribed, and a tick stands behind it.
+    /// Begins a session at this clock: subscribes to every wanted channel and asks for a tick
+    /// behind the subscriptions.
     pub fn begin(&mut self, clock: EventId) {
         self.connected = true;
         self.out.clear();
@@ -120,7 +123,8 @@ impl Dispatch {
         }
     }
 
-    /// The session is over, if there was one: nothing is attached any more.
+    /// Ends the session, if there is one: every attachment is gone, and each worker gets
+    /// `Detached`.
     pub fn end(&mut self) {
         if !std::mem::take(&mut self.connected) {
             return;
@@ -132,13 +136,14 @@ impl Dispatch {
         }
     }
 
-    /// When to look again, whatever is read; and until when an answer must have come.
+    /// When `maintain` is to run again even if nothing is read, and by when the answer to the tick
+    /// under way must have arrived.
     pub fn wake(&self) -> (Instant, Option<Instant>) {
         let overdue = self.ticking.map(|sent| sent + self.shared.config.answer_timeout);
         (overdue.unwrap_or(self.next_tick).min(self.next_tick), overdue)
     }
 
-    /// Gives up idle channels and sends a tick when one is due.
+    /// Unsubscribes from channels that were idle for too long, and sends a tick if one is due.
     pub fn maintain(&mut self) {
         let now = Instant::now();
         for channel in self.interest.expired(now) {
@@ -166,7 +171,7 @@ impl Dispatch {
         self.asked.push_back(what);
     }
 
-    /// What somebody asks.
+    /// Handles a request.
     pub fn command(&mut self, command: Command) {
         match command {
             Command::Register(inbox) => {
@@ -193,7 +198,7 @@ impl Dispatch {
             Command::Probe(text, answer) => {
                 self.probes.retain(|(_, waiting)| !waiting.is_closed());
                 match &self.probes_refused {
-                    // Whoever waits may have given up.
+                    // The handler may have given up waiting.
                     Some(why) => drop(answer.send(Err(why.clone()))),
                     None => self.probes.push((text, answer)),
                 }
@@ -201,7 +206,8 @@ impl Dispatch {
         }
     }
 
-    /// Everything whole in the buffer.
+    /// Handles every complete value in `input` and removes it from there. An error ends the
+    /// session.
     pub fn understand(&mut self, input: &mut BytesMut) -> Result<(), SessionError> {
         let mut used = 0;
         while let Some((value, length)) = resp::parse(&input[used..])? {
@@ -212,7 +218,7 @@ impl Dispatch {
             used += length;
         }
         input.advance(used);
-        // Room for the next read at once, however large the next event is.
+        // Lets the next read take up to 64 KB at once, even behind an incomplete large event.
         input.reserve(64 * 1024);
         Ok(())
     }
@@ -228,7 +234,8 @@ impl Dispatch {
                     return Err(unasked(&answered, "a subscription"));
                 }
                 if **channel == *self.shared.revocation_channel.as_bytes() {
-                    // Some may have been made before this.
+                    // Revocations that were announced before this subscription were not heard, so
+                    // they are read now.
                     self.shared.revocations_called.notify_one();
                 }
                 for (worker, key) in self.interest.confirmed(channel) {
@@ -250,7 +257,7 @@ impl Dispatch {
         if channel == self.shared.probe_channel.as_bytes() {
             let arrived = self.probes.extract_if(.., |(text, _)| text.as_bytes() == payload);
             for (_, answer) in arrived {
-                // Whoever waited may have given up.
+                // The handler may have given up waiting.
                 let _ = answer.send(Ok(()));
             }
             return;
@@ -270,8 +277,9 @@ impl Dispatch {
             }
             LiveMessage::Text(text) => Frame::raw(&text),
             other => {
-                // What it stands for is in history, if anything is. Of an epoch that this session has not heard of, the
-                // next tick tells.
+                // If the frame stands for an event, the event is in the history, and `Lagged` makes
+                // all streams of these workers read history. If the frame is of an epoch that this
+                // session does not know yet, the next tick brings that epoch.
                 let unknown = matches!(other, LiveMessage::Unknown);
                 let reason = if unknown { "unknown" } else { "unbelieved" };
                 self.shared.metrics.broker.refused_frames.with_label_values(&[reason]).inc();
@@ -287,13 +295,13 @@ impl Dispatch {
         }
     }
 
-    /// Whether an event may be of the data set whose clock this session hears.
+    /// Whether an event can belong to the data set whose clock this session follows.
     fn is_ours(&self, id: EventId) -> bool {
         self.last
             .is_some_and(|(last, heard)| id.epoch() == last.epoch() && believable(last, heard, id))
     }
 
-    /// An answer that is no push: of a tick, or an error.
+    /// Handles an answer that is no push: a tick's, or an error.
     fn answer(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
         match (self.asked.pop_front(), value) {
             (Some(Asked::Tick), value) => self.ticked(value),
@@ -301,7 +309,7 @@ impl Dispatch {
                 self.refused(&channel, &String::from_utf8_lossy(error));
                 Ok(())
             }
-            // The channel stays subscribed: what comes there is for nobody.
+            // The channel stays subscribed. Its events have no attachment, so they are dropped.
             (Some(Asked::Unsubscribe(_)), Value::Error(_)) => Ok(()),
             (answered, value) => Err(unasked(&answered, &format!("{value:?}"))),
         }
@@ -318,7 +326,8 @@ impl Dispatch {
         Ok(())
     }
 
-    /// Redis refuses a subscription. That is the trouble of those who want it, and of nobody else.
+    /// Redis refused a subscription. Only those who wanted the channel are told; the session goes
+    /// on.
     fn refused(&mut self, channel: &[u8], why: &str) {
         self.shared.metrics.broker.refused_subscriptions.inc();
         if channel == self.shared.probe_channel.as_bytes() {
@@ -347,7 +356,7 @@ impl Dispatch {
         }
     }
 
-    /// What was understood goes to the workers.
+    /// Sends the batches to the workers' inboxes.
     pub fn deliver(&mut self) {
         let mut dropped = 0;
         for (inbox, batch) in self.workers.iter().zip(&mut self.batches) {
@@ -368,7 +377,8 @@ fn unasked(answered: &Option<Asked>, got: &str) -> SessionError {
     SessionError::Refused(format!("Redis answered {answered:?} with {got}"))
 }
 
-/// `SUBSCRIBE` and `UNSUBSCRIBE` are confirmed by a push, and refused by an error in its place.
+/// Writes a `SUBSCRIBE` or `UNSUBSCRIBE`. Redis confirms it with a push, or answers an error
+/// instead.
 fn subscribe(out: &mut BytesMut, verb: &[u8], channel: &[u8]) {
     let head = format!("*2\r\n${}\r\n", verb.len());
     out.extend_from_slice(head.as_bytes());

@@ -1,8 +1,9 @@
-//! Reads histories from Redis for connections that join: one read under way at a time, shared by all who
-//! wait for the same part.
+//! Reads histories from Redis for connections that join. One read is under way at a time; everybody
+//! who waits for the same part shares it.
 //!
-//! Requests that arrive while a read is under way share the next one. So every answer stems from a read
-//! that was sent after its request was made, hence after the connection had attached.
+//! A request that arrives while a read is under way waits for the next one. So every fresh answer
+//! comes from a read that was sent after the request was made, and so after the connection had
+//! attached. Cached pages are older; they bring a connection forward but never make it live.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,53 +19,56 @@ use crate::feed::inbox::{Inbox, ReadToken, ToHub};
 use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 
-/// Ranges in one read; one connection's channels may exceed it.
+/// Ranges in one read at most. The channels of one connection may exceed it.
 const RANGES: usize = 256;
-/// Positions from which one read reads the same channel.
+/// Different positions of one channel in one read at most.
 const POSITIONS: usize = 4;
-/// Pages that one read may hold together.
+/// Pages' worth of bytes in one read at most.
 const PAGES: usize = 16;
 
-/// The code of Redis' error when its ACL refuses a command or a key.
+/// The error code of Redis when its ACL refuses a command or a key.
 const NO_PERMISSION: &str = "NOPERM";
 
-/// How long a page is shared with those who come later.
+/// How long a page is cached for later requests.
 const CACHE_TIME: Duration = Duration::from_secs(1);
-/// Bytes of events in those pages.
+/// Bytes of events in the cache at most.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// Reads in a row without a pause, and in the long run, of pages of this size; of smaller ones there are more.
+/// The rate of reads while `history.page_bytes` is `PAGE_BYTES` or more: at most `BURST` without a
+/// pause, `READS_PER_SECOND` on average. Smaller pages raise the average, up to 16-fold.
 const BURST: f64 = 16.0;
 const READS_PER_SECOND: f64 = 50.0;
 const PAGE_BYTES: usize = 64 * 1024;
 
-/// What the reader is told.
+/// A message to the history thread.
 #[derive(Debug)]
 pub enum Ask {
-    /// A worker's inbox; its number is its place.
+    /// Adds a worker's inbox. Workers are numbered in the order in which they register.
     Register(Arc<Inbox>),
-    /// A connection wants to read.
+    /// Asks for history on behalf of a connection.
     Read(ReadRequest),
 }
 
-/// The requests not yet answered: the newest one of each connection, oldest connection first.
+/// The unanswered requests: the newest one of each connection, in the order in which the
+/// connections began to wait.
 #[derive(Debug, Default)]
 struct Waiting {
     requests: HashMap<(u16, u64), ReadRequest>,
     order: VecDeque<(u16, u64)>,
 }
 
-/// A range that is to be read.
+/// A part to read: the channel, the position to read after, and the extent.
 pub type Part = (Channel, EventId, Extent);
 
-/// Pages read a moment ago: whoever is as far back needs no read of its own until the last one.
+/// Pages read a moment ago. They serve connections that are as far behind, except for the last
+/// read, which makes a connection live.
 #[derive(Debug, Default)]
 struct Cache {
     snapshots: VecDeque<(Instant, usize, Arc<Snapshot>)>,
     bytes: usize,
 }
 
-/// Reads come in bursts, when a gateway starts or Redis returns; each serves all who wait, so it pays to
-/// let them gather.
+/// Limits the rate of reads. Requests come in bursts, when a gateway starts or Redis returns, and
+/// one read serves everybody who waits, so it pays to let requests gather.
 #[derive(Debug)]
 struct Pace {
     per_second: f64,
@@ -72,7 +76,7 @@ struct Pace {
     since: Instant,
 }
 
-/// Who waits for which read, and what was read a moment ago. No I/O.
+/// The waiting requests and the cached pages. No I/O.
 #[derive(Debug, Default)]
 pub struct Reads {
     workers: Vec<Arc<Inbox>>,
@@ -81,7 +85,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// What somebody asks.
+    /// Takes in a message.
     pub fn hear(&mut self, ask: Ask) {
         match ask {
             Ask::Register(inbox) => self.workers.push(inbox),
@@ -89,24 +93,24 @@ impl Reads {
         }
     }
 
-    /// Whether nobody waits.
+    /// Whether no request waits.
     pub fn is_idle(&self) -> bool {
         self.waiting.requests.is_empty()
     }
 
-    /// Answers those whom a page serves that was read before they asked.
+    /// Answers the requests that a cached page serves.
     pub fn serve_cached(&mut self, now: Instant) {
         for snapshot in self.cache.young(now) {
             answer(&mut self.waiting, &snapshot, &self.workers, true);
         }
     }
 
-    /// What to read next.
+    /// The parts to read next.
     pub fn plan(&self) -> Vec<Part> {
         self.waiting.plan()
     }
 
-    /// Redis answered a read that was planned after all who wait had asked.
+    /// Takes the answer to a read that was planned after every waiting request had arrived.
     pub fn answered(&mut self, snapshot: Snapshot, now: Instant) {
         let snapshot = Arc::new(snapshot);
         answer(&mut self.waiting, &snapshot, &self.workers, false);
@@ -114,7 +118,8 @@ impl Reads {
     }
 }
 
-/// Reads for as long as anybody can ask.
+/// Reads until the last sender of requests is gone. A failed read is repeated after a growing
+/// delay.
 pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask>) {
     let mut reads = Reads::default();
     let mut pace = Pace::new(shared.config.page_bytes);
@@ -155,7 +160,8 @@ pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask
 }
 
 impl Waiting {
-    /// A connection has one read at a time: a newer one takes the older one's place.
+    /// Adds a request. A connection has one read at a time, so a newer request replaces the older
+    /// one.
     fn add(&mut self, request: ReadRequest) {
         let key = (request.worker, request.token.connection);
         if self.requests.insert(key, request).is_none() {
@@ -163,7 +169,7 @@ impl Waiting {
         }
     }
 
-    /// What to read next: all ranges of the oldest request, and of others as many as fit.
+    /// The parts to read next: all parts of the oldest request, then of others as many as fit.
     fn plan(&self) -> Vec<Part> {
         let mut ranges = Vec::new();
         let mut planned: HashSet<(&Channel, EventId, Extent)> = HashSet::new();
@@ -185,12 +191,13 @@ impl Waiting {
     }
 }
 
-/// One read of these parts. A history that cannot be read is answered as such; the others are read all the same.
+/// Reads these parts in one call. An unreadable history becomes an unreadable range; the others are
+/// read all the same.
 pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
     let (refused, allowed): (Vec<Part>, Vec<Part>) =
         plan.iter().cloned().partition(|(channel, ..)| shared.refuses(channel));
     let mut snapshot = match read_together(shared, &allowed).await {
-        // Redis refuses a command as a whole if it refuses one of its keys, and does not say which.
+        // Redis refuses the whole call if one of its keys is refused, and does not say which.
         Err(error) if error.code() == Some(NO_PERMISSION) && !allowed.is_empty() => {
             find_refused(shared, &allowed).await?;
             return Box::pin(read(shared, plan)).await;
@@ -204,7 +211,8 @@ pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, Redis
     Ok(snapshot)
 }
 
-/// Reads each history alone, and notes those that Redis refuses.
+/// Reads each history alone and records those that Redis refuses. Succeeds if it has found one, or
+/// if all can be read together after all.
 async fn find_refused(shared: &RedisShared, plan: &[Part]) -> Result<(), RedisError> {
     let mut found = false;
     for part @ (channel, ..) in plan {
@@ -223,18 +231,19 @@ async fn find_refused(shared: &RedisShared, plan: &[Part]) -> Result<(), RedisEr
     }
     match found {
         true => Ok(()),
-        // It is no history that Redis refuses.
+        // No single history is refused, so the error has another cause.
         false => read_together(shared, plan).await.map(|_| ()),
     }
 }
 
-/// Its subscribers are told that events may be missing; the operator is told why.
+/// Counts and logs a history that cannot be read. The subscribers only get a gap; the log tells the
+/// operator why.
 fn unreadable(shared: &RedisShared, channel: &Channel, why: &str) {
     shared.metrics.broker.unreadable_histories.inc();
     tracing::warn!(channel.name = %channel, error = %why, "a history cannot be read");
 }
 
-/// The command that reads these parts together.
+/// The command that reads these parts in one call.
 pub fn read_call(shared: &RedisShared, plan: &[Part]) -> Cmd {
     let mut cmd = shared.library.call(Function::Read, plan.len() + 1);
     cmd.arg(shared.keys.state(0));
@@ -259,8 +268,8 @@ async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, 
     })
 }
 
-/// Understands the answer of `sse_read`; none if it is not of its form. `unreadable` hears of histories that are not of
-/// theirs.
+/// Parses the answer of `sse_read`. Returns `None` if the answer as a whole has the wrong form.
+/// Calls `unreadable` for each history that cannot be read, with the reason.
 pub fn snapshot(
     plan: &[Part],
     value: Value,
@@ -282,7 +291,7 @@ pub fn snapshot(
     Some(Snapshot { clock, now_ms, history: max_len > 0, ttl_ms, ranges })
 }
 
-/// Understands one range; the error says why its history cannot be read.
+/// Parses one range. The error says why the history cannot be read.
 fn range(after: EventId, extent: Extent, value: Value) -> Result<Range, String> {
     let odd = || "sse_read answered a range otherwise".to_owned();
     let Value::Array(fields) = value else { return Err(odd()) };
@@ -318,8 +327,9 @@ fn range(after: EventId, extent: Extent, value: Value) -> Result<Range, String> 
     })
 }
 
-/// Answers every request that the snapshot serves; the others wait for the next one. A cached one serves
-/// only positions below its clock, and never the last page.
+/// Answers every request that the snapshot serves, and leaves the others waiting. A cached snapshot
+/// serves only positions below its clock: a connection at its clock needs its last page, which must
+/// be read after the request was made.
 fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>], cached: bool) {
     let mut tokens: Vec<Vec<ReadToken>> = vec![Vec::new(); workers.len()];
     let requests = &mut waiting.requests;
@@ -352,7 +362,7 @@ fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>
 }
 
 impl Cache {
-    /// Keeps a snapshot for a moment. One of another epoch makes all before it useless.
+    /// Caches a snapshot. The first one of another epoch makes all earlier ones useless.
     fn add(&mut self, snapshot: Arc<Snapshot>, now: Instant) {
         let epoch = snapshot.clock.epoch();
         if self.snapshots.back().is_some_and(|(.., last)| last.clock.epoch() != epoch) {
@@ -370,7 +380,7 @@ impl Cache {
         }
     }
 
-    /// What is young enough to be of use, oldest first.
+    /// The snapshots younger than `CACHE_TIME`, oldest first.
     fn young(&mut self, now: Instant) -> Vec<Arc<Snapshot>> {
         while self.snapshots.front().is_some_and(|(read, ..)| now - *read > CACHE_TIME) {
             self.drop_oldest();
@@ -415,7 +425,7 @@ fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// Data that is no UTF-8 is shown as a browser would show it.
+/// Invalid UTF-8 becomes U+FFFD, as it would in a browser.
 fn lossy(value: &Value) -> Option<std::borrow::Cow<'_, str>> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes)),
@@ -453,7 +463,7 @@ mod tests {
         })
     }
 
-    /// A page up to this clock.
+    /// A snapshot of channel `a`, read above `after` when the clock stood at `clock`.
     fn page(after: u64, clock: u64) -> Snapshot {
         let frames = [Frame::event(id(clock), "", "x")].into();
         let unread = Range::unreadable(id(after), Extent::All);
@@ -467,7 +477,8 @@ mod tests {
         }
     }
 
-    /// It would be sent the same page again and again: what makes it live must be read after it asked.
+    /// Otherwise a connection at the page's clock would get the same page for ever: the page that
+    /// makes it live must be read after it asked.
     #[test]
     fn a_page_of_before_serves_nobody_who_has_come_to_its_clock() {
         let mut reads = Reads::default();

@@ -1,9 +1,10 @@
-//! Receives live events from Redis and hands them to the workers: one connection, one thread.
+//! The ingest: receives live events from Redis on one connection and one thread, and hands them to
+//! the workers.
 //!
-//! It never waits for a worker, because Redis cuts off a subscriber that does not read. Ticks travel on
-//! this very connection, so that their answers stand in order among the events. Whatever goes wrong ends
-//! the session: the workers are told `Detached`, and a new session begins after a jittered, growing wait,
-//! for ever.
+//! It never waits for a worker, because Redis disconnects a subscriber that does not read. Ticks
+//! use the same connection, so that their answers arrive in order among the events. Every failure
+//! ends the session: the workers get `Detached`, and the ingest tries to begin a new session, after
+//! growing, jittered delays, for ever.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,31 +19,31 @@ use crate::broker::redis::resp::Value;
 use crate::broker::redis::session::{self, Run};
 use crate::broker::redis::{RedisShared, delays};
 
-/// The outcome of the ingest's first session, and whether there is one now.
+/// The state of the ingest's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// No session yet.
+    /// No session has begun or failed yet.
     Connecting,
-    /// Live events are received.
+    /// Live events are being received.
     Online,
     /// The last session ended, or could not begin, for this reason.
     Offline(String),
-    /// Redis speaks another contract: no session can begin.
+    /// Redis holds a different contract, so no session can begin.
     Mismatch(String),
 }
 
-/// The ingest's state over all its sessions.
+/// The ingest's state, which outlives its sessions.
 pub(crate) struct Ingest {
     shared: Arc<RedisShared>,
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<Status>,
     dispatch: Dispatch,
-    /// Of the last session.
+    /// The number of the last session.
     number: u64,
 }
 
 impl Ingest {
-    /// An ingest that connects when it is run.
+    /// Creates an ingest that connects when it is run.
     pub(crate) fn new(
         shared: Arc<RedisShared>,
         commands: mpsc::UnboundedReceiver<Command>,
@@ -51,7 +52,7 @@ impl Ingest {
         Ingest { dispatch: Dispatch::new(shared.clone()), shared, commands, status, number: 0 }
     }
 
-    /// Runs until everybody who could ask for anything is gone.
+    /// Runs until every sender of commands is gone.
     pub(crate) async fn run(mut self) {
         let longest = self.shared.config.reconnect_max;
         let mut delay = delays(longest);
@@ -89,7 +90,7 @@ impl Ingest {
         self.shared.metrics.broker.connected.with_label_values(&["redis"]).set(0);
     }
 
-    /// Between sessions, commands are still heard. Answers whether anybody is left to ask.
+    /// Handles commands between two sessions. Returns false when every sender of commands is gone.
     async fn idle(&mut self, wait: Duration) -> bool {
         let end = tokio::time::sleep(wait);
         tokio::pin!(end);
@@ -104,7 +105,7 @@ impl Ingest {
         }
     }
 
-    /// One session: ends with an error when it breaks, or without when nobody is left to ask.
+    /// Runs one session. Returns an error if it breaks, `Ok` when every sender of commands is gone.
     async fn session(&mut self) -> Result<(), SessionError> {
         let timeout = self.shared.config.connect_timeout;
         let mut connection =
@@ -123,7 +124,8 @@ impl Ingest {
         self.serve(&mut connection).await
     }
 
-    /// Makes the connection fit for a session; answers the server's run, and the clock of its data.
+    /// Loads the library, checks the server and sends the first tick. Returns the server's run id
+    /// and the clock.
     async fn prepare(&self, connection: &mut Connection) -> Result<(Run, EventId), SessionError> {
         let shared = &self.shared;
         shared.library.ensure(async |cmd| connection.ask(&cmd).await).await?;
@@ -163,7 +165,8 @@ impl Ingest {
                     if read? == 0 {
                         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
                     }
-                    // A probe may come back before its command's turn came.
+                    // A probe's event may arrive before its command is taken from the queue. Then
+                    // nobody would be found waiting for it.
                     self.hear_commands();
                     self.dispatch.understand(input)?;
                 }
@@ -176,7 +179,7 @@ impl Ingest {
                 command = self.commands.recv() => match command {
                     Some(command) => {
                         self.dispatch.command(command);
-                        // What was asked for together is answered together, with one tick behind it all.
+                        // Taking all queued commands now lets one tick serve them together.
                         self.hear_commands();
                     }
                     None => return Ok(()),

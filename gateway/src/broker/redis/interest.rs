@@ -1,7 +1,8 @@
 //! Which live channels this gateway wants from Redis, and which it has: pure bookkeeping.
 //!
-//! Level-triggered: hubs say what they want, the session says what Redis confirmed, and what differs is
-//! sent. A channel is given up only some time after its last subscriber left, because people reload pages.
+//! The table compares the two states: hubs say what they want, the session says what Redis has
+//! confirmed, and the difference is sent. A channel stays subscribed for a while after its last
+//! subscriber has left, because people reload pages.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::feed::inbox::ChannelKey;
 /// A worker's attachment to a channel.
 pub(crate) type Attachment = (u16, ChannelKey);
 
-/// The table of one session's channels, by their names in Redis.
+/// The channels this gateway wants, by their names in Redis. It outlives sessions.
 #[derive(Debug)]
 pub(crate) struct Interest {
     channels: HashMap<Box<[u8]>, Entry>,
@@ -24,32 +25,32 @@ pub(crate) struct Interest {
 #[derive(Debug, Default)]
 struct Entry {
     attachments: SmallVec<[Attachment; 2]>,
-    /// SUBSCRIBEs sent and not confirmed. Confirmations come in the order of the commands, so only the
-    /// last one speaks for now: an earlier one may have an UNSUBSCRIBE behind it.
+    /// SUBSCRIBEs that were sent and not confirmed. Redis confirms them in order, and only the last
+    /// confirmation shows the present state: an UNSUBSCRIBE may have followed an earlier SUBSCRIBE.
     unconfirmed: u32,
-    /// A SUBSCRIBE was sent with no UNSUBSCRIBE after it.
+    /// Whether the channel's last command was a SUBSCRIBE that Redis has not refused.
     asked: bool,
     idle_since: Option<Instant>,
 }
 
-/// What to send.
+/// What `attach` leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// Nothing.
+    /// Nothing is sent: either a SUBSCRIBE is unconfirmed, or there is no session.
     Nothing,
-    /// SUBSCRIBE to the channel.
+    /// A SUBSCRIBE must be sent.
     Subscribe,
-    /// The channel is subscribed and confirmed: the attachment stands at once.
+    /// The channel is already subscribed and confirmed, so the hub is attached at once.
     Attached,
 }
 
 impl Interest {
-    /// An empty table.
+    /// Creates an empty table. `linger` is how long an unwanted channel stays subscribed.
     pub(crate) fn new(linger: Duration) -> Self {
         Interest { channels: HashMap::new(), idle: VecDeque::new(), linger }
     }
 
-    /// A hub wants a channel.
+    /// A hub wants a channel. `online` says whether there is a session.
     pub(crate) fn attach(&mut self, channel: &[u8], attachment: Attachment, online: bool) -> Ask {
         let entry = self.channels.entry(channel.into()).or_default();
         entry.attachments.push(attachment);
@@ -75,7 +76,7 @@ impl Interest {
         }
     }
 
-    /// Redis confirmed a SUBSCRIBE. Answers who is attached by that.
+    /// Redis confirmed a SUBSCRIBE. Returns the attachments that are now in force.
     pub(crate) fn confirmed(&mut self, channel: &[u8]) -> &[Attachment] {
         let Some(entry) = self.channels.get_mut(channel) else { return &[] };
         entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
@@ -85,12 +86,12 @@ impl Interest {
         self.attachments(channel)
     }
 
-    /// Redis refused a SUBSCRIBE. Answers whose wish that was.
+    /// Redis refused a SUBSCRIBE. Returns the attachments that must be told.
     pub(crate) fn refused(&mut self, channel: &[u8]) -> SmallVec<[Attachment; 2]> {
         let Some(entry) = self.channels.get_mut(channel) else { return SmallVec::new() };
         entry.unconfirmed = entry.unconfirmed.saturating_sub(1);
         if entry.unconfirmed > 0 {
-            // Another one is under way, and its answer is the one that counts.
+            // A later SUBSCRIBE is unconfirmed, and its answer counts.
             return SmallVec::new();
         }
         let wanted = entry.asked;
@@ -102,7 +103,7 @@ impl Interest {
         if wanted { entry.attachments.clone() } else { SmallVec::new() }
     }
 
-    /// Who listens to a channel now.
+    /// The attachments in force: those of a channel whose last SUBSCRIBE is confirmed.
     pub(crate) fn attachments(&self, channel: &[u8]) -> &[Attachment] {
         match self.channels.get(channel) {
             Some(entry) if entry.asked && entry.unconfirmed == 0 => &entry.attachments,
@@ -110,7 +111,8 @@ impl Interest {
         }
     }
 
-    /// Channels nobody wanted for the linger: to be unsubscribed, and from now on not subscribed.
+    /// Returns the channels that nobody wanted for the `linger` time, and marks them as
+    /// unsubscribed. The caller sends the UNSUBSCRIBEs.
     pub(crate) fn expired(&mut self, now: Instant) -> Vec<Box<[u8]>> {
         let mut expired = Vec::new();
         while let Some((since, _)) = self.idle.front() {
@@ -123,7 +125,7 @@ impl Interest {
                 continue;
             }
             let asked = std::mem::take(&mut entry.asked);
-            // An entry with a confirmation under way must stay to count it.
+            // While a confirmation is outstanding, the entry must stay to count it.
             if entry.unconfirmed == 0 {
                 self.channels.remove(&channel);
             }
@@ -134,8 +136,8 @@ impl Interest {
         expired
     }
 
-    /// A new session begins. Answers every channel that is wanted: to be subscribed. In the order of their names, so
-    /// that a run of a model can be repeated.
+    /// Begins a session. Returns every wanted channel, for the caller to subscribe. They are sorted
+    /// by name, so that a run of the join model can be repeated.
     pub(crate) fn restart(&mut self) -> Vec<Box<[u8]>> {
         self.idle.clear();
         self.channels.retain(|_, entry| !entry.attachments.is_empty());
@@ -148,7 +150,7 @@ impl Interest {
         wanted
     }
 
-    /// The session ended: nothing is subscribed.
+    /// The session ended, and with it every subscription.
     pub(crate) fn lost(&mut self) {
         for entry in self.channels.values_mut() {
             (entry.asked, entry.unconfirmed) = (false, 0);

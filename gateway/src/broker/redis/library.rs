@@ -1,41 +1,43 @@
-//! Calls the function library in Redis, and puts it there.
+//! Calls the function library in Redis, and loads it.
 //!
-//! Functions vanish when Redis restarts without persistence, so whoever connects makes sure of them. Where
-//! the server refuses `FUNCTION`, the same text runs by `EVALSHA`.
+//! Functions vanish when Redis restarts without persistence, so every new session checks for them.
+//! Where the server refuses `FUNCTION`, the same text runs by `EVALSHA`.
 
 use std::sync::{Mutex, PoisonError};
 
 use redis::Cmd;
 use sse_contract::{Function, LIBRARY_VERSION, Meaning, eval_script, library_source, meaning};
 
-/// How functions are called on this Redis. Shared by all connections to it.
+/// How this Redis is asked to run functions. Shared by all connections to it.
 #[derive(Debug, Default)]
 pub(crate) struct Library {
-    /// The digests by which `EVALSHA` knows the functions, in the order of [`Function::ALL`]; none while
+    /// The `EVALSHA` digests of the functions, in the order of [`Function::ALL`]. `None` while
     /// `FCALL` works.
     scripts: Mutex<Option<Vec<String>>>,
 }
 
-/// What an answer tells about the library, as far as any connection's type of answer can say it.
+/// An answer, reduced to what `ensure` needs. The ingest and the pool have different types of
+/// answers, and both convert theirs to this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// A number.
     Integer(i64),
     /// A text.
     Text(String),
-    /// An error of the server.
+    /// An error reply of the server.
     Error(String),
 }
 
 impl Library {
-    /// A call of a function; keys and arguments are to be added with [`Cmd::arg`].
+    /// Begins a call of a function with this many keys. The caller adds keys and arguments with
+    /// [`Cmd::arg`].
     pub(crate) fn call(&self, function: Function, keys: usize) -> Cmd {
         let mut cmd = self.begin(function);
         cmd.arg(keys);
         cmd
     }
 
-    /// The beginning of a call of a function; the number of keys comes next.
+    /// Begins a call of a function. The caller adds the number of keys, the keys and the arguments.
     pub(crate) fn begin(&self, function: Function) -> Cmd {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
         match scripts.as_ref() {
@@ -52,8 +54,9 @@ impl Library {
         }
     }
 
-    /// Makes sure that the library is there in this version or a newer one. `call` sends one command and
-    /// answers; its own error (a broken connection) ends this.
+    /// Loads the library unless it is there in this version or a newer one. `call` sends one
+    /// command and returns the answer; an error of `call` (a broken connection) is returned as it
+    /// is. Also fails if Redis refuses both `FUNCTION LOAD` and `SCRIPT LOAD`.
     pub(crate) async fn ensure<E: From<String>>(
         &self,
         mut call: impl AsyncFnMut(Cmd) -> Result<Answer, E>,

@@ -1,9 +1,10 @@
-//! Publishes through Redis: many at once on one connection of the pool, each answered for itself; a single one on
-//! the line, together with others that wait there.
+//! Publishes through Redis: several events on a connection of the pool, each with its own result; a
+//! single event on the line, together with others that wait there.
 //!
-//! Nothing is accepted and then lost: what was not sent is `Unavailable`, what may have happened is
-//! `OutcomeUnknown`. A publication is repeated here only where that cannot make two events of it: it carries an idempotency
-//! key, and no answer came; or it is known that nothing was written.
+//! An accepted event is never lost silently. An event that was not sent is `Unavailable`; one that
+//! may have been published is `OutcomeUnknown`. This module sends a publication again only where
+//! that cannot publish it twice: no answer came and it carries an idempotency key, or it is certain
+//! that nothing was written.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,30 +22,31 @@ use crate::feed::publication::{Publication, PublishError};
 /// How often a publication is sent at most.
 const ATTEMPTS: usize = 4;
 
-/// What became of one attempt at a publication.
+/// The result of one attempt at a publication.
 pub(crate) type Outcome = Result<EventId, Failure>;
 
-/// Why an attempt did not publish, and who may try again.
+/// Why an attempt did not publish, and whether it may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// What is answered if nobody does.
+    /// The result for the publisher if there is no further attempt.
     pub error: PublishError,
-    /// Who may.
+    /// When the publication may be sent again.
     pub again: Again,
 }
 
-/// Whose publication may be sent again without becoming two events.
+/// When a publication may be sent again without being published twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Again {
-    /// Nobody's, or it would be refused again.
+    /// Never: it may have been published, or Redis would refuse it again.
     Never,
-    /// One that carries an idempotency key.
+    /// If it carries an idempotency key.
     WithKey,
-    /// Any: nothing was written, because the data lives in another epoch than the gateway knew of.
+    /// Always. Nothing was written, because the data lives in another epoch than the gateway named.
     InNewEpoch,
 }
 
-/// Publishes in order; answers in the same order.
+/// Publishes in order and returns the results in the same order. Failed publications are repeated
+/// where that is safe, until `request_timeout` is over.
 pub(crate) async fn publish(
     shared: &Arc<RedisShared>,
     line: &Line,
@@ -88,7 +90,8 @@ fn repeatable(item: &Publication, result: &Outcome) -> bool {
     }
 }
 
-/// Once it may have been published, a later "nothing was sent" does not take that back.
+/// Chooses the result after a repetition. An attempt that may have published keeps its
+/// `OutcomeUnknown`, even if nothing was sent the second time.
 fn later(before: &Outcome, now: Outcome) -> Outcome {
     let unknown = |outcome: &Outcome| {
         matches!(outcome, Err(Failure { error: PublishError::OutcomeUnknown(_), .. }))
@@ -100,7 +103,7 @@ fn later(before: &Outcome, now: Outcome) -> Outcome {
     }
 }
 
-/// An attempt that is given up at this time.
+/// One attempt at these publications. At `end` it is given up with an unknown outcome.
 async fn attempt_until<'a>(
     end: Instant,
     shared: &Arc<RedisShared>,
@@ -149,21 +152,22 @@ fn alike(count: usize, failure: &Failure) -> Vec<Outcome> {
     vec![Err(failure.clone()); count]
 }
 
-/// Nothing was sent.
+/// The failure of a publication that was not sent.
 pub(crate) fn unsent(error: &RedisError) -> Failure {
     Failure { error: PublishError::Unavailable(format!("Redis: {error}")), again: Again::WithKey }
 }
 
-/// What became of publications sent together.
+/// The results of publications that were sent together.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    /// Of each, in order.
+    /// The result of each publication, in order.
     pub outcomes: Vec<Outcome>,
     /// Whether the connection may be used again.
     pub usable: bool,
 }
 
-/// Sends publications on a connection of this session, in one pipeline, so that Redis runs them in their order.
+/// Sends publications on a connection of this session. One pipeline carries them all, so Redis runs
+/// them in order.
 pub(crate) async fn send(
     shared: &RedisShared,
     session: &Arc<Session>,
@@ -173,7 +177,8 @@ pub(crate) async fn send(
     let epoch = session.epoch();
     let mut answers = pipeline(shared, connection, items, epoch).await;
     if answers.iter().any(is_missing) {
-        // From some call on the library was missing, so those did nothing, whatever their keys.
+        // A missing function did not run. So these publications are sent again, with or without a
+        // key.
         if let Err(error) = shared.ensure_library(connection).await {
             tracing::debug!(%error, "the function library cannot be put back");
         }
@@ -188,25 +193,27 @@ pub(crate) async fn send(
     let mut outcomes: Vec<Outcome> =
         answers.into_iter().map(|answer| answer.map_err(Failure::from)).collect();
     if outcomes.iter().any(Result::is_ok) && !shared.sessions.confirms(session).await {
-        // A master that was deposed may have answered: what it acknowledged is lost when it hears of that.
+        // The answers may come from a master that was deposed. It loses what it acknowledged once
+        // it becomes a replica.
         let failure = Failure::from(Error::Lost("the session with Redis ended meanwhile".into()));
         outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(failure.clone()));
         return Sent { outcomes, usable: false };
     }
     if outcomes.iter().any(|o| matches!(o, Err(failure) if failure.again == Again::InNewEpoch)) {
-        // The ingest has not heard of it yet, or this is not its server any more.
+        // Either the ingest has not heard of the new epoch yet, or its server is no longer the
+        // master.
         shared.want_tick();
         session.other_epoch(epoch).await;
     }
     Sent { outcomes, usable }
 }
 
-/// What an answer says instead of an id.
+/// An answer that is no event id.
 #[derive(Debug)]
 enum Error {
-    /// Redis' words, and what they mean.
+    /// Redis answered an error: its meaning, and its words.
     Answered(Meaning, String),
-    /// No answer came.
+    /// No answer came, for this reason.
     Lost(String),
 }
 
@@ -245,7 +252,8 @@ async fn pipeline(
     }
 }
 
-/// One call for these publications: alone, one costs Redis less without a batch around it.
+/// Builds one call for these publications. A single event gets a plain call, which costs Redis less
+/// than a batch of one.
 fn command(shared: &RedisShared, items: &[Publish<'_>], epoch: u64) -> Cmd {
     let call = match items {
         [item] => Call::publish(&shared.keys, item, Some(epoch)),
@@ -258,7 +266,7 @@ fn command(shared: &RedisShared, items: &[Publish<'_>], epoch: u64) -> Cmd {
     cmd
 }
 
-/// The answer to one call of so many publications.
+/// Reads the answer to one call of `length` publications.
 fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Result<EventId, Error>> {
     let odd = |answer: &dyn std::fmt::Debug| {
         Err(Error::Answered(Meaning::Unknown, format!("the library answered {answer:?}")))
@@ -278,7 +286,7 @@ fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Result<EventId,
     }
 }
 
-/// What an error for a whole call says.
+/// Interprets an error that answers a whole call.
 fn refusal(error: &RedisError) -> Error {
     let text = words(error);
     match error.code() {
@@ -307,7 +315,8 @@ impl From<Error> for Failure {
             Meaning::OtherEpoch => (PublishError::Unavailable(told), Again::InNewEpoch),
             Meaning::Undone | Meaning::Missing => (PublishError::Unavailable(told), Again::WithKey),
             Meaning::Mismatch => (PublishError::Unavailable(told), Again::Never),
-            // Whatever it is, the key may not have been kept, so that not even a publication with one is repeated.
+            // Redis may not have stored the idempotency key, so not even a keyed publication is
+            // repeated.
             Meaning::Unknown => (PublishError::OutcomeUnknown(told), Again::Never),
         };
         Failure { error, again }

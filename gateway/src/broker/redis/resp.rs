@@ -1,13 +1,13 @@
-//! Reads RESP3 from a buffer without copying, as far as the ingest connection needs it.
+//! Parses RESP3 from a buffer without copying, as far as the ingest's connection needs it.
 //!
-//! Our own, because pushes and answers must be seen in the order in which Redis wrote them (a client
-//! library hands them out on separate paths), and because a live event should cost no allocation here.
-//! The protocol is that of github.com/redis/redis-specifications, RESP3.
+//! This parser is our own for two reasons. Pushes and answers must be seen in the order in which
+//! Redis wrote them, and a client library hands them out on separate paths. And a live event should
+//! cost no allocation here. The protocol is RESP3 of github.com/redis/redis-specifications.
 
-/// One value, borrowed from the buffer it was read from.
+/// One value. It borrows from the buffer that it was parsed from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
-    /// `+`, `$`, `=` (its text), `,`, `(`.
+    /// `+`, `$`, `=` (without its format), `,`, `(`.
     Text(&'a [u8]),
     /// `-`, `!`.
     Error(&'a [u8]),
@@ -17,7 +17,7 @@ pub enum Value<'a> {
     Null,
     /// `#`.
     Boolean(bool),
-    /// `*`, `~`; a map (`%`) is its keys and values in turn.
+    /// `*`, `~`; for a map (`%`), its keys and values alternate.
     Array(Vec<Value<'a>>),
     /// `>`.
     Push(Vec<Value<'a>>),
@@ -29,7 +29,7 @@ pub enum Value<'a> {
 pub struct ProtocolError(String);
 
 impl<'a> Value<'a> {
-    /// The text of a text.
+    /// The content of a text; `None` if it is not UTF-8, or for any other value.
     pub fn text(&self) -> Option<&'a str> {
         match self {
             Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
@@ -37,7 +37,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The number of an integer, or of a text that is one.
+    /// An integer, or a text that spells one; `None` for any other value.
     pub fn integer(&self) -> Option<i64> {
         match self {
             Value::Integer(n) => Some(*n),
@@ -46,7 +46,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The elements of an array or push.
+    /// The elements of an array or push; empty for any other value.
     pub fn elements(&self) -> &[Value<'a>] {
         match self {
             Value::Array(elements) | Value::Push(elements) => elements,
@@ -55,12 +55,13 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The longest text a peer may announce: Redis' own limit.
+/// Bytes of the longest text a peer may announce: Redis' own limit.
 const LONGEST: i64 = 512 * 1024 * 1024;
-/// How deep values may stand in one another.
+/// How deeply values may be nested.
 const DEEPEST: u8 = 8;
 
-/// Reads one value from the front of `buffer`: the value and how many bytes it took, or nothing yet.
+/// Parses one value from the front of `buffer` and returns it with the number of bytes it took.
+/// Returns `None` if the value is still incomplete.
 pub fn parse(buffer: &[u8]) -> Result<Option<(Value<'_>, usize)>, ProtocolError> {
     let mut reader = Reader { buffer, at: 0 };
     Ok(reader.value(0)?.map(|value| (value, reader.at)))
@@ -92,7 +93,7 @@ impl<'a> Reader<'a> {
             b'#' => Some(Value::Boolean(rest == b"t")),
             b'$' => self.bulk(rest)?.map(|text| text.map_or(Value::Null, Value::Text)),
             b'!' => self.bulk(rest)?.map(|text| text.map_or(Value::Null, Value::Error)),
-            // Four bytes of format and colon stand before a verbatim string's text.
+            // A verbatim string begins with three bytes of format and a colon.
             b'=' => self.bulk(rest)?.map(|text| {
                 text.map_or(Value::Null, |text| Value::Text(text.get(4..).unwrap_or_default()))
             }),

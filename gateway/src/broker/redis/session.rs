@@ -1,10 +1,13 @@
-//! One session with a master of Redis: the ingest's connection, and every other one that belongs to the same life of the
-//! same server.
+//! One session with a Redis master: the ingest's connection, and all other connections to the same
+//! process of the same server.
 //!
-//! What is published and what is read must be of the master that the live events come from. A master that was deposed
-//! while it stood still may wake up, and answer on connections that lead to it: whatever it acknowledges is lost when it
-//! is told. So a session begins and ends with the ingest's connection; commands go only to the server that the ingest is
-//! connected to; and an answer counts only while the session lasts, or when the next one is with the same server.
+//! Events must be published to, and read from, the master that live events come from. A master that
+//! stood still while it was deposed may wake up and answer on its old connections. It loses
+//! whatever it acknowledges then, as soon as it learns that it was deposed.
+//!
+//! So a session begins and ends with the ingest's connection. Commands go only to the server that
+//! the ingest is connected to. An answer counts only while the session lasts, or if the next
+//! session is with the same server in the same epoch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,55 +20,56 @@ use tokio::time::timeout;
 
 use crate::broker::redis::settings::RedisSettings;
 
-/// How long a command waits for a session: as long as the ingest's first attempts to connect anew take.
+/// How long a command waits for a session: about as long as the ingest's first attempts to
+/// reconnect take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A pooled connection that was idle for longer is not used again.
+/// A pooled connection that was idle for longer is discarded.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// One life of one server, as its `run_id` names it.
+/// Names one process of a Redis server: its `run_id`.
 pub type Run = Arc<str>;
 
-/// A session, from the first tick on.
+/// A session, which begins with the first tick.
 #[derive(Debug)]
 pub struct Session {
     number: u64,
     run: Run,
-    /// Connections to this server for one command at a time.
+    /// Connections to this server, each used for one command at a time.
     pub(crate) pool: Pool,
-    /// The epoch that the ingest's last tick told.
+    /// The epoch of the ingest's last tick.
     epoch: watch::Sender<u64>,
 }
 
-/// The session there is now, if there is one.
+/// The current session, if there is one.
 #[derive(Debug)]
 pub struct Sessions {
     current: watch::Sender<Option<Arc<Session>>>,
 }
 
 impl Session {
-    /// The server.
+    /// The `run_id` of the session's server.
     pub fn run(&self) -> &Run {
         &self.run
     }
 
-    /// The epoch that its data lives in.
+    /// The epoch of the ingest's last tick.
     pub fn epoch(&self) -> u64 {
         *self.epoch.borrow()
     }
 
-    /// Waits, a moment at most, until the ingest tells of another epoch than this.
+    /// Waits until the ingest hears of an epoch other than `than`, for a second at most.
     pub async fn other_epoch(&self, than: u64) {
         let mut epoch = self.epoch.subscribe();
         let _ = timeout(PATIENCE, epoch.wait_for(|epoch| *epoch != than)).await;
     }
 
-    /// Whether a connection is of this session.
+    /// Whether this is the session with this number.
     pub fn has_number(&self, number: u64) -> bool {
         self.number == number
     }
 
-    /// Tells this session's connections from those of others.
+    /// The number that tells this session from all others of this gateway.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -78,7 +82,8 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// The ingest has connected: from now on commands go to this server.
+    /// Begins a session after the ingest has connected: from now on commands go to this server.
+    /// Fails if the address cannot be used for a pool.
     pub fn begin(
         &self,
         number: u64,
@@ -93,19 +98,21 @@ impl Sessions {
         Ok(())
     }
 
-    /// The ingest has heard a tick.
+    /// Records the epoch of a tick that the ingest has received.
     pub fn ticked(&self, epoch: u64) {
         if let Some(session) = &*self.current.borrow() {
             session.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
         }
     }
 
-    /// The ingest's connection is gone, and with it all others.
+    /// Ends the session, because the ingest's connection is gone. Every other connection ends with
+    /// it.
     pub fn end(&self) {
         self.current.send_replace(None);
     }
 
-    /// The session, or the next one if it begins soon. Without one nothing is sent.
+    /// Returns the current session, or the next one if it begins within a second. Fails with an I/O
+    /// error otherwise: without a session nothing is sent.
     pub async fn get(&self) -> Result<Arc<Session>, RedisError> {
         let known = self.current.borrow().clone();
         if let Some(session) = known {
@@ -120,8 +127,8 @@ impl Sessions {
         })
     }
 
-    /// Whether what was answered in this session still holds: it lasts, or another one is with the same server in the
-    /// same epoch.
+    /// Whether an answer of this session still counts: the session lasts, or the next one is with
+    /// the same server in the same epoch. Waits up to a second for a next session.
     pub async fn confirms(&self, session: &Arc<Session>) -> bool {
         match self.get().await {
             Ok(now) if now.number == session.number => true,
@@ -131,7 +138,8 @@ impl Sessions {
     }
 }
 
-/// Makes sure that a connection leads to this server, and not to another one of the same name.
+/// Checks that a connection leads to the server with this `run_id`, not to another one behind the
+/// same name. Fails with an I/O error if it does not.
 pub async fn check_server(
     connection: &mut MultiplexedConnection,
     run: &str,
@@ -144,12 +152,12 @@ pub async fn check_server(
     Err(RedisError::from((ErrorKind::Io, "another server answers", why)))
 }
 
-/// The `run_id` in an answer of `INFO`.
+/// Finds the `run_id` in an answer of `INFO`.
 pub fn run_id(info: &str) -> Option<&str> {
     info.lines().find_map(|line| line.strip_prefix("run_id:"))
 }
 
-/// Connections for one command at a time, each checked to lead to this server.
+/// Creates a pool of connections, each of which is checked to lead to this server.
 fn pool(info: &ConnectionInfo, settings: &RedisSettings, run: Run) -> Result<Pool, RedisError> {
     let manager = Manager::new_with_config(info.clone(), settings.connections())?;
     let mut config = PoolConfig::new(settings.pool_size);
@@ -158,7 +166,8 @@ fn pool(info: &ConnectionInfo, settings: &RedisSettings, run: Run) -> Result<Poo
         create: Some(settings.connect_timeout),
         recycle: Some(settings.check_timeout()),
     };
-    // To connect anew costs little, and whatever is in between may have forgotten the old connection.
+    // A firewall or balancer on the way may have forgotten an idle connection, and a new one costs
+    // little.
     let young = Hook::sync_fn(|_: &mut MultiplexedConnection, metrics: &Metrics| {
         match metrics.last_used() < IDLE {
             true => Ok(()),

@@ -1,4 +1,4 @@
-//! What the Redis broker needs to know of the configuration, how it connects by it, and the limits that Redis holds for
+//! The settings of the Redis broker, how it connects with them, and the limits that Redis holds for
 //! all writers.
 
 use std::fmt;
@@ -18,21 +18,21 @@ use crate::config::Config;
 use crate::config::pem::{self, BadFile, PemFile};
 use crate::config::redis_url::{BadRedisUrl, connection_info};
 
-/// Idle time after which the kernel asks whether Redis is still there.
+/// After this idle time the kernel probes whether Redis is still there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// The limits that Redis holds for all writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryLimits {
-    /// Events a history keeps.
+    /// Events a history keeps at least (Redis trims to about this many); 0 keeps none.
     pub max_len: u64,
     /// How long an event is kept at least.
     pub ttl: Duration,
-    /// Bytes of one event's data.
+    /// Bytes of one event's data at most.
     pub max_data: u64,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
-    /// The operator's word that acknowledged writes survive a restart of Redis.
+    /// Whether the operator vouches that acknowledged writes survive a restart of Redis.
     pub durable: bool,
 }
 
@@ -51,45 +51,47 @@ impl fmt::Display for HistoryLimits {
     }
 }
 
-/// What the broker needs to know of the configuration.
+/// The part of the configuration that the Redis broker needs.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `redis+unix://`, with user and password.
+    /// The address of Redis: `redis://`, `rediss://` or `redis+unix://`, with user and password.
     pub url: String,
-    /// A PEM file of the authorities that its certificate may come from; empty for the machine's.
+    /// Path of a PEM file with the authorities that Redis' certificate may come from. Empty means
+    /// the authorities of this machine.
     pub ca: String,
-    /// A PEM file of the certificate that it is shown; empty for none.
+    /// Path of a PEM file with the certificate to show to Redis. Empty means none.
     pub certificate: String,
-    /// A PEM file of that one's key.
+    /// Path of a PEM file with the key of `certificate`.
     pub key: String,
-    /// What every name in Redis begins with.
+    /// The prefix of every name in Redis.
     pub prefix: String,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long an answer may take before its connection counts as broken.
     pub answer_timeout: Duration,
-    /// How long a client's request may wait for Redis as a whole.
+    /// How long a client's request may wait for Redis in all.
     pub request_timeout: Duration,
-    /// The longest wait between attempts to connect.
+    /// The longest delay between attempts to connect.
     pub reconnect_max: Duration,
     /// Time between ticks.
     pub tick: Duration,
     /// How long a channel stays subscribed after its last subscriber left.
     pub linger: Duration,
-    /// Whether other gateways' calls to read revocations are heard: where nobody has to show anything, there are none.
+    /// Whether to subscribe to the channel on which gateways announce revocations. False if access
+    /// is open to everybody: then there is nothing to revoke.
     pub hear_revocations: bool,
-    /// Connections for publishing and reading.
+    /// Connections of the pool, for batches and reads.
     pub pool_size: usize,
-    /// The least time between two calls of the line while several publishers use it.
+    /// The least time between two calls of the line while several publishers send many events.
     pub gather: Duration,
-    /// Bytes of events in one range of a read.
+    /// Bytes of events in one range of a read at most.
     pub page_bytes: usize,
-    /// The limits this gateway would set.
+    /// The limits that this gateway is configured for. Redis may hold others.
     pub limits: HistoryLimits,
 }
 
 impl RedisSettings {
-    /// The part of a configuration that the Redis broker needs.
+    /// Takes the part that the Redis broker needs out of a configuration.
     pub fn of(config: &Config) -> Self {
         let redis = config.redis.clone();
         RedisSettings {
@@ -118,8 +120,9 @@ impl RedisSettings {
         }
     }
 
-    /// Where Redis is, and how connections to it are kept: one that is idle is asked by the kernel whether it is still
-    /// there, so that nothing in between (NAT, IPVS, a balancer) forgets it; one that does not answer ends.
+    /// The address of Redis, with the settings of its connections. The kernel probes an idle
+    /// connection, so that nothing on the way (NAT, IPVS, a balancer) forgets it, and ends one
+    /// whose peer does not answer. Reads the PEM files; fails if a file or the address is invalid.
     pub fn connection_info(&self) -> Result<ConnectionInfo, BadRedis> {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
         let tcp = TcpSettings::default()
@@ -153,7 +156,7 @@ impl RedisSettings {
         ]
     }
 
-    /// What TLS to Redis is made of; reads the files.
+    /// Reads the PEM files for the ingest's TLS connection; fails if one is invalid.
     pub fn tls(&self) -> Result<RedisTls, BadFile> {
         let [ca, certificate, key] = self.pem_files();
         let authorities = ca.map(|file| file.authorities()).transpose()?.map(Arc::new);
@@ -164,13 +167,13 @@ impl RedisSettings {
         Ok(RedisTls { authorities, identity: identity.transpose()? })
     }
 
-    /// How long it may take to find out whether a connection that was idle is still there. A server that is slower gets a
+    /// How long the check of an idle connection may take. A server that answers more slowly gets a
     /// new connection.
     pub(crate) fn check_timeout(&self) -> Duration {
         self.answer_timeout.min(Duration::from_secs(1))
     }
 
-    /// How long connecting and answers may take.
+    /// The time limits of connections outside the ingest.
     pub(crate) fn connections(&self) -> AsyncConnectionConfig {
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
@@ -178,12 +181,12 @@ impl RedisSettings {
     }
 }
 
-/// What TLS to Redis is made of.
+/// The certificates for TLS to Redis.
 #[derive(Clone)]
 pub struct RedisTls {
-    /// None for the machine's.
+    /// The authorities that Redis' certificate may come from. `None` means those of this machine.
     pub authorities: Option<Arc<RootCertStore>>,
-    /// The certificates that Redis is shown, and the key.
+    /// The certificate chain to show to Redis, and its key. `None` shows no certificate.
     pub identity: Option<(Vec<CertificateDer<'static>>, Arc<PrivateKeyDer<'static>>)>,
 }
 
@@ -193,18 +196,18 @@ impl fmt::Debug for RedisTls {
     }
 }
 
-/// Something about Redis in the configuration is of no use.
+/// A setting for Redis is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRedis {
-    /// Its address.
+    /// The address.
     #[error(transparent)]
     Url(#[from] BadRedisUrl),
-    /// A file.
+    /// A PEM file.
     #[error(transparent)]
     File(#[from] BadFile),
 }
 
-/// Opens connections that tell when they have ended, which takes RESP3.
+/// Creates a client whose connections report when they end. That needs RESP3.
 pub(crate) fn client(info: &ConnectionInfo) -> Result<redis::Client, RedisError> {
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     redis::Client::open(info.clone().set_redis_settings(settings))
