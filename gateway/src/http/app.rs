@@ -180,7 +180,8 @@ impl App {
     /// Checks that the public port answers a request and that every worker reads its inbox. The
     /// error names what did not answer within `patience`.
     pub(crate) async fn answers(&self, patience: Duration) -> Result<(), String> {
-        // The port is checked first: workers that have answered a request have added their hubs.
+        // The port is checked first: once it answers, the workers have started and added their
+        // hubs.
         let end = Instant::now() + patience;
         // If this machine is a trusted proxy, its connections must begin with a PROXY header.
         let greeting = |own| match proxy_protocol::expected(own, &self.config.server) {
