@@ -35,8 +35,8 @@ use crate::http::transport::Transport;
 /// Pause between two searches for overdue guests; shorter if `server.head_timeout` is shorter.
 const SWEEP: Duration = Duration::from_secs(5);
 /// A client whose connection the gateway ends may go on sending for `FAREWELL`, with pauses of up
-/// to `FAREWELL_PAUSE` and up to `FAREWELL_BYTES`. That is four times the largest body that the
-/// default configuration accepts.
+/// to `FAREWELL_PAUSE`, and at most `FAREWELL_BYTES`: four times the largest body that the default
+/// configuration accepts.
 const FAREWELL: Duration = Duration::from_secs(30);
 const FAREWELL_PAUSE: Duration = Duration::from_secs(5);
 const FAREWELL_BYTES: usize = 64 * 1024 * 1024;

@@ -26,7 +26,7 @@ const OTHER_DESCRIPTORS: u64 = 512;
 /// The most connections without a stream; their number need not grow with that of the streams.
 const MOST_REQUESTS: u64 = 16 * 1024;
 
-/// The public port's listener.
+/// Binds the public port, with the socket options that its connections inherit.
 pub fn public(config: &Config) -> io::Result<TcpListener> {
     let socket = bound(config.server.listen)?;
     socket.set_tcp_nodelay(true)?;

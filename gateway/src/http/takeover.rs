@@ -84,7 +84,7 @@ struct Shared {
     pipes: RefCell<Slab<Weak<BodyPipe>>>,
     /// HTTP/2 requests whose answers are not complete.
     under_way: Cell<usize>,
-    /// Wakes the task that reads the connection.
+    /// The waker of the task that reads the connection.
     reader: RefCell<Option<Waker>>,
     /// The connection must end now: every read and write fails.
     cut: Cell<bool>,
@@ -219,7 +219,7 @@ impl TakeoverOrder {
     }
 
     /// Counts a request as under way until the returned value is dropped. Cuts the connection if
-    /// there are more than [`MOST_REQUESTS`].
+    /// more than [`MOST_REQUESTS`] are under way, streams aside.
     pub(crate) fn begins_request(&self) -> UnderWay {
         let shared = &self.0;
         shared.under_way.set(shared.under_way.get() + 1);
