@@ -63,7 +63,7 @@ pub enum Kind {
     IdempotencyConflict,
     /// Redis is unavailable; nothing was published.
     RedisUnavailable,
-    /// Redis did not confirm the publish; the event may or may not be published.
+    /// Redis did not confirm the publish; the event may have been published.
     PublishOutcomeUnknown,
     /// The credentials, or Redis, do not allow publishing to this channel.
     PublishDenied,
@@ -88,7 +88,7 @@ pub enum Kind {
     NotFound,
     /// The resource does not support this method.
     MethodNotAllowed,
-    /// The gateway has a fault.
+    /// The gateway itself failed.
     Internal,
 }
 

@@ -89,8 +89,8 @@ pub(crate) async fn many(
     match kind.to_ascii_lowercase().as_str() {
         "application/json" => {
             let publish = &app.config.publish;
-            // Access is checked before the body is read, so that a client without the right to
-            // publish cannot make us read it. A forward service is asked after the body instead,
+            // Access is checked before the body is read, so that the gateway need not read the body
+            // of a client that may not publish. A forward service is asked after the body instead,
             // because it must be told the channels.
             let mut grant = match app.access.asks_for_channels() {
                 false => Some(publisher(&request, &[], &app).await?),
@@ -290,8 +290,9 @@ struct Results {
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
-    /// Set when an item failed that the client should send again. Later items must not overtake it,
-    /// so they are not tried and get a problem of this kind.
+    /// Set when an item failed that the client should send again, or when the client is above its
+    /// rate. Later items must not overtake such an item, so they are not tried and get a problem of
+    /// this kind.
     failed: Option<Kind>,
     /// Why the rest was refused, if the client is above its publish rate.
     refused: Option<admission::Refused>,

@@ -127,8 +127,8 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
             tracing::debug!(reject.reason = reason, error = %why, "a stream is not opened now");
             Ok(come_back(request, app, Away::Unsaid(reason)))
         }
-        // Only after 204 does neither a browser nor a client with its own retries come back (WHATWG
-        // HTML §9.2.3).
+        // 204 is the only answer after which neither a browser nor a client with its own retries
+        // comes back (WHATWG HTML §9.2.3).
         Refused::Over(reason) => {
             app.reject(reason);
             Ok(HttpResponse::NoContent()
@@ -144,7 +144,7 @@ enum Away {
     Here(&'static str),
     /// It cannot be decided now whether the client has access.
     Unsaid(&'static str),
-    /// The client has reached a limit; another gateway would refuse it too.
+    /// The client has reached one of its own limits.
     Client(admission::Refused),
 }
 

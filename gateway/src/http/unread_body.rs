@@ -1,8 +1,8 @@
 //! Closes the connection behind an answer that was given before the request's body was read to its
 //! end.
 //!
-//! actix does so by itself if the body's length was declared. It reads a chunked body that nobody
-//! consumes to its end, without a bound in time or bytes, and that end may never come. But it
+//! actix does so by itself if the body's length was declared. If nobody consumes a chunked body,
+//! actix keeps reading it, without a bound in time or bytes, and its end may never come. But it
 //! treats a body as still in use while something holds it. So the answer holds the body until the
 //! answer is complete. `guests.rs` then discards what the client still sends, with both bounds.
 
