@@ -1,4 +1,5 @@
-//! HTTP: what stands between a client's socket and its stream, and between a publisher's request and the broker.
+//! HTTP: everything between a client's socket and its stream, and between a publisher's request and
+//! the broker.
 
 pub(crate) mod admin;
 pub(crate) mod app;

@@ -1,5 +1,5 @@
-//! The admin port: metrics, health and readiness, on a thread of its own, so that probes are answered
-//! when the workers are full.
+//! The admin port: metrics, health, readiness and revocation. It runs on a thread of its own, so
+//! that probes are answered even when the workers are busy.
 
 use std::future::ready;
 use std::net::{SocketAddr, TcpListener};
@@ -25,12 +25,13 @@ use crate::http::routes::not_allowed;
 use crate::http::transport::{self, Client, HandshakeError, Transport};
 use crate::vitals::Vitals;
 
-/// Connections of the admin port: few ask it, and it must not take the descriptors of those who listen.
+/// The most connections of the admin port. Few clients use it, and it must not take descriptors
+/// from subscribers.
 const MOST: usize = 64;
-/// How long a part of the gateway may take to answer a probe.
+/// How long `/readyz` waits for the public port and the workers.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A server on the admin port; it does nothing until it is awaited.
+/// Makes a server for the admin port. It does nothing until it is awaited.
 pub(crate) fn server(
     listener: TcpListener,
     app: Arc<App>,
@@ -90,7 +91,8 @@ async fn ready_for_http(
     Ok((stream, Protocol::Http1, peer))
 }
 
-/// Refuses whoever must show a certificate and did not. Probes cannot: neither the kubelet nor a balancer has one.
+/// Refuses a client without the certificate that `tls.client_ca` requires. Probes are exempt,
+/// because neither the kubelet nor a load balancer has a certificate.
 fn check_certificate(request: &ServiceRequest) -> Result<(), Problem> {
     let tls = request.app_data::<web::Data<App>>().map(|app| &app.config.tls);
     let needed = tls.is_some_and(|tls| tls.admin && !tls.client_ca.is_empty());
@@ -115,7 +117,7 @@ where
 #[cfg(not(feature = "panic-on-demand"))]
 fn on_demand(_: &mut web::ServiceConfig) {}
 
-/// `POST /panic/<who>`: whoever has this name panics.
+/// Adds `POST /panic/{who}`, which makes the thread or task with that name panic, for tests.
 #[cfg(feature = "panic-on-demand")]
 fn on_demand(services: &mut web::ServiceConfig) {
     async fn panic(who: web::Path<String>, vitals: web::Data<Vitals>) -> HttpResponse {
@@ -127,18 +129,20 @@ fn on_demand(services: &mut web::ServiceConfig) {
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let text = app.metrics.render().map_err(|e| Problem::new(Kind::Internal, e.to_string()))?;
-    // The exposition format's own version, not ours.
+    // `0.0.4` is the version of the exposition format, not of the gateway.
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text))
 }
 
-/// The process answers; nothing is said of Redis, because restarting us would not mend that.
+/// Liveness: answers whenever the process runs. It does not depend on Redis, because a restart of
+/// the gateway would not repair Redis.
 async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// Whether clients should be sent here: we are not stopping, and the public port really answers, by every worker. A Redis
-/// that is away is told, and is no reason: streams are served all the same, and to send all clients nowhere helps nobody.
+/// Readiness: the gateway is not draining, the public port answers and every worker responds. The
+/// broker's status is only reported, unless `admin.ready_needs_broker` is set: without Redis the
+/// gateway still serves streams, and failing every replica would leave clients with none.
 async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     if app.draining() {
         return Err(Problem::new(Kind::Unavailable, "the gateway is draining"));
@@ -151,7 +155,7 @@ async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({ "status": "ready", "broker": broker })))
 }
 
-/// An event really went through the broker and came back.
+/// Broker health: sends a probe event through the broker and waits until it comes back.
 async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok" })))

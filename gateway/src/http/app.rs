@@ -1,4 +1,5 @@
-//! What every handler of a gateway shares: configuration, broker, metrics, and whether it is stopping.
+//! The state that all handlers of a gateway share: configuration, broker, metrics, access, and
+//! whether the gateway is draining.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,22 +20,19 @@ use crate::http::listener;
 use crate::http::proxy_protocol;
 use crate::metrics::Metrics;
 
-/// What every handler of a gateway shares.
+/// State that all handlers of a gateway share.
 #[derive(Debug)]
 pub(crate) struct App {
-    /// The configuration.
     pub config: Config,
-    /// The broker.
     pub broker: Broker,
-    /// The metrics.
     pub metrics: Metrics,
-    /// Who may do what.
+    /// Decides who may do what.
     pub access: Access,
-    /// What one client may have.
+    /// Limits how much one client may have.
     pub admission: Arc<Admission>,
-    /// What one subject may have on all gateways together, if that is counted.
+    /// Limits a subject's streams on all gateways together; none if they are not counted.
     pub cluster_streams: Option<Arc<ClusterStreams>>,
-    /// Where the public port is.
+    /// The address of the public port.
     addr: SocketAddr,
     draining: AtomicBool,
     max_streams: u64,
@@ -42,7 +40,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Of a gateway that serves clients at `addr`, and holds at most `max_streams`.
+    /// Makes the state of a gateway that serves clients at `addr` and holds at most `max_streams`.
     pub(crate) fn new(
         config: Config,
         broker: Broker,
@@ -57,7 +55,8 @@ impl App {
         match &broker {
             _ if most == 0 => {}
             Broker::Redis(redis) => cluster_streams = Some(ClusterStreams::new(redis, most, LIFE)),
-            // This process is all the gateways there are.
+            // With the memory broker this process is the only gateway, so the limit for all
+            // gateways is a limit of this one.
             Broker::Memory(_) if limits.streams_per_subject == 0 => {
                 limits.streams_per_subject = most
             }
@@ -78,12 +77,12 @@ impl App {
         }
     }
 
-    /// A worker's hub has begun; its inbox.
+    /// Adds a worker's hub by its inbox.
     pub(crate) fn add_hub(&self, inbox: Arc<Inbox>) {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
     }
 
-    /// Tells every worker's hub.
+    /// Sends a message to every worker's hub.
     pub(crate) fn tell_hubs(&self, what: impl Fn() -> ToHub) {
         let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
         for hub in hubs.iter() {
@@ -91,8 +90,9 @@ impl App {
         }
     }
 
-    /// Waits until every worker of this gateway keeps up with what is published, but no longer than until `end`: what is
-    /// published beyond that may send streams to history.
+    /// Waits until no worker of this gateway is behind, at most until `end`. Events that are
+    /// published while a worker is behind may overflow its inbox, and its streams then have to read
+    /// history.
     pub(crate) async fn room(&self, end: Instant) {
         let behind = || {
             let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,32 +112,32 @@ impl App {
                 }
             }
         };
-        // Late or not: the events go on their way.
+        // After the timeout the caller publishes all the same.
         let _ = tokio::time::timeout_at(end.into(), all).await;
     }
 
-    /// From now on the gateway is stopping.
+    /// Records that the gateway is stopping.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the gateway is stopping.
     pub(crate) fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// How many streams there may be.
+    /// The most streams that may be open.
     pub(crate) fn max_streams(&self) -> u64 {
         self.max_streams
     }
 
-    /// Whether as many streams are open as there may be.
+    /// Whether the gateway holds as many streams as it may.
     pub(crate) fn full(&self) -> bool {
         self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
     }
 
-    /// Counts a stream of a client among those that it and its subject may have. A grant may have limits of its own: here,
-    /// and on all gateways together.
+    /// Counts a new stream against the limits of its client's address and of its subject, on this
+    /// gateway and on all together. `own_limit` is the grant's own limit for the subject and
+    /// replaces the configured ones.
     pub(crate) async fn admit_stream(
         &self,
         client: ClientAddr,
@@ -151,12 +151,13 @@ impl App {
         }
     }
 
-    /// How many of this gateway's streams listen to a channel.
+    /// The number of this gateway's streams that subscribe to a channel.
     pub(crate) async fn subscribers(&self, channel: &Channel) -> usize {
         self.counts(channel, Duration::from_secs(1)).await.1.iter().sum()
     }
 
-    /// How many workers were asked for their number of streams on a channel, and what those said that answered in time.
+    /// Asks every worker for its number of streams on a channel. Returns how many workers were
+    /// asked, and the numbers that arrived within `patience`.
     async fn counts(&self, channel: &Channel, patience: Duration) -> (usize, Vec<usize>) {
         #[expect(clippy::disallowed_methods, reason = "each worker answers once")]
         let (answer, mut answers) = mpsc::unbounded_channel();
@@ -167,7 +168,7 @@ impl App {
         drop(answer);
         let mut counts = Vec::new();
         let all = async {
-            // A hub that is drained has ended, and has no subscribers to tell of.
+            // A drained hub has ended and does not answer; it has no subscribers to count.
             while let Some(count) = answers.recv().await {
                 counts.push(count);
             }
@@ -176,11 +177,13 @@ impl App {
         (hubs.len(), counts)
     }
 
-    /// Whether the public port answers a request, and every worker its inbox; the error says what does not.
+    /// Checks that the public port answers a request and that every worker reads its inbox. The
+    /// error names what did not answer within `patience`.
     pub(crate) async fn answers(&self, patience: Duration) -> Result<(), String> {
-        // First this: once a request is answered, workers have begun.
+        // The port is checked first: once it answers, the workers have started and added their
+        // hubs.
         let end = Instant::now() + patience;
-        // It may have to be told whose the connection is, as by every trusted proxy.
+        // If this machine is a trusted proxy, its connections must begin with a PROXY header.
         let greeting = |own| match proxy_protocol::expected(own, &self.config.server) {
             true => &proxy_protocol::LOCAL[..],
             false => &[],
@@ -197,12 +200,12 @@ impl App {
         }
     }
 
-    /// Counts events that their sender may not publish.
+    /// Counts events that their sender was not allowed to publish.
     pub(crate) fn deny_publish(&self, events: u64) {
         self.metrics.published.with_label_values(&["denied"]).inc_by(events);
     }
 
-    /// Counts a connection or request that was refused.
+    /// Counts a refused connection or request by its reason.
     pub(crate) fn reject(&self, reason: &'static str) {
         self.metrics.rejected.with_label_values(&[reason]).inc();
     }

@@ -1,4 +1,4 @@
-//! A connection from where it was accepted to where HTTP begins: whose it is, whether it may come in, and its handshake.
+//! A connection between accept and HTTP: its client's address, its admission, its TLS handshake.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use crate::http::proxy_protocol;
 use crate::http::takeover::Takeable;
 use crate::http::transport::{self, HandshakeError, Transport};
 
-/// A connection, from where it was accepted to where HTTP begins.
+/// Prepares an accepted connection for HTTP. Returns it with its protocol and its peer's address.
 pub(crate) async fn ready_for_http(
     mut stream: TcpStream,
     app: Arc<App>,
@@ -25,13 +25,13 @@ pub(crate) async fn ready_for_http(
     guests: Rc<Guests>,
 ) -> Result<(Takeable, Protocol, Option<SocketAddr>), DispatchError> {
     let peer = stream.peer_addr()?;
-    // Without a place it is closed at once.
+    // Without a place the connection is closed at once.
     let place = guests.enter().ok_or(DispatchError::DisconnectTimeout)?;
     let (client, lease) = place.waiting(arrive(&mut stream, peer.ip(), &app)).await?;
     let lease = lease.map(Rc::new);
     let stream = match tls {
         None => Transport::Plain(stream),
-        // Boxed, so that connections without TLS do not hold the place of a handshake.
+        // Boxed, so that connections without TLS do not carry the size of a handshake.
         Some(config) => match place.waiting(Box::pin(Transport::secured(stream, config))).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -57,8 +57,8 @@ pub(crate) async fn ready_for_http(
     Ok((io, protocol, Some(peer)))
 }
 
-/// The first step of a connection that was accepted: whose it is, and whether it may come in. Whoever may not is closed
-/// without a word, which costs least.
+/// Finds the client's address and admits the connection. A refused connection is closed without an
+/// answer, which costs least.
 async fn arrive(
     stream: &mut TcpStream,
     peer: IpAddr,

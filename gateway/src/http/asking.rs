@@ -1,4 +1,4 @@
-//! A request of actix as access control reads it.
+//! An actix request in the form that access control reads.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
@@ -9,17 +9,17 @@ use crate::config::ServerConfig;
 use crate::config::origins::AllowedOrigins;
 use crate::http::{client_addr, request};
 
-/// A request, and whose it is.
+/// A request and its client's address.
 #[derive(Debug)]
 pub struct Asking<'a> {
     /// The request.
     pub request: &'a HttpRequest,
-    /// Its client.
+    /// The client's address.
     pub client: ClientAddr,
 }
 
 impl<'a> Asking<'a> {
-    /// Of this request.
+    /// Wraps `request`; `server` says which proxies may name its client.
     pub fn of(request: &'a HttpRequest, server: &ServerConfig) -> Self {
         Asking { request, client: client_addr::of(request, server) }
     }

@@ -1,4 +1,5 @@
-//! Requests of HTTP/2, each of which has a task of its own: their panics, and their number.
+//! HTTP/2 requests, which actix runs each in a task of its own: contains their panics and counts
+//! them.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,8 +14,8 @@ use bytes::Bytes;
 use crate::http::takeover::{TakeoverOrder, UnderWay};
 use crate::panics;
 
-/// Serves the requests of HTTP/2 as `app` does all: actix runs each in a task of its own, where a panic would not be taken
-/// for the connection's own, and knows no number of those under way.
+/// Wraps `app` for HTTP/2. actix runs each HTTP/2 request in a task of its own, where a panic would
+/// end the process instead of the request. Nor does actix count or bound the requests under way.
 pub(crate) fn attended<B: MessageBody + 'static>(
     app: impl ServiceFactory<
         Request,
@@ -45,7 +46,7 @@ pub(crate) fn attended<B: MessageBody + 'static>(
     })
 }
 
-/// A body whose request is under way until it has ended.
+/// A response body whose request counts as under way until the body is dropped.
 struct Attended {
     body: BoxBody,
     _under_way: UnderWay,

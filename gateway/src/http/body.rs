@@ -1,4 +1,4 @@
-//! Bodies of responses that are event streams, as actix takes them.
+//! Response bodies that are event streams, for actix to send.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::stream::body_pipe::{Ending, PipeReader, Unfinished};
 
-/// A stream whose socket stays with actix.
+/// A stream whose socket stays with actix (HTTP/2, or `stream.takeover` off).
 #[derive(Debug)]
 pub(crate) struct StreamBody(pub PipeReader);
 
@@ -27,7 +27,7 @@ impl MessageBody for StreamBody {
     }
 }
 
-/// A body that says something and ends unfinished.
+/// A body that sends fixed bytes and then ends unfinished, so that the client comes back.
 #[derive(Debug)]
 pub(crate) struct LastWords {
     words: Option<Bytes>,
@@ -35,7 +35,7 @@ pub(crate) struct LastWords {
 }
 
 impl LastWords {
-    /// One that says this.
+    /// A body that sends `words`.
     pub(crate) fn new(words: Box<[u8]>) -> Self {
         LastWords { words: Some(Bytes::from(words)), ending: Ending::default() }
     }

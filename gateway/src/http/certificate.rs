@@ -1,7 +1,9 @@
-//! TLS of the gateway's own ports: what `[tls]` says, and the certificate, which changes under running streams.
+//! TLS of the gateway's own ports, as `[tls]` configures it. The certificate can change while
+//! streams are open.
 //!
-//! A handshake takes the certificate that is current then; streams that are open have had theirs. The files are looked at
-//! every two seconds and at a hangup (SIGHUP). Files that are of no use change nothing: the error is logged once.
+//! A handshake uses the certificate that is current at that moment; open connections are not
+//! affected. The files are checked every two seconds, and at a hangup (SIGHUP). If new files are
+//! unusable, the current certificate stays, and the error is logged once.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,21 +19,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::TlsConfig;
 use crate::config::pem::{self, BadFile, PemFile};
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// TLS of the gateway's ports.
+/// The TLS configurations of the gateway's ports.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// Of the public port.
+    /// For the public port, with HTTP/2.
     pub public: Arc<ServerConfig>,
-    /// Of the admin port, if it speaks TLS.
+    /// For the admin port, if it speaks TLS. Without HTTP/2.
     pub admin: Option<Arc<ServerConfig>>,
     certificate: Arc<Certificate>,
 }
 
 impl Tls {
-    /// Reads the files that the configuration names; none if it names no certificate.
+    /// Reads the files that the configuration names. None if it names no certificate; the error
+    /// names the unusable file.
     pub fn of(config: &TlsConfig) -> Result<Option<Self>, BadFile> {
         let files = PemFile::of("tls.certificate", &config.certificate)
             .zip(PemFile::of("tls.key", &config.key));
@@ -53,7 +56,8 @@ impl Tls {
         }))
     }
 
-    /// Looks after the files, for ever.
+    /// Reads the files again when they change or at SIGHUP, and counts the results in `reads`.
+    /// Never returns, except with an error if SIGHUP cannot be caught.
     pub async fn follow_files(self, reads: IntCounterVec) -> Result<(), io::Error> {
         let mut hangup = signal(SignalKind::hangup())?;
         loop {
@@ -85,7 +89,7 @@ fn server_config(
     let builder = match authorities {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            // Listening takes no certificate. Whoever shows one must be able to prove it.
+            // A client certificate is optional here, but one that is shown must be valid.
             let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider)
                 .allow_unauthenticated()
                 .build()
@@ -94,14 +98,15 @@ fn server_config(
         }
     };
     let mut config = builder.with_cert_resolver(certificate);
-    // Kept by clients, sealed, instead of by us: many who come back at once then cost no signature each.
+    // Clients keep their session as a sealed ticket, so a mass reconnect costs no signature per
+    // client and the gateway stores no sessions.
     if let Ok(ticketer) = rustls::crypto::ring::Ticketer::new() {
         config.ticketer = ticketer;
     }
     config
 }
 
-/// The certificate and key that are current.
+/// The current certificate and key, and the files that they come from.
 #[derive(Debug)]
 struct Certificate {
     certificate: PemFile,
@@ -112,24 +117,24 @@ struct Certificate {
 #[derive(Debug)]
 struct Current {
     pair: Arc<CertifiedKey>,
-    /// What the files looked like when they were last read, whether they were of use or not.
+    /// The files' stamps at the last read, even if that read failed.
     stamps: [Stamp; 2],
 }
 
-/// Tells a file from the one that stood there before: device, inode, length, when it was written. None if it cannot be
-/// looked at.
+/// Identifies a file's version: device, inode, length, and modification time in s and ns. None if
+/// the file cannot be examined.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Certificate {
     fn read(certificate: PemFile, key: PemFile) -> Result<Self, BadFile> {
-        // Looked at before they are read: what changes meanwhile is read again.
+        // Stamped before the read, so that a file that changes during the read is read again.
         let stamps = [stamp(&certificate), stamp(&key)];
         let pair = Arc::new(pem::certified_key(&certificate, &key)?);
         let current = RwLock::new(Current { pair, stamps });
         Ok(Certificate { certificate, key, current })
     }
 
-    /// Reads the files again if they are not what they were, or if somebody `asked`; answers how that went.
+    /// Reads the files again if their stamps have changed or if `asked`. None if nothing was read.
     fn look(&self, asked: bool) -> Option<Result<(), BadFile>> {
         let stamps = [stamp(&self.certificate), stamp(&self.key)];
         let known = self.current.read().unwrap_or_else(PoisonError::into_inner).stamps;

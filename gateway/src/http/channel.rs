@@ -1,4 +1,4 @@
-//! `GET /channels/{channel}` and its `/history`: what is kept, for services and people.
+//! `GET /channels/{channel}` and `GET /channels/{channel}/history`: a channel's history as JSON.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
@@ -12,19 +12,19 @@ use crate::http::asking::Asking;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
-/// Events of one answer, unless `limit` says otherwise.
+/// Events in one answer if `limit` is absent.
 const DEFAULT_LIMIT: usize = 100;
-/// Events of one answer at most.
+/// The largest `limit`.
 const MAX_LIMIT: usize = 1000;
 
-/// A channel's last and oldest id, length, and subscribers on this gateway.
+/// Handles `GET /channels/{channel}`: last and oldest id, length, and subscribers on this gateway.
 pub(crate) async fn info(
     request: HttpRequest,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
     let channel = request::path_channel(&request)?;
     check_access(&request, &channel, &app).await?;
-    // Above every id, so that no event is read.
+    // `MAX` is above every id, so only the channel's state is read and no event.
     let snapshot = read(&app, &channel, EventId::MAX).await?;
     let range = snapshot.ranges.get(&channel).and_then(|ranges| ranges.first());
     let text = |id: Option<EventId>| id.map(|id| id.to_string());
@@ -37,7 +37,7 @@ pub(crate) async fn info(
     })))
 }
 
-/// Events after a position, oldest first, as JSON.
+/// Handles `GET /channels/{channel}/history`: the events after a position, oldest first.
 pub(crate) async fn history(
     request: HttpRequest,
     app: web::Data<App>,
@@ -69,7 +69,7 @@ pub(crate) async fn history(
     Ok(HttpResponse::Ok().json(page(&snapshot, &channel, after, limit)))
 }
 
-/// Whoever may listen to a channel may read its history.
+/// Checks that the client may subscribe to the channel; the same right covers its history.
 async fn check_access(request: &HttpRequest, channel: &Channel, app: &App) -> Result<(), Problem> {
     let asking = Asking::of(request, &app.config.server);
     let channels = std::slice::from_ref(channel);
@@ -97,7 +97,8 @@ fn page(snapshot: &Snapshot, channel: &Channel, after: Option<EventId>, limit: u
         value
     });
     let cut = shown.len() < frames.len() || range.is_some_and(|range| range.upto.is_some());
-    // Where to go on: behind what was shown, or at the clock, from which nothing can be missed.
+    // The position to continue from: the last event shown, or the clock if nothing was cut off. The
+    // next page then begins without a hole.
     let last = shown.last().and_then(|frame| frame.id);
     let next = if cut { last.or(after) } else { Some(snapshot.clock) };
     let missing = after.and_then(|after| match range {

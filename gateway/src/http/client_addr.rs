@@ -1,9 +1,10 @@
-//! Whose a request is: the address of its client, which a trusted proxy may tell.
+//! The address of a request's client, which trusted proxies name in a header.
 //!
-//! A header that anybody can write is no proof. It is read only where the connection comes from one of
-//! `server.trusted_proxies`, and backwards from its end: each proxy appends whom it served, so the last entry is the
-//! trusted proxy's own word, the one before it the word of whoever that entry names, and so on. The walk ends at the
-//! first address that is not trusted. What cannot be read ends it sooner, at the last trusted proxy.
+//! Anybody can write such a header, so it proves nothing by itself. It is read only if the
+//! connection comes from one of `server.trusted_proxies`, and from its end backwards. Each proxy
+//! appends the address that it served. So the last entry is the word of the trusted proxy, the
+//! entry before it the word of the address in the last entry, and so on. The walk ends at the first
+//! address that is not trusted. An unreadable entry ends it earlier, at the last trusted proxy.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,7 @@ use crate::access::client::ClientAddr;
 use crate::config::ServerConfig;
 use crate::config::trusted_proxies::ForwardedHeader;
 
-/// Of a request that came on a connection of this client.
+/// The client of a request with these headers, on a connection of the client `connection`.
 pub fn of_request(
     connection: ClientAddr,
     headers: &HeaderMap,
@@ -39,10 +40,12 @@ pub fn of_request(
     client
 }
 
-/// The client of a request. Its connection's is among the connection's data.
+/// The client of a request. The connection's own client comes from the connection's data, or else
+/// from its peer address.
 pub fn of(request: &HttpRequest, server: &ServerConfig) -> ClientAddr {
     let peer = || {
-        // A connection that ended before it was asked for its peer has none, and no use for an answer.
+        // A connection that ended before its peer address was read has none. Its answer reaches
+        // nobody, so any address will do.
         let ip = request.peer_addr().map_or(IpAddr::V4([0, 0, 0, 0].into()), |peer| peer.ip());
         ClientAddr::of_peer(ip, &server.trusted_proxies)
     };
@@ -57,7 +60,7 @@ fn header_name(header: ForwardedHeader) -> HeaderName {
     }
 }
 
-/// The addresses in a header's line, from its end. An entry that names none is `None`.
+/// Walks the addresses of a header line from its end. An entry without an address is `None`.
 struct Hops<'a> {
     rest: &'a [u8],
     header: ForwardedHeader,
@@ -87,7 +90,7 @@ impl Hops<'_> {
     }
 }
 
-/// What stands before the last of these bytes, if there is any, and behind it.
+/// Splits at the last of these bytes: the text before it, if there is one, and the text after.
 fn split_at_last<'a>(text: &'a [u8], marks: &[u8]) -> (Option<&'a [u8]>, &'a [u8]) {
     match text.iter().rposition(|byte| marks.contains(byte)) {
         Some(at) => (Some(&text[..at]), &text[at + 1..]),
@@ -95,11 +98,14 @@ fn split_at_last<'a>(text: &'a [u8], marks: &[u8]) -> (Option<&'a [u8]>, &'a [u8
     }
 }
 
-/// The last element of a `Forwarded` line: what stands before it, and the value of its `for`, without quotes.
+/// Splits off the last element of a `Forwarded` line: the text before it, and the value of its
+/// `for` without quotes. None if the element is malformed.
 ///
-/// It is read backwards, pair by pair, because only its end is the trusted proxy's: what a client wrote before it, an
-/// opened quote say, must not swallow that. And quotes are kept to: a proxy may put the client's `Host` into one, and
-/// that may hold `,for=192.0.2.1`. (`actix_web_lab::header::Forwarded` divides at each comma and falls for it.)
+/// The line is parsed backwards, pair by pair, because only its end is the trusted proxy's. Text
+/// that the client wrote before it, such as an opening quote, must not swallow the proxy's element.
+/// Quotes are respected, because a proxy may quote the client's `Host`, which may contain
+/// `,for=192.0.2.1`. (`actix_web_lab::header::Forwarded` splits at every comma and is fooled by
+/// that.)
 fn last_element(text: &[u8]) -> Option<(&[u8], Option<String>)> {
     let (mut rest, mut node) = (text, None);
     loop {
@@ -122,13 +128,14 @@ fn last_element(text: &[u8]) -> Option<(&[u8], Option<String>)> {
     }
 }
 
-/// The token or quoted text at the end, and what stands before it.
+/// Splits off the token or quoted text at the end: the text before it, and its value.
 fn last_value(text: &[u8]) -> Option<(&[u8], String)> {
     let Some(quoted) = text.strip_suffix(b"\"") else {
         let (before, token) = text.split_at(text.len() - token_length(text));
         return (!token.is_empty()).then(|| (before, String::from_utf8_lossy(token).into_owned()));
     };
-    // A quote inside has an odd number of backslashes before it.
+    // An escaped quote has an odd number of backslashes before it, so the opening quote has an even
+    // number.
     let opens = |at: &usize| {
         let slashes = quoted[..*at].iter().rev().take_while(|byte| **byte == b'\\').count();
         quoted[*at] == b'"' && slashes % 2 == 0
@@ -142,13 +149,14 @@ fn last_value(text: &[u8]) -> Option<(&[u8], String)> {
     Some((&quoted[..at], String::from_utf8_lossy(&plain).into_owned()))
 }
 
-/// How many bytes at the end can be a token's (RFC 9110 §5.6.2).
+/// The number of bytes at the end that are token characters (RFC 9110 §5.6.2).
 fn token_length(text: &[u8]) -> usize {
     let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     text.iter().rev().take_while(|byte| of_token(byte)).count()
 }
 
-/// An address with or without brackets and port. Neither `unknown` nor an obfuscated name (`_hidden`) is one.
+/// Parses an address with or without brackets and port. `unknown` and obfuscated names (`_hidden`)
+/// are not addresses.
 fn address(text: &str) -> Option<IpAddr> {
     let is_port = |port: &str| {
         let hidden = port.strip_prefix('_').is_some_and(|rest| !rest.is_empty());
@@ -180,7 +188,7 @@ mod tests {
         Config::load(None, std::iter::empty(), &pairs).unwrap().server
     }
 
-    /// Whom a request from a peer is taken for, in a network of trusted proxies, 10.0.0.0/8 and 2001:db8::/32.
+    /// The client of a request from `peer`, with 10.0.0.0/8 and 2001:db8::/32 as trusted proxies.
     fn client(peer: &str, name: &str, lines: &[&str]) -> ClientAddr {
         let server = server("10.0.0.0/8, 2001:db8::/32", name);
         let peer = ClientAddr::of_peer(peer.parse().unwrap(), &server.trusted_proxies);
@@ -209,7 +217,7 @@ mod tests {
             forwarded_for(&["192.0.2.66", "203.0.113.9,10.9.9.9", "10.2.0.1"]),
             "203.0.113.9"
         );
-        // All of them are trusted: the first of them asked.
+        // If all are trusted, the first one in the header is the client.
         assert_eq!(forwarded_for(&["10.3.0.1, 10.2.0.1"]), "10.3.0.1");
         assert_eq!(forwarded_for(&[]), PEER);
         assert_eq!(
@@ -277,7 +285,7 @@ mod tests {
         }
     }
 
-    /// A client's `Host` in a proxy's quotes, and a quote that a client opened.
+    /// A client's `Host` that a proxy quotes, and a quote that a client opens.
     #[test]
     fn quotes_hide_nothing_and_add_nothing() {
         let line = r#"for=203.0.113.9;host="a, for=192.0.2.66""#;
@@ -286,7 +294,7 @@ mod tests {
         assert_eq!(forwarded(&[line]), "203.0.113.9");
         assert_eq!(forwarded(&[r#"for="192.0.2.66, for=203.0.113.9"#]), "203.0.113.9");
         assert_eq!(forwarded(&[r#"host="x, for=203.0.113.9;host="a\\""#]), "203.0.113.9");
-        // The parser that this one stands in place of.
+        // actix-web-lab's parser takes the quoted address, so it cannot be used.
         let lab: actix_web_lab::header::Forwarded =
             r#"for=203.0.113.9;host="a, for=192.0.2.66""#.parse().unwrap();
         assert_eq!(lab.for_chain().last(), Some("192.0.2.66"));
@@ -353,7 +361,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes before it, what the trusted proxy appends is believed, and nothing else.
+        /// Whatever a client writes in front, the address that the trusted proxy appends is the
+        /// result.
         #[test]
         fn nothing_that_a_client_writes_hides_what_a_trusted_proxy_appends(
             claimed in "[ -~\t]{0,60}|([,;=\"\\\\ ]|for|host|203[.]0[.]113[.]1|10[.]0[.]0[.]9|unknown){0,12}",

@@ -1,4 +1,5 @@
-//! `DELETE /connections` on the admin port: ends streams everywhere, and keeps their subject or token out.
+//! `DELETE /connections` on the admin port: ends the streams of a subject, token or channel on all
+//! gateways, and keeps the subject or token out.
 
 use std::time::Duration;
 
@@ -14,22 +15,23 @@ use crate::http::asking::Asking;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
-/// The longest that anything stays revoked.
+/// The longest duration that `for` accepts.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Ends the streams of a subject, a token's id or a channel.
+/// Handles `DELETE /connections?subject=|id=|channel=[&for=]`.
 pub(crate) async fn revoke(
     request: HttpRequest,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    // The admin port of a deployment may be reached by more than the operator: by whatever scrapes it.
+    // Others than the operator may reach the admin port, for example the metrics scraper.
     let from_here = request.peer_addr().is_some_and(|addr| addr.ip().is_loopback());
     if !from_here && !app.access.is_admin(&Asking::of(&request, &app.config.server)) {
         let detail =
             "from elsewhere than this machine this takes an API key with admin=true (auth.keys)";
         return Err(Problem::new(Kind::Unauthenticated, detail));
     }
-    // Browsers send it with every DELETE, and no page has any business here, whatever name it reached this port by.
+    // Browsers send `Origin` with every DELETE. No web page may revoke, whatever name it used to
+    // reach this port (DNS rebinding).
     if request.headers().contains_key("Origin") {
         let detail = "this is for programs, and not for pages";
         return Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"));

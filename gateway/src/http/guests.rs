@@ -1,10 +1,13 @@
-//! One worker's connections that are no streams: requests under way, and idle ones kept for their client's next.
+//! The guests: one worker's connections without a stream, that is, with requests under way, or idle
+//! and kept for the client's next request.
 //!
-//! Anybody can open such connections and send nothing, or half a request. So they have a bound in number, a share of the
-//! process' descriptors: beyond it the one that has waited longest for its client is closed. And they have one in time.
+//! Anybody can open a connection and send nothing, or half a request. So the number of guests is
+//! bounded by a share of the process's descriptors; when it is reached, the guest that has waited
+//! longest for its client is closed. How long a guest may wait is bounded as well.
 //!
-//! A connection that we end is closed in stages (RFC 9112 §9.6). A client that is still sending a body when its answer
-//! comes would otherwise be reset by the kernel, and lose the answer that says why.
+//! A connection that the gateway ends is closed in stages (RFC 9112 §9.6). With a plain close, the
+//! kernel would reset the connection of a client that is still sending a body, and the client would
+//! lose the answer that explains the error.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -29,25 +32,27 @@ use crate::access::admission::Lease;
 use crate::config::Config;
 use crate::http::transport::Transport;
 
-/// How often waits are looked at, unless they are shorter.
+/// Pause between two searches for overdue guests; shorter if `server.head_timeout` is shorter.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long a client whose connection we end may go on sending, how long it may pause meanwhile, and how much it may send:
-/// four times the largest body that is taken by default.
+/// A client whose connection the gateway ends may go on sending for `FAREWELL`, with pauses of up
+/// to `FAREWELL_PAUSE`, and at most `FAREWELL_BYTES`: four times the largest body that the default
+/// configuration accepts.
 const FAREWELL: Duration = Duration::from_secs(30);
 const FAREWELL_PAUSE: Duration = Duration::from_secs(5);
 const FAREWELL_BYTES: usize = 64 * 1024 * 1024;
 
-/// A worker's connections that are no streams.
+/// The guests of one worker.
 #[derive(Debug)]
 pub(crate) struct Guests {
     all: RefCell<Slab<Guest>>,
     most: usize,
-    /// The longest wait for a client.
+    /// How long a guest may wait for its client.
     patience: Duration,
-    /// The longest time that a head may take. actix looks at a connection's first one alone.
+    /// How long a request's head may take. actix's own timer covers only the first head of a
+    /// connection.
     head_patience: Duration,
     sweep: Duration,
-    /// Of requests, by reason.
+    /// Counts refused and closed connections, by reason.
     rejected: IntCounterVec,
     leaving: RefCell<Vec<Leaving>>,
     some_leave: Notify,
@@ -55,21 +60,24 @@ pub(crate) struct Guests {
 
 #[derive(Debug)]
 struct Guest {
-    /// Since when it waits for its client, and who is to be told of its end: nobody until it was asked once.
+    /// Since when the connection waits for its client, and the waker of the task that reads it.
+    /// There is no waker until that task has polled the connection.
     waits: Option<(Instant, Option<Waker>)>,
-    /// Since when a request's head comes that is not whole yet.
+    /// When the first byte of a head arrived that is still incomplete.
     head: Option<Instant>,
-    /// Requests being answered: what comes is of their bodies.
+    /// Requests being answered. While there are any, incoming bytes belong to their bodies.
     asked: u32,
-    /// What comes may be of anything, once there was a request: it speaks HTTP/2, which has frames of its own.
+    /// The connection speaks HTTP/2 and has sent a request. From then on incoming bytes may be any
+    /// frame, so they are not timed as a head.
     mixed: bool,
     closed: bool,
 }
 
-/// A connection that is closed in stages, its place, and what counts it among its client's until it is closed.
+/// A connection that is being closed in stages, its place, and the lease that counts it against its
+/// client's limit until then.
 type Leaving = (Transport, Place, Option<Rc<Lease>>);
 
-/// A connection's place among them; given up when this is dropped.
+/// A connection's place among the guests. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     guests: Rc<Guests>,
@@ -77,10 +85,12 @@ pub(crate) struct Place {
 }
 
 impl Guests {
-    /// At most so many. Who may be silent for how long is configured; what is refused or closed is counted.
+    /// Allows at most `most` guests; the configuration says how long they may wait. `rejected`
+    /// counts connections that are refused or closed.
     pub(crate) fn new(most: usize, config: &Config, rejected: IntCounterVec) -> Rc<Self> {
         let head_patience = config.server.head_timeout;
-        // Timers of their own, which answer, come first.
+        // Keep-alive and NDJSON bodies have their own timers. Those send an answer, so they must
+        // run out first.
         let patience = config.server.keep_alive.max(config.publish.idle_timeout) + SWEEP;
         Rc::new(Guests {
             all: RefCell::default(),
@@ -94,26 +104,28 @@ impl Guests {
         })
     }
 
-    /// A place for a new connection. There is none if all others are busy with something else than waiting.
+    /// A place for a new connection. If all places are taken, the longest-waiting guest is closed;
+    /// if none is waiting, the new connection gets no place.
     pub(crate) fn enter(self: &Rc<Self>) -> Option<Place> {
         let full = self.all.borrow().len() >= self.most;
         if full && !self.close_longest_waiting() {
             self.count_closed();
             return None;
         }
-        // Of many that come at once none was asked yet.
+        // Waiting from the start: in a burst of connections none has been polled yet, and one of
+        // them must be available to close.
         let waits = Some((Instant::now(), None));
         let guest = Guest { waits, head: None, asked: 0, mixed: false, closed: false };
         let key = self.all.borrow_mut().insert(guest);
         Some(Place { guests: self.clone(), key })
     }
 
-    /// A client sent what is no request.
+    /// Counts a client whose bytes cannot be read as a request.
     pub(crate) fn unreadable(&self) {
         self.rejected.with_label_values(&["unreadable"]).inc();
     }
 
-    /// A client and we agree on no session.
+    /// Counts a TLS handshake that failed.
     pub(crate) fn no_handshake(&self) {
         self.rejected.with_label_values(&["handshake"]).inc();
     }
@@ -122,13 +134,13 @@ impl Guests {
         self.rejected.with_label_values(&["crowded"]).inc();
     }
 
-    /// Closes a connection in stages; [`Guests::serve`] does it.
+    /// Queues a connection for [`Guests::serve`] to close in stages.
     pub(crate) fn see_out(&self, stream: Transport, place: Place, lease: Option<Rc<Lease>>) {
         self.leaving.borrow_mut().push((stream, place, lease));
         self.some_leave.notify_one();
     }
 
-    /// Closes those who wait too long, and those who leave, for ever.
+    /// Closes overdue guests, and finishes the staged closes. Never returns.
     pub(crate) async fn serve(self: Rc<Self>) -> Result<(), Infallible> {
         let mut interval = tokio::time::interval(self.sweep);
         let mut leaving = FuturesUnordered::new();
@@ -162,7 +174,7 @@ impl Guests {
         }
     }
 
-    /// Answers whether any was waiting.
+    /// Returns false if no guest is waiting.
     fn close_longest_waiting(&self) -> bool {
         let mut all = self.all.borrow_mut();
         let waiting = all.iter_mut().filter_map(|(_, guest)| {
@@ -186,7 +198,7 @@ impl Guests {
 }
 
 impl Place {
-    /// Whether the connection may go on.
+    /// Fails if the connection was chosen to be closed.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.guests.all.borrow()[self.key].closed {
             true => Err(io::ErrorKind::TimedOut.into()),
@@ -194,7 +206,7 @@ impl Place {
         }
     }
 
-    /// Its client said nothing when it was asked just now.
+    /// Reports that a read found nothing, so the connection waits for its client.
     pub(crate) fn waits(&self, cx: &Context<'_>) {
         let waits = &mut self.guests.all.borrow_mut()[self.key].waits;
         match waits {
@@ -204,7 +216,8 @@ impl Place {
         }
     }
 
-    /// Does what takes its client as well. The connection waits for it all the time, and may be closed.
+    /// Runs `work` that depends on the client, such as a handshake. The connection counts as
+    /// waiting until `work` is done, and may be closed meanwhile.
     pub(crate) async fn waiting<T, E: From<io::Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
@@ -221,7 +234,7 @@ impl Place {
         .await
     }
 
-    /// Its client said something.
+    /// Reports that the client sent bytes or closed its side.
     pub(crate) fn heard(&self) {
         let guest = &mut self.guests.all.borrow_mut()[self.key];
         guest.waits = None;
@@ -230,29 +243,30 @@ impl Place {
         }
     }
 
-    /// A request's head is whole, and the request is being answered until it is not.
+    /// Reports that a request's head is complete (`asked`), or that its handler has answered
+    /// (`!asked`).
     pub(crate) fn asks(&self, asked: bool) {
         let guest = &mut self.guests.all.borrow_mut()[self.key];
         guest.asked = if asked { guest.asked + 1 } else { guest.asked.saturating_sub(1) };
         guest.head = None;
     }
 
-    /// It speaks HTTP/2, and its first head is whole.
+    /// Reports that the connection speaks HTTP/2 and its first head is complete.
     pub(crate) fn mixes(&self) {
         self.guests.all.borrow_mut()[self.key].mixed = true;
     }
 }
 
-/// Says that nothing more comes, and throws away what the client still sends, until it ends as well.
+/// Closes the sending side, then discards what the client sends until the client closes too.
 async fn farewell((mut stream, place, _lease): Leaving) {
-    // What still comes is no head of another request.
+    // Marks the place as answering a request, so that the discarded bytes are not timed as a head.
     place.asks(true);
     let all = async {
-        // Refused only for a connection that is broken already.
+        // Fails only on a connection that is already broken.
         if stream.shutdown().await.is_err() {
             return;
         }
-        // What a client still sends need not be deciphered.
+        // The discarded bytes need no decryption, so they are read below TLS.
         let mut stream = stream.into_tcp();
         let mut bytes = 0;
         while let Ok(Ok(n @ 1..)) = timeout(FAREWELL_PAUSE, scrap(&mut stream, &place)).await {
@@ -265,11 +279,11 @@ async fn farewell((mut stream, place, _lease): Leaving) {
     let _ = timeout(FAREWELL, all).await;
 }
 
-/// Reads and throws away; answers how much.
+/// Reads and discards once; returns the number of bytes.
 async fn scrap(stream: &mut TcpStream, place: &Place) -> io::Result<usize> {
     poll_fn(|cx| {
         place.check()?;
-        // On the stack: many connections may be on their way out.
+        // On the stack, because many connections may be closing at once.
         let mut scrap = [MaybeUninit::uninit(); 16 * 1024];
         let mut buf = ReadBuf::uninit(&mut scrap);
         let read = Pin::new(&mut *stream).poll_read(cx, &mut buf);
@@ -360,7 +374,7 @@ mod tests {
         idle.asks(true);
         idle.asks(false);
         let between = Instant::now();
-        // Another byte does not begin it anew.
+        // A further byte must not restart the head's timer.
         slow.heard();
         guests.close_heads_since(Some(between));
         assert!(slow.check().is_err() && next.check().is_err());

@@ -1,51 +1,55 @@
-//! The lines of a body of NDJSON, while it arrives in pieces. Pure; it keeps no more than one line and one piece.
+//! Splits an NDJSON body into lines while it arrives in pieces. Does no I/O. Keeps at most one line
+//! and one piece.
 
 use bytes::{Buf, BytesMut};
 
 use crate::http::request;
 
-/// Takes pieces, and hands out lines.
+/// Collects pieces of a body and hands out its lines.
 #[derive(Debug)]
 pub struct Lines {
-    /// The most bytes of a line.
+    /// The most bytes that a line may have.
     longest: usize,
     buffer: BytesMut,
-    /// So much of the buffer has no line end: a long line that comes in small pieces is searched once.
+    /// Bytes of the buffer that were searched for a line end. A long line in small pieces is thus
+    /// searched only once.
     searched: usize,
-    /// Lines handed out.
+    /// The number of lines that have ended so far.
     number: u64,
-    /// The rest of a line that was too long is passed over, so that the next one is understood.
+    /// The rest of the current line is discarded, because the line was already reported as too
+    /// long.
     skipping: bool,
 }
 
-/// A line, and its number, counted from 1.
+/// A line with its number, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// With something in it.
+    /// A line with text.
     Text(u64, BytesMut),
-    /// Blank, or the end of one that was too long.
+    /// A blank line, or the end of a line that was too long.
     Nothing,
-    /// Longer than lines may be.
+    /// A line that is too long; reported once, possibly before its end.
     TooLong(u64),
 }
 
 impl Lines {
-    /// Of lines with at most so many bytes.
+    /// A splitter for lines of at most `longest` bytes.
     pub fn new(longest: usize) -> Self {
         Lines { longest, buffer: BytesMut::new(), searched: 0, number: 0, skipping: false }
     }
 
-    /// The number of the last line that was whole.
+    /// The number of the last complete line; 0 before the first.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Takes what came.
+    /// Appends a piece of the body.
     pub fn add(&mut self, piece: &[u8]) {
         self.buffer.extend_from_slice(piece);
     }
 
-    /// The next line that is whole; when the body has `ended`, what is left is one.
+    /// Returns the next complete line. Once the body has `ended`, the remaining bytes are the last
+    /// line.
     pub fn next(&mut self, ended: bool) -> Option<Line> {
         let end = memchr::memchr(b'\n', &self.buffer[self.searched..]);
         let mut line = match end {
@@ -71,7 +75,7 @@ impl Lines {
         })
     }
 
-    /// Of a line that has no end yet: whether it is too long already, which is told once.
+    /// Reports an incomplete line that is already too long. Reports each line only once.
     fn too_long(&mut self) -> Option<Line> {
         let told = self.skipping;
         self.skipping |= self.buffer.len() > self.longest;
@@ -90,7 +94,7 @@ mod tests {
 
     const LONGEST: usize = 8;
 
-    /// What comes out, blank lines left out, and the most that was kept.
+    /// The lines without blank ones, and the most bytes that were kept between pieces.
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Line>, usize) {
         let (mut lines, mut read, mut kept) = (Lines::new(LONGEST), Vec::new(), 0);
         for piece in pieces {
@@ -133,7 +137,7 @@ mod tests {
                 let line = if n == 0 { request::without_mark(line) } else { line };
                 let number = n as u64 + 1;
                 match line {
-                    // It may be found too long before its end shows that it is blank.
+                    // A long line can be reported before its end shows that it is blank.
                     line if line.len() > LONGEST => Some(Line::TooLong(number)),
                     line if line.trim_ascii().is_empty() => None,
                     line => Some(Line::Text(number, line.into())),

@@ -1,4 +1,5 @@
-//! Listening sockets. Their options are inherited by every accepted connection, at no cost for each.
+//! Listening sockets. Every accepted connection inherits their options, so no connection needs a
+//! system call to set them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -13,34 +14,36 @@ use tokio_rustls::TlsConnector;
 use crate::config::Config;
 use crate::config::pem;
 
-/// Bytes the kernel takes for a connection beyond what the network has accepted. A reader that stalls then
-/// costs little memory, and what waits for it waits where it is shared.
+/// Bytes that the kernel buffers for a connection and has not sent yet (`TCP_NOTSENT_LOWAT`). A
+/// stalled reader then costs little kernel memory, and the rest waits in the process, where
+/// subscribers share it.
 const NOT_SENT_LOWAT: u32 = 32 * 1024;
-/// Idle time after which the kernel asks whether a silent client is still there.
+/// Idle time after which the kernel probes whether a silent client still exists.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Descriptors that are no connections of the public port: Redis, the admin port, logs.
+/// Descriptors kept for other uses than the public port: Redis, the admin port, logs.
 const OTHER_DESCRIPTORS: u64 = 512;
-/// Connections that are no streams need not grow with the streams.
+/// The most connections without a stream; their number need not grow with that of the streams.
 const MOST_REQUESTS: u64 = 16 * 1024;
 
-/// The public port's listener.
+/// Binds the public port, with the socket options that its connections inherit.
 pub fn public(config: &Config) -> io::Result<TcpListener> {
     let socket = bound(config.server.listen)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-    // Later than our own deadline, which ends a stream with a reason.
+    // Longer than the progress deadline: the gateway's own close has a reason, the kernel's has
+    // none.
     socket.set_tcp_user_timeout(Some(config.stream.progress_deadline + KEEPALIVE))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
     listening(socket, config.server.backlog)
 }
 
-/// A listener without options of its own.
+/// A listener without socket options of its own.
 pub fn plain(addr: SocketAddr) -> io::Result<TcpListener> {
     listening(bound(addr)?, 128)
 }
 
-/// From where this machine itself reaches a port that is bound to this address.
+/// The address at which this machine itself reaches a port that is bound to `addr`.
 fn local(mut addr: SocketAddr) -> SocketAddr {
     if addr.ip().is_unspecified() {
         let loopback: IpAddr = match addr {
@@ -52,8 +55,9 @@ fn local(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Asks a port of this machine's own for a path, over TLS if it speaks that; answers the whole answer, or why there is
-/// none. `greeting` is what a connection from this address begins with.
+/// Sends a GET for `path` to a port of this machine, over TLS if `tls`, and returns the whole
+/// response, head included. The error says why there is none. `greeting` gets the local address of
+/// the connection and returns the bytes to send first.
 pub async fn ask(
     addr: SocketAddr,
     tls: bool,
@@ -89,20 +93,21 @@ async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io:
     Ok(answer)
 }
 
-/// What the process may have open at once, by use. What is left is for Redis, the admin port and log files.
+/// How many connections the process may have open at once. The remaining descriptors are for Redis,
+/// the admin port and log files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Streams.
+    /// The most streams, over all workers.
     pub streams: u64,
-    /// Other connections of the public port.
+    /// The most other connections of the public port, over all workers.
     pub requests: usize,
 }
 
-/// Raises the process's limit of descriptors as far as it may be raised, and divides it.
+/// Raises the process's descriptor limit as far as it goes, and divides it among the uses.
 pub fn descriptor_room() -> Room {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // Refused only where the limit could not be read either; the old one then stands.
+    // Fails only where the limit cannot be read either; the old limit then stays in force.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     divided(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! Every error an HTTP client can see: RFC 9457 problem details, made in one place.
+//! Every error that an HTTP client can see, as RFC 9457 problem details. They are made only here.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::access::asker::NotUtf8;
 use crate::access::denied::{Denied, Why};
 use crate::feed::publication::PublishError;
 
-/// The media type of all problems (RFC 9457 §6.1).
+/// The media type of problem details (RFC 9457 §6.1).
 const JSON: &str = "application/problem+json";
 
-/// What went wrong, as `application/problem+json`.
+/// An error for a client, as `application/problem+json`.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
@@ -27,66 +27,68 @@ pub struct Problem {
     detail: String,
     field: Option<Cow<'static, str>>,
     results: Option<Box<serde_json::Value>>,
-    /// When to try again.
+    /// How long the client should wait before it tries again.
     after: Option<Duration>,
-    /// Of how many a second it was one too many.
+    /// The rate, in events per second, that the client exceeded.
     rate: Option<u32>,
 }
 
-/// The types of problem; docs/http-api.md lists them.
+/// The types of problem. docs/http-api.md lists them with their status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A channel's name.
+    /// The channel's name is invalid.
     InvalidChannel,
-    /// An event's type.
+    /// The event's type is invalid.
     InvalidEvent,
-    /// Data that is not UTF-8.
+    /// The data is not UTF-8, or the body broke off.
     InvalidData,
-    /// An idempotency key.
+    /// The idempotency key is invalid.
     InvalidIdempotencyKey,
-    /// A JSON body.
+    /// The JSON of a body or an item is invalid.
     InvalidJson,
-    /// Anything else in the query.
+    /// A parameter of the query is unknown, missing, repeated or invalid.
     InvalidParameter,
-    /// A request that is none, or that wants what is not here.
+    /// The bytes are not an HTTP/1.1 request, or the request asks for something that does not exist
+    /// here, such as a WebSocket.
     InvalidRequest,
-    /// The request's head beyond what is read.
+    /// The request's head is larger than the gateway reads.
     HeadTooLarge,
-    /// The request did not come whole in time.
+    /// The request did not arrive completely in time.
     RequestTimeout,
-    /// Data or a body beyond its limit.
+    /// The data, the body or the number of events exceeds its limit.
     TooLarge,
-    /// Another content type than those taken.
+    /// The body's content type or encoding is not accepted.
     UnsupportedMediaType,
-    /// An idempotency key used for another payload.
+    /// The idempotency key was used before with another payload.
     IdempotencyConflict,
-    /// Nothing was sent.
+    /// Redis is unavailable; nothing was published.
     RedisUnavailable,
-    /// It may have been published.
+    /// Redis did not confirm the publish; the event may have been published.
     PublishOutcomeUnknown,
-    /// Redis refuses the channel.
+    /// The credentials, or Redis, do not allow publishing to this channel.
     PublishDenied,
-    /// Redis refuses the subscription.
+    /// The credentials, or Redis, do not allow subscribing to this channel.
     SubscribeDenied,
-    /// A publisher must show a certificate, and none was shown.
+    /// The request needs a client certificate, and the client showed none.
     CertificateRequired,
-    /// Another site's page wants to publish, and is not among `cors.origins`.
+    /// A page of another site that is not among `cors.origins` tries to publish, to use a cookie or
+    /// to revoke.
     ForeignOrigin,
-    /// Nobody said who sends it, and nobody in particular may do it.
+    /// The request has no credentials, and anonymous clients may not do this.
     Unauthenticated,
-    /// What was shown to say who sends it is of no use.
+    /// The credentials are invalid, expired or revoked.
     InvalidToken,
-    /// A client, or its subject, has as many streams as it may.
+    /// The client's address, or its subject, has as many streams as it may.
     TooManyStreams,
-    /// Too many in too short a time.
+    /// The client publishes faster than it may.
     RateLimited,
-    /// The gateway stops, or waits for Redis.
+    /// The gateway cannot serve the request now, for example while it drains.
     Unavailable,
-    /// No such resource.
+    /// There is no such resource.
     NotFound,
-    /// Not with this method.
+    /// The resource does not support this method.
     MethodNotAllowed,
-    /// A fault of the gateway.
+    /// The gateway itself failed.
     Internal,
 }
 
@@ -130,24 +132,24 @@ impl Kind {
 }
 
 impl Problem {
-    /// A problem with its own words.
+    /// Makes a problem; `detail` explains this occurrence to the client.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Problem { kind, detail: detail.into(), field: None, results: None, after: None, rate: None }
     }
 
-    /// Says when it may be tried again.
+    /// Adds how long the client should wait before it tries again.
     pub fn after(mut self, after: Duration) -> Self {
         self.after = Some(after);
         self
     }
 
-    /// Names the input at fault.
+    /// Adds the name of the input at fault.
     pub fn field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = Some(field.into());
         self
     }
 
-    /// Puts the items' results beside it.
+    /// Adds the results of a publish request's items.
     pub fn results(mut self, results: serde_json::Value) -> Self {
         self.results = Some(Box::new(results));
         self
@@ -159,7 +161,8 @@ impl Problem {
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// What a client must show instead (RFC 6750 §3). Without credentials no error is named (§3.1).
+    /// The `WWW-Authenticate` challenge of 401 and 403 (RFC 6750 §3). It names no error if the
+    /// request had no credentials (§3.1).
     fn challenge(&self) -> Option<HeaderValue> {
         let error = match self.kind {
             Kind::Unauthenticated => "",
@@ -170,14 +173,15 @@ impl Problem {
         HeaderValue::from_str(&format!("Bearer realm=\"sse-gateway\"{error}")).ok()
     }
 
-    /// Says in the answer's head when to try again, and of what there was too much
+    /// Adds `Retry-After` and, for an exceeded rate, the rate limit headers
     /// (draft-ietf-httpapi-ratelimit-headers).
     pub fn add_headers(&self, response: &mut HttpResponseBuilder) {
-        // Two seconds: by then a failover or restart of Redis may be over, and load is not yet.
+        // A 503 without a delay of its own says two seconds. By then a failover or restart of Redis
+        // may be over; an overload probably is not.
         let by_itself =
             (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(2));
         let Some(after) = self.after.or(by_itself) else { return };
-        // Rounded up: a client that comes back early is refused again.
+        // Rounded up, because a client that comes back early is refused again.
         let seconds = (after.as_millis().div_ceil(1000)).max(1);
         response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         if let Some(rate) = self.rate {
@@ -186,7 +190,7 @@ impl Problem {
         }
     }
 
-    /// Its type.
+    /// The problem's type.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -250,8 +254,8 @@ impl ResponseError for Problem {
     }
 }
 
-/// What stands in the place of an answer that actix-http gives by itself, to what it cannot read as a request: a head and
-/// no body. Answers nothing for all other bytes.
+/// Replaces an error that actix-http answers by itself to bytes that it cannot read as a request: a
+/// head without a body. Returns `None` for any other bytes.
 pub(crate) fn instead(answer: &[u8]) -> Option<Bytes> {
     let head = answer.strip_prefix(b"HTTP/1.1 ")?.strip_suffix(b"\r\n\r\n")?;
     let (kind, detail) = match head.get(..3)? {
@@ -266,17 +270,17 @@ pub(crate) fn instead(answer: &[u8]) -> Option<Bytes> {
         ),
         _ => return None,
     };
-    // Every other answer with such a status has a body, which stands behind its head.
+    // Other answers with such a status have a body, so the missing body identifies actix's own.
     memchr::memmem::find(head, b"\r\ncontent-length: 0\r\n")?;
     Some(last_answer(kind, detail))
 }
 
-/// The answer to whoever speaks HTTP without TLS where TLS is spoken.
+/// The answer to a client that speaks plain HTTP on a TLS port.
 pub(crate) fn https_wanted() -> Bytes {
     last_answer(Kind::InvalidRequest, "this port speaks TLS; the URL must begin with https://")
 }
 
-/// A whole answer of HTTP/1.1, behind which the connection ends.
+/// A complete HTTP/1.1 response, after which the connection is closed.
 fn last_answer(kind: Kind, detail: &str) -> Bytes {
     let body = serde_json::to_string(&Problem::new(kind, detail)).unwrap_or_default();
     let (_, title, status) = kind.parts();
@@ -287,7 +291,7 @@ fn last_answer(kind: Kind, detail: &str) -> Bytes {
     ))
 }
 
-/// The problem that a library's error is.
+/// Turns a library's error into a problem.
 pub(crate) fn of(error: actix_web::Error) -> actix_web::Error {
     if error.as_error::<Problem>().is_some() {
         return error;
@@ -310,12 +314,14 @@ fn library_kind(status: StatusCode) -> Option<Kind> {
     })
 }
 
-/// Puts a problem in the place of an error that a library answered, in words of its own or in none.
+/// Replaces an error response of a library by a problem. The problem's detail is the library's
+/// text, or method and path if it has none.
 pub(crate) fn in_place<B: MessageBody>(
     response: ServiceResponse<B>,
 ) -> ServiceResponse<EitherBody<B>> {
     let Some(kind) = library_kind(response.status()) else { return response.map_into_left_body() };
-    // Ours name their kind, also those that are no problems: the answers to lines of NDJSON.
+    // The gateway's own responses have a content type other than `text/plain`, even those that are
+    // no problem documents, such as NDJSON results.
     let kinds = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     if kinds.is_some_and(|kind| !kind.starts_with(b"text/plain")) {
         return response.map_into_left_body();
@@ -325,7 +331,7 @@ pub(crate) fn in_place<B: MessageBody>(
     let words = words.unwrap_or_else(|| format!("{} {}", request.method(), request.path()));
     let mut answer = Problem::new(kind, words).error_response();
     for (name, value) in response.headers() {
-        // What describes the body that is gone goes as well.
+        // Headers that describe the replaced body are dropped with it.
         if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
             answer.headers_mut().append(name.clone(), value.clone());
         }

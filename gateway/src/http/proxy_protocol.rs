@@ -1,8 +1,10 @@
-//! The first bytes of a connection from a trusted proxy that speaks the PROXY protocol, version 2: whose it is.
+//! The PROXY protocol, version 2: the first bytes of a connection, in which a trusted proxy names
+//! the client's address.
 //!
-//! They are read before anything else, TLS included, within a bounded time and size, and not a byte beyond them. From
-//! trusted proxies they are required: whoever reaches the port through one of them must not get in as the proxy itself.
-//! From everybody else they are not taken, and are then no request either.
+//! The header is read before anything else, TLS included, within bounds of time and size, and not a
+//! byte is read beyond it. Trusted proxies must send it: otherwise a client that reaches the port
+//! through a proxy would be taken for the proxy. From other peers it is not accepted; its bytes
+//! then fail as an invalid request.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,15 +17,17 @@ use tokio::time::timeout;
 use crate::access::client::ClientAddr;
 use crate::config::ServerConfig;
 
-/// Its signature, version and command, family, and length.
+/// Bytes of the fixed part: signature, version and command, family, length.
 const FIXED: usize = 16;
-/// Addresses and what proxies add to them: names and a certificate's subject, but no certificate.
+/// The most bytes behind the fixed part: addresses, and extensions such as names and a
+/// certificate's subject. A whole certificate does not fit.
 const LONGEST: usize = 4096;
 
-/// What a proxy says of a connection of its own, such as a health check.
+/// The header of a proxy's own connection, such as a health check (command `LOCAL`).
 pub const LOCAL: [u8; FIXED] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// Whose a connection is that this peer opened.
+/// The client's address of a connection from `peer`. Reads the header if one is expected; a missing
+/// or invalid one is an error, as is one that takes longer than `server.head_timeout`.
 pub async fn client(
     stream: &mut (impl AsyncRead + Unpin),
     peer: IpAddr,
@@ -37,12 +41,12 @@ pub async fn client(
     Ok(told.map_or(own, ClientAddr::told))
 }
 
-/// Whether a connection of this peer has to begin with such a header.
+/// Whether connections from `peer` must begin with a PROXY header.
 pub fn expected(peer: IpAddr, server: &ServerConfig) -> bool {
     server.proxy_protocol && server.trusted_proxies.contain(peer.to_canonical())
 }
 
-/// The address that is told, if there is one: a proxy has connections of its own, too.
+/// Reads the header. Returns no address for the proxy's own connections.
 async fn told(
     stream: &mut (impl AsyncRead + Unpin),
     patience: Duration,
@@ -51,7 +55,8 @@ async fn told(
         let mut header = vec![0; FIXED];
         stream.read_exact(&mut header).await?;
         let rest = usize::from(u16::from_be_bytes([header[14], header[15]]));
-        // Not to wait for as many bytes as something else than such a header happens to say.
+        // Checked before the rest is read: other bytes in the place of a header would give a random
+        // length to wait for.
         if !header.starts_with(&LOCAL[..12]) || rest > LONGEST {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -81,7 +86,7 @@ mod tests {
         Config::load(None, std::iter::empty(), &pairs).unwrap().server
     }
 
-    /// Whose a connection of this peer is that begins with these bytes, and what is left of them.
+    /// The address found for a connection that begins with these bytes, and the unread rest.
     async fn read(peer: &str, bytes: &[u8]) -> (Option<(String, bool)>, Vec<u8>) {
         let mut rest = bytes;
         let client = client(&mut rest, peer.parse().unwrap(), &server()).await;

@@ -1,4 +1,4 @@
-//! `POST /channels/{channel}` and `POST /publish`: reads what is to be published, and answers each item.
+//! `POST /channels/{channel}` and `POST /publish`: reads events, publishes them, answers each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,14 +26,16 @@ use crate::http::publish_item::{self, Entry};
 use crate::http::publisher;
 use crate::http::request;
 
-/// Channels of one request that another service is asked about; of further ones its grant must say by itself.
+/// The most channels of one request that a forward service is asked about. Whether further channels
+/// are allowed depends on the grant that it returns.
 const MOST_ASKED: usize = 100;
-/// Publications sent to the broker together.
+/// Publications that are handed to the broker at once.
 const BATCH: usize = 512;
-/// The longest pause of an NDJSON stream that is above its rate. Who would have to wait longer is told so.
+/// The longest pause that is imposed on an NDJSON stream above its rate. If a longer one is needed,
+/// the rest of the request is refused.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// One event, its data the body as it is.
+/// Handles `POST /channels/{channel}`: publishes one event, whose data is the body.
 pub(crate) async fn one(
     request: HttpRequest,
     body: web::Payload,
@@ -48,7 +50,8 @@ pub(crate) async fn one(
     request::once_each(&pairs, |_| true)?;
     for (name, value) in pairs {
         if name != "event" {
-            // A misspelt one would otherwise publish something else than was meant.
+            // A misspelt parameter must not be ignored: the event would be published without its
+            // type.
             let detail = format!("there is no parameter {name:?}; ?event= types the event");
             return Err(Problem::new(Kind::InvalidParameter, detail).field(name));
         }
@@ -59,7 +62,7 @@ pub(crate) async fn one(
     let grant = publisher(&request, std::slice::from_ref(&channel), &app).await?;
     app.access.may_publish(&grant, &channel).inspect_err(|_| app.deny_publish(1))?;
     may_publish(&request, &app, &grant, 1)?;
-    // One byte more than allowed is enough to know.
+    // The body is read only up to the limit, which is enough to know that it is too large.
     let limit = app.config.publish.max_event_bytes as usize;
     let body = whole_body(&request, body, &app.config.publish, limit, "data").await?;
     let data = std::str::from_utf8(&body).map_err(|error| {
@@ -72,7 +75,7 @@ pub(crate) async fn one(
     Ok(HttpResponse::Ok().json(json!({ "id": id.to_string() })))
 }
 
-/// An item, an array of items, or a stream of them.
+/// Handles `POST /publish`: the body is one item, an array of items, or NDJSON.
 pub(crate) async fn many(
     request: HttpRequest,
     body: web::Payload,
@@ -86,7 +89,9 @@ pub(crate) async fn many(
     match kind.to_ascii_lowercase().as_str() {
         "application/json" => {
             let publish = &app.config.publish;
-            // Whoever may publish nothing need not be read to the end; a service that is asked wants to know the channels.
+            // Access is checked before the body is read, so that the gateway need not read the body
+            // of a client that may not publish. A forward service is asked after the body instead,
+            // because it must be told the channels.
             let mut grant = match app.access.asks_for_channels() {
                 false => Some(publisher(&request, &[], &app).await?),
                 true => None,
@@ -128,7 +133,7 @@ pub(crate) async fn many(
     }
 }
 
-/// What the sender may publish.
+/// The grant of the request's sender, or the problem to answer.
 async fn publisher(
     request: &HttpRequest,
     channels: &[Channel],
@@ -149,7 +154,7 @@ async fn publisher(
     })
 }
 
-/// Refuses a client that publishes more than it may.
+/// Counts `events` against the sender's publish rate, and refuses them above it.
 fn may_publish(
     request: &HttpRequest,
     app: &App,
@@ -176,7 +181,7 @@ async fn whole_body(
         Problem::new(Kind::TooLarge, format!("the {field} has more than {limit} bytes"))
             .field(field)
     };
-    // Said beforehand, it need not be waited for.
+    // A declared length above the limit is refused without waiting for the body.
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|n| n > limit as u64) {
         return Err(too_large());
@@ -194,7 +199,8 @@ async fn whole_body(
     }
 }
 
-/// Publishes while the body arrives. A line that cannot be read is answered for itself.
+/// Publishes the lines of an NDJSON body while it arrives. A bad line gets its own error and does
+/// not end the request.
 async fn lines(
     client: ClientAddr,
     mut body: web::Payload,
@@ -241,7 +247,7 @@ async fn lines(
             results.publish(app, entries).await;
         }
         if lines.number() > before {
-            // Publishing took its time, which is not the client's.
+            // The time that publishing took must not count as the client's pause.
             heard = Instant::now();
         }
         if ended {
@@ -257,8 +263,9 @@ async fn lines(
     }
 }
 
-/// Waits until a client may publish so many events more: what it sends meanwhile waits at its side. If that takes too
-/// long, they fail.
+/// Waits until the client's rate allows `events` more. What the client sends meanwhile waits in its
+/// own buffers. If the wait would exceed [`LONGEST_PAUSE`], marks the rest of the request as
+/// refused.
 async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Results) {
     let grant = results.grant.clone();
     let (subject, rate) = (grant.subject.as_deref(), grant.limits.publish_rate);
@@ -276,17 +283,18 @@ async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Result
     }
 }
 
-/// The answers, in order.
+/// The answers to a request's items, in order.
 struct Results {
     label: &'static str,
     grant: Arc<Grant>,
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
-    /// An item failed that its client is to send again: the ones after it are not tried, lest they overtake it. They
-    /// are answered a problem of this kind.
+    /// Set when an item failed that the client should send again, or when the client is above its
+    /// rate. Later items must not overtake such an item, so they are not tried and get a problem of
+    /// this kind.
     failed: Option<Kind>,
-    /// The client is above its rate.
+    /// Why the rest was refused, if the client is above its publish rate.
     refused: Option<admission::Refused>,
 }
 
@@ -355,7 +363,7 @@ impl Results {
         self
     }
 
-    /// One problem of each kind is enough to choose the status.
+    /// Keeps one problem of each kind, which is enough to choose the status.
     fn note(&mut self, problem: Problem) {
         if !self.problems.iter().any(|known| known.kind() == problem.kind()) {
             self.problems.push(problem);

@@ -1,4 +1,4 @@
-//! The items of `POST /publish`, read from JSON: pure.
+//! Reads the items of `POST /publish` from JSON. Does no I/O.
 
 use std::sync::Arc;
 
@@ -11,33 +11,34 @@ use crate::feed::publication::Publication;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
-/// One channel of one item: what is to be published, or why it cannot be.
+/// One channel of one item: its publication, or why it cannot be published.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The item's index, or its line.
+    /// The item's index, counted from 0, or its line in NDJSON, counted from 1.
     pub number: u64,
-    /// The channel as the client wrote it, if it could be read that far.
+    /// The channel as the client wrote it; none if the item could not be read that far.
     pub channel: Option<String>,
-    /// What is to be published.
+    /// The publication, or the item's problem.
     pub publication: Result<Publication, Problem>,
 }
 
 impl Entry {
-    /// An item that could not be read.
+    /// The entry of an item that could not be read.
     pub fn failed(number: u64, problem: Problem) -> Self {
         Entry { number, channel: None, publication: Err(problem) }
     }
 }
 
-/// The entries of a whole body: an item, or an array of items, `most` entries at most. Broken JSON and too many entries
-/// refuse all of it.
+/// Reads a whole body, one item or an array of items, into at most `most` entries. Broken JSON and
+/// too many entries are errors of the whole body.
 pub fn read_body(body: &[u8], most: usize) -> Result<Vec<Entry>, Problem> {
     let raw: Vec<&RawValue> = if body.trim_ascii_start().starts_with(b"[") {
         let mut reader = serde_json::Deserializer::from_slice(body);
         let items = reader.deserialize_seq(AtMost(most));
         let items = items.and_then(|items| reader.end().map(|()| items));
         match items {
-            // What stands behind the place where it was left says nothing.
+            // Reading stopped at the item too many. Where that was, and whether the rest is valid
+            // JSON, does not matter.
             Err(error) if error.to_string().starts_with(TOO_MANY) => return Err(too_many(most)),
             items => items.map_err(|error| invalid(&error))?,
         }
@@ -62,7 +63,8 @@ fn too_many(most: usize) -> Problem {
     Problem::new(Kind::TooLarge, detail).field("body")
 }
 
-/// Reads a sequence, and leaves it at the first element too many: each one takes several times its bytes.
+/// Reads an array, and fails at the first element too many, because an element takes several times
+/// its bytes in memory.
 struct AtMost(usize);
 
 impl<'de> Visitor<'de> for AtMost {
@@ -84,7 +86,7 @@ impl<'de> Visitor<'de> for AtMost {
     }
 }
 
-/// Adds the entries of one item: one for each of its channels, of which there may be `most`.
+/// Adds one entry for each channel of an item. More than `most` channels are an error.
 pub fn read_item(number: u64, json: &[u8], most: usize, entries: &mut Vec<Entry>) {
     let item: Item<'_> = match serde_json::from_slice(json) {
         Ok(item) => item,
@@ -126,7 +128,7 @@ fn read_parts(item: &Item<'_>) -> Result<Parts, Problem> {
     let key = item.idempotency_key.as_deref();
     let key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
     let data = item.data_text().map_err(|error| {
-        // The JSON itself was read before, so nothing else can be wrong with it.
+        // The item was already parsed as JSON, so a lone surrogate is the only possible error.
         let detail = format!("data: a lone surrogate is not Unicode text: {error}");
         Problem::new(Kind::InvalidJson, detail).field("data")
     })?;
@@ -177,7 +179,7 @@ mod tests {
         assert!(read_body(b"[] x", 3).is_err());
     }
 
-    /// A broken end is not read any more.
+    /// The first body has a broken end, which must not be reached.
     #[test]
     fn more_events_than_may_be_published_together_are_refused_as_soon_as_they_are_seen() {
         let item = r#"{"channel":"a","data":1}"#;

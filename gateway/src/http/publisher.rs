@@ -1,4 +1,4 @@
-//! The handlers' way to publish: at the pace that the workers of this gateway keep up with.
+//! How handlers publish: at a pace at which this gateway's workers keep up.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::feed::publication::{Publication, PublishError};
 use crate::http::app::App;
 use crate::panics;
 
-/// How long what is published together waits for workers that are behind.
+/// How long one call waits for workers that are behind.
 const WORKERS_WAIT: Duration = Duration::from_secs(1);
 
-/// Publishes, in order; answers each one's id or error in the same order.
+/// Publishes the items in order. Returns an id or an error for each, in the same order.
 pub(crate) async fn publish(
     app: &App,
     items: &[Publication],
@@ -20,7 +20,8 @@ pub(crate) async fn publish(
     match &app.broker {
         Broker::Memory(broker) => {
             let mut results = Vec::with_capacity(items.len());
-            // One bound for all: a worker that hangs must not hold a batch for as long as it has events.
+            // One deadline for the whole batch. Otherwise a worker that hangs would delay the batch
+            // by `WORKERS_WAIT` for each item.
             let end = Instant::now() + WORKERS_WAIT;
             for item in items {
                 app.room(end).await;
@@ -31,7 +32,8 @@ pub(crate) async fn publish(
         }
         Broker::Redis(broker) => {
             app.room(Instant::now() + WORKERS_WAIT).await;
-            // Boxed: it is some 15 KB, which every handler of the other broker would carry around as well.
+            // Boxed, because the future has some 15 KB, which every handler would carry even with
+            // the memory broker.
             Box::pin(broker.publish(items)).await
         }
     }
@@ -49,7 +51,7 @@ mod tests {
     use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
     use crate::metrics::Metrics;
 
-    /// A worker that takes nothing any more costs a batch a second, and not a second for each of its events.
+    /// A worker that hangs must delay a batch by a second, not by a second for each event.
     #[actix_web::test]
     async fn a_batch_waits_for_a_worker_that_hangs_as_long_as_one_event_does() {
         let config = Config::load(None, std::iter::empty(), &[]).unwrap();

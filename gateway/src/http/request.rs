@@ -1,4 +1,5 @@
-//! What requests say, checked at the edge: from here on there are only channels, event types and starts.
+//! Reads requests and checks them at the edge. The code behind it sees only valid channels, event
+//! types and starts.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,11 +20,11 @@ use crate::http::transport::Client;
 use crate::stream::join::Start;
 use crate::stream::subscription::Subscription;
 
-/// The longest `Last-Event-ID` that is looked at, in bytes.
+/// Bytes of a `Last-Event-ID` that are read; the rest is ignored.
 const MAX_LAST_EVENT_ID: usize = 1024;
 
-/// A query's pairs in order, decoded strictly: what is not UTF-8 is refused, where a browser's decoder
-/// would put U+FFFD in its place and subscribe to something else than was meant.
+/// The pairs of a query, in order. Text that is not UTF-8 is an error: a browser's decoder would
+/// put U+FFFD in its place, and the client would subscribe to another channel than it meant.
 pub fn query_pairs(query: &str) -> Result<Vec<(String, String)>, NotUtf8> {
     let decode = |text: &str, name: &str| {
         let spaced = text.replace('+', " ");
@@ -42,14 +43,14 @@ pub fn query_pairs(query: &str) -> Result<Vec<(String, String)>, NotUtf8> {
         .collect()
 }
 
-/// A channel's name in a query or body.
+/// Parses a channel's name; `field` names the input in the error.
 pub fn channel(name: &str, field: &'static str) -> Result<Channel, Problem> {
     name.parse().map_err(|error: sse_contract::ChannelError| {
         Problem::new(Kind::InvalidChannel, error.to_string()).field(field)
     })
 }
 
-/// The channel in a path, where a slash is written `%2F`.
+/// The channel in a path. A slash in its name is written `%2F`.
 pub fn path_channel(request: &HttpRequest) -> Result<Channel, Problem> {
     let raw = request.match_info().get("channel").unwrap_or_default();
     let name = percent_decode(raw.as_bytes()).decode_utf8().map_err(|_| {
@@ -58,7 +59,7 @@ pub fn path_channel(request: &HttpRequest) -> Result<Channel, Problem> {
     channel(&name, "channel")
 }
 
-/// An event's type in a query or body; an empty one is none.
+/// Parses an event's type; an empty one means no type.
 pub fn event_type(text: &str) -> Result<Option<EventType>, Problem> {
     if text.is_empty() {
         return Ok(None);
@@ -69,14 +70,15 @@ pub fn event_type(text: &str) -> Result<Option<EventType>, Problem> {
     Ok(Some(parsed))
 }
 
-/// An idempotency key: visible ASCII, as it must fit a header.
+/// Parses an idempotency key. It must be visible ASCII, because it can be a header's value.
 pub fn idempotency_key(key: &[u8]) -> Result<Arc<str>, Problem> {
     sse_contract::idempotency_key(key).map_err(|error| {
         Problem::new(Kind::InvalidIdempotencyKey, error.to_string()).field("idempotency_key")
     })
 }
 
-/// What a request for a stream asks for.
+/// Reads the query and the `Last-Event-ID` header of a request for a stream. A stream may have at
+/// most `max_channels` channels.
 pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscription, Problem> {
     let mut channels: Vec<Channel> = Vec::new();
     let mut start = None;
@@ -89,7 +91,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
             "channel" => {
                 let channel = channel(&value, "channel")?;
                 if !channels.contains(&channel) {
-                    // Looked for among few: a query that names thousands is not read to its end.
+                    // This bound also keeps the search above cheap: a query that names thousands of
+                    // channels is refused here.
                     if channels.len() == max_channels {
                         let detail =
                             format!("a stream has at most {max_channels} channels, this one more");
@@ -109,9 +112,10 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
                     }
                 }
             }
-            // These say who asks, see access.rs.
+            // Credentials; `access.rs` reads them.
             "ticket" | "token" => {}
-            // Of two spellings the last one holds: a client that resumes puts its own behind the URL that it was given.
+            // Of two spellings the last one wins: a client that resumes appends its own to the URL
+            // that it was given.
             name if is_position(name) => start = Some(start_from(value.as_bytes())),
             name if looks_like_a_position(name, &value) => {
                 let detail = format!(
@@ -119,7 +123,7 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
                 );
                 return Err(Problem::new(Kind::InvalidParameter, detail).field(name.to_owned()));
             }
-            // Others may be a proxy's, or there against caches.
+            // Other parameters are ignored: a proxy or a cache-buster may have added them.
             _ => {}
         }
     }
@@ -127,7 +131,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
         let detail = "name at least one channel, as in /events?channel=demo";
         return Err(Problem::new(Kind::InvalidParameter, detail).field("channel"));
     }
-    // A reconnecting EventSource sends the header and repeats the first URL: the header is the younger.
+    // The header wins: a reconnecting EventSource sends it with its first URL unchanged, so the
+    // position in the URL is older.
     if let Some(header) = request.headers().get("Last-Event-ID").filter(|h| !h.is_empty()) {
         start = Some(start_from(header.as_bytes()));
     }
@@ -135,7 +140,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     Ok(Subscription { channels: channels.into(), start, checkpoints, bearer: None })
 }
 
-/// Refuses one of `these` parameters that is given twice: whichever of the two were taken, somebody meant the other one.
+/// Refuses a query that has one of `these` parameters twice. Either value could be the one that the
+/// client did not mean.
 pub fn once_each(pairs: &[(String, String)], these: impl Fn(&str) -> bool) -> Result<(), Problem> {
     let mut seen = HashSet::new();
     let twice = pairs.iter().find(|(name, _)| these(name) && !seen.insert(name));
@@ -144,18 +150,19 @@ pub fn once_each(pairs: &[(String, String)], these: impl Fn(&str) -> bool) -> Re
     Err(Problem::new(Kind::InvalidParameter, detail).field(name.clone()))
 }
 
-/// A name as it stands, without what spellings differ in.
+/// A name's letters and digits in lower case: equal for all spellings of the name.
 fn letters(name: &str) -> impl Iterator<Item = char> {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase())
 }
 
-/// `last_event_id` in the spellings of clients: event-source-polyfill says `lastEventId`, others name the header.
+/// Whether a parameter is `last_event_id`, in any spelling that clients use: event-source-polyfill
+/// writes `lastEventId`, others use the header's name.
 fn is_position(name: &str) -> bool {
     letters(name).eq("lasteventid".chars())
 }
 
-/// Whether a parameter of another name was meant as a position: it would otherwise be ignored, and the stream begin with
-/// what comes, which loses silently what its client asked for.
+/// Whether a parameter with another name was probably meant as a position. If it were ignored, the
+/// stream would begin with live events, and the client would silently lose the events before.
 fn looks_like_a_position(name: &str, value: &str) -> bool {
     let letters: String = letters(name).collect();
     let named = ["after", "cursor", "position", "resume", "since"].contains(&letters.as_str());
@@ -165,8 +172,8 @@ fn looks_like_a_position(name: &str, value: &str) -> bool {
         || value.parse::<EventId>().is_ok()
 }
 
-/// Refuses a page of another site that is not among the allowed origins. CORS alone only keeps such a page
-/// from reading the answer; the event would be published.
+/// Refuses a page of another site that is not among the allowed origins. CORS alone would not do:
+/// it keeps such a page from reading the answer, but the event would be published.
 pub fn check_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Result<(), Problem> {
     let Some(origin) = header(request, "Origin") else { return Ok(()) };
     if allowed.allow(origin) || is_own(request, origin) {
@@ -177,14 +184,16 @@ pub fn check_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Result<(
     Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"))
 }
 
-/// The origin of a page of another site that is not listed by its name. What any page may do is done without cookies.
+/// The page's origin, if the page belongs to another site that `allowed` does not list by name. A
+/// wildcard does not count: it admits requests without cookies only.
 pub fn foreign_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Option<String> {
     match header(request, "Origin") {
         Some(origin) => {
             let listed = allowed.listed().iter().any(|listed| listed == origin);
             (!listed && !is_own(request, origin)).then(|| origin.to_owned())
         }
-        // Browsers send no Origin with what a page includes (Fetch Metadata, W3C).
+        // Browsers send no `Origin` with requests for resources that a page includes, such as
+        // images (Fetch Metadata, W3C).
         None => (header(request, "Sec-Fetch-Site") == Some("cross-site"))
             .then(|| "another site".to_owned()),
     }
@@ -195,14 +204,15 @@ fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
 }
 
 fn is_own(request: &HttpRequest, origin: &str) -> bool {
-    // HTTP/2 has the host in the place of the URL's.
+    // HTTP/2 carries the host in `:authority`, which actix puts into the URL.
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let named = authority.filter(|_| request.version() == Version::HTTP_2);
     let own = [named, header(request, "Host"), header(request, "X-Forwarded-Host")];
     own.into_iter().flatten().any(|host| is_of_host(origin, host))
 }
 
-/// Refuses to publish for a client that proved nothing, where `tls.publish_needs_certificate` says so.
+/// Refuses a publisher without a verified client certificate if `tls.publish_needs_certificate` is
+/// set.
 pub fn check_certificate(request: &HttpRequest, tls: &TlsConfig) -> Result<(), Problem> {
     let order = request.conn_data::<TakeoverOrder>();
     let certified = order.is_some_and(|order| order.client() == Client::Certified);
@@ -214,8 +224,8 @@ pub fn check_certificate(request: &HttpRequest, tls: &TlsConfig) -> Result<(), P
     Err(Problem::new(Kind::CertificateRequired, detail))
 }
 
-/// Whether an origin is the one of this host. A browser leaves out the port that its scheme implies (WHATWG HTML §7.1.1);
-/// a proxy may write it.
+/// Whether an origin belongs to this host. A browser omits the port that the scheme implies (WHATWG
+/// HTML §7.1.1), while a proxy may write it, so both forms are equal.
 fn is_of_host(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let implied = match scheme {
@@ -227,10 +237,11 @@ fn is_of_host(origin: &str, host: &str) -> bool {
     bare(authority) == bare(host)
 }
 
-/// Refuses a head that is larger than is taken: its line and its headers, as they are written without padding.
+/// Refuses a head of more than `most` bytes. Counted are the request line and the headers, without
+/// optional white space.
 pub fn check_head(request: &HttpRequest, most: usize) -> Result<(), Problem> {
     let head = request.head();
-    // A space, a colon or a line end behind each part.
+    // The constants stand for spaces, colons and line ends, and for `HTTP/1.1`.
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let line = head.method.as_str().len() + target + 13;
     let headers =
@@ -243,7 +254,7 @@ pub fn check_head(request: &HttpRequest, most: usize) -> Result<(), Problem> {
     Err(Problem::new(Kind::HeadTooLarge, detail))
 }
 
-/// Refuses what no handler here could read: a body that is compressed, and a connection that is to become another one.
+/// Refuses a compressed body, and an upgrade to WebSocket; no handler could read either.
 pub fn check_body(request: &HttpRequest) -> Result<(), Problem> {
     let encodings = request.headers().get_all(header::CONTENT_ENCODING);
     let encoded =
@@ -253,7 +264,8 @@ pub fn check_body(request: &HttpRequest) -> Result<(), Problem> {
         let detail = format!("Content-Encoding {encoding} is not taken; send the body as it is");
         return Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Encoding"));
     }
-    // actix takes whatever follows for the new protocol's, so the body would never end.
+    // actix treats everything behind an upgrade's head as the new protocol's bytes, so the body
+    // would never end.
     let upgrade = request.headers().get(header::UPGRADE);
     if upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         let detail = "there is no WebSocket here; publish without Upgrade, and listen at /events";
@@ -262,12 +274,12 @@ pub fn check_body(request: &HttpRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Text without the byte order mark that some programs write before it.
+/// Removes the UTF-8 byte order mark that some programs write before their text.
 pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
-/// Whether the client says itself that it reads event streams, as every EventSource does.
+/// Whether the client's `Accept` names `text/event-stream`, as every EventSource's does.
 pub fn names_event_stream(request: &HttpRequest) -> bool {
     let accepts = request.headers().get_all("Accept");
     let names = |value: &HeaderValue| {
@@ -286,7 +298,8 @@ fn start_from(raw: &[u8]) -> Start {
     let text = String::from_utf8_lossy(&raw[..raw.len().min(MAX_LAST_EVENT_ID)]);
     match text.parse() {
         Ok(id) => Start::After(id),
-        // A few characters show whoever reads the gap what was sent; more would be an echo of anything.
+        // The gap event shows the start of the bad id, so that a person can recognise it. A longer
+        // echo would let the client put any text into it.
         Err(_) => Start::Unknown(text.chars().take(64).collect()),
     }
 }
@@ -324,7 +337,7 @@ mod tests {
         assert!(matches!(odd.start, Start::Unknown(_)), "{odd:?}");
     }
 
-    /// Taken for none, it would begin with what comes, and lose silently what was asked for.
+    /// An ignored position would start the stream with live events, and silently lose those before.
     #[test]
     fn a_position_is_understood_in_every_spelling_or_refused() {
         let start =

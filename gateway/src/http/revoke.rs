@@ -1,5 +1,5 @@
-//! Revocations on their way through a gateway: to the broker, where all gateways find them, and to the hubs, which end
-//! streams.
+//! Passes revocations on: to the broker, where all gateways read them, and to this gateway's hubs,
+//! which end the streams.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use crate::feed::inbox::{ToHub, Whose};
 use crate::http::app::App;
 
 impl App {
-    /// Ends streams everywhere, and refuses their subject or token for `keep`.
+    /// Ends streams on all gateways, and refuses their subject or token for `keep`. The error says
+    /// why Redis did not take the revocation.
     pub(crate) async fn revoke(&self, whose: Whose, keep: Duration) -> Result<(), String> {
         let revocation = Revocation::now(whose);
         match &self.broker {
@@ -25,7 +26,7 @@ impl App {
         Ok(())
     }
 
-    /// Learns what was revoked elsewhere, for ever.
+    /// Applies revocations that other gateways made, and forgets expired ones. Never returns.
     pub(crate) async fn follow_revocations(&self) {
         let redis = match &self.broker {
             Broker::Redis(redis) if !self.access.is_open() => redis,
@@ -52,7 +53,8 @@ impl App {
         }
     }
 
-    /// Learns all that there are now.
+    /// Reads all current revocations from Redis and ends the streams of new ones. Does nothing with
+    /// the memory broker.
     pub(crate) async fn read_revocations(&self) -> Result<(), String> {
         let Broker::Redis(redis) = &self.broker else { return Ok(()) };
         let _reading = self.access.revocations.reading.lock().await;

@@ -1,4 +1,4 @@
-//! The public port: which handler answers what, and what stands around all of them.
+//! The public port: its routes, and the middleware around them.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::http::takeover::TakeoverOrder;
 use crate::http::{channel, publish, request, tickets, unread_body};
 use crate::hub::Hub;
 
-/// What one worker serves; `hub` is the worker's own.
+/// The HTTP application of one worker; `hub` is that worker's hub.
 pub(crate) fn routes(
     app: Arc<App>,
     hub: Rc<Hub>,
@@ -41,7 +41,7 @@ pub(crate) fn routes(
     actix_web::App::new()
         .app_data(web::Data::from(app))
         .app_data(LocalData::new(HubHandle(hub)))
-        // From the inside out.
+        // The first wrapper is the innermost.
         .wrap(CatchPanic::default())
         .wrap(Condition::new(!cors_config.origins.is_empty(), cors(&cors_config)))
         .wrap_fn(move |request, service| {
@@ -60,8 +60,8 @@ pub(crate) fn routes(
             if let Some(connection) = &connection {
                 connection.asks(true, version);
             }
-            // What nobody reads, HTTP/2 throws away as soon as nobody holds it; until then it queues frames without a body in
-            // them without limit (RUSTSEC-2026-0258).
+            // h2 discards a body once nothing holds it. A body that is held but never read lets h2
+            // queue empty frames without bound (RUSTSEC-2026-0258), so it is dropped here.
             if version == Version::HTTP_2 && request.method().is_safe() {
                 drop(request.take_payload());
             }
@@ -77,7 +77,7 @@ pub(crate) fn routes(
         .default_service(web::to(not_found))
 }
 
-/// What can be asked for, and how.
+/// The routes: paths, methods and their handlers.
 fn resources(services: &mut web::ServiceConfig) {
     services
         .service(
@@ -111,8 +111,9 @@ fn resources(services: &mut web::ServiceConfig) {
         );
 }
 
-/// actix keeps up to 128 requests a worker for reuse, as they are. Their headers and paths are slices of the buffers they
-/// were read into, so that many streams that open at once would leave megabytes behind.
+/// Clears the request, because actix keeps up to 128 finished ones per worker for reuse. Their
+/// headers and paths are slices of read buffers, so a rush of streams that open together would keep
+/// megabytes in use.
 fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
     let (request, response) = response.into_parts();
     let mut request = ServiceRequest::from_request(request);
@@ -130,14 +131,14 @@ fn cors(config: &CorsConfig) -> Cors {
         .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE])
         .max_age(600);
     if config.origins.any() {
-        // Any origin, and therefore never with credentials.
+        // A wildcard origin must not be combined with credentials.
         return cors.allow_any_origin().send_wildcard();
     }
     let allow = |cors: Cors, origin: &String| cors.allowed_origin(origin);
     config.origins.listed().iter().fold(cors.supports_credentials(), allow)
 }
 
-/// The live console: one page without anything from elsewhere.
+/// The live console, one page that loads nothing else.
 async fn console() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
@@ -163,7 +164,7 @@ async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Prob
     Err(Problem::new(Kind::NotFound, detail))
 }
 
-/// Refuses a method, and says which ones are taken (RFC 9110 §15.5.6).
+/// Answers 405 with the methods that are allowed (RFC 9110 §15.5.6).
 pub(crate) fn not_allowed(allowed: &'static str) -> Route {
     web::to(move |request: HttpRequest| async move {
         let detail = format!("{} takes {allowed}, and not {}", request.path(), request.method());

@@ -22,7 +22,7 @@ use crate::hub::Hub;
 use crate::stream::body_pipe::Carrier;
 use crate::stream::subscription::Refusal;
 
-/// Opens a stream.
+/// Handles `GET /events`: opens a stream, or sends the client away.
 pub(crate) async fn get(
     request: HttpRequest,
     app: web::Data<App>,
@@ -54,7 +54,7 @@ pub(crate) async fn get(
     let connection = request.conn_data::<TakeoverOrder>();
     let order = connection
         .filter(|_| app.config.stream.takeover && (old || request.version() == Version::HTTP_11));
-    // A body's framing is actix's.
+    // actix frames a body by itself.
     let framing = if order.is_some() && !old { Framing::Chunked } else { Framing::Plain };
     let opening = hub.0.open(framing, subscription);
     let of_socket = order.and_then(TakeoverOrder::lease);
@@ -63,8 +63,8 @@ pub(crate) async fn get(
     }
     let stream = connection.map(TakeoverOrder::becomes_stream);
     let opening = opening.wait(app.config.stream.open_wait).await;
-    // What was revoked since it was asked about has met no stream, or one that was on its way; from here on it ends this
-    // one.
+    // A revocation that arrived during the wait found no stream, or one that was still opening, so
+    // it is checked again here. Later ones end the open stream.
     if let Err(refused) = app.access.still_holds(&grant) {
         return answer(refused, &request, &app);
     }
@@ -89,8 +89,9 @@ pub(crate) async fn get(
     Ok(delimited(response, request.version()))
 }
 
-/// HTTP/1.0 knows no chunks (RFC 9112 §6.1): there the close ends the body. Others are not told of a close: behind
-/// `Connection: close` in the head, Node's fetch takes any cut for the body's end.
+/// Marks an HTTP/1.0 response as ended by its connection's close, because HTTP/1.0 has no chunks
+/// (RFC 9112 §6.1). Other versions must not announce the close: with `Connection: close` in the
+/// head, Node's fetch takes a broken connection for the regular end of the body.
 fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
     if version == Version::HTTP_10 {
         response.head_mut().no_chunking(true);
@@ -99,7 +100,7 @@ fn delimited(mut response: HttpResponse, version: Version) -> HttpResponse {
     response
 }
 
-/// Answers as `GET` would, without a stream.
+/// Handles `HEAD /events`: the answer of `GET`, without opening a stream.
 pub(crate) async fn head_only(
     request: HttpRequest,
     app: web::Data<App>,
@@ -110,11 +111,11 @@ pub(crate) async fn head_only(
     if let Err(refused) = app.access.subscriber(&asking, &channels, &app.broker).await {
         return answer(refused, &request, &app);
     }
-    // Of no known length, as the stream's is.
+    // Without a length, like the stream.
     Ok(head().body(actix_web::body::None::new()))
 }
 
-/// Answers a client that is not let in.
+/// Answers a client whose access was refused.
 fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResponse, Problem> {
     match refused {
         Refused::Denied(denied) => {
@@ -126,7 +127,8 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
             tracing::debug!(reject.reason = reason, error = %why, "a stream is not opened now");
             Ok(come_back(request, app, Away::Unsaid(reason)))
         }
-        // The one answer after which neither a browser nor a client that retries by itself comes back (WHATWG HTML §9.2.3).
+        // 204 is the only answer after which neither a browser nor a client with its own retries
+        // comes back (WHATWG HTML §9.2.3).
         Refused::Over(reason) => {
             app.reject(reason);
             Ok(HttpResponse::NoContent()
@@ -136,22 +138,23 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
     }
 }
 
-/// Why a client is sent away for now.
+/// Why a client is sent away for now, to come back later.
 enum Away {
-    /// This gateway takes nobody, or nobody more; another one may.
+    /// This gateway is draining or full; another one may have room.
     Here(&'static str),
-    /// Nobody can say at the moment whether the client is allowed.
+    /// It cannot be decided now whether the client has access.
     Unsaid(&'static str),
-    /// The client has as much as it may, wherever it asks.
+    /// The client has reached one of its own limits.
     Client(admission::Refused),
 }
 
-/// Refuses for now. Any status but 200 would end a native EventSource for good (WHATWG HTML §9.2.3), so
-/// it is answered a stream that ends at once and says when to come back.
+/// Sends a client away for now. Any status but 200 would end a native EventSource for good (WHATWG
+/// HTML §9.2.3). So the answer is a stream that carries only a `retry:` (in ms) and ends at once. A
+/// client whose `Accept` does not name event streams gets a problem document instead.
 fn come_back(request: &HttpRequest, app: &App, away: Away) -> HttpResponse {
     let retry = app.config.stream.jittered_retry();
     let (reason, retry, problem) = match away {
-        // Sooner than usual.
+        // A quarter of the usual delay, because another gateway may take the client at once.
         Away::Here(reason) => {
             let detail = format!("the gateway is {reason}");
             (reason, retry / 4, Problem::new(Kind::Unavailable, detail))
@@ -179,12 +182,12 @@ fn head() -> HttpResponseBuilder {
             header::CONTENT_TYPE,
             HeaderValue::from_static("text/event-stream; charset=utf-8"),
         ))
-        // Nothing on the way may keep or change it.
+        // No cache or proxy may store or transform the stream.
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")))
         .insert_header(("X-Accel-Buffering", "no"));
     response
 }
 
-/// A worker's hub, as its handlers hold it.
+/// A worker's hub, in the form that handlers extract.
 #[derive(Debug)]
 pub(crate) struct HubHandle(pub Rc<Hub>);

@@ -1,14 +1,17 @@
-//! A client's connection as actix sees it, and how its socket is taken out of actix when an event stream begins.
+//! A client's connection as actix sees it, and the take-over: how its socket leaves actix when an
+//! event stream begins.
 //!
-//! actix-http keeps two buffers of 8 KiB for an open response, has no write time-out, and does not look
-//! at the client's side while a body is pending. So it serves a wrapper instead of the socket. When a
-//! response's body says that it is an event stream, the wrapper keeps the bytes of its head, gives them and the socket
-//! to the worker's hub, which writes them together with the stream's first blocks, and plays dead: actix reads an end of
-//! file, and frees what it kept. With TLS the session goes the same way.
+//! actix-http keeps two buffers of 8 KiB for an open response, has no write time-out, and does not
+//! read from the client while a body is pending. So actix serves a wrapper, [`Takeable`], instead
+//! of the socket. When a response's body orders the take-over, the wrapper keeps the bytes of the
+//! response's head and hands them, with the socket, to the worker's hub. The hub writes the head
+//! together with the stream's first blocks. The wrapper then reports an end of file, so actix frees
+//! its buffers. A TLS session is handed over with its socket.
 //!
-//! HTTP/2 has many streams on a connection, so there the socket stays with actix, and streams are bodies.
+//! An HTTP/2 connection carries many streams, so its socket stays with actix and its streams are
+//! ordinary response bodies.
 //!
-//! What has no stream is a guest (`guests.rs`), also while it ends.
+//! A connection without a stream is a guest (`guests.rs`), even while it is being closed.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -36,58 +39,63 @@ use crate::stream::body_pipe::{BodyPipe, Carrier};
 use crate::stream::sink::Sink;
 use crate::stream::tls_socket::TlsSocket;
 
-/// How long a connection of HTTP/2 that is to end stays after it has answered what was under way. To curl, a stream that is reset is
-/// whole if the connection's end comes together with the reset.
+/// How long an HTTP/2 connection stays open after its last answer when the gateway stops. curl
+/// takes a reset stream for complete if the connection closes together with the reset.
 const LINGER: Duration = Duration::from_millis(250);
-/// Requests under way on one connection of HTTP/2 that are no streams. actix tells clients of no bound.
+/// The most requests that may be under way on one HTTP/2 connection, not counting streams. actix
+/// announces no limit to clients.
 const MOST_REQUESTS: usize = 256;
 
-/// A client's connection as actix sees it.
+/// A client's connection as actix sees it: a wrapper that can give its socket away.
 pub(crate) struct Takeable {
     stream: Option<Transport>,
     order: TakeoverOrder,
-    /// What actix wrote since the take-over was ordered: the head, behind whatever answers it had not written before.
+    /// What actix wrote since the take-over was ordered: the response's head, and before it any
+    /// earlier answers that were still unwritten.
     head: BytesMut,
-    /// What is written in the place of an answer of actix's own.
+    /// The unwritten rest of a problem document that replaces one of actix's own error answers.
     instead: Bytes,
-    /// The client sends nothing more.
+    /// Whether the client has closed its sending side.
     ended: bool,
-    /// For HTTP/2, of which actix knows no end in order: done when the gateway is to stop.
+    /// Completes when the gateway stops. Only HTTP/2 needs it: actix shuts down HTTP/1 connections
+    /// gracefully, but not HTTP/2 ones.
     stopping: Option<Stopping>,
-    /// Until the end behind the last answer.
+    /// Runs for [`LINGER`] after the last answer; the connection ends when it elapses.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
-/// An end that is waited for.
+/// A future that completes when the gateway stops.
 pub(crate) type Stopping = Pin<Box<dyn Future<Output = ()>>>;
 
-/// What a handler of this connection may do with it.
+/// A handler's access to its connection; handlers find it in the connection's data. Clones share
+/// one state.
 #[derive(Clone)]
 pub(crate) struct TakeoverOrder(Rc<Shared>);
 
 struct Shared {
     guests: Rc<Guests>,
     opened: RefCell<Option<Opened>>,
-    /// While it has no stream.
+    /// The connection's place among the guests, while it has no stream.
     place: RefCell<Option<Place>>,
     client: Client,
-    /// Streams on it that are bodies or not answered yet.
+    /// Streams on the connection: bodies, and streams that are not answered yet.
     streams: Cell<usize>,
-    /// Bodies that hear of its end.
+    /// Stream bodies to tell when the connection ends.
     pipes: RefCell<Slab<Weak<BodyPipe>>>,
-    /// Requests whose answers are not complete.
+    /// HTTP/2 requests whose answers are not complete.
     under_way: Cell<usize>,
-    /// Who reads it.
+    /// The waker of the task that reads the connection.
     reader: RefCell<Option<Waker>>,
-    /// It must end now.
+    /// The connection must end now: every read and write fails.
     cut: Cell<bool>,
-    /// It has ended, or was taken over.
+    /// The connection has ended, or its socket was taken over.
     over: Cell<bool>,
-    /// It is to end as soon as no request is under way.
+    /// The gateway stops, so the connection ends when no request is under way.
     ends: Cell<bool>,
-    /// It speaks HTTP/2, and had a request.
+    /// The connection speaks HTTP/2 and has sent a request.
     mixed: Cell<bool>,
-    /// Counts the connection among its client's. A stream that took over the socket holds it as well.
+    /// Counts the connection against its client's limit. A stream that took over the socket holds a
+    /// clone, because it outlives this struct.
     lease: RefCell<Option<Rc<Lease>>>,
     addr: Cell<Option<ClientAddr>>,
 }
@@ -99,7 +107,7 @@ impl fmt::Debug for TakeoverOrder {
 }
 
 impl Takeable {
-    /// Wraps an accepted connection, which is a guest.
+    /// Wraps an accepted connection. It begins as a guest, in `place`.
     pub(crate) fn new(stream: Transport, place: Place, guests: &Rc<Guests>) -> Self {
         let shared = Shared {
             guests: guests.clone(),
@@ -128,24 +136,25 @@ impl Takeable {
         }
     }
 
-    /// Ends, when `stopping` is done, as soon as no request is under way.
+    /// Makes the connection end as soon as `stopping` has completed and no request is under way.
     pub(crate) fn ending_with(mut self, stopping: Stopping) -> Self {
         self.stopping = Some(stopping);
         self
     }
 
-    /// Whose the connection is, and what counts it among its client's.
+    /// Records the client's address, and the lease that counts the connection against the client's
+    /// limit.
     pub(crate) fn is_of(&self, client: ClientAddr, lease: Option<Rc<Lease>>) {
         self.order.0.addr.set(Some(client));
         self.order.0.lease.replace(lease);
     }
 
-    /// Whose the connection is.
+    /// The client's address.
     pub(crate) fn client_addr(&self) -> Option<ClientAddr> {
         self.order.0.addr.get()
     }
 
-    /// The means to order the take-over, for the connection's data.
+    /// The handle that handlers find in the connection's data.
     pub(crate) fn order(&self) -> TakeoverOrder {
         self.order.clone()
     }
@@ -159,7 +168,7 @@ impl Takeable {
         if let Some(stream) = self.stream.take() {
             self.order.0.over.set(true);
             let head = std::mem::take(&mut self.head).freeze();
-            // Out of the runtime's driver, into the hub's.
+            // `into_std` takes the socket out of tokio's poller; the hub adds it to its own.
             let sink = match stream {
                 Transport::Plain(stream) => Sink::Socket(stream.into_std()?.into()),
                 Transport::Tls(stream) => {
@@ -174,17 +183,18 @@ impl Takeable {
 }
 
 impl TakeoverOrder {
-    /// The body of a response whose connection is to be taken over.
+    /// A response's body that makes the connection be taken over.
     pub(crate) fn body(self, opened: Opened, stream: Option<AsStream>) -> TakeoverBody {
         TakeoverBody { order: self, opened: Some(opened), _stream: stream }
     }
 
-    /// What counts the connection among its client's, for whoever holds its socket.
+    /// The lease that counts the connection; whatever takes over the socket must hold it.
     pub(crate) fn lease(&self) -> Option<Rc<Lease>> {
         self.0.lease.borrow().clone()
     }
 
-    /// A request's head is whole, and the request is being answered until it is not.
+    /// Reports that a request's head is complete (`asked`), or that its handler has answered
+    /// (`!asked`).
     pub(crate) fn asks(&self, asked: bool, version: Version) {
         self.0.mixed.set(version == Version::HTTP_2);
         if let Some(place) = &*self.0.place.borrow() {
@@ -195,19 +205,21 @@ impl TakeoverOrder {
         }
     }
 
-    /// Who the client is.
+    /// What the client proved about itself.
     pub(crate) fn client(&self) -> Client {
         self.0.client
     }
 
-    /// The connection has a stream while the answer lives. One that has any is counted with the streams, and is no guest.
+    /// Counts a stream on the connection until the returned value is dropped. A connection with a
+    /// stream is counted with the streams and is no guest.
     pub(crate) fn becomes_stream(&self) -> AsStream {
         self.0.streams.set(self.0.streams.get() + 1);
         self.0.place.take();
         AsStream { order: self.clone(), key: Cell::new(None) }
     }
 
-    /// A request is under way while the answer lives.
+    /// Counts a request as under way until the returned value is dropped. Cuts the connection if
+    /// more than [`MOST_REQUESTS`] are under way, streams aside.
     pub(crate) fn begins_request(&self) -> UnderWay {
         let shared = &self.0;
         shared.under_way.set(shared.under_way.get() + 1);
@@ -218,7 +230,7 @@ impl TakeoverOrder {
         UnderWay(self.clone())
     }
 
-    /// Ends the connection with all that is on it.
+    /// Ends the connection and every stream and request on it.
     fn cut(&self) {
         self.0.cut.set(true);
         self.wake();
@@ -234,7 +246,7 @@ impl TakeoverOrder {
 /// Held while a connection has a stream.
 pub(crate) struct AsStream {
     order: TakeoverOrder,
-    /// The body's place among those who hear of the connection's end.
+    /// The body's key in `Shared::pipes`; none if the stream has no body.
     key: Cell<Option<usize>>,
 }
 
@@ -269,7 +281,8 @@ impl Drop for AsStream {
                 Some(_) => {}
             }
             shared.place.replace(place);
-            // Whoever reads it must ask the new place to be told of its end.
+            // Makes `poll_read` register its waker with the new place. Otherwise a sweep could not
+            // wake the connection to close it.
             self.order.wake();
         }
     }
@@ -288,7 +301,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// A body that never says anything: being asked for its first byte, it orders the take-over.
+/// A body without bytes: when actix asks for its first one, the body orders the take-over.
 pub(crate) struct TakeoverBody {
     order: TakeoverOrder,
     opened: Option<Opened>,
@@ -375,11 +388,11 @@ impl AsyncWrite for Takeable {
         }
     }
 
-    /// actix flushes after every byte it had was accepted, so here the head is whole.
+    /// actix flushes only after every byte it had was accepted, so `head` is complete here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ordered() {
             self.hand_over()?;
-            // The end of file is there to be read.
+            // Makes actix read the end of file, which ends its side of the connection.
             cx.waker().wake_by_ref();
         }
         ready!(self.write_instead(cx))?;
@@ -398,7 +411,7 @@ impl AsyncWrite for Takeable {
 }
 
 impl Shared {
-    /// Whether the connection may go on.
+    /// Fails if the connection was cut.
     fn check(&self) -> io::Result<()> {
         match self.cut.get() {
             true => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -408,7 +421,8 @@ impl Shared {
 }
 
 impl Takeable {
-    /// Whether the connection is to end now, in the order that HTTP/2 allows us.
+    /// Whether the connection must end now: the gateway stops, no request is under way, and the
+    /// last answer is [`LINGER`] ago.
     fn stops(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(stopping) = &mut self.stopping else { return false };
         let shared = &self.order.0;
@@ -418,7 +432,8 @@ impl Takeable {
         if !shared.ends.get() || shared.under_way.get() > 0 {
             return false;
         }
-        // Begun once: a client that is sent away comes back on the same connection.
+        // Started only once. A refused client asks again on the same connection, and would
+        // otherwise put off the end each time.
         let end = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
         end.is_elapsed() || end.as_mut().poll(cx).is_ready()
     }
@@ -433,7 +448,8 @@ impl Takeable {
 }
 
 impl Drop for Takeable {
-    /// A client that still sends may not have read its answer.
+    /// Closes the connection in stages if the client may still be sending. A plain close could make
+    /// the kernel reset the connection before the client has read its answer.
     fn drop(&mut self) {
         let shared = &self.order.0;
         shared.over.set(true);

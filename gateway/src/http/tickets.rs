@@ -1,4 +1,4 @@
-//! `POST /tickets`: whoever shows a token or key gets a ticket for one stream.
+//! `POST /tickets`: exchanges a token or API key for a ticket that opens one stream.
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -10,7 +10,7 @@ use crate::http::asking::Asking;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
-/// Gives a ticket.
+/// Handles `POST /tickets`.
 pub(crate) async fn issue(
     request: HttpRequest,
     app: web::Data<App>,

@@ -1,6 +1,6 @@
-//! What a client's bytes travel on: a TCP connection as it is, or TLS on it.
+//! The transport of a client's connection: plain TCP, or TLS over it.
 //!
-//! The handshake is a step of its own between accepting a connection and serving it.
+//! The handshake is a separate step between accepting a connection and serving it.
 
 use std::io;
 use std::pin::Pin;
@@ -18,49 +18,51 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::problem;
 
-/// How long a handshake may take.
+/// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A client's connection, before it is known what is asked on it.
+/// A client's connection, before its first request is read.
 #[derive(Debug)]
 pub(crate) enum Transport {
-    /// TCP.
+    /// Plain TCP.
     Plain(TcpStream),
-    /// TLS. Boxed, because the session is large and this is moved about.
+    /// TLS. Boxed, because a session is large and this enum is moved often.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Who a client proved to be, by the connection alone. Handlers find it in the connection's data.
+/// What a client proved by its connection alone. Handlers find it in the connection's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
-    /// Nobody in particular.
+    /// The client showed no certificate.
     Anonymous,
-    /// The holder of a certificate that was verified against `tls.client_ca`.
+    /// The client holds a certificate that was verified against `tls.client_ca`.
     Certified,
 }
 
-/// Why there is no session.
+/// Why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    /// The client speaks HTTP without TLS.
+    /// The client sent plain HTTP.
     #[error("the client speaks HTTP without TLS")]
     PlainHttp(TcpStream),
-    /// The client and we agree on no session. It may still send, and is to read why.
+    /// The handshake failed by what the client sent. The client may still be sending, so the
+    /// connection has to be closed in stages, or the client would lose the TLS alert.
     #[error("{1}")]
     Disagreed(TcpStream, io::Error),
-    /// The network or the time.
+    /// The connection broke, or the handshake took too long.
     #[error("{0}")]
     Failed(#[from] io::Error),
 }
 
 impl Transport {
-    /// Does the handshake of TLS.
+    /// Does the TLS handshake.
     pub(crate) async fn secured(
         stream: TcpStream,
         config: Arc<ServerConfig>,
     ) -> Result<Self, HandshakeError> {
         let handshake = async {
-            // A record of TLS begins with a small number, a request with the name of its method.
+            // A TLS record begins with a small number, an HTTP request with the letters of its
+            // method.
             let mut first = [0];
             if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
                 return Err(HandshakeError::PlainHttp(stream));
@@ -74,7 +76,7 @@ impl Transport {
         }
     }
 
-    /// What is spoken on it.
+    /// The HTTP version that the handshake chose; HTTP/1 without TLS.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Transport::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
@@ -84,10 +86,10 @@ impl Transport {
         }
     }
 
-    /// Who its client is.
+    /// What the client proved.
     pub(crate) fn client(&self) -> Client {
         match self {
-            // One that cannot be verified ends the handshake.
+            // A certificate that cannot be verified fails the handshake, so this one is valid.
             Transport::Tls(stream) if stream.get_ref().1.peer_certificates().is_some() => {
                 Client::Certified
             }
@@ -95,7 +97,7 @@ impl Transport {
         }
     }
 
-    /// The TCP connection below. What a session still has to write is lost.
+    /// The TCP connection below. Bytes that a TLS session has not written yet are lost.
     pub(crate) fn into_tcp(self) -> TcpStream {
         match self {
             Transport::Plain(stream) => stream,
@@ -104,12 +106,14 @@ impl Transport {
     }
 }
 
-/// Tells a client that speaks HTTP on a port of TLS, in its own words.
+/// Answers a client that speaks plain HTTP on a TLS port, in plain HTTP.
 pub(crate) async fn explain(stream: &mut TcpStream) {
     let mut request = vec![0; 4096];
-    // What is not read would make the kernel reset the connection, and the client lose the answer.
+    // Unread bytes would make the kernel reset the connection, and the client would lose the
+    // answer.
     let _ = stream.try_read(&mut request);
-    // The client may be gone, and what is written fits into any socket's buffer.
+    // An error means that the client is gone. The answer fits into any socket buffer, so this does
+    // not block.
     let _ = stream.write_all(&problem::https_wanted()).await;
 }
 

@@ -1,9 +1,10 @@
-//! A request's body that was answered before it was read to its end: the connection is then closed behind the answer.
+//! Closes the connection behind an answer that was given before the request's body was read to its
+//! end.
 //!
-//! actix does so where the body's length was said beforehand. A body in chunks that nobody wants it reads on to its end,
-//! which may never come, with neither a bound in time nor in bytes. It takes a body for wanted as long as somebody holds
-//! it; so the answer holds it until it is over. What the client still sends is then thrown away by `guests.rs`, which has
-//! both bounds.
+//! actix does so by itself if the body's length was declared. If nobody consumes a chunked body,
+//! actix keeps reading it, without a bound in time or bytes, and its end may never come. But it
+//! treats a body as still in use while something holds it. So the answer holds the body until the
+//! answer is complete. `guests.rs` then discards what the client still sends, with both bounds.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -17,19 +18,19 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use bytes::Bytes;
 use futures_util::Stream;
 
-/// A request's body, which its handler reads and its answer holds.
+/// A request's body: its handler reads it, and its answer holds it.
 #[derive(Clone)]
 pub(crate) struct Shared(Rc<RefCell<Payload>>);
 
-/// An answer that holds its request's body.
+/// A response body that holds its request's body.
 pub(crate) struct Holding<B> {
     body: B,
     _request: Option<Shared>,
 }
 
-/// Shares the request's body, if it has one in chunks.
+/// Makes a chunked request body shared between handler and answer; none for other bodies.
 pub(crate) fn share(request: &mut ServiceRequest) -> Option<Shared> {
-    // Nearly no request has one, and all others are left as they are.
+    // Few requests have a chunked body; the others keep actix's payload unchanged.
     if !request.chunked().unwrap_or(false) {
         return None;
     }
@@ -39,7 +40,7 @@ pub(crate) fn share(request: &mut ServiceRequest) -> Option<Shared> {
     Some(shared)
 }
 
-/// The answer, which holds the request's body until it is over.
+/// Makes the answer hold the request's body until the answer is complete.
 pub(crate) fn hold<B>(
     response: ServiceResponse<B>,
     request: Option<Shared>,

@@ -87,7 +87,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn patience(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
         .map_err(|error| format!("write a duration such as 500ms, 30s or 2m ({error})"))?;
-    // The clock cannot tell a moment that is too far away.
+    // Bounded: with a far longer duration, the deadline would overflow the clock.
     if time > Duration::from_secs(24 * 3600) {
         Err("must be at most 1day".to_owned())
     } else {

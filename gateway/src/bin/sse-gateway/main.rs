@@ -18,15 +18,16 @@ use sse_gateway::logging::{self, Log};
 use sse_gateway::{Config, Gateway, config, panics};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Chosen by measurement: of the allocators tried it keeps least for an idle stream, and gives back what a rush of
-/// clients took. `.cargo/config.toml` says how soon. Building it takes long, so it is a feature.
+/// Chosen by measurement: of the allocators tried, jemalloc keeps the least memory for an idle
+/// stream and returns what a rush of clients used. `.cargo/config.toml` sets how soon. It takes
+/// long to build, so it is a feature.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// A command line or configuration that is of no use (sysexits.h, EX_USAGE).
+/// Exit status for an invalid command line or configuration (sysexits.h, EX_USAGE).
 const USAGE: u8 = 64;
-/// A part of the program ended before its time (sysexits.h, EX_SOFTWARE).
+/// Exit status when a thread or task of the program ended unexpectedly (sysexits.h, EX_SOFTWARE).
 const DIED: u8 = 70;
 
 fn main() -> ExitCode {
@@ -80,7 +81,8 @@ fn load(args: &Args) -> Result<Config, String> {
     loaded.map_err(|error| error.to_string())
 }
 
-/// Reads the files that the configuration names, as what starts does.
+/// Reads the files that the configuration names, so that a bad file is a usage error, for a start
+/// and for `--check-config` alike.
 fn check_files(config: &Config) -> Result<(), String> {
     let of_ports = Tls::of(&config.tls).map(drop);
     let of_redis = RedisSettings::of(config).tls().map(drop);
@@ -89,7 +91,7 @@ fn check_files(config: &Config) -> Result<(), String> {
     files.and(of_access).map_err(|error| format!("configuration: {error}"))
 }
 
-/// Why the program ends, and its exit status.
+/// The program's exit status and the error that ends it.
 struct Ended {
     code: u8,
     error: String,
@@ -118,7 +120,8 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
             end(&ending, 1);
         });
     });
-    // Waiting for Redis can be ended as well: the first process of a container has no default action.
+    // A signal must also end the wait for Redis. As a container's first process the program would
+    // not be ended by the kernel's default action.
     let gateway = tokio::select! {
         gateway = Gateway::bind(config, args.wait_for_redis) => gateway?,
         () = &mut stop => return Ok(()),
@@ -141,8 +144,9 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     Ok(())
 }
 
-/// A hangup (SIGHUP) is the wish to read the configuration again. What can change without a restart changes: the log's
-/// level. Terminals and `kill -HUP` would otherwise end the process and every stream with it.
+/// Reads the configuration again at a hangup (SIGHUP) and applies what can change without a
+/// restart: the log level. Without a handler, a closed terminal or `kill -HUP` would end the
+/// process and its streams.
 fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     #[expect(
@@ -168,13 +172,14 @@ fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Ends the process now, and with it whatever still runs.
+/// Flushes the log and ends the process at once, whatever still runs.
 fn end(log: &Log, code: u8) {
     log.finish();
     std::process::exit(code.into());
 }
 
-/// An answer on standard output. Its reader may be gone, as `head` is after some lines: that is no fault of ours.
+/// Prints to standard output. An error is ignored: the reader may be gone, as `head` is after some
+/// lines.
 fn say(text: &str) -> ExitCode {
     let _ = writeln!(std::io::stdout(), "{text}");
     ExitCode::SUCCESS

@@ -1,4 +1,4 @@
-//! What an operator asks of a running gateway or of its Redis, from the command line.
+//! The operator's commands: they ask a running gateway, or change its Redis, from the command line.
 
 use std::fmt;
 use std::io::Write as _;
@@ -13,7 +13,8 @@ use sse_gateway::http::listener;
 use sse_gateway::metrics::Metrics;
 use sse_gateway::vitals;
 
-/// Asks the admin port of a gateway with this configuration whether it is ready.
+/// Asks the `/readyz` of the gateway with this configuration, for at most 10 s. The error says why
+/// it is not ready.
 pub async fn healthcheck(config: &Config) -> Result<(), String> {
     let (addr, tls) = (config.admin.listen, config.tls.is_on() && config.tls.admin);
     let answer = listener::ask(addr, tls, "/readyz", Duration::from_secs(10), |_| &[]).await?;
@@ -25,7 +26,8 @@ pub async fn healthcheck(config: &Config) -> Result<(), String> {
     Err(format!("not ready: {status} {}", lines.next_back().unwrap_or_default()))
 }
 
-/// Shows the limits in Redis, or writes the configured ones.
+/// Prints the configured limits and those in Redis. With `apply`, writes the configured ones to
+/// Redis, which begins a new epoch.
 pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
     let redis = connected(&config).await?;
     let (configured, found) = redis.limits();
@@ -50,7 +52,7 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Begins a new epoch.
+/// Begins a new epoch and prints the clock at which it begins.
 pub async fn fence(config: Config) -> Result<(), String> {
     let redis = connected(&config).await?;
     let clock = redis.administer(Function::Fence, &[]).await.map_err(|error| error.to_string())?;
@@ -70,7 +72,7 @@ async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, Strin
     Ok(redis)
 }
 
-/// A line of the answer. It is not there to be written for its own sake: whoever read it may be gone.
+/// Prints a line. An error is ignored, because the reader of standard output may be gone.
 fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
