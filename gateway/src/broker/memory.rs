@@ -40,6 +40,9 @@ pub struct MemoryLimits {
     pub page_bytes: usize,
 }
 
+/// Ids of dropped events that may always stay in the order of all.
+const FEW_IDS: usize = 1024;
+
 /// The embedded broker.
 #[derive(Debug)]
 pub struct MemoryBroker {
@@ -57,6 +60,8 @@ struct State {
     /// The ids of all kept events, oldest first, to find what to drop when `bytes` is exceeded. An
     /// id whose event its channel has already dropped is skipped.
     order: VecDeque<(EventId, Channel)>,
+    /// How many events are kept: `order` holds at most twice as many ids, and a few.
+    kept: usize,
     bytes: usize,
     idempotency: HashMap<(Channel, Arc<str>), Published>,
     /// Idempotency keys in the order of their expiry. The expiry is on the monotonic clock, so
@@ -82,6 +87,14 @@ struct Entry {
     attached: SmallVec<[(u16, ChannelKey); 2]>,
 }
 
+impl Entry {
+    /// Drops the oldest event. Returns the bytes that it took.
+    fn trim(&mut self) -> usize {
+        self.trimmed = true;
+        self.events.pop_front().as_ref().map_or(0, kept_size)
+    }
+}
+
 impl MemoryBroker {
     /// Creates an empty broker in a new epoch.
     pub fn new(limits: MemoryLimits, metrics: Metrics) -> Self {
@@ -92,6 +105,7 @@ impl MemoryBroker {
                 workers: Vec::new(),
                 channels: HashMap::new(),
                 order: VecDeque::new(),
+                kept: 0,
                 bytes: 0,
                 idempotency: HashMap::new(),
                 expiring: VecDeque::new(),
@@ -263,30 +277,36 @@ impl State {
             return told;
         }
         self.bytes += kept_size(&frame);
+        self.kept += 1;
         entry.last = Some(id);
         entry.events.push_back(frame);
         self.order.push_back((id, channel.clone()));
         while entry.events.len() > limits.max_len {
-            self.bytes -= entry.events.pop_front().as_ref().map_or(0, kept_size);
-            entry.trimmed = true;
+            self.bytes -= entry.trim();
+            self.kept -= 1;
         }
         while self.bytes > limits.bytes {
             let Some((id, channel)) = self.order.pop_front() else { break };
             let Some(entry) = self.channels.get_mut(&channel) else { continue };
             if entry.events.front().is_some_and(|frame| frame.id == Some(id)) {
-                self.bytes -= entry.events.pop_front().as_ref().map_or(0, kept_size);
-                entry.trimmed = true;
+                self.bytes -= entry.trim();
+                self.kept -= 1;
             }
         }
-        // A channel drops its own events beyond `max_len`. Their ids stay in `order` until they
-        // reach its front, where they are removed.
-        while self.order.front().is_some_and(|(id, channel)| {
-            let first = self.channels.get(channel).and_then(|entry| entry.events.front());
-            first.is_none_or(|frame| frame.id > Some(*id))
-        }) {
-            self.order.pop_front();
+        if self.order.len() > 2 * self.kept + FEW_IDS {
+            self.forget_ids();
         }
         told
+    }
+
+    /// Removes the ids whose events are gone: a channel drops its own events beyond `max_len`, and
+    /// a quiet channel's event may stand before their ids for as long as it is kept.
+    fn forget_ids(&mut self) {
+        let channels = &self.channels;
+        self.order.retain(|(id, channel)| {
+            let first = channels.get(channel).and_then(|entry| entry.events.front());
+            first.is_some_and(|frame| frame.id <= Some(*id))
+        });
     }
 
     /// Remembers an idempotency key. Drops the oldest keys once all keys take more than `bytes`.
@@ -342,10 +362,11 @@ impl State {
 
     fn expire(&mut self, now: u64, keep: Duration) {
         let horizon = now.saturating_sub(keep.as_millis() as u64);
-        let bytes = &mut self.bytes;
+        let (bytes, kept) = (&mut self.bytes, &mut self.kept);
         self.channels.retain(|_, entry| {
             if entry.last.is_some_and(|last| last.ms < horizon) {
                 *bytes -= entry.events.iter().map(kept_size).sum::<usize>();
+                *kept -= entry.events.len();
                 let attached = std::mem::take(&mut entry.attached);
                 *entry = Entry { attached, ..Entry::default() };
             }
@@ -415,5 +436,21 @@ mod tests {
         let last = broker.publish(&keyed("k999", "x")).unwrap();
         assert_eq!(broker.publish(&keyed("k999", "x")).unwrap(), last);
         assert!(broker.publish(&keyed("k0", "y")).is_ok(), "forgotten");
+    }
+
+    /// A quiet channel's event stays at the front of `order` for as long as it is kept.
+    #[test]
+    fn a_quiet_channel_does_not_make_a_busy_one_leave_ids_behind() {
+        let broker = broker(1 << 20);
+        let publish = |channel: &str| {
+            let channel = channel.parse().expect("a channel");
+            let (event, data, idempotency_key) = (None, "x".into(), None);
+            broker.publish(&Publication { channel, event, data, idempotency_key }).unwrap();
+        };
+        publish("quiet");
+        (0..20_000).for_each(|_| publish("busy"));
+        let state = broker.lock();
+        assert_eq!(state.channels.values().map(|entry| entry.events.len()).sum::<usize>(), 11);
+        assert!(state.order.len() < 3000, "{} ids of 11 events", state.order.len());
     }
 }
