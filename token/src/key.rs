@@ -111,7 +111,7 @@ impl VerifyingKey {
     }
 
     /// From a key of a key set. Keeps those of `algorithms` that fit the key. Shared secrets are
-    /// refused: whoever may read the set could sign tokens.
+    /// refused: anybody who may read the set could sign tokens.
     ///
     /// # Errors
     ///
