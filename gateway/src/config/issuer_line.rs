@@ -25,8 +25,8 @@ pub enum KeySource {
     Set(Location),
 }
 
-/// One line of `auth.jwt.keys`, such as `alg=RS256 jwks=https://login.example/jwks.json
-/// iss=https://login.example aud=sse`.
+/// One line of `auth.jwt.keys`, such as
+/// `alg=RS256 jwks=https://login.example/jwks.json iss=https://login.example aud=sse`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct IssuerLine {
