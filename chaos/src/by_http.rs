@@ -1,4 +1,4 @@
-//! Publishing through a gateway, and what its answers mean.
+//! Publishes through a gateway and interprets its answers.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::publisher::{Answer, Answers, exchange, refused};
 use crate::stage::Stage;
 use crate::tally::Wrong;
 
-/// How long a gateway may take to answer.
+/// The longest wait for a gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends publications to any gateway, in one request.
+/// Sends publications to a random gateway, in one request.
 pub async fn publish(stage: &Stage, rng: &mut fastrand::Rng, stamps: &[Stamp]) -> Answers {
     let gateways = &stage.places.gateways;
     let addr = gateways[rng.usize(..gateways.len())];
@@ -49,7 +49,7 @@ pub async fn publish(stage: &Stage, rng: &mut fastrand::Rng, stamps: &[Stamp]) -
     answers
 }
 
-/// What one result means: an item's, or the problem that is the whole answer.
+/// Interprets one result: that of an item, or the problem document of a whole request.
 fn read(stage: &Stage, value: &Value, sent_ms: u64) -> Answer {
     if let Some(id) = value["id"].as_str().and_then(|id| id.parse().ok()) {
         return Answer::Event(id);
@@ -62,7 +62,7 @@ fn read(stage: &Stage, value: &Value, sent_ms: u64) -> Answer {
             refused(stage, &value.to_string(), sent_ms);
             Answer::Nothing
         }
-        // Each key was used for one publication only.
+        // The suite uses each key for one publication only.
         "idempotency-conflict" => {
             stage.wrong(Wrong::Duplicated, format!("a key is said to be used: {value}"));
             Answer::Never

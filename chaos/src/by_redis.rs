@@ -1,4 +1,4 @@
-//! Publishing straight through Redis, as any service may, and what its answers mean.
+//! Publishes directly through Redis, as any service can, and interprets its answers.
 
 use sse_contract::{
     Call, Channel, EventId, Function, Keys, Meaning, Publish, batch_answer, batch_len, eval_script,
@@ -14,15 +14,16 @@ use crate::settings::Broker;
 use crate::stage::Stage;
 use crate::tally::Wrong;
 
-/// A connection of one publisher, and the epoch that it found the state in.
+/// The connection of one publisher, and the epoch of the state when it connected.
 #[derive(Debug, Default)]
 pub struct Direct {
     connection: Option<(Redis, Option<u64>)>,
-    /// The digests by which Redis knows the functions where it runs scripts: for one event, and for a batch.
+    /// The digests of the scripts for one event and for a batch, where Redis runs scripts instead
+    /// of functions.
     digests: Option<[String; 2]>,
 }
 
-/// One event on its way.
+/// One event of a publication.
 struct Item {
     stamp: Stamp,
     index: u16,
@@ -50,7 +51,7 @@ impl Item {
 }
 
 impl Direct {
-    /// Sends publications in one pipeline: a call each, or in batches.
+    /// Sends publications in one pipeline: one call per event, or in batches.
     pub async fn publish(&mut self, stage: &Stage, batches: bool, stamps: &[Stamp]) -> Answers {
         let (mut redis, epoch) = match self.connection.take() {
             Some(known) => known,
@@ -132,7 +133,7 @@ fn in_batches(mut items: &[Item]) -> Vec<&[Item]> {
     batches
 }
 
-/// What the n-th event of a call became. The error is why it can be sent again freely.
+/// What became of the n-th event of a call. The error says why the event can safely be sent again.
 fn read(
     stage: &Stage,
     reply: &Reply,
@@ -152,7 +153,7 @@ fn read(
     match meaning {
         Meaning::Unknown => return Ok(Answer::Unknown),
         Meaning::Conflict => {
-            // Each key was used for one publication only.
+            // The suite uses each key for one publication only.
             stage.wrong(Wrong::Duplicated, format!("a key is said to be used: {error}"));
             return Ok(Answer::Never);
         }

@@ -1,6 +1,7 @@
-//! What the broker keeps, as it says itself, several times a second: the truth that gaps are held against.
+//! Inventories of what the broker keeps, several a second. Gaps are judged by them.
 //!
-//! An event is *kept* over a time when every inventory of that time had it. An inventory that fails says nothing.
+//! An event was *kept* over a time if every inventory of that time contains it. A failed inventory
+//! says nothing.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use crate::publisher::exchange;
 use crate::resp::{Redis, Reply};
 use crate::stage::Stage;
 
-/// Time between two inventories.
+/// The time between two inventories.
 const PAUSE: Duration = Duration::from_millis(200);
 
 const SCRIPT: &str = "
@@ -29,26 +30,26 @@ for i = 2, #KEYS do
 end
 return out";
 
-/// A time over which every inventory had an event.
+/// A time over which every inventory contained an event.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     from_ms: u64,
     to_ms: u64,
 }
 
-/// Every inventory, by event.
+/// All inventories, by event.
 #[derive(Debug, Default)]
 pub struct Census {
     spans: HashMap<(u16, EventId), Vec<Span>>,
-    /// When the last one was asked for.
+    /// When the last inventory was requested.
     last_ms: u64,
     broken: bool,
-    /// How many there were.
+    /// The number of inventories.
     pub inventories: u64,
 }
 
 impl Census {
-    /// What was there: asked for at one time, answered at another.
+    /// Adds an inventory of these events, requested and answered at these times.
     pub fn inventory(
         &mut self,
         asked_ms: u64,
@@ -67,13 +68,14 @@ impl Census {
         self.inventories += 1;
     }
 
-    /// What was taken away may be put back from here on, between two inventories.
+    /// From here until the next inventory, removed events may be restored. Spans do not continue
+    /// across.
     pub fn breaks(&mut self) {
         self.broken = true;
     }
 
-    /// Whether an event was there all the time. `born` says that there was no other life of the data before the first
-    /// inventory that had it, so that it was there from the moment in which it happened.
+    /// Whether an event was kept all the time. With `born`, the first span counts from the event's
+    /// birth: no data were replaced between the event and the first inventory that contains it.
     pub fn kept(&self, channel: u16, id: EventId, born: bool, from_ms: u64, to_ms: u64) -> bool {
         let spans = self.spans.get(&(channel, id)).into_iter().flatten();
         spans
@@ -82,13 +84,13 @@ impl Census {
             .any(|(n, span)| (span.from_ms <= from_ms || (n == 0 && born)) && span.to_ms >= to_ms)
     }
 
-    /// When an event was first seen to be kept.
+    /// When an inventory first contained the event.
     pub fn first_ms(&self, channel: u16, id: EventId) -> Option<u64> {
         self.spans.get(&(channel, id)).map(|spans| spans[0].from_ms)
     }
 }
 
-/// Takes inventories for as long as the run lasts.
+/// Takes inventories until the run ends.
 pub async fn watch(stage: Rc<Stage>) {
     let mut connection = None;
     loop {
@@ -115,7 +117,7 @@ async fn ask_redis(stage: &Stage, mut redis: Redis, addr: std::net::SocketAddr) 
     call.extend(CHANNELS.map(|name| format!("sse:history:{name}")));
     let asked_ms = now_ms();
     let answer = redis.call(&call).await.ok()?;
-    // What a deposed master keeps is not what the next one keeps.
+    // Another server became the master meanwhile; it may keep other events.
     if stage.master.get() != Some(addr) {
         return None;
     }

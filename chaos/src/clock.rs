@@ -1,4 +1,4 @@
-//! The wall clock of one server, which can be set: `clock.c` under its process, and the file it obeys.
+//! The settable wall clock of one server: `clock.c` is preloaded into its process and reads a file.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -8,12 +8,12 @@ use std::process::Command;
 
 const SOURCE: &str = include_str!("../clock.c");
 
-/// The shim, compiled into a run's directory.
+/// `clock.c`, compiled into a run's directory.
 #[derive(Debug, Clone)]
 pub struct Shim(PathBuf);
 
 impl Shim {
-    /// Compiles it, or says why that cannot be.
+    /// Compiles `clock.c`. The error says why that fails.
     pub fn compile(dir: &Path) -> Result<Shim, String> {
         let (source, object) = (dir.join("clock.c"), dir.join("clock.so"));
         std::fs::write(&source, SOURCE).map_err(|error| error.to_string())?;
@@ -27,7 +27,7 @@ impl Shim {
     }
 }
 
-/// How far one server's clock is off.
+/// One server's clock and its offset.
 #[derive(Debug)]
 pub struct Clock {
     shim: Shim,
@@ -37,7 +37,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// One that is right.
+    /// A clock with offset 0.
     pub fn new(shim: Shim, path: PathBuf) -> Result<Clock, String> {
         let open = File::options().create(true).truncate(true).read(true).write(true).open(&path);
         let file = open.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -46,20 +46,21 @@ impl Clock {
         Ok(clock)
     }
 
-    /// How far it is off, in milliseconds.
+    /// The offset from the true time, in milliseconds.
     pub fn shift_ms(&self) -> i64 {
         self.shift_ms.get()
     }
 
-    /// Sets it, at once, so far ahead of the time, or behind it.
+    /// Sets the offset from the true time, in milliseconds; positive is ahead. Takes effect at
+    /// once.
     pub fn set(&self, shift_ms: i64) -> Result<(), String> {
-        // Eight bytes at the start of a page: nobody can read half of them.
+        // Eight aligned bytes within a page, so no reader sees half of them.
         let written = self.file.write_all_at(&shift_ms.to_ne_bytes(), 0);
         self.shift_ms.set(shift_ms);
         written.map_err(|error| format!("{}: {error}", self.path.display()))
     }
 
-    /// Puts a program that is about to start under it.
+    /// Makes a program that is about to start use this clock.
     pub fn rule(&self, command: &mut Command) {
         command.env("LD_PRELOAD", &self.shim.0).env("CLOCK_SHIFT_FILE", &self.path);
     }

@@ -1,4 +1,4 @@
-//! The catalogue of faults: their names, and what each of them may cause. The rooms below do them.
+//! The catalogue of faults: names and possible effects. The modules below cause them.
 
 pub mod access;
 pub mod data;
@@ -9,7 +9,7 @@ pub mod time;
 
 use sse_contract::CONTRACT_VERSION;
 
-/// Something that is broken on purpose.
+/// A fault that the suite can cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     RedisRollback,
@@ -113,7 +113,7 @@ const CATALOGUE: [(Fault, &str, &str); 43] = [
 impl Fault {
     /// Every fault that this version of the contract promises to survive.
     pub fn all() -> impl Iterator<Item = Fault> {
-        // Version 1 cannot notice a DEL of one history: that is what `sse_fence` is for.
+        // Version 1 cannot notice the DEL of a history without `sse_fence`.
         let promised = |fault: &Fault| CONTRACT_VERSION >= 2 || *fault != Del;
         CATALOGUE.iter().map(|(fault, ..)| *fault).filter(promised)
     }
@@ -123,54 +123,55 @@ impl Fault {
         CATALOGUE.iter().find(|(_, known, _)| *known == name).map(|(fault, ..)| *fault)
     }
 
-    /// Its name.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         self.entry().1
     }
 
-    /// What it does.
+    /// What the fault does.
     pub fn about(self) -> &'static str {
         self.entry().2
     }
 
     fn entry(self) -> &'static (Fault, &'static str, &'static str) {
-        // The catalogue is in the enum's order.
+        // The catalogue has the order of the enum.
         &CATALOGUE[self as usize]
     }
 
-    /// Whether it is done to Redis; else to gateways, wires and readers.
+    /// Whether the fault happens in Redis. Otherwise it concerns gateways, wires or readers.
     pub fn of_redis(self) -> bool {
         (self as usize) <= ForgedFrames as usize
     }
 
-    /// Whether it needs a network namespace.
+    /// Whether the fault needs a network namespace.
     pub fn of_packets(self) -> bool {
         matches!(self, PacketLoss | PacketDrop)
     }
 
-    /// Whether it needs a server whose time can be set.
+    /// Whether the fault needs a server whose clock can be set.
     pub fn of_time(self) -> bool {
         matches!(self, TimeGlitch | TimeBack | TimeForward)
     }
 
-    /// Whether there is such a thing where the broker is a gateway's own memory.
+    /// Whether the fault is possible with the memory broker.
     pub fn of_memory(self) -> bool {
         !self.of_redis()
             && !matches!(self, WireCut | WireSilent | WireStall | PacketLoss | PacketDrop)
     }
 
-    /// Whether the gateway's process ends, and a broker in its memory with it.
+    /// Whether the fault ends a gateway's process, and a memory broker with it.
     pub fn ends_gateways(self) -> bool {
         matches!(self, GatewayKill | GatewayKillAll | GatewayTerm)
     }
 
-    /// Whether Redis may begin an epoch after it, so that a `reset` may be told.
+    /// Whether Redis may begin a new epoch after the fault, so that a `reset` may be told.
     pub fn ends_epoch(self) -> bool {
         self.loses_keys()
             || matches!(self, RedisAof | ClockBack | Fence | DelFence | PoisonId | Revert)
     }
 
-    /// Whether Redis may forget idempotency keys, so that a repeated publication is a second event.
+    /// Whether Redis may forget idempotency keys, so that a repeated publication becomes a second
+    /// event.
     pub fn loses_keys(self) -> bool {
         matches!(
             self,
@@ -185,23 +186,23 @@ impl Fault {
         )
     }
 
-    /// Whether two servers may take publications at one time.
+    /// Whether two servers may accept publications at the same time.
     pub fn makes_two_masters(self) -> bool {
         matches!(self, Promote | TwoMasters | FailoverBack)
     }
 
-    /// Whether a life of the data may be put back, or live on beside another one, so that ids already issued
-    /// are issued again.
+    /// Whether older data may be restored, or two versions of the data live on side by side, so
+    /// that ids are issued again.
     pub fn splits(self) -> bool {
         self.loses_keys() || matches!(self, Revert | ClockBack)
     }
 
-    /// Whether gateways may be unable to read a history that is there.
+    /// Whether gateways may be unable to read an existing history.
     pub fn hides_histories(self) -> bool {
         matches!(self, AclUser | PoisonType | PoisonId)
     }
 
-    /// Whether gateways or publishers may be refused what they ask for.
+    /// Whether Redis may refuse commands of gateways or publishers.
     pub fn refuses(self) -> bool {
         matches!(self, AclUser | RefuseChannel | PoisonType | PoisonId)
     }

@@ -1,4 +1,4 @@
-//! The gateways of the run: real processes, each behind its own wire to Redis.
+//! The gateways of a run: real processes, each with its own wire to Redis.
 
 use std::fs::File;
 use std::io::PipeReader;
@@ -15,37 +15,37 @@ use crate::publisher::exchange;
 use crate::redis_side::{GATEWAY_USER, Link};
 use crate::resp::PASSWORD;
 
-/// Who reads what a gateway says on standard error.
+/// What happens to a gateway's standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
     /// It goes to a file.
     File,
-    /// Nobody any more.
+    /// The reader has closed the pipe.
     Gone,
-    /// Somebody who has stopped to.
+    /// The pipe stays open, but nothing reads it.
     Stalled,
 }
 
-/// One gateway.
+/// One gateway process.
 #[derive(Debug)]
 pub struct Gateway {
-    /// Where it serves.
+    /// The address it serves.
     pub addr: SocketAddr,
-    /// Its way to Redis; none for one that keeps events in its own memory.
+    /// Its wire to Redis; none with the memory broker.
     pub link: Option<Link>,
     program: PathBuf,
     log: PathBuf,
     log_reader: Reader,
-    /// What nobody reads.
+    /// Keeps the pipe open for [`Reader::Stalled`].
     unread: Option<PipeReader>,
     settings: Vec<String>,
-    // Before the namespace, so that nobody is left inside when that goes.
+    // Dropped before the namespace, so that no process stays inside a deleted namespace.
     process: Option<Process>,
     namespace: Option<Namespace>,
 }
 
 impl Gateway {
-    /// One that is not started yet. In a namespace it is reached at the namespace's address.
+    /// A gateway that is not started yet. Inside a namespace it has the namespace's address.
     pub fn new(
         host: IpAddr,
         program: &Path,
@@ -69,13 +69,13 @@ impl Gateway {
         }
     }
 
-    /// Starts the process; it waits for Redis by itself.
+    /// Starts the process, which waits for Redis by itself.
     pub fn start(&mut self) -> Result<(), String> {
         let mut command = match &self.namespace {
             Some(namespace) => namespace.command(&self.program),
             None => Command::new(&self.program),
         };
-        // Inside a namespace the loopback is its own, so this address is free everywhere.
+        // A namespace has its own loopback, so this address is free in each.
         let admin =
             if self.namespace.is_some() { Ipv4Addr::LOCALHOST.into() } else { self.addr.ip() };
         command
@@ -88,7 +88,7 @@ impl Gateway {
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
-        // The suite's own environment configures nothing.
+        // The suite's own environment must not configure the gateway.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         self.process = Some(self.run(&mut command)?);
         Ok(())
@@ -105,25 +105,27 @@ impl Gateway {
         Process::start(command.stdin(Stdio::null()).stdout(out).stderr(writer))
     }
 
-    /// Ends it as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         if let Some(process) = &self.process {
             process.signal(signal);
         }
     }
 
-    /// Ends it as an orchestrator does. The error tells how it ended otherwise than it should.
+    /// Ends the process with SIGTERM, as an orchestrator does. Fails if the exit is late or
+    /// unsuccessful.
     pub async fn drain(&mut self) -> Result<(), String> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         let served = self.answers().await;
         process.signal(Signal::TERM);
         match ended(&mut process).await {
-            // One that still waits for Redis has nothing to drain.
+            // A gateway that still waits for Redis has nothing to drain, so any exit status is
+            // fine.
             Some(status) if status.success() || !served => Ok(()),
             Some(status) => Err(format!("{} ended at SIGTERM with {status}", self.addr)),
             None => Err(format!("{} was still there 15 s after SIGTERM", self.addr)),
@@ -137,14 +139,14 @@ impl Gateway {
         matches!(answer.await, Ok(Ok(_)))
     }
 
-    /// How it ended, if it did although nobody ended it.
+    /// How the process ended, if it ended although no fault ended it.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.process.as_mut()?.ended()?;
         self.process = None;
         Some(format!("the gateway {} ended by itself with {status}", self.addr))
     }
 
-    /// Waits until it answers requests.
+    /// Waits until it answers requests, for 40 s at most.
     pub async fn serving(&self) -> Result<(), String> {
         let end = Instant::now() + Duration::from_secs(40);
         while !self.answers().await {
@@ -156,19 +158,19 @@ impl Gateway {
         Ok(())
     }
 
-    /// The namespace it lives in.
+    /// The network namespace it runs in.
     pub fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_ref()
     }
 
-    /// What its log says of panics.
+    /// The lines about panics in its log.
     pub fn panics(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
     }
 }
 
-/// Waits for a process' end, for 15 s at most, while everybody else goes on.
+/// Waits for the end of a process, for 15 s at most, without blocking the other tasks.
 async fn ended(process: &mut Process) -> Option<ExitStatus> {
     let end = Instant::now() + Duration::from_secs(15);
     loop {

@@ -1,6 +1,7 @@
-//! What was published, by the publishers' own account: the truth that subscribers are held against.
+//! What publishers published, by their own account. Subscribers are judged by it.
 //!
-//! Times are the suite's own. Nothing here takes an id's milliseconds for a time: Redis' clock is set back and forth.
+//! All times are the suite's own. An id's milliseconds are no time here, because faults set Redis'
+//! clock back and forth.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -18,38 +19,39 @@ pub fn now_ms() -> u64 {
 /// An acknowledged event.
 #[derive(Debug, Clone, Copy)]
 pub struct Acked {
-    /// What it is.
+    /// The publication.
     pub stamp: Stamp,
-    /// Its channel.
+    /// The channel of the event.
     pub channel: u16,
-    /// When it was first sent: it happened no earlier.
+    /// When the publication was first sent; the event did not happen before.
     pub sent_ms: u64,
-    /// When its publisher was answered: it happened no later.
+    /// When the publisher was answered; the event did not happen after.
     pub known_ms: u64,
 }
 
-/// A publication that may have become an event without anybody's knowledge.
+/// A publication of unknown outcome: it may have become an event between these times.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
     from_ms: u64,
     to_ms: u64,
 }
 
-/// Every publication tried, acknowledged or seen.
+/// Every publication that was sent, acknowledged or received.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// The run's seed, from which payloads follow.
+    /// The run's seed, from which payloads are derived.
     pub seed: u64,
     /// When each publication was first sent.
     attempted: HashMap<Stamp, u64>,
-    /// By channel. Two lives of the data may issue one id twice.
+    /// Acknowledged events by channel. Two versions of the data may issue one id twice.
     acked: HashMap<u16, BTreeMap<(EventId, Stamp), Acked>>,
-    /// Every id known of a channel, acknowledged or received, and since when.
+    /// All known ids of a channel, acknowledged or received, and since when each is known.
     events: HashMap<u16, BTreeMap<EventId, u64>>,
-    /// The ids that one publication has, in the order in which they were learnt, and when. One a channel, normally.
+    /// The ids of each publication in the order in which they were learnt, and when. Normally one
+    /// per channel.
     by_stamp: HashMap<Stamp, Vec<(EventId, u64)>>,
     by_id: HashMap<EventId, Stamp>,
-    /// Ids that were two events, and when that was learnt.
+    /// Ids that were two events, and when the second was learnt.
     pub clashes: Vec<(EventId, Stamp, Stamp, u64)>,
     /// Publications of unknown outcome, by channel.
     doubts: HashMap<u16, Vec<Doubt>>,
@@ -58,21 +60,21 @@ pub struct Ledger {
     /// How many plain texts were sent to each channel.
     raw: HashMap<u16, u32>,
     twice: HashSet<EventId>,
-    /// When an id was learnt whose milliseconds were above all before, and these.
+    /// The rising milliseconds of ids, each with the time at which an id exceeded all earlier ones.
     clocks: Vec<(u64, u64)>,
-    /// The same for the ids of each epoch.
+    /// The rising ids of each epoch, each with the time at which it exceeded all earlier ones.
     heights: HashMap<u64, Vec<(u64, EventId)>>,
-    /// The event acknowledged last, and when.
+    /// The last acknowledged event, and when it was acknowledged.
     pub latest: Option<(EventId, u64)>,
 }
 
 impl Ledger {
-    /// Nothing yet.
+    /// An empty ledger.
     pub fn new(seed: u64) -> Self {
         Ledger { seed, ..Ledger::default() }
     }
 
-    /// A publication is about to be sent, for the first time or again.
+    /// Notes that a publication is about to be sent, for the first time or again.
     pub fn sending(&mut self, stamp: Stamp) {
         self.attempted.entry(stamp).or_insert_with(now_ms);
     }
@@ -82,7 +84,7 @@ impl Ledger {
         self.attempted.get(&stamp).copied()
     }
 
-    /// A publication was acknowledged on one of its channels.
+    /// Notes that a publication was acknowledged on one of its channels.
     pub fn acknowledged(&mut self, stamp: Stamp, channel: u16, id: EventId) {
         let known_ms = now_ms();
         let sent_ms = self.sent_ms(stamp).unwrap_or(known_ms);
@@ -93,7 +95,7 @@ impl Ledger {
         self.identify(id, stamp, known_ms);
     }
 
-    /// Whether a publication is known to have become an event on each of its channels.
+    /// Whether a publication is known to be an event on each of its channels.
     pub fn is_acked(&self, stamp: Stamp) -> bool {
         let on = |channel: &u16| {
             let known = self.by_stamp.get(&stamp).into_iter().flatten();
@@ -105,7 +107,8 @@ impl Ledger {
         stamp.channels().iter().all(on)
     }
 
-    /// The channel of an event, if that is known: an event does not say which of its publication's it is of.
+    /// The channel of an event, if known. The payload of a publication to several channels does not
+    /// say which one the event is on.
     pub fn channel_of(&self, id: EventId, stamp: Stamp) -> Option<u16> {
         let acked = |channel: &&u16| {
             self.acked.get(channel).is_some_and(|acked| acked.contains_key(&(id, stamp)))
@@ -116,7 +119,7 @@ impl Ledger {
         }
     }
 
-    /// A request ended without telling what became of a publication.
+    /// Notes that a request ended without an outcome for a publication.
     pub fn doubted(&mut self, stamp: Stamp, from_ms: u64) {
         let to_ms = now_ms();
         for channel in stamp.channels() {
@@ -124,13 +127,14 @@ impl Ledger {
         }
     }
 
-    /// Whether a publication of unknown outcome may have become an event of this channel then.
+    /// Whether a publication of unknown outcome may have become an event of this channel between
+    /// these times.
     pub fn doubtful(&self, channel: u16, from_ms: u64, to_ms: u64) -> bool {
         let doubts = self.doubts.get(&channel).into_iter().flatten();
         doubts.into_iter().any(|doubt| doubt.from_ms <= to_ms && from_ms <= doubt.to_ms)
     }
 
-    /// An event was received. The error tells what is wrong with it.
+    /// Notes a received event. The error says what is wrong with it.
     pub fn received(&mut self, id: EventId, data: &str) -> Result<Stamp, String> {
         let stamp = Stamp::read(data).ok_or_else(|| format!("{id} holds {:?}", cut(data)))?;
         if !self.attempted.contains_key(&stamp) {
@@ -170,7 +174,7 @@ impl Ledger {
         }
     }
 
-    /// An id of this epoch was seen.
+    /// Notes that an id of this epoch was seen.
     pub fn epoch_seen(&mut self, epoch: u64) {
         if self.epochs.iter().rev().all(|(known, _)| *known != epoch) {
             self.epochs.push((epoch, now_ms()));
@@ -192,20 +196,21 @@ impl Ledger {
         self.acked.get(&channel).into_iter().flatten().map(|((id, _), acked)| (*id, acked))
     }
 
-    /// Whether an id was two events: then a place in a history says nothing about which of them is there.
+    /// Whether an id was two events. An id in a history then does not say which of the two is
+    /// there.
     pub fn was_two(&self, id: EventId) -> bool {
         self.twice.contains(&id)
     }
 
-    /// Whether an id of the same epoch above this one was known at that time: this one was issued in another life of
-    /// the data, or again.
+    /// Whether an id above this one was known in its epoch at that time. Then this id was issued in
+    /// another version of the data, or again.
     pub fn was_passed(&self, id: EventId, at_ms: u64) -> bool {
         let Some(heights) = self.heights.get(&id.epoch()) else { return false };
         let place = heights.partition_point(|(known_ms, _)| *known_ms < at_ms);
         place.checked_sub(1).is_some_and(|n| heights[n].1 > id)
     }
 
-    /// Known ids of a channel strictly between two, and since when each is known.
+    /// Known ids of a channel strictly between two ids, and since when each is known.
     pub fn known_between(
         &self,
         channel: u16,
@@ -220,32 +225,32 @@ impl Ledger {
             .map(|(id, ms)| (*id, *ms))
     }
 
-    /// The highest milliseconds of an id learnt up to this time: Redis' clock was there.
+    /// The highest milliseconds of an id learnt up to this time, which Redis' clock had reached.
     pub fn clock_ms(&self, upto_ms: u64) -> u64 {
         let place = self.clocks.partition_point(|(at, _)| *at <= upto_ms);
         place.checked_sub(1).map_or(0, |n| self.clocks[n].1)
     }
 
-    /// Whether this id is known as an event of the channel.
+    /// Whether the id is known as an event of the channel.
     pub fn is_event(&self, channel: u16, id: EventId) -> bool {
         let ambiguous = self.by_id.get(&id).is_some_and(|s| s.channels().contains(&channel));
         ambiguous || self.events.get(&channel).is_some_and(|ids| ids.contains_key(&id))
     }
 
-    /// The latest time at which an id at or below this one was learnt: a time at which it was about to be.
+    /// When the highest known id at or below this one was learnt; 0 if there is none.
     pub fn learnt_ms(&self, channel: u16, upto: EventId) -> u64 {
         let ids = self.events.get(&channel);
         ids.and_then(|ids| ids.range(..=upto).next_back()).map_or(0, |(_, ms)| *ms)
     }
 
-    /// A plain text that is about to be sent to a channel.
+    /// A new plain text, which is about to be sent to a channel.
     pub fn raw(&mut self, channel: u16) -> String {
         let count = self.raw.entry(channel).or_default();
         *count += 1;
         format!("raw {channel} {count}")
     }
 
-    /// The number and channel of a plain text that was sent.
+    /// The channel and number of a plain text, if it was sent.
     pub fn was_raw(&self, data: &str) -> Option<(u16, u32)> {
         let mut words = data.strip_prefix("raw ")?.split(' ');
         let (channel, n) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
@@ -259,7 +264,7 @@ impl Ledger {
         self.by_stamp.iter().filter(more).map(|(stamp, ids)| (*stamp, &ids[..]))
     }
 
-    /// How many events were acknowledged, and how many publications were never answered for.
+    /// The numbers of acknowledged events and of publications that were never acknowledged.
     pub fn counts(&self) -> (usize, usize) {
         let acked = self.acked.values().map(BTreeMap::len).sum();
         let unknown = self.attempted.keys().filter(|stamp| !self.is_acked(**stamp)).count();

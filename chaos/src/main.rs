@@ -1,7 +1,7 @@
-//! `sse-chaos`: breaks gateways, Redis and the network between them, and checks every event that every
-//! subscriber sees.
+//! `sse-chaos`: causes faults in gateways, Redis and the network between them, and checks every
+//! event that every subscriber receives.
 //!
-//! Exit code 0: every promise was kept. 1: one was not. 2: the run could not be done.
+//! Exit code 0: every promise was kept. 1: a promise was broken. 2: a run could not be completed.
 
 mod by_http;
 mod by_redis;
@@ -43,19 +43,19 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(name = "sse-chaos", version, about)]
 struct Args {
-    /// Where settings, faults, payloads and habits come from; a number, or "random"
+    /// Seed of settings, faults, payloads and client behaviour: a number, or "random"
     #[arg(long, default_value = "random")]
     seed: String,
     /// How many runs, each with the next seed; their sums are printed at the end
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// How long things break; some 20 seconds come on top
+    /// How long faults happen, in seconds; a run takes some 20 seconds more
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Only these faults, separated by commas
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
-    /// Print the faults there are
+    /// Print all faults
     #[arg(long)]
     list: bool,
     /// How many subscribers, besides those that publish on open
@@ -64,7 +64,7 @@ struct Args {
     /// The gateway's program [default: beside this one, or in target/release or target/debug]
     #[arg(long)]
     gateway: Option<PathBuf>,
-    /// A setting of every gateway, over what the seed draws; may be repeated
+    /// A setting of every gateway, which overrides what the seed draws; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -103,7 +103,7 @@ fn perform(plan: &run::Plan, sums: &mut report::Sums) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let stage = tokio::task::LocalSet::new().block_on(&runtime, async {
-        // However the run ends, it is dropped here, and every process and namespace with it.
+        // Dropping this future, however the run ends, ends all processes and deletes the namespace.
         tokio::select! {
             done = run::run(plan) => done,
             error = interrupted() => Err(error),

@@ -1,21 +1,21 @@
-//! A network namespace of the suite's own, so that packets are dropped there and nowhere else.
+//! A network namespace for one run, so that packets are dropped only there.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A namespace joined to ours by one pair of interfaces; gone when this is dropped.
+/// A namespace that a pair of interfaces joins to the host's. Dropping it deletes it.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
-    /// Our end.
+    /// The host's address.
     pub outside: IpAddr,
-    /// Its end.
+    /// The address inside.
     pub inside: IpAddr,
 }
 
 impl Namespace {
-    /// Makes one, or says why that cannot be.
+    /// Creates a namespace. The error says why that fails.
     pub fn new() -> Result<Namespace, String> {
         let tag = format!("{:x}{:03x}", std::process::id() & 0xffff, fastrand::u16(..0xfff));
         let (a, b) = (fastrand::u8(100..250), fastrand::u8(..));
@@ -27,7 +27,7 @@ impl Namespace {
         };
         let (name, ours, theirs) = (&namespace.name, format!("cho{tag}"), format!("chi{tag}"));
         run("ip", &format!("netns add {name}"))?;
-        // From here on, dropping it takes back whatever was made.
+        // From here on, an early return drops `namespace`, which deletes whatever was created.
         run("ip", &format!("link add {ours} type veth peer name {theirs}"))?;
         run("ip", &format!("link set {theirs} netns {name}"))?;
         run("ip", &format!("addr add {outside}/30 dev {ours}"))?;
@@ -35,20 +35,20 @@ impl Namespace {
         run("ip", &format!("-n {name} addr add {inside}/30 dev {theirs}"))?;
         run("ip", &format!("-n {name} link set {theirs} up"))?;
         run("ip", &format!("-n {name} link set lo up"))?;
-        // Whether rules work is better known now than in the middle of a run.
+        // Tests whether iptables works now, rather than in the middle of a run.
         namespace.drop_packets(50)?;
         namespace.heal()?;
         Ok(namespace)
     }
 
-    /// A program that runs inside. `ip` becomes that program, so its process is the program's own.
+    /// A command that runs inside. `ip` execs the program, so the process is the program's own.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
     }
 
-    /// Drops so many of a hundred packets, each way.
+    /// Drops this percentage of packets in each direction.
     pub fn drop_packets(&self, percent: u32) -> Result<(), String> {
         let share =
             format!("-m statistic --mode random --probability {}", f64::from(percent) / 100.0);
@@ -59,7 +59,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Lets everything pass again.
+    /// Stops dropping packets.
     pub fn heal(&self) -> Result<(), String> {
         self.rule("-F")
     }
@@ -71,7 +71,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // The interfaces go with it.
+        // Deleting the namespace also deletes the interfaces.
         let _ = run("ip", &format!("netns del {}", self.name));
     }
 }

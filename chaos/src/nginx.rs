@@ -1,4 +1,4 @@
-//! An nginx in front of the gateways, set up as the one of the deployment is, for some of the subscribers.
+//! An nginx in front of the gateways, configured like that of the deployment, for some subscribers.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,16 +6,16 @@ use std::process::Command;
 
 use sse_lab::process::Process;
 
-/// A running nginx; gone when this is dropped.
+/// A running nginx. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Nginx {
-    /// Where it listens.
+    /// The address that it listens on.
     pub addr: SocketAddr,
     process: Process,
 }
 
 impl Nginx {
-    /// Starts one, or says why that cannot be.
+    /// Starts nginx. The error says why that fails.
     pub fn start(addr: SocketAddr, gateways: &[SocketAddr], dir: &Path) -> Result<Nginx, String> {
         let servers = gateways.iter().map(|addr| format!("server {addr} max_fails=0;"));
         let servers = servers.collect::<Vec<_>>().join("\n        ");
@@ -29,14 +29,14 @@ impl Nginx {
         Ok(Nginx { addr, process })
     }
 
-    /// How it ended, if it did.
+    /// How the process ended, or none while it runs.
     pub fn ended(&mut self) -> Option<String> {
         self.process.ended().map(|status| format!("nginx ended with {status}"))
     }
 }
 
-// One process without a master, so that ending it leaves nobody behind. What concerns streams is as in
-// nginx/proxy.conf.
+// One process without a master, so that killing it leaves no workers behind. The directives for
+// streams are those of nginx/proxy.conf.
 const CONFIG: &str = "
 daemon off;
 master_process off;

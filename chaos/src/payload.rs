@@ -1,12 +1,12 @@
-//! What is published: text that names itself, so that a subscriber can check every byte without asking.
+//! Payloads that identify themselves, so that a subscriber can check every byte by itself.
 //!
-//! A payload follows from the run's seed and its stamp alone. Many hold what would break a careless
+//! A payload depends only on the run's seed and its stamp. Many contain what would break a careless
 //! encoder: empty lines, lines that look like fields, spaces at the edges.
 
 use std::borrow::Cow;
 
-/// The lasting channels of a run: one of large events, busy ones, one that is nearly quiet, and names that
-/// hold the names of other things.
+/// The permanent channels of a run: one with large events, busy ones, a nearly quiet one, and some
+/// whose names contain those of other keys.
 pub const CHANNELS: [&str; 13] = [
     "bulk",
     "orders",
@@ -22,27 +22,28 @@ pub const CHANNELS: [&str; 13] = [
     "state",
     "known:{a:b}",
 ];
-/// Where events are large, so that slow readers fall behind.
+/// The channel with large events, so that slow readers fall behind.
 pub const BULK: u16 = 0;
-/// Whose name, a colon and a key could be read as another channel's name and a key.
+/// This channel's name, a colon and a key that begins with `42:` look like `user:42`, a colon and a
+/// key.
 pub const USER: u16 = 8;
-/// What such a key begins with names this channel: `user:42`.
+/// The channel `user:42`, with which [`USER`] could be confused.
 pub const USER_42: u16 = 2;
-/// Where hours could pass between two events.
+/// The channel on which events are hours apart.
 pub const QUIET: u16 = 7;
-/// Those with a steady flow of events.
+/// Channels with a steady flow of events.
 pub const BUSY: std::ops::Range<u16> = 1..7;
 
 /// Channels that come and go, by the hundred.
 pub const CROWD: std::ops::Range<u16> = 100..400;
-/// Channels that publications to several channels go to, as one item.
+/// The groups of channels that one item is published to.
 const GROUPS: [[u16; 2]; 3] = [[1, 3], [4, USER], [USER_42, 9]];
-/// A stamp's channel from here on is an index into [`GROUPS`].
+/// From here on, the channel of a stamp is an index into [`GROUPS`].
 const GROUP: u16 = 900;
-/// Channels used once: by a client that publishes as soon as its stream is open.
+/// Channels used once, each by a client that publishes as soon as its stream is open.
 pub const ONCE: std::ops::Range<u16> = 1_000..60_000;
 
-/// Publishers from here on have no idempotency keys.
+/// Publishers from this number on, except [`MARKER`], send no idempotency keys.
 pub const KEYLESS: u16 = 1_000;
 /// The publisher of the final markers.
 pub const MARKER: u16 = u16::MAX;
@@ -56,7 +57,7 @@ pub fn channel_name(index: u16) -> Cow<'static, str> {
     }
 }
 
-/// The same for the path or the query of a URL.
+/// The name of a channel, encoded for the path or the query of a URL.
 pub fn channel_in_url(index: u16) -> String {
     let name = channel_name(index);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -82,30 +83,30 @@ pub fn channel_index(name: &str) -> Option<u16> {
     range.contains(&number).then_some(number)
 }
 
-/// Names one publication: what was meant to be published once.
+/// Identifies one publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stamp {
-    /// A channel, or a group of channels.
+    /// The channel, or the group of channels from [`GROUP`] on.
     pub channel: u16,
-    /// Who published.
+    /// The publisher's number.
     pub publisher: u16,
     /// The publisher's count, from 1; 0 is the final marker of a channel.
     pub seq: u32,
 }
 
 impl Stamp {
-    /// A publication to several channels as one item.
+    /// The stamp of a publication to several channels as one item.
     pub fn of_group(n: usize, publisher: u16, seq: u32) -> Stamp {
         Stamp { channel: GROUP + (n % GROUPS.len()) as u16, publisher, seq }
     }
 
-    /// The channels it goes to.
+    /// The channels of this publication.
     pub fn channels(&self) -> &[u16] {
         let group = self.channel.checked_sub(GROUP).and_then(|n| GROUPS.get(usize::from(n)));
         group.map_or(std::slice::from_ref(&self.channel), |group| group)
     }
 
-    /// The idempotency key of this publication, if it has one.
+    /// The publication's idempotency key, if it has one.
     pub fn key(self) -> Option<String> {
         let head = if self.channel == USER { "42:" } else { "" };
         let keyless = (KEYLESS..MARKER).contains(&self.publisher);
@@ -131,7 +132,8 @@ impl Stamp {
         text
     }
 
-    /// The stamp that a payload claims; whether the rest of it is right is asked of [`Stamp::text`].
+    /// The stamp that a payload begins with. Compare the payload with [`Stamp::text`] to check the
+    /// rest.
     pub fn read(text: &str) -> Option<Stamp> {
         let mut parts = text.lines().next()?.split(' ');
         let stamp = Stamp {

@@ -1,8 +1,8 @@
-//! Publishers: some through a gateway, some straight through Redis, most with idempotency keys.
+//! Publishers: some use a gateway, some use Redis directly, most send idempotency keys.
 //!
-//! With a key, what is not acknowledged is sent again until it is, so that at the end every publication is known to be an
-//! event, except the few that the run's end cuts off. Without one, it is sent again only where the answer says that nothing
-//! was sent; else nobody will ever know.
+//! With a key, a publication is repeated until it is acknowledged. So at the end every publication
+//! is known to be an event, except the few that the end of the run cuts off. Without a key, it is
+//! repeated only if the answer says that nothing was written; otherwise its outcome stays unknown.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,37 +24,37 @@ use crate::tally::Wrong;
 /// How a publisher reaches the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// `POST` to any gateway.
+    /// `POST` to a random gateway.
     Http,
     /// `FCALL` or `EVALSHA` on a connection of its own.
     Direct,
 }
 
-/// Where a publisher's events go.
+/// The channels of a publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beat {
-    /// To the lasting channels.
+    /// The permanent channels.
     Town,
-    /// To several of them at once.
+    /// Groups of permanent channels, several at once.
     Groups,
-    /// To the channels that come and go.
+    /// The channels that come and go.
     Crowd,
 }
 
-/// What became of one publication on one channel.
+/// The outcome of one publication on one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// It is this event.
+    /// It became this event.
     Event(EventId),
     /// Nothing was written.
     Nothing,
-    /// Nobody can say.
+    /// It may or may not have been written.
     Unknown,
-    /// Nothing was written, and never will be. That is wrong, and was noted.
+    /// Nothing was written or will be. The caller has noted a violation.
     Never,
 }
 
-/// One publisher, with a count of its own.
+/// One publisher with its own count.
 #[derive(Debug)]
 pub struct Publisher {
     stage: Rc<Stage>,
@@ -76,7 +76,7 @@ impl Publisher {
         Publisher { stage, number, way, beat, rng, seq, pending, direct }
     }
 
-    /// Publishes until the last call, and then until all of it is acknowledged.
+    /// Publishes until the last call, and then until everything is acknowledged.
     pub async fn run(mut self) {
         loop {
             if !self.stage.last_call.get() {
@@ -94,7 +94,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes these, and tries again until all are acknowledged or the time is over.
+    /// Publishes these stamps, and retries until all are acknowledged or `bound` is over.
     pub async fn deliver(mut self, stamps: Vec<Stamp>, bound: Duration) {
         let end = Instant::now() + bound;
         self.pending = stamps;
@@ -103,7 +103,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes one marker on each channel; it is the last event there.
+    /// Publishes a marker on each channel, as its last event.
     pub async fn mark_the_end(stage: Rc<Stage>) {
         let mark = |channel| Stamp { channel, publisher: MARKER, seq: 0 };
         let marks = (0..CHANNELS.len() as u16).chain(CROWD).map(mark).collect();
@@ -127,7 +127,8 @@ impl Publisher {
                 Beat::Town => match self.rng.u16(0..3_000) {
                     0 => self.pending.push(stamp(QUIET)),
                     1..250 => self.pending.push(stamp(BULK)),
-                    // Two publications whose channels and keys read alike, one behind the other.
+                    // Two publications in a row whose channel and key, joined by a colon, are the
+                    // same text.
                     250..400 => self.pending.extend([stamp(USER), stamp(USER_42)]),
                     n @ 400..700 => self.pending.push(stamp(USER + 1 + n % 4)),
                     n => self.pending.push(stamp(BUSY.start + n % BUSY.len() as u16)),
@@ -136,7 +137,7 @@ impl Publisher {
         }
     }
 
-    /// Sends what is pending; answers whether nothing of it is to be sent again.
+    /// Sends what is pending. Returns whether nothing has to be sent again.
     async fn publish(&mut self) -> bool {
         let sent_ms = now_ms();
         for stamp in &self.pending {
@@ -154,7 +155,7 @@ impl Publisher {
         self.pending.is_empty()
     }
 
-    /// Writes down what became of one publication; answers whether it is to be sent again.
+    /// Notes the outcome of one publication. Returns whether it has to be sent again.
     fn is_left(&self, stamp: Stamp, answers: &Answers, sent_ms: u64) -> bool {
         let mut ledger = self.stage.ledger.borrow_mut();
         let (mut unknown, mut nothing) = (false, false);
@@ -174,12 +175,12 @@ impl Publisher {
     }
 }
 
-/// What became of a batch. What is not in it is unknown.
+/// The outcomes of a batch. Publications that are not in it have an unknown outcome.
 #[derive(Debug, Default)]
 pub struct Answers(std::collections::HashMap<(Stamp, u16), Answer>);
 
 impl Answers {
-    /// Nothing of it was written.
+    /// Nothing of these publications was written.
     pub fn nothing(stamps: &[Stamp]) -> Answers {
         let mut answers = Answers::default();
         for stamp in stamps {
@@ -190,7 +191,7 @@ impl Answers {
         answers
     }
 
-    /// Writes one down.
+    /// Adds one outcome.
     pub fn note(&mut self, stamp: Stamp, channel: u16, answer: Answer) {
         self.0.insert((stamp, channel), answer);
     }
@@ -200,7 +201,7 @@ impl Answers {
     }
 }
 
-/// A refusal that no fault explains.
+/// Notes a refused publication as a violation, unless a fault explains it.
 pub fn refused(stage: &Stage, text: &str, sent_ms: u64) {
     let mut tally = stage.tally.borrow_mut();
     if !tally.touched(sent_ms.saturating_sub(1_000), now_ms(), |fault| fault.refuses()) {
@@ -208,7 +209,7 @@ pub fn refused(stage: &Stage, text: &str, sent_ms: u64) {
     }
 }
 
-/// One request on a connection of its own; answers head and body.
+/// Sends one request on a new connection, and returns the response's head and body.
 pub async fn exchange(addr: SocketAddr, request: &[u8]) -> std::io::Result<(String, String)> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.write_all(request).await?;

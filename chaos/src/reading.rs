@@ -1,4 +1,5 @@
-//! Reading one stream: as fast as the habit allows, until it ends or its reader leaves.
+//! Reads one stream, as fast as the subscriber's habit allows, until it ends or the subscriber
+//! leaves.
 
 use std::time::Duration;
 
@@ -16,41 +17,41 @@ use crate::subscriber::{Habit, Subscriber};
 use crate::tally::{Tally, Wrong};
 use crate::truth::HEARD_MS;
 
-/// A stream without a byte for so long is given up, as a browser behind a dead router would. Heartbeats
-/// come every second, and a gateway is paused for eight at most.
+/// A stream without a byte for this long is given up. Heartbeats come every second, and a gateway
+/// is paused for eight seconds at most.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The same while nothing is broken.
 const CALM_SILENCE: Duration = Duration::from_secs(4);
 /// How long a client that published on `open` waits for its event.
 const OPENER_BOUND_MS: u64 = 30_000;
-/// Everybody must be up to date so long after the last fault.
+/// Within this time after the last fault, everybody must be up to date.
 pub const RECOVERY: Duration = Duration::from_secs(10);
 
 /// Why reading a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// By the other side.
+    /// The server ended it.
     Ended,
-    /// Nothing came.
+    /// No byte came for too long.
     Silent,
-    /// The reader left, and comes back.
+    /// The subscriber left and will reconnect with its cursor.
     Hopped,
-    /// The answer was no stream.
+    /// The response was no stream.
     Refused,
-    /// All is read.
+    /// Everything was received, or the run is over.
     Finished,
-    /// The reader left, and begins anew.
+    /// The subscriber left and will begin a new session.
     Reborn,
 }
 
-/// One stream as far as it was read.
+/// The state of reading one stream.
 #[derive(Debug)]
 pub struct Reading {
     parser: Parser,
     body: Option<Framing>,
     head: Vec<u8>,
     aborts: u32,
-    /// Its receive buffer is small.
+    /// The socket's receive buffer is small.
     slow: bool,
     leave: Instant,
     dawdle: Instant,
@@ -58,7 +59,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Nothing is read yet. The reader leaves after so long, and stops for the first time after so long.
+    /// The subscriber leaves after `leave_ms`, and first stops reading after `dawdle_ms`.
     pub fn new(aborts: u32, leave_ms: u64, dawdle_ms: u64, slow: bool) -> Self {
         let after = |ms| Instant::now() + Duration::from_millis(ms);
         Reading {
@@ -94,7 +95,7 @@ impl Subscriber {
                 },
                 () = sleep_until(reading.leave), if !cue.calm => break self.leaves(),
                 () = sleep_until(reading.silence) => break Left::Silent,
-                // An opener looks at its watch.
+                // Wakes up regularly, because an opener has its own time limit.
                 () = sleep_until(Instant::now() + Duration::from_millis(100)), if !self.lasts() => continue,
                 _ = self.cue.changed() => continue,
             };
@@ -115,7 +116,8 @@ impl Subscriber {
         {
             return Some(Left::Reborn);
         }
-        // A buffer is small or large from the start.
+        // The size of a receive buffer is fixed at the start, so another size needs a new
+        // connection.
         let hops = cue.aborts != reading.aborts || reading.slow != self.is_slow();
         hops.then_some(Left::Hopped)
     }
@@ -128,7 +130,7 @@ impl Subscriber {
         }
     }
 
-    /// Waits as a slow reader does; answers how many bytes it takes next.
+    /// Waits as a slow reader does, and returns how many bytes to read next.
     async fn dawdle(&mut self, reading: &mut Reading, cue: Cue) -> usize {
         let mut size = 16 * 1024;
         let mut hold = cue.stalled_until_ms.saturating_sub(now_ms());
@@ -141,7 +143,7 @@ impl Subscriber {
             reading.dawdle = Instant::now() + Duration::from_millis(next);
         }
         if hold > 0 {
-            // Calm ends a stall, so that the run's end does not wait for it.
+            // Calm ends a stall, so that the end of the run does not wait for it.
             let calm = self.cue.wait_for(|cue| cue.calm || cue.over);
             let _ = timeout(Duration::from_millis(hold), calm).await;
             reading.silence = reading.silence.max(Instant::now() + Duration::from_secs(1));
@@ -149,7 +151,7 @@ impl Subscriber {
         size
     }
 
-    /// Takes bytes; answers whether this is a stream.
+    /// Processes bytes. Returns whether they are of a stream.
     fn digest(&mut self, reading: &mut Reading, mut bytes: &[u8]) -> bool {
         if reading.body.is_none() {
             let before = reading.head.len();
@@ -180,8 +182,8 @@ impl Subscriber {
         true
     }
 
-    /// Any status but 200 would end a native EventSource for good, whatever the trouble; but for a channel that Redis
-    /// refuses it may.
+    /// Checks the response's head; returns whether the status is 200. Any other status ends a
+    /// native EventSource for good, so only a 403 is allowed, while Redis refuses channels.
     fn judge(&mut self, head: &str) -> bool {
         let status = head.split(' ').nth(1).unwrap_or_default();
         let mut tally = self.stage.tally.borrow_mut();
@@ -199,15 +201,16 @@ impl Subscriber {
         status == "200"
     }
 
-    /// A client that takes the cursor at the `id:` line has it although the block's end never came.
+    /// A client that adopts the cursor at the `id:` line has it even if the block's end never came.
     fn cut_off(&mut self, reading: &Reading, left: Left) {
         if !self.session.quirks.eager || left == Left::Finished {
             return;
         }
         match reading.parser.cut_off() {
             Some(CutOff::Inside(id)) => self.session.cut_off(&id),
-            // The id is a block's last line. That the empty line after it comes in the same packet is more than any
-            // server can promise, so a client that is cut off between them is taken to have the event.
+            // The id is the last line of a block. No server can promise that the empty line after
+            // it comes in the same packet, so a client that is cut off between the two counts as
+            // having the event.
             Some(CutOff::AtTheEnd(block)) => {
                 let mut ledger = self.stage.ledger.borrow_mut();
                 self.session.take(&block, &mut ledger, &mut self.stage.tally.borrow_mut());
@@ -216,7 +219,7 @@ impl Subscriber {
         }
     }
 
-    /// Whether what was published on `open` has come, was told missing, or never will be known.
+    /// Whether the event published on `open` was received or told missing, or will never be known.
     fn opener_is_done(&mut self, cue: Cue) -> bool {
         let Some((stamp, _)) = self.session.opener else { return false };
         let ledger = self.stage.ledger.borrow();
@@ -229,12 +232,14 @@ impl Subscriber {
             let position = self.session.position;
             let told = self.session.gaps.iter().any(|gap| gap.channel.is_none());
             if position >= id || (told && position.epoch() != id.epoch()) {
-                // Between two masters it may be of the other one's life, which is told with the end of one of them.
+                // With two masters, the event may be in the other one's data. The client is told
+                // when one of the two ends.
                 let two = |fault: Fault| fault.makes_two_masters();
                 let two = self.stage.tally.borrow().touched(sent_ms, now_ms(), two);
                 return told || !two || now_ms() > known_ms + HEARD_MS + 1_000;
             }
-            // Whoever had no position before the connection was lost has no claim.
+            // The first position came on a connection that was opened after the event, because an
+            // earlier one was lost. Then the client is not owed the event.
             let first = self.session.first.map(|first| &self.session.opens[first.open]);
             if first.is_some_and(|open| open.head_ms.is_none_or(|head_ms| sent_ms <= head_ms)) {
                 return true;
@@ -256,7 +261,7 @@ fn stuck(since_ms: u64) -> bool {
 }
 
 impl Session {
-    /// Counts what kind of client it is.
+    /// Counts the session's kind of client.
     pub fn count(&self, habit: Habit, tally: &mut Tally) {
         tally.client(&format!("{habit:?}").to_lowercase());
         tally.client(&format!("from {:?}", self.from).to_lowercase());

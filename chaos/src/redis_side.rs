@@ -1,4 +1,4 @@
-//! Redis as the run has it: a master, a replica, and the wires that lead to them.
+//! Redis in a run: a master, a replica, and the wires to them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,26 +14,26 @@ use crate::clock::{Clock, Shim};
 use crate::resp::{PASSWORD, Redis, Reply};
 use crate::settings::{Broker, Settings};
 
-/// How long a Redis may take to start on a busy machine.
+/// The longest start of a Redis server on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
-/// The user that gateways are.
+/// The Redis user of gateways.
 pub const GATEWAY_USER: &str = "gate";
-/// The user that publishers without a gateway are.
+/// The Redis user of publishers without a gateway.
 pub const PUBLISHER_USER: &str = "shop";
-/// The commands that docs/guide.md gives to a publisher, and those for scripts.
+/// The commands that docs/guide.md grants to a publisher, and those for scripts.
 const PUBLISHER_RIGHTS: &str = "+hello +auth +client +fcall +evalsha +script|load +hmget +hget +hset +xinfo +xadd \
     +xdel +pexpireat +get +set +unlink +info +time +publish";
-/// What a gateway needs besides.
+/// The commands that a gateway needs in addition.
 const GATEWAY_RIGHTS: &str = "+function +subscribe +unsubscribe +ssubscribe +sunsubscribe +xrange \
     +xrevrange +config|get +ping +role +hincrby +hdel +exists +hexists +script +unwatch +del";
 
 /// One `redis-server`.
 #[derive(Debug)]
 pub struct Node {
-    /// Its address, which stays the same when it restarts.
+    /// The server's address, which survives restarts.
     pub addr: SocketAddr,
-    /// Its time, where that can be set.
+    /// The server's clock, if it can be set.
     pub clock: Option<Clock>,
     users: [String; 2],
     dir: PathBuf,
@@ -41,7 +41,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one without data in a directory of its own.
+    /// Starts a server without data in a directory of its own.
     pub async fn start(
         addr: SocketAddr,
         dir: PathBuf,
@@ -55,7 +55,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts it again with what its persistence kept; from the AOF or from the snapshot.
+    /// Starts the server again, with the data of the AOF or of the snapshot.
     pub async fn revive(&mut self, aof: bool) -> Result<(), String> {
         let mut command = redis_server::command(self.addr, &self.dir);
         command
@@ -83,31 +83,31 @@ impl Node {
         }
     }
 
-    /// Ends it as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Ends it and forgets what it wrote to disk.
+    /// Kills the process and deletes its files.
     pub fn wipe(&mut self) {
         self.kill();
         let _ = std::fs::remove_file(self.dir.join("dump.rdb"));
         let _ = std::fs::remove_dir_all(self.dir.join("appendonlydir"));
     }
 
-    /// Stops or continues it.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         if let Some(process) = &self.process {
             process.signal(signal);
         }
     }
 
-    /// Runs one command on a connection of its own, past the wires.
+    /// Runs a command on a new connection, past the wires.
     pub async fn call(&self, args: &[&str]) -> Result<Reply, String> {
         Redis::connect(self.addr).await?.call(args).await
     }
 
-    /// Runs one command that must succeed; answers its text.
+    /// Runs a command that must succeed, and returns its text.
     pub async fn must(&self, args: &[&str]) -> Result<String, String> {
         match self.call(args).await {
             Ok(Reply::Text(text)) => Ok(text),
@@ -118,7 +118,7 @@ impl Node {
         }
     }
 
-    /// Writes a snapshot, once no other is being written.
+    /// Writes a snapshot. Waits while another one is being written.
     pub async fn save(&self) -> Result<(), String> {
         let end = Instant::now() + START;
         loop {
@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    /// Runs commands that must succeed as one step.
+    /// Runs commands in one transaction; all must succeed.
     pub async fn must_all(&self, commands: &[Vec<String>]) -> Result<(), String> {
         let mut connection = Redis::connect(self.addr).await?;
         let one = |name: &str| vec![name.to_owned()];
@@ -147,25 +147,25 @@ impl Node {
         Ok(())
     }
 
-    /// One field of `INFO`.
+    /// One field of `INFO`; empty if it is missing.
     pub async fn info(&self, field: &str) -> Result<String, String> {
         let text = self.must(&["INFO"]).await?;
         let head = format!("{field}:");
         Ok(text.lines().find_map(|line| line.strip_prefix(&head)).unwrap_or_default().to_owned())
     }
 
-    /// Makes it a replica of whoever listens there.
+    /// Makes the server a replica of the one at this address.
     pub async fn follow(&self, addr: SocketAddr) -> Result<(), String> {
         let (host, port) = (addr.ip().to_string(), addr.port().to_string());
         self.must(&["REPLICAOF", &host, &port]).await.map(|_| ())
     }
 
-    /// Makes it a master.
+    /// Makes the server a master.
     pub async fn lead(&self) -> Result<(), String> {
         self.must(&["REPLICAOF", "NO", "ONE"]).await.map(|_| ())
     }
 
-    /// Waits until it has all that its master had.
+    /// Waits until the link to the master is up, and so the initial synchronization complete.
     pub async fn caught_up(&self) -> Result<(), String> {
         let end = Instant::now() + START;
         while self.info("master_link_status").await? != "up" {
@@ -178,7 +178,7 @@ impl Node {
     }
 }
 
-/// The users of gateways and publishers, as `redis-server` takes them.
+/// The users of gateways and publishers, in the syntax of `redis-server`.
 fn users(settings: &Settings) -> [String; 2] {
     let limited = |rights: &str| format!("~sse:* &sse:* -@all {rights}");
     let rights = match settings.limited_user {
@@ -195,7 +195,7 @@ fn users(settings: &Settings) -> [String; 2] {
     ]
 }
 
-/// One address under which Redis is reached.
+/// A wire: an address at which Redis is reached.
 pub type Link = Rc<TcpProxy>;
 
 fn link(host: IpAddr, node: SocketAddr) -> Result<Link, String> {
@@ -203,21 +203,21 @@ fn link(host: IpAddr, node: SocketAddr) -> Result<Link, String> {
     proxy.map(Rc::new).map_err(|error| format!("listening on {host}: {error}"))
 }
 
-/// The master, its replica and who may reach them.
+/// The master, its replica and the wires.
 #[derive(Debug)]
 pub struct RedisSide {
-    /// Whoever publishes and serves.
+    /// The server that publishers and gateways use.
     pub master: Node,
     /// Follows the master over [`RedisSide::replication`].
     pub replica: Node,
-    /// From the replica to the master.
+    /// The wire from the replica to the master.
     pub replication: Link,
-    /// From gateways and publishers to the master.
+    /// The wires from gateways and publishers to the master.
     pub links: Vec<Link>,
 }
 
 impl RedisSide {
-    /// Two nodes; links are opened on `hosts`, in this order.
+    /// Starts two nodes, and opens a wire on each of `hosts`, in this order.
     pub async fn start(
         nodes: [IpAddr; 2],
         hosts: &[IpAddr],
@@ -239,8 +239,8 @@ impl RedisSide {
         Ok(RedisSide { master, replica, replication, links })
     }
 
-    /// What was the replica is the master from now on, for new connections and for the suite; the old one is
-    /// still what it was.
+    /// Makes the replica the master for the suite and for replication. Does not change the roles of
+    /// the servers, nor the wires of clients.
     pub fn swap(&mut self) {
         std::mem::swap(&mut self.master, &mut self.replica);
         self.replication.switch(self.master.addr);

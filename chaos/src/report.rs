@@ -1,4 +1,4 @@
-//! What is printed at the end: text for people, one line of JSON for programs; of one run, and of all together.
+//! Reports: text for people and one line of JSON for programs, for one run or the sums of several.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,13 +9,13 @@ use crate::run::Plan;
 use crate::stage::Stage;
 use crate::tally::{Tally, Wrong};
 
-/// What runs add up to.
+/// The sums of runs.
 #[derive(Debug, Default)]
 pub struct Sums {
     seeds: Vec<u64>,
     failed: Vec<u64>,
     undone: Vec<u64>,
-    /// What is counted alike in each run.
+    /// Counts that are added up alike.
     numbers: BTreeMap<&'static str, u64>,
     faults: BTreeMap<String, u64>,
     gaps: BTreeMap<String, u64>,
@@ -65,12 +65,13 @@ impl Sums {
         add(&mut self.violations, wrongs);
     }
 
-    /// Adds a run that could not be done.
+    /// Notes a run that could not be completed.
     pub fn undone(&mut self, seed: u64) {
         self.undone.push(seed);
     }
 
-    /// 0: every promise was kept in every run. 1: one was not. 2: a run could not be done.
+    /// 0: every promise was kept in every run. 1: a promise was broken. 2: a run could not be
+    /// completed.
     pub fn exit_code(&self) -> u8 {
         match (&self.failed[..], &self.undone[..]) {
             ([], []) => 0,
@@ -79,7 +80,7 @@ impl Sums {
         }
     }
 
-    /// Prints them for people.
+    /// Prints the sums as text.
     pub fn print(&self) {
         let n = |name: &str| self.numbers.get(name).copied().unwrap_or(0);
         let wrong = |what: Wrong| self.violations.get(&format!("{what:?}")).copied().unwrap_or(0);
@@ -151,7 +152,7 @@ impl Sums {
         );
     }
 
-    /// All of it for programs.
+    /// The sums as JSON.
     pub fn json(&self) -> Value {
         let seed = match self.seeds[..] {
             [only] => json!(only),
@@ -170,7 +171,7 @@ impl Sums {
     }
 }
 
-/// Prints one run's verdict.
+/// Prints the result of one run.
 pub fn print(plan: &Plan, stage: &Stage) {
     let mut sums = Sums::default();
     sums.add(plan, stage);

@@ -1,4 +1,4 @@
-//! A connection to Redis that holds up nobody else, and retries nothing behind the suite's back.
+//! An asynchronous connection to Redis that retries nothing unseen by the suite.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,22 +7,22 @@ use sse_lab::resp::{answer, command};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long Redis may take before nobody waits for it any longer.
+/// The longest wait for Redis.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Of every user that the suite makes.
+/// The password of all users that the suite makes.
 pub const PASSWORD: &str = "chaos";
 
-/// An answer.
+/// An answer of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Text, or a number as text; empty for nil. An array is its elements, a line each.
+    /// Text, or a number as text; empty for nil. The elements of an array are one line each.
     Text(String),
-    /// Redis refused.
+    /// Redis refused the command.
     Error(String),
 }
 
-/// A connection that waits for no answer longer than [`PATIENCE`].
+/// A connection on which no operation takes longer than [`PATIENCE`].
 #[derive(Debug)]
 pub struct Redis {
     stream: TcpStream,
@@ -37,7 +37,7 @@ impl Redis {
         Ok(Redis { stream, input: Vec::new() })
     }
 
-    /// Connects and says who it is.
+    /// Connects and logs in.
     pub async fn log_in(addr: SocketAddr, user: &str) -> Result<Redis, String> {
         let mut connection = Redis::connect(addr).await?;
         match connection.call(&["AUTH", user, PASSWORD]).await? {
@@ -46,13 +46,13 @@ impl Redis {
         }
     }
 
-    /// Runs one command.
+    /// Runs a command.
     pub async fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Reply, String> {
         self.send(&[args]).await?;
         self.reply().await
     }
 
-    /// Sends commands without waiting for answers; there will be one [`Redis::reply`] for each.
+    /// Sends commands without waiting. Call [`Redis::reply`] once for each.
     pub async fn send<A: AsRef<[u8]>, C: AsRef<[A]>>(
         &mut self,
         commands: &[C],
@@ -64,7 +64,7 @@ impl Redis {
         bounded(self.stream.write_all(&wire)).await
     }
 
-    /// The next answer.
+    /// Reads the next answer. An array that contains an error is that error.
     pub async fn reply(&mut self) -> Result<Reply, String> {
         let mut piece = vec![0; 64 * 1024];
         loop {

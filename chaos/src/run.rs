@@ -29,7 +29,7 @@ use crate::tally::Wrong;
 use crate::verdict::Court;
 
 const GATEWAYS: usize = 3;
-/// Who publishes, how and where to.
+/// The publishers: number, way and channels.
 const PUBLISHERS: [(u16, Way, Beat); 10] = [
     (0, Way::Http, Beat::Town),
     (1, Way::Direct, Beat::Town),
@@ -42,7 +42,7 @@ const PUBLISHERS: [(u16, Way, Beat); 10] = [
     (KEYLESS, Way::Http, Beat::Town),
     (KEYLESS + 1, Way::Direct, Beat::Town),
 ];
-/// The habits of the subscribers, one after the other.
+/// The habits of the subscribers, in turn.
 const HABITS: [Habit; 16] = {
     use Habit::{Crowd, Fresh, Hopping, Slow, Stalling, Steady};
     [
@@ -50,35 +50,35 @@ const HABITS: [Habit; 16] = {
         Slow, Crowd, Hopping, Fresh, Stalling,
     ]
 };
-/// Clients that publish as soon as their stream is open.
+/// The number of clients that publish as soon as their stream is open.
 const OPENERS: usize = 6;
-/// Nothing is broken for so long, first and last.
+/// How long nothing is broken at the beginning and at the end.
 const CALM: Duration = Duration::from_secs(4);
-/// Whoever has what was acknowledged so long ago is up to date.
+/// A subscriber that has reached what was acknowledged this long ago is up to date.
 const PRESENT_MS: u64 = 2_000;
-/// How long publishers may take at the end until all is acknowledged.
+/// How long publishers may take at the end until everything is acknowledged.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
-/// What to do.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where faults, payloads, habits and settings come from.
+    /// The seed of faults, payloads, habits and settings.
     pub seed: u64,
-    /// How long the storm lasts.
+    /// How long faults happen.
     pub storm: Duration,
-    /// Which faults it has.
+    /// The faults that may happen.
     pub faults: Vec<Fault>,
-    /// The gateway's program.
+    /// The path of the gateway's program.
     pub gateway: PathBuf,
-    /// What the seed drew.
+    /// The settings, drawn from the seed and overridden by the command line.
     pub settings: Settings,
-    /// What the command line set instead.
+    /// The settings of the command line.
     pub over: Vec<String>,
-    /// How many subscribers.
+    /// The number of subscribers.
     pub subscribers: usize,
 }
 
-/// Everything that has to be taken down again; dropping it does.
+/// Everything that has to be taken down. Dropping it does that.
 struct Set {
     stage: Rc<Stage>,
     redis: Option<RedisSide>,
@@ -87,7 +87,7 @@ struct Set {
     scratch: Scratch,
 }
 
-/// Runs the plan. The error is trouble with the environment, not a verdict.
+/// Performs a run. The error is a problem of the environment, not a broken promise.
 pub async fn run(plan: &Plan) -> Result<Rc<Stage>, String> {
     let mut set = set_up(plan).await?;
     let stage = set.stage.clone();
@@ -154,7 +154,7 @@ async fn set_up(plan: &Plan) -> Result<Set, String> {
     Ok(Set { stage, redis, gateways, nginx, scratch })
 }
 
-/// Everybody who takes part.
+/// The tasks of publishers, subscribers and the census.
 struct Cast {
     publishers: Vec<JoinHandle<()>>,
     subscribers: Vec<JoinHandle<()>>,
@@ -180,7 +180,7 @@ async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
     let stage = set.stage.clone();
     stage.say("everything is up; nothing is broken yet");
     stage.tally.borrow_mut().calm = true;
-    // Even slow readers read as fast as they can: no gap is due to anybody.
+    // Slow readers also read as fast as they can, so no gap has a reason.
     stage.cue.send_modify(|cue| cue.calm = true);
     let cast = enter(plan, &stage).await;
     sleep(CALM).await;
@@ -189,7 +189,7 @@ async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
 
     storm(plan, set).await?;
     stage.say("the last fault is over");
-    // The storm may end in a restart: recovery is counted from when everything is up.
+    // The storm may end with a restart, so recovery counts from when everything is up.
     for gateway in &set.gateways {
         gateway.serving().await?;
     }
@@ -204,7 +204,7 @@ async fn play(plan: &Plan, set: &mut Set) -> Result<(), String> {
     stage.say("all are up to date; from here on no gap may be told");
     stage.tally.borrow_mut().calm = true;
     sleep(CALM / 2).await;
-    // A plain reconnect of everybody is no reason for a gap either.
+    // A reconnect of everybody is no reason for a gap either.
     stage.cue.send_modify(|cue| cue.aborts += 1);
     sleep(CALM).await;
 
@@ -260,8 +260,8 @@ async fn storm(plan: &Plan, set: &mut Set) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until every subscriber has reached the present: what was acknowledged a moment ago, when everything was up, in
-/// the epoch of today.
+/// Waits until all subscribers have reached, in the current epoch, what was acknowledged a moment
+/// ago, after everything was up.
 async fn recover(stage: &Rc<Stage>) {
     let began_ms = now_ms();
     let mut end = Instant::now() + RECOVERY;
@@ -270,7 +270,8 @@ async fn recover(stage: &Rc<Stage>) {
         let latest = stage.ledger.borrow().latest.filter(|(_, at)| *at >= began_ms);
         if let Some((id, _)) = latest {
             if acked.back().is_some_and(|(_, before)| before.epoch() != id.epoch()) {
-                // Whoever was up to date in an epoch that ended only now has the whole time again.
+                // A new epoch began. Subscribers that were up to date in the old one get the whole
+                // time again.
                 end = Instant::now() + RECOVERY;
                 acked.clear();
             }
@@ -288,7 +289,7 @@ async fn recover(stage: &Rc<Stage>) {
             let text = format!(
                 "the subscribers {behind:?} are not up to date after {RECOVERY:?}; at {target:?}"
             );
-            // Who they are is told when they end, with their stories.
+            // The subscribers are named with their stories when they end.
             *stage.stuck.borrow_mut() = (behind.unwrap_or_default(), text.clone());
             return stage.wrong(Wrong::Stuck, text);
         }
@@ -297,7 +298,7 @@ async fn recover(stage: &Rc<Stage>) {
     stage.tally.borrow_mut().recovery_ms = now_ms() - began_ms;
 }
 
-/// The lasting subscribers whose position is not at or above an id of its epoch.
+/// The numbers of permanent subscribers that have not reached `target` in its epoch.
 fn behind(stage: &Stage, target: EventId) -> Vec<usize> {
     let late = |at: &EventId| at.epoch() != target.epoch() || *at < target;
     let reached = stage.reached.borrow();

@@ -1,8 +1,9 @@
-//! What one subscriber saw, and what of it can be judged at once.
+//! What one subscriber saw, and the checks that are possible at once.
 //!
-//! A session is what an EventSource is to its page: it lives across reconnections and keeps the cursor.
-//! Order, identity and repetition are checked as blocks arrive. Loss and the truth of gaps are judged at the end of
-//! the run, when every publisher's answer is known: [`crate::verdict`]. It does no I/O.
+//! A session corresponds to an EventSource of a page: it outlives connections and keeps the cursor.
+//! Order, identity and repetition are checked as blocks arrive. Losses and gaps are judged at the
+//! end of the run, when all answers to publishers are known: [`crate::verdict`]. Sessions do no
+//! I/O.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,71 +16,71 @@ use crate::payload::{Stamp, channel_name};
 use crate::tally::{Tally, Wrong};
 use crate::truth::Gap;
 
-/// An event may be acknowledged, and its epoch be seen, a moment after a client was told of it.
+/// An event may be acknowledged, and an epoch be seen, this long after a client was told of it.
 const EPOCH_SLACK_MS: u64 = 2_000;
 
-/// Where a session began.
+/// Where a session begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
     /// Live, without a cursor.
     Now,
-    /// `last_event_id=0`.
+    /// With `last_event_id=0`.
     Oldest,
-    /// With a cursor that no gateway gave out.
+    /// With a cursor that no gateway issued.
     Garbage,
 }
 
 /// How a client differs from a browser's EventSource.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quirks {
-    /// It asked for no checkpoints.
+    /// It asks for no checkpoints.
     pub no_checkpoints: bool,
-    /// It takes the cursor when it has read the `id:` line, as npm's `eventsource` does.
+    /// It adopts the cursor as soon as it has read the `id:` line, as npm's `eventsource` does.
     pub eager: bool,
     /// It speaks HTTP/1.0.
     pub http10: bool,
-    /// It comes through nginx.
+    /// It connects through nginx.
     pub nginx: bool,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub struct Open {
-    /// When it asked.
+    /// When the request was sent.
     pub at_ms: u64,
-    /// When it had read the answer's head.
+    /// When the response's head was read.
     pub head_ms: Option<u64>,
-    /// What it named as its position.
+    /// The cursor in the request.
     pub cursor: Option<String>,
     /// How many blocks came.
     pub blocks: u32,
-    /// The epochs out of which a reset was told, and when.
+    /// The old epochs of the resets that were told, and when.
     pub resets: HashMap<u64, u64>,
-    /// The last live-only text of each channel.
+    /// The last plain text on each channel.
     pub raw: HashMap<u16, u32>,
 }
 
-/// One step of the position.
+/// One change of the position.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// When it was read.
+    /// When the id was read.
     pub at_ms: u64,
-    /// Where to.
+    /// The new position.
     pub id: EventId,
 }
 
 /// The first position.
 #[derive(Debug, Clone, Copy)]
 pub struct First {
-    /// Where.
+    /// The position.
     pub id: EventId,
     /// When it was read.
     pub at_ms: u64,
-    /// On which connection.
+    /// The index of its connection.
     pub open: usize,
 }
 
-/// One entry of the story that is told when something is wrong.
+/// One entry of the story, which is printed with a violation.
 #[derive(Debug, Clone)]
 struct Note {
     at_ms: u64,
@@ -87,53 +88,54 @@ struct Note {
     text: String,
 }
 
-/// A subscriber's memory.
+/// The state and history of a session.
 #[derive(Debug)]
 pub struct Session {
-    /// For the report.
+    /// The name in reports.
     pub name: String,
-    /// Its subscriber's.
+    /// The number of the subscriber.
     pub number: usize,
-    /// Its channels.
+    /// The channels subscribed to.
     pub channels: Vec<u16>,
-    /// Where it began.
+    /// Where the session began.
     pub from: From,
-    /// How it differs from a browser.
+    /// How the client differs from a browser.
     pub quirks: Quirks,
     /// The `Last-Event-ID` of the next request, verbatim.
     pub cursor: Option<String>,
-    /// Where it stands.
+    /// The current position.
     pub position: EventId,
-    /// Every connection.
+    /// All connections.
     pub opens: Vec<Open>,
-    /// Every block with an id.
+    /// The position of every block with an id.
     pub steps: Vec<Step>,
-    /// Every event received, and when.
+    /// All events received, and when.
     pub received: HashMap<(EventId, Stamp), u64>,
-    /// Every gap told.
+    /// All gaps told.
     pub gaps: Vec<Gap>,
-    /// The first block's position.
+    /// The position of the first block with an id.
     pub first: Option<First>,
     /// The first event received on each channel.
     pub first_on: HashMap<u16, EventId>,
-    /// Every epoch that a position of it was of.
+    /// The epochs of all positions.
     pub epochs: HashSet<u64>,
-    /// Up to when a change of epoch was told.
+    /// When the first position or the last gap of all channels was read: earlier changes of epoch
+    /// need no further gap.
     pub vouched_ms: u64,
     markers: usize,
     notes: Vec<Note>,
-    /// The end of the fault up to which this session is known to be repaired.
+    /// The end of the last fault after which this session has received an event.
     repaired_ms: u64,
-    /// Whether the time it takes to recover says something about the gateway.
+    /// Whether the time that this session takes to recover measures the gateway.
     pub prompt: bool,
-    /// Whether its subscriber ended with it, instead of beginning anew.
+    /// Whether the subscriber ended with this session, instead of beginning another.
     pub last: bool,
-    /// The event that was published as soon as it was open, and the faults at work then.
+    /// The event that was published as soon as the stream was open, and the faults at that time.
     pub opener: Option<(Stamp, Vec<&'static str>)>,
 }
 
 impl Session {
-    /// One that has seen nothing.
+    /// A session that has seen nothing.
     pub fn new(name: String, channels: Vec<u16>, from: From, quirks: Quirks) -> Self {
         Session {
             name,
@@ -160,17 +162,17 @@ impl Session {
         }
     }
 
-    /// Whether the final marker of every channel has come.
+    /// Whether the final markers of all channels have come.
     pub fn complete(&self) -> bool {
         self.markers == self.channels.len()
     }
 
-    /// Writes down something for the story.
+    /// Adds an entry to the story.
     pub fn note(&mut self, text: String) {
         self.notes.push(Note { at_ms: now_ms(), cursor: self.position, text });
     }
 
-    /// A request is about to be sent. Answers the position that it names, if it names one.
+    /// Notes that a request is about to be sent. Returns the cursor to send, if there is one.
     pub fn opening(&mut self) -> Option<String> {
         let cursor = match (&self.cursor, self.from) {
             (Some(cursor), _) => Some(cursor.clone()),
@@ -188,20 +190,20 @@ impl Session {
         cursor
     }
 
-    /// The answer's head was read: from here on it is subscribed.
+    /// Notes that the response's head was read: from here on the client is subscribed.
     pub fn head(&mut self) {
         if let Some(open) = self.opens.last_mut() {
             open.head_ms = Some(now_ms());
         }
     }
 
-    /// A position whose block was cut off, as a client that takes it at once takes it.
+    /// Adopts the cursor of a block that was cut off, as an eager client does.
     pub fn cut_off(&mut self, id: &str) {
         self.note(format!("took the cursor {id} of a block that was cut off"));
         self.cursor = Some(id.to_owned());
     }
 
-    /// Takes a block.
+    /// Processes a block.
     pub fn take(&mut self, block: &Block, ledger: &mut Ledger, tally: &mut Tally) {
         if self.opens.is_empty() {
             self.opening();
@@ -260,7 +262,8 @@ impl Session {
             return self.wrong(Wrong::Forged, text, tally);
         }
         match self.received.insert((id, stamp), now) {
-            // A reset may take the position back to where another master stands, and what comes after it comes again.
+            // With two masters, a reset may take the position back, and later events then come
+            // again.
             Some(before) if id > self.position && self.went_back(id, before, tally) => {
                 tally.again += 1;
             }
@@ -283,7 +286,7 @@ impl Session {
         let reset = self.opens.last().and_then(|open| open.resets.get(&id.epoch())).copied();
         if let Some(reset_ms) = reset
             && sent_ms > reset_ms
-            // Between two masters a client may be led from one to the other and back.
+            // With two masters, a client may be led from one to the other and back.
             && !tally.split_between(reset_ms, now)
         {
             let text = format!("a reset out of the epoch of {id}, which goes on");
@@ -297,7 +300,8 @@ impl Session {
         }
     }
 
-    /// Whether a reset took the position below an event since it was received, while there were two masters.
+    /// Whether, while ids could be issued twice, a reset took the position below this event since
+    /// it was received.
     fn went_back(&self, id: EventId, since_ms: u64, tally: &Tally) -> bool {
         let back = |gap: &Gap| gap.reason == "reset" && gap.read_ms >= since_ms && gap.id < id;
         self.gaps.iter().any(back) && tally.touched(since_ms, now_ms(), Fault::splits)
@@ -311,7 +315,7 @@ impl Session {
         }
     }
 
-    /// The positions just below and above one, when they were read, and on which channel an event came there.
+    /// The positions around one, when they were read, and the channels of the events there.
     pub fn around(&self, id: EventId) -> String {
         let mut steps: Vec<Step> = self.steps.clone();
         steps.sort_by_key(|step| step.id);
@@ -328,7 +332,7 @@ impl Session {
         text
     }
 
-    /// What this session lived through around a time.
+    /// What this session experienced around a time.
     pub fn story(&self, from_ms: u64, to_ms: u64) -> String {
         let channels: Vec<_> = self.channels.iter().take(12).map(|n| channel_name(*n)).collect();
         let mut text =

@@ -1,4 +1,4 @@
-//! The checker checked: each thing that must be found out is done to a session by hand.
+//! Tests of the checker: each violation is inflicted on a session and must be found.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::verdict::Court;
 
 const SEED: u64 = 7;
 
-/// A session on channel 1 whose events are numbered from 1, all acknowledged.
+/// A session on channel 1. All events are acknowledged, and numbered from 1.
 struct Scene {
     ledger: Ledger,
     census: Census,
@@ -40,14 +40,14 @@ impl Scene {
         scene
     }
 
-    /// One that began before the first event, and was live.
+    /// A live session that began before the first event.
     fn new(events: u32) -> Scene {
         let mut scene = Scene::of(events, From::Now);
         scene.checkpoint(0, 1);
         scene
     }
 
-    /// A fault that began and ended just now.
+    /// Notes a fault that began and ended just now.
     fn fault(&mut self, fault: Fault) {
         let place = self.tally.begin(fault);
         self.tally.end(place);
@@ -80,7 +80,7 @@ impl Scene {
         self.take(at, epoch, "checkpoint", r#"{"from":"now"}"#);
     }
 
-    /// A new connection, which says where it begins.
+    /// Opens a connection, which begins with a checkpoint.
     fn open(&mut self, at: u32) {
         let from = self.session.opening().unwrap_or_else(|| self.id(at, 1).to_string());
         self.take(at, 1, "checkpoint", &serde_json::json!({ "from": from }).to_string());
@@ -100,7 +100,7 @@ impl Scene {
         self.take(at, 1, "gap", &data.to_string());
     }
 
-    /// What Redis keeps, from now on.
+    /// Adds an inventory of what Redis keeps.
     fn keeps(&mut self, seqs: &[u32]) {
         let ids = seqs.iter().map(|seq| (1, self.id(*seq, 1)));
         self.census.inventory(now_ms(), now_ms(), ids.collect::<Vec<_>>().into_iter());
@@ -157,7 +157,7 @@ fn who_has_read_the_head_is_subscribed() {
     scene.session.head();
     moment();
     scene.publish(1);
-    // The first position comes late, and skips what was published meanwhile.
+    // The first position comes late, and skips the event.
     scene.checkpoint(2, 1);
     scene.finds(&[(Wrong::Lost, 1)]);
 }
@@ -211,7 +211,7 @@ fn a_trimmed_gap_speaks_for_what_is_below_the_oldest() {
     scene.event(1);
     scene.gap(1, CHANNELS[1], "trimmed", Some(4));
     scene.event(5);
-    // 2 and 3 were told; the oldest kept was owed.
+    // 2 and 3 were told; 4, the oldest kept, was owed.
     scene.finds(&[(Wrong::Lost, 1)]);
 }
 
@@ -229,8 +229,8 @@ fn a_trimmed_gap_over_nothing_is_cautious_where_something_older_was_cut_off() {
 fn gaps_that_contradict_themselves_are_false() {
     let mut scene = Scene::new(5);
     (1..=5).for_each(|seq| scene.event(seq));
-    // The oldest kept is at or below the position; nothing above is known of at all; no event has this id; and the
-    // position is as young as can be.
+    // In this order: the oldest kept is not above the position, no event above the position is
+    // known, no event has this id, and the position is younger than the ttl.
     scene.gap(5, CHANNELS[1], "trimmed", Some(5));
     scene.gap(5, CHANNELS[1], "trimmed", None);
     scene.gap(5, CHANNELS[1], "trimmed", Some(7));
@@ -257,7 +257,7 @@ fn what_was_kept_may_not_be_told_missing() {
     scene.event(4);
     moment();
     scene.keeps(&[1, 3, 4]);
-    // 2 was cut off, 3 was there.
+    // 2 was trimmed, 3 was kept.
     scene.finds(&[(Wrong::Lost, 1)]);
 }
 
@@ -265,7 +265,7 @@ fn what_was_kept_may_not_be_told_missing() {
 fn a_reset_replays_what_was_kept() {
     let mut scene = Scene::new(3);
     scene.keeps(&[1, 2, 3]);
-    // It was seen to be kept before anything could have taken it away and put it back.
+    // The events were seen to be kept before a fault could have removed and restored them.
     std::thread::park_timeout(Duration::from_millis(150));
     scene.fault(Fault::Fence);
     scene.open(0);
@@ -274,7 +274,7 @@ fn a_reset_replays_what_was_kept() {
     scene.checkpoint(5, 2);
     moment();
     scene.keeps(&[2, 3]);
-    // 1 was lost and told, 2 was kept and not replayed.
+    // 1 was lost and told; 2 was kept and not replayed.
     scene.finds(&[(Wrong::Lost, 1)]);
 }
 
@@ -293,7 +293,7 @@ fn from_the_oldest_owes_what_was_kept_all_the_time() {
 #[test]
 fn where_no_history_is_kept_the_oldest_is_now() {
     let mut scene = Scene::of(3, From::Oldest);
-    // A publisher left them, while Redis had lost the limits.
+    // A publisher left these events while Redis had lost the limits.
     scene.keeps(&[2, 3]);
     moment();
     scene.open(3);
@@ -308,7 +308,7 @@ fn what_happened_after_a_client_had_gone_by_proves_nothing() {
     scene.open(5);
     scene.fault(Fault::Fence);
     moment();
-    // The next life of the data began lower down.
+    // The next epoch begins with lower ids.
     scene.publish_in(1, 2);
     let id = scene.id(1, 2);
     scene.census.inventory(now_ms(), now_ms(), std::iter::once((1, id)));
@@ -351,7 +351,7 @@ fn a_reset_speaks_for_the_old_epoch_and_for_nothing_after_it() {
     scene.gap(0, "*", "reset", None);
     scene.checkpoint(3, 2);
     moment();
-    // What a deposed master goes on acknowledging is lost with it; what the new life has is owed.
+    // What a deposed master still acknowledges is lost with it; what the new epoch has is owed.
     scene.publish_in(4, 1);
     scene.publish_in(5, 2);
     scene.checkpoint(6, 2);
@@ -371,10 +371,10 @@ fn whoever_was_led_on_hears_no_more_of_a_life_that_goes_on_beside() {
             scene.checkpoint(3, 3);
         }
         moment();
-        // A gateway that is still with the deposed master.
+        // Published through a gateway that is still at the deposed master.
         scene.publish_in(4, 2);
         scene.checkpoint(5, 3);
-        // It stays for long.
+        // The client stays connected for long.
         scene.session.steps.last_mut().expect("a step").at_ms += 60_000;
         scene.judged();
         scene.tally.count(Wrong::Lost)
@@ -397,7 +397,7 @@ fn a_reset_does_not_speak_for_what_was_passed_by_before() {
 fn a_reset_needs_a_cause() {
     let mut scene = Scene::new(0);
     scene.gap(0, "*", "reset", None);
-    // Both the gap and the epoch that follows lack a reason.
+    // Both the gap and the next epoch lack a reason.
     scene.checkpoint(1, 2);
     scene.finds(&[(Wrong::FalseGap, 2)]);
 }
@@ -423,9 +423,9 @@ fn a_reset_is_told_once_for_each_epoch_that_began() {
         scene.judged()
     };
     assert_eq!(twice(&[2]), [(Wrong::FalseGap, 1)]);
-    // The client was still in the old epoch when one more began.
+    // The client was still in the old epoch when another one began.
     assert_eq!(twice(&[2, 3]), []);
-    // The client had not got anywhere before its connection was lost, so it is told again.
+    // The client lost its connection before it had a new position, so it is told again.
     let mut scene = Scene::new(0);
     scene.fault(Fault::Fence);
     scene.gap(0, "*", "reset", None);
@@ -443,7 +443,7 @@ fn a_reset_out_of_an_epoch_that_goes_on_is_false() {
     moment();
     scene.publish(1);
     scene.event(1);
-    // Neither did another one begin.
+    // No other epoch began either.
     scene.finds(&[(Wrong::FalseGap, 2)]);
 }
 
@@ -476,7 +476,7 @@ fn what_a_reset_goes_back_behind_comes_again_between_two_masters_alone() {
         scene.event(2);
         scene.fault(fault);
         scene.checkpoint(3, 2);
-        // The other master's clock stands lower.
+        // The other master's clock is behind.
         scene.gap(0, "*", "reset", None);
         scene.event(1);
         scene.judged();

@@ -1,11 +1,11 @@
-//! The settings of a run, drawn from its seed: nothing else decides about them, so a seed replays with the
-//! same.
+//! The settings of a run. They depend only on its seed and the command line, so that a run can be
+//! repeated.
 
 use std::time::Duration;
 
 use crate::gateways::Reader;
 
-/// What makes time pass faster, in every run.
+/// Short times for all runs, so that effects show sooner.
 const FIXED: [&str; 8] = [
     "redis.answer_timeout=1s",
     "redis.connect_timeout=1s",
@@ -17,60 +17,61 @@ const FIXED: [&str; 8] = [
     "drain.deadline=5s",
 ];
 
-/// Where events are kept.
+/// Where events are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broker {
-    /// In one gateway.
+    /// In the memory of one gateway.
     Memory,
-    /// In Redis, called by `FCALL`.
+    /// In Redis, by `FCALL`.
     Functions,
-    /// In a Redis that refuses `FUNCTION`, called by `EVALSHA`.
+    /// In a Redis that refuses `FUNCTION`, by `EVALSHA`.
     Scripts,
 }
 
-/// What becomes of slow readers on some channels.
+/// How slow readers of some channels are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// They read history; so it is without a rule.
+    /// They read history; the default.
     Replay,
     /// They are sent the newest event.
     Latest,
-    /// Their stream is closed.
+    /// Their streams are closed.
     Close,
 }
 
-/// What was drawn.
+/// The settings that a seed draws.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where events are kept.
+    /// Where events are stored.
     pub broker: Broker,
-    /// Whether the Redis users of gateways and publishers have no more rights than the documents ask for.
+    /// Whether the Redis users of gateways and publishers have only the rights that the
+    /// documentation asks for.
     pub limited_user: bool,
-    /// Threads of a gateway.
+    /// Worker threads of each gateway.
     workers: u64,
     /// How long a channel stays subscribed after its last subscriber left.
     pub linger: Duration,
     inbox_bytes: u64,
     queue_events: u64,
     queue_bytes: u64,
-    /// Events a history keeps; 0 keeps none.
+    /// How many events a history keeps; 0 keeps none.
     pub max_len: u64,
     /// How long an event is kept.
     pub ttl: Duration,
     page_bytes: u64,
     coalesce: Duration,
     takeover: Option<bool>,
-    /// Who reads the gateways' logs.
+    /// What happens to the gateways' logs.
     pub log_reader: Reader,
     policies: Vec<(&'static str, Policy)>,
     /// Time between ticks.
     pub tick: Duration,
-    /// `KEY=VALUE` of the command line, over all of these.
+    /// Further settings of the command line, as `KEY=VALUE`.
     over: Vec<String>,
 }
 
 impl Settings {
-    /// Those of a seed, with what the command line says instead.
+    /// Draws the settings of a seed and applies those of the command line.
     pub fn draw(seed: u64, over: &[String]) -> Result<Settings, String> {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5e77_1465);
         let ms = Duration::from_millis;
@@ -100,7 +101,7 @@ impl Settings {
             takeover: [None, None, Some(true), Some(false)][rng.usize(0..4)],
             policies: policies.to_vec(),
             tick: [ms(100), ms(200), ms(200), ms(500), ms(1_000)][rng.usize(0..5)],
-            // Behind all others, so that older seeds draw those as they did.
+            // Last, so that earlier seeds draw the other settings as before.
             log_reader: [Reader::File, Reader::File, Reader::Gone, Reader::Stalled]
                 [rng.usize(0..4)],
             over: Vec::new(),
@@ -109,7 +110,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What the suite judges by must be what the gateways are told.
+    /// Applies the command line. Settings that the suite's judgement depends on are parsed; the
+    /// others are only passed to the gateways.
     fn override_with(&mut self, over: &[String]) -> Result<(), String> {
         for setting in over {
             let bad = || format!("--set {setting}: the suite does not understand this value");
@@ -149,11 +151,12 @@ impl Settings {
         Ok(())
     }
 
-    /// What gateway `n` is started with, as `KEY=VALUE`.
+    /// The settings of gateway `n`, as `KEY=VALUE`.
     pub fn of_gateway(&self, n: usize) -> Vec<String> {
         let mut all: Vec<String> = FIXED.map(str::to_owned).into();
         let ms = |d: Duration| format!("{}ms", d.as_millis());
-        // Without a word for all of them, one serves its streams as ordinary response bodies.
+        // Unless it is set for all gateways, gateway 1 serves its streams as ordinary response
+        // bodies.
         let takeover = self.takeover.unwrap_or(n != 1);
         all.extend([
             format!("server.workers={}", self.workers),
@@ -173,14 +176,14 @@ impl Settings {
             all.push(format!("stream.slow_readers={}", rules.collect::<Vec<_>>().join(",")));
         }
         if self.log_reader == Reader::Stalled {
-            // So that there is enough to stall on.
+            // Makes it write enough to fill the pipe.
             all.push("log.level=debug".to_owned());
         }
         all.extend(self.over.iter().cloned());
         all
     }
 
-    /// What was drawn, a word each, for people and for the sums over many runs.
+    /// The drawn settings as words, for people and for the sums over runs.
     pub fn words(&self) -> Vec<String> {
         let takeover = self.takeover.map_or("mixed".to_owned(), |all| all.to_string());
         let policies = self.policies.iter().map(|(pattern, p)| format!("{pattern}={}", p.name()));
@@ -206,12 +209,12 @@ impl Settings {
         ]
     }
 
-    /// Whether the broker is a gateway's own memory.
+    /// Whether the memory broker is used.
     pub fn memory(&self) -> bool {
         self.broker == Broker::Memory
     }
 
-    /// What becomes of slow readers of a channel.
+    /// How slow readers of a channel are treated.
     pub fn policy(&self, channel: &str) -> Policy {
         let fits = |pattern: &str| match pattern.strip_suffix('*') {
             Some(head) => channel.starts_with(head),

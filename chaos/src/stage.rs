@@ -1,4 +1,4 @@
-//! What publishers, subscribers and faults share: the ledger, the tally, the addresses, the prompter.
+//! State that publishers, subscribers and faults share: ledger, tally, addresses and cues.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -13,70 +13,71 @@ use crate::session::Session;
 use crate::settings::Settings;
 use crate::tally::{Tally, Wrong};
 
-/// What subscribers are told to do.
+/// Instructions to all subscribers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cue {
-    /// Whoever is connected drops the connection when this rises.
+    /// When this rises, every subscriber drops its connection.
     pub aborts: u32,
     /// Nobody reads before this time.
     pub stalled_until_ms: u64,
-    /// Everybody reads as fast as they can and stays connected.
+    /// Everybody reads as fast as possible and stays connected.
     pub calm: bool,
-    /// The run is over; whoever is not done never will be.
+    /// The run is over, whether subscribers are done or not.
     pub over: bool,
 }
 
 /// The addresses of a run.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// Where the gateways listen, whether they are up or not.
+    /// The gateways, whether they are up or not.
     pub gateways: Vec<SocketAddr>,
-    /// An nginx in front of them, if there is one.
+    /// nginx in front of the gateways, if it runs.
     pub nginx: Option<SocketAddr>,
-    /// Redis, for publishers who need no gateway.
+    /// Redis, for publishers without a gateway.
     pub redis: Option<SocketAddr>,
-    /// The master itself, past all wires.
+    /// The first master, past all wires.
     pub master: Option<SocketAddr>,
 }
 
-/// Shared by everything in the run, which is one thread.
+/// The shared state of a run, which has one thread.
 #[derive(Debug)]
 pub struct Stage {
     /// The run's seed.
     pub seed: u64,
-    /// What was drawn.
+    /// The settings of the run.
     pub settings: Settings,
-    /// Addresses, but for the master's.
+    /// The addresses. [`Stage::master`] has the current master's.
     pub places: Places,
-    /// The master itself, past all wires.
+    /// The current master, past all wires.
     pub master: Cell<Option<SocketAddr>>,
     /// What was published.
     pub ledger: RefCell<Ledger>,
-    /// What Redis kept.
+    /// What the broker kept.
     pub census: RefCell<Census>,
-    /// What it adds up to.
+    /// Counts and violations.
     pub tally: RefCell<Tally>,
-    /// For the subscribers.
+    /// Instructions to the subscribers.
     pub cue: watch::Sender<Cue>,
     /// Publishers begin nothing new.
     pub last_call: Cell<bool>,
-    /// Each lasting subscriber's position.
+    /// The positions of the permanent subscribers.
     pub reached: RefCell<Vec<EventId>>,
-    /// Publishers hold back, because everybody is to come up to date. Whoever reads history must be quicker than those who
-    /// publish, and on a busy machine with small pages it is not.
+    /// Publishers slow down, so that all subscribers can come up to date. Otherwise, on a busy
+    /// machine with small pages, reading history can be slower than publishing.
     pub gentle: Cell<bool>,
-    /// The subscribers that were not up to date in time, and at what.
+    /// The subscribers that were not up to date in time, and the message about them.
     pub stuck: RefCell<(Vec<usize>, String)>,
-    /// Sessions that are over.
+    /// The sessions that have ended.
     pub sessions: RefCell<Vec<Session>>,
-    /// Held while gateways are needed that remember what Redis was, and while all of them are killed.
+    /// Held while a fault needs gateways that remember earlier states of Redis, and while all
+    /// gateways are killed.
     pub memory: Mutex<()>,
     once: Cell<u16>,
     began_ms: u64,
 }
 
 impl Stage {
-    /// An empty one.
+    /// The state at the beginning of a run.
     pub fn new(seed: u64, settings: Settings, places: Places) -> Self {
         let tally = Tally::of(settings.memory());
         Stage {
@@ -99,7 +100,7 @@ impl Stage {
         }
     }
 
-    /// A channel that nobody has used.
+    /// A channel that was not used before.
     pub fn fresh_channel(&self) -> u16 {
         let channel = self.once.get();
         self.once.set(if channel + 1 < ONCE.end { channel + 1 } else { ONCE.start });
@@ -111,7 +112,7 @@ impl Stage {
         self.tally.borrow_mut().wrong(what, text);
     }
 
-    /// A line of the run's log, with the time since it began.
+    /// Prints a line of the run's log, with the time since the beginning.
     pub fn say(&self, text: &str) {
         let at = now_ms() - self.began_ms;
         eprintln!("{:4}.{:03} {} {text}", at / 1000, at % 1000, now_ms());

@@ -1,5 +1,6 @@
-//! The storm: two lanes of faults, one at Redis, one at gateways, wires and readers, each from its own
-//! generator, so that a seed gives each lane the same faults in the same order again.
+//! The storm: two lanes of faults at a time, one in Redis, one in gateways, wires and readers. Each
+//! lane has its own random generator, so a seed always gives each lane the same faults in the same
+//! order.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -14,45 +15,46 @@ use crate::redis_side::RedisSide;
 use crate::stage::Stage;
 use crate::tally::Wrong;
 
-/// Time between two faults of a lane.
+/// The pause between two faults of a lane, in milliseconds.
 const PAUSE: Range<u64> = 100..900;
 
-/// What does a fault: its share of chance, and the stage it happens on.
+/// What a fault needs: the stage and random numbers.
 #[derive(Debug)]
 pub struct Hand {
-    /// Where it happens.
+    /// The state of the run.
     pub stage: Rc<Stage>,
-    /// What decides the rest.
+    /// The random generator of the lane.
     pub rng: fastrand::Rng,
 }
 
 impl Hand {
-    /// A gateway ended, and with it what it kept in its memory.
+    /// Notes that a gateway ended, and with it the contents of a memory broker.
     pub fn gateway_is_gone(&self) {
         if self.stage.settings.memory() {
             self.stage.census.borrow_mut().breaks();
         }
     }
 
-    /// Waits for a drawn number of milliseconds.
+    /// Waits for a random number of milliseconds.
     pub async fn wait(&mut self, range: Range<u64>) {
         sleep(Duration::from_millis(self.rng.u64(range))).await;
     }
 }
 
-/// A lane's source of faults: every kind comes once before any comes again.
+/// Draws the faults of a lane: every kind comes once before any comes again.
 #[derive(Debug)]
 pub struct Lane {
     hand: Hand,
     kinds: Vec<Fault>,
     bag: Vec<Fault>,
-    /// Until then no epoch ends: a reset speaks for all there was, and would hide what mild faults lose.
+    /// Until this time no fault ends an epoch. A reset covers all earlier events, so it would hide
+    /// what milder faults lose.
     mild_until: Instant,
     until: Instant,
 }
 
 impl Lane {
-    /// A lane of these kinds, for so long. Faults that end no epoch come first, for two fifths of it.
+    /// A lane of these faults for this long. For the first two fifths, no fault ends an epoch.
     pub fn new(stage: Rc<Stage>, kinds: Vec<Fault>, salt: u64, length: Duration) -> Self {
         let rng = fastrand::Rng::with_seed(stage.seed ^ salt);
         let now = Instant::now();
@@ -81,7 +83,7 @@ impl Lane {
         }
     }
 
-    /// Breaks Redis until the storm is over.
+    /// Causes faults in Redis until the storm is over.
     pub async fn redis(mut self, side: &mut RedisSide) -> Result<(), String> {
         while let Some(fault) = self.next().await {
             let stage = self.hand.stage.clone();
@@ -95,7 +97,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Breaks gateways, wires and readers until the storm is over. `links` are all wires to Redis.
+    /// Causes faults in gateways, wires and readers until the storm is over. `links` are all wires
+    /// to Redis.
     pub async fn gateways(
         mut self,
         gateways: &mut [Gateway],

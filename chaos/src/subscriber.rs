@@ -1,5 +1,5 @@
-//! Subscribers: EventSources with habits. They read, dawdle, leave and come back; what they saw is
-//! judged by their session.
+//! Subscribers: EventSource clients with different habits. They read, dawdle, leave and come back;
+//! their sessions judge what they saw.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,22 +19,24 @@ use crate::stage::{Cue, Stage};
 /// How long the publisher of a client that publishes on `open` tries.
 const OPENER_BOUND: Duration = Duration::from_secs(20);
 
-/// How a subscriber behaves while things break.
+/// How a subscriber behaves during the storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
     /// Reads everything at once and stays.
     Steady,
-    /// Leaves at random and comes back with its cursor, to any gateway; sometimes after a long time.
+    /// Leaves at random times and reconnects with its cursor to any gateway, sometimes after a long
+    /// time.
     Hopping,
-    /// Reads less than comes.
+    /// Reads more slowly than events come.
     Slow,
     /// Stops reading for seconds.
     Stalling,
-    /// Forgets everything every few seconds and begins anew.
+    /// Begins a new session every few seconds.
     Fresh,
-    /// On dozens of channels that come and go; leaves and comes back about when they are given up.
+    /// Subscribes to dozens of channels that come and go. Reconnects about when the gateway gives
+    /// them up.
     Crowd,
-    /// Opens a channel that nobody used, and publishes there as soon as the answer's head has come.
+    /// Opens an unused channel, and publishes there as soon as the response's head has come.
     Opener,
 }
 
@@ -94,12 +96,12 @@ impl Subscriber {
         session
     }
 
-    /// Whether the run waits until it is up to date.
+    /// Whether the subscriber lasts for the whole run, which then waits until it is up to date.
     pub fn lasts(&self) -> bool {
         self.habit != Habit::Opener
     }
 
-    /// Whether it reads less than comes, at this time.
+    /// Whether it currently reads more slowly than events come.
     pub(crate) fn is_slow(&self) -> bool {
         matches!(self.habit, Habit::Slow | Habit::Stalling) && !self.cue.borrow().calm
     }
@@ -119,7 +121,7 @@ impl Subscriber {
                 self.session.note(format!("{left:?}"));
                 pause = self.pause_after(left, pause);
             }
-            // Calm ends a long absence, but is no reason to try without a pause.
+            // Calm ends a long absence, but does not allow reconnects without a pause.
             if self.cue.borrow().calm {
                 sleep(Duration::from_millis(pause.min(200))).await;
             } else {
@@ -195,7 +197,7 @@ impl Subscriber {
         Ok(stream)
     }
 
-    /// The answer's head has come. Who publishes then does it now.
+    /// The response's head was read. An opener now publishes its event.
     pub(crate) fn opened(&mut self) {
         self.session.head();
         if self.habit != Habit::Opener || self.session.opener.is_some() {
@@ -231,7 +233,7 @@ fn some_channels(rng: &mut fastrand::Rng) -> Vec<u16> {
         _ => rng.usize(2..6),
     };
     channels.truncate(some);
-    // Without a busy channel nothing would be learnt about repair.
+    // Without a busy channel, recovery times could not be measured.
     if !channels.iter().any(|n| BUSY.contains(n)) {
         channels.push(rng.u16(BUSY));
     }

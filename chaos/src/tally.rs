@@ -1,5 +1,5 @@
-//! What a run adds up to: counts, violations with their stories, times of repair; and which faults were at
-//! work when.
+//! The results of a run: counts, violations with their stories and recovery times; and when each
+//! fault happened.
 
 use std::collections::BTreeMap;
 
@@ -8,39 +8,40 @@ use crate::ledger::now_ms;
 
 /// How many examples of each kind of violation are kept.
 const EXAMPLES: usize = 8;
-/// How many stories of each kind.
+/// How many stories of each kind of violation are kept.
 const STORIES: u64 = 2;
-/// What a fault does may show a moment before it is written down as begun, and after its end.
+/// How much before its noted beginning and after its noted end a fault may have effects.
 const BLUR_MS: u64 = 100;
-/// How long a fault is felt after its end.
+/// How long a fault counts as at work after its end.
 const FELT_MS: u64 = 400;
-/// How long it may take until a tick sees what was done to Redis.
+/// The longest time until a tick sees a change in Redis.
 pub const UNSEEN_MS: u64 = 3_000;
 
-/// What can be wrong.
+/// Kinds of violations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wrong {
-    /// An acknowledged event that neither came nor was told missing, or was told missing though it was kept.
+    /// An acknowledged event was neither delivered nor told missing, or was told missing though
+    /// Redis kept it.
     Lost,
-    /// An event that came twice, or one publication that became two.
+    /// An event came twice, or one publication became two events.
     Duplicated,
-    /// A position that went back.
+    /// The position went back.
     Disorder,
-    /// Something that nobody published, or a block that the wire's rules do not know.
+    /// Something that nobody published, or a block that breaks the rules of the stream.
     Forged,
-    /// A gap that is not true, or told twice.
+    /// A gap without a reason, or told twice.
     FalseGap,
-    /// A step from one life of the data into another that was not told.
+    /// A change of epoch that was not told.
     Untold,
     /// An answer that ends an EventSource or a publisher's work for good.
     Terminal,
-    /// A gateway that ended by itself or panicked.
+    /// A gateway ended by itself or panicked.
     Crashed,
-    /// Somebody who never got going again.
+    /// A client or publisher did not recover.
     Stuck,
 }
 
-/// A fault that was done.
+/// A fault that happened.
 #[derive(Debug)]
 struct Done {
     fault: Fault,
@@ -54,70 +55,73 @@ impl Done {
     }
 }
 
-/// The run's sums.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// The broker is a gateway's own memory, and ends with it.
+    /// The memory broker is used, and ends with its gateway.
     pub memory: bool,
-    /// Nothing is broken and everybody had time to recover: no gap may be told.
+    /// Nothing is broken and everybody had time to recover, so no gap may be told.
     pub calm: bool,
     /// Deliveries checked.
     pub events: u64,
-    /// Live-only events that came.
+    /// Plain texts received.
     pub raw: u64,
-    /// Deliveries that a gap stood for.
+    /// Missing events that a gap covered.
     pub told: u64,
     /// Gaps, by reason.
     pub gaps: BTreeMap<String, u64>,
-    /// Gaps told although nothing was missing, where the contract lets nobody know that.
+    /// Gaps told although nothing was missing, where the contract gives no way to know that.
     pub cautious: u64,
-    /// Of a gap or a start: events that had to come because Redis kept them all the time.
+    /// Events that had to come after a gap or at the start, because Redis kept them all the time.
     pub kept: u64,
-    /// Streams that were opened again.
+    /// Reconnects.
     pub reconnects: u64,
-    /// Streams that published as soon as they were open, by the faults at work then, and what came of it.
+    /// Clients that published on `open` and whose event came or was missing, by the faults at that
+    /// time.
     pub opened: BTreeMap<&'static str, u64>,
-    /// Events published so that came.
+    /// Events published on `open` that came.
     pub opened_came: u64,
-    /// Events published so that a gap stood for.
+    /// Events published on `open` that a gap covered.
     pub opened_told: u64,
-    /// Streams whose connection was lost before they had a position, or whose event was never acknowledged.
+    /// Clients that published on `open` but lost the connection before they had a position, or
+    /// whose event was never acknowledged.
     pub opened_void: u64,
-    /// Streams, by the kind of client.
+    /// Sessions, by kind of client.
     pub clients: BTreeMap<String, u64>,
-    /// Answers that refused a publication, and requests that ended without one.
+    /// Publications refused or left without an answer, once per try.
     pub unanswered: u64,
-    /// Events that came again after a reset had taken the position back, while there were two masters.
+    /// Events that came again after a reset took the position back, while there were two masters.
     pub again: u64,
     /// Publications that became two events because Redis lost their keys.
     pub repeated: u64,
-    /// Faults at work now.
+    /// The number of faults at work now.
     pub active: u32,
-    /// When the last one ended.
+    /// When the last fault ended.
     pub healed_ms: u64,
-    /// The longest a prompt subscriber waited for an event published after that.
+    /// The longest time from the end of a fault until a prompt subscriber received an event
+    /// published after it, without another fault between.
     pub repair_ms: u64,
-    /// How long it took until all were up to date, after the last fault.
+    /// The time from the last fault until all subscribers were up to date.
     pub recovery_ms: u64,
     /// Faults, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Violations, by kind.
     pub wrongs: BTreeMap<Wrong, u64>,
-    /// The first of them.
+    /// The first violations of each kind.
     pub examples: Vec<(Wrong, String)>,
-    /// What the subscribers concerned lived through.
+    /// What the subscribers concerned experienced.
     pub stories: Vec<String>,
     told_of: BTreeMap<Wrong, u64>,
     done: Vec<Done>,
 }
 
 impl Tally {
-    /// Of a run with this kind of broker.
+    /// An empty tally for this kind of broker.
     pub fn of(memory: bool) -> Self {
         Tally { memory, ..Tally::default() }
     }
 
-    /// A fault begins. Its place is needed to end it.
+    /// Notes the beginning of a fault. Returns its index, for [`Tally::end`].
     pub fn begin(&mut self, fault: Fault) -> usize {
         self.active += 1;
         *self.faults.entry(fault.name()).or_default() += 1;
@@ -125,26 +129,27 @@ impl Tally {
         self.done.len() - 1
     }
 
-    /// A fault ends.
+    /// Notes the end of a fault.
     pub fn end(&mut self, place: usize) {
         self.active -= 1;
         self.healed_ms = now_ms();
         self.done[place].ended_ms = self.healed_ms;
     }
 
-    /// The faults at work now, or a moment ago: many are done at once, and felt a little longer.
+    /// The faults at work now or a moment ago: many happen in an instant, and their effects last
+    /// longer.
     pub fn at_work(&self) -> impl Iterator<Item = Fault> + '_ {
         let now = now_ms();
         let felt = move |done: &&Done| done.ended_ms.saturating_add(FELT_MS) > now;
         self.done.iter().filter(felt).map(|done| done.fault)
     }
 
-    /// Whether a fault of a certain kind was at work between these times.
+    /// Whether a fault of this kind was at work between these times.
     pub fn touched(&self, from_ms: u64, to_ms: u64, kind: impl Fn(Fault) -> bool) -> bool {
         self.done.iter().any(|done| kind(done.fault) && done.touches(from_ms, to_ms))
     }
 
-    /// Whether an idempotency key may have been forgotten between these times.
+    /// Whether an idempotency key may have been lost between these times.
     pub fn keys_lost_between(&self, from_ms: u64, to_ms: u64) -> bool {
         self.touched(from_ms, to_ms, |f| f.loses_keys() || (self.memory && f.ends_gateways()))
     }
@@ -154,13 +159,13 @@ impl Tally {
         self.touched(from_ms, to_ms, |f| f.ends_epoch() || (self.memory && f.ends_gateways()))
     }
 
-    /// Whether one id may have been issued twice between these times.
+    /// Whether an id may have been issued twice between these times.
     pub fn split_between(&self, from_ms: u64, to_ms: u64) -> bool {
-        // Until a tick has seen what happened, publications go on in the old life.
+        // Until a tick has seen the change, publications still belong to the old data.
         self.touched(from_ms.saturating_sub(UNSEEN_MS), to_ms, Fault::splits)
     }
 
-    /// Counts a client of some kind.
+    /// Counts a client of this kind.
     pub fn client(&mut self, kind: &str) {
         *self.clients.entry(kind.to_owned()).or_default() += 1;
     }
@@ -188,12 +193,12 @@ impl Tally {
         }
     }
 
-    /// All violations.
+    /// The number of all violations.
     pub fn violations(&self) -> u64 {
         self.wrongs.values().sum()
     }
 
-    /// How many violations of one kind.
+    /// The number of violations of one kind.
     #[cfg(test)]
     pub fn count(&self, what: Wrong) -> u64 {
         self.wrongs.get(&what).copied().unwrap_or(0)

@@ -1,7 +1,8 @@
-//! Whether a gap is true, and what it speaks for.
+//! Judges whether a gap is true, and which events it covers.
 //!
-//! Judged at the end of a run, when it is known which publications became events. A gap is *true* when something that it
-//! names is missing or may be; *cautious* when nothing is, but the contract lets no reader know that; else *false*.
+//! Gaps are judged at the end of a run, when it is known which publications became events. A gap is
+//! *true* if something it names is missing or may be. It is *cautious* if nothing is missing but
+//! the contract gives no reader a way to know that. Otherwise it is *false*.
 
 use sse_contract::EventId;
 
@@ -12,49 +13,49 @@ use crate::session::{From, Session};
 use crate::settings::{Policy, Settings};
 use crate::tally::Tally;
 
-/// What happened to Redis is seen by a tick, and a client hears of it, at most so much later than the suite did it.
+/// The longest time from a fault in Redis until a tick has seen it and a client was told.
 pub const HEARD_MS: u64 = 12_000;
-/// A client may hear of an epoch so much before the suite has seen it otherwise.
+/// How much earlier than the suite a client may see an epoch.
 const SEEN_MS: u64 = 2_000;
-/// The wall clock of events learnt by different ways may differ by so much.
+/// How much the times may differ at which events become known in different ways.
 pub const BLUR_MS: u64 = 1_500;
 
-/// A gap that was told.
+/// A gap that a client was told.
 #[derive(Debug, Clone)]
 pub struct Gap {
-    /// None: all of them.
+    /// The channel; none for all channels.
     pub channel: Option<u16>,
-    /// Why, in its own word.
+    /// The reason in the gap.
     pub reason: String,
-    /// What it says of the position before it.
+    /// The position before the gap, as the gap says.
     pub after: EventId,
-    /// The oldest event kept, if it names one.
+    /// The oldest event kept, if the gap names one.
     pub oldest: Option<EventId>,
-    /// The position that it leaves the client at.
+    /// The position after the gap.
     pub id: EventId,
-    /// When it was read.
+    /// When the gap was read.
     pub read_ms: u64,
-    /// On which of the session's connections.
+    /// The index of the session's connection.
     pub open: usize,
-    /// How many steps came before it.
+    /// How many steps the session had before it.
     pub step: usize,
-    /// Whether nothing was broken, and everybody up to date.
+    /// Whether nothing was broken and everybody was up to date.
     pub calm: bool,
 }
 
-/// What a gap is found to be.
+/// The judgement of a gap.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Something is missing, or may be.
     True,
-    /// Nothing is, and nobody could know.
+    /// Nothing is missing, but no reader could know that.
     Cautious,
-    /// Told without a reason.
+    /// The gap has no reason. Holds the explanation.
     False(String),
 }
 
 impl Gap {
-    /// Reads one; none if it is not written as a gap is.
+    /// Parses a gap's data; none if they are malformed.
     pub fn read(
         data: &str,
         id: EventId,
@@ -82,20 +83,21 @@ impl Gap {
         Some(Gap { channel, reason, after, oldest, id, read_ms, open, step, calm })
     }
 
-    /// Whether another one tells the same of the same.
+    /// Whether another gap has the same channel and reason.
     pub fn is(&self, other: &Gap) -> bool {
         self.channel == other.channel && self.reason == other.reason
     }
 
-    /// Whether it speaks for an event.
+    /// Whether the gap covers a missing event.
     pub fn covers(&self, id: EventId, event: &Acked, first: EventId, tally: &Tally) -> bool {
         let before = event.sent_ms <= self.read_ms;
         match (self.channel, self.reason.as_str()) {
             (Some(channel), _) if channel != event.channel => false,
             (Some(_), _) => id > self.after && self.oldest.map_or(before, |oldest| id < oldest),
             (None, "late") => id <= first,
-            // What the old life acknowledges after it was replaced is lost with it: nobody could know, and everybody
-            // who stood in it is told by this. Below the position, all had been handed out.
+            // Events of the old epoch above the position are lost with it, even if a deposed master
+            // acknowledges them after the reset. Events below the position had been delivered, so
+            // one of them may be missing only if its id may have been issued twice.
             (None, "reset") if id.epoch() == self.after.epoch() => {
                 id > self.after || (before && tally.split_between(event.sent_ms, event.known_ms))
             }
@@ -103,7 +105,7 @@ impl Gap {
         }
     }
 
-    /// Whether it is true.
+    /// Judges the gap.
     pub fn judge(
         &self,
         session: &Session,
@@ -150,12 +152,14 @@ impl Gap {
         let Some(began_ms) = ledger.epoch_began_ms(epoch) else {
             return Verdict::False("it is after a position that no gateway gave out".to_owned());
         };
-        // An epoch may be seen late, by the client of a gateway that was cut off, and the next one's reason lie before.
+        // The client of a gateway that was cut off may see the epoch late, even after the fault
+        // that ended it.
         let from_ms = began_ms.saturating_sub(HEARD_MS);
         if !tally.epoch_ended_between(from_ms, self.read_ms) {
             return Verdict::False("nothing ended that epoch".to_owned());
         }
-        // A stream that is still handed out the old epoch may be told of each epoch that begins meanwhile: once.
+        // A stream that is still sent the old epoch may be told one reset for each epoch that
+        // begins meanwhile.
         let alike = |gap: &&Gap| {
             gap.reason == "reset" && gap.open == self.open && gap.after.epoch() == epoch
         };
@@ -163,7 +167,8 @@ impl Gap {
         let seen_ms = self.read_ms + SEEN_MS;
         let epochs = ledger.epochs().iter().skip_while(|(known, _)| *known != epoch).skip(1);
         let later = epochs.filter(|(_, ms)| *ms <= seen_ms).count();
-        // A client that comes from the new master to a gateway that is still at the old one is led back, once.
+        // A client that comes from the new master to a gateway still at the old one gets one more
+        // reset.
         let from_ms = self.read_ms.saturating_sub(HEARD_MS);
         let back = tally.touched(from_ms, self.read_ms, Fault::splits);
         match told <= later + usize::from(back) {
@@ -180,7 +185,7 @@ impl Gap {
         }
     }
 
-    /// Trimmed or expired.
+    /// Judges a gap with the reason `trimmed` or `expired`.
     fn judge_missing(
         &self,
         channel: u16,
@@ -209,8 +214,9 @@ impl Gap {
         if self.something_between(channel, ledger) {
             return Verdict::True;
         }
-        // Nothing is missing. Nobody can know that once the position is older than Redis keeps anything, or where
-        // something was cut off, and the oldest kept is above the position: the last one cut off may be, too.
+        // Nothing is missing. No reader can know that if the position is older than the ttl, or if
+        // events were trimmed and the oldest kept one is above the position: the last trimmed one
+        // may be above it too.
         let cut = ledger.known_between(channel, EventId::ZERO, Some(self.after)).next().is_some()
             || ledger.is_event(channel, self.after);
         match (self.reason.as_str(), self.oldest) {
@@ -220,8 +226,8 @@ impl Gap {
         }
     }
 
-    /// Whether the position was older than the ttl, by Redis' clock, when this was told. That clock is at or above every
-    /// id and, but for steps back, the time.
+    /// Whether by Redis' clock the position was older than the ttl when the gap was told. That
+    /// clock is at or above every id and, unless it was set back, at or above the true time.
     fn is_old(&self, ledger: &Ledger, tally: &Tally, settings: &Settings) -> bool {
         let from_ms = self.read_ms.saturating_sub(HEARD_MS);
         let stepped = tally.touched(from_ms, self.read_ms, Fault::of_time);

@@ -1,4 +1,4 @@
-//! The judgement at the end of a run: loss, the truth of gaps, repetition, epochs without a cause.
+//! The judgement at the end of a run: losses, false gaps, repetitions, and epochs without a reason.
 
 use sse_contract::EventId;
 
@@ -11,23 +11,24 @@ use crate::settings::{Policy, Settings};
 use crate::tally::{Tally, UNSEEN_MS, Wrong};
 use crate::truth::{BLUR_MS, Gap, HEARD_MS, Verdict};
 
-/// Gateways hand out pages of history that were read for others up to a second ago.
+/// How old a page of history may be: gateways reuse pages that were read for others up to a second
+/// ago.
 const PAGE_MS: u64 = 1_500;
 
-/// What everything is held against.
+/// The evidence.
 #[derive(Debug)]
 pub struct Court<'a> {
     /// What was published.
     pub ledger: &'a Ledger,
-    /// What was kept.
+    /// What the broker kept.
     pub census: &'a Census,
-    /// What was drawn.
+    /// The settings of the run.
     pub settings: &'a Settings,
 }
 
 impl Court<'_> {
-    /// Judges what one client saw: every acknowledged event that it was owed was received, or a gap spoke for it; and
-    /// each gap is true.
+    /// Judges one session. Every acknowledged event that the client was owed must have been
+    /// received or covered by a gap, and every gap must be true.
     pub fn judge(&self, session: &Session, tally: &mut Tally) {
         for gap in &session.gaps {
             match gap.judge(session, self.ledger, tally, self.settings) {
@@ -85,12 +86,13 @@ impl Court<'_> {
         }
     }
 
-    /// Whether a client had a claim to an event that it did not receive, but for what gaps say.
+    /// Whether the client was owed an event that it did not receive, regardless of gaps.
     fn owed(&self, session: &Session, id: EventId, event: &Acked, tally: &mut Tally) -> bool {
         let Some(first) = session.first else { return false };
         let open = &session.opens[first.open];
         let after_head = open.head_ms.is_some_and(|head_ms| event.sent_ms > head_ms);
-        // Ids of a life that was replaced may be above those of the next one, which it may never have heard of.
+        // Ids of replaced data may be above those of the next epoch. So for an event of another
+        // epoch, only the positions read since it was sent count.
         let then = session.steps.iter().filter(|step| step.at_ms >= event.sent_ms);
         let upto = match id.epoch() == session.position.epoch() {
             true => session.position,
@@ -99,7 +101,8 @@ impl Court<'_> {
         if id > upto {
             return false;
         }
-        // Where no history is kept the oldest is now, whatever a publisher left there while Redis had lost the limits.
+        // Without a history, the oldest event is the next one, even if a publisher left events
+        // there while Redis had lost the limits.
         let from = match session.from {
             From::Oldest if self.settings.max_len == 0 => From::Now,
             from => from,
@@ -107,8 +110,9 @@ impl Court<'_> {
         if from == From::Oldest && self.kept_from_the_start(session, id, event, tally) {
             return true;
         }
-        // Positions of one epoch say nothing about another one. Into each that it comes to it is led by a reset, which
-        // speaks for those in between; only what happened between its head and its first position is its own.
+        // A position of one epoch says nothing about another epoch. A reset leads the client into
+        // each epoch and covers those that it skips. So the client is owed events of epochs in
+        // which it had a position, and events between its head and its first position.
         let stood = session.epochs.contains(&id.epoch());
         let before_it = after_head && event.sent_ms <= first.at_ms;
         if !(stood || before_it) {
@@ -124,9 +128,10 @@ impl Court<'_> {
         begun && self.lived_to_be_told(session, id, event, tally)
     }
 
-    /// Between two masters an event may be of the other one's life, with an id like those of ours; and where data were put
-    /// back, ids are issued again that were already passed by. That is told with the end of that life, to whoever is
-    /// still there.
+    /// Whether the client must have heard of an event that it was owed before its session ended.
+    /// With two masters the event may be in the other one's data, with an id like those in ours.
+    /// Where data were restored, ids that the client has passed are issued again. The client is
+    /// told of both only when those data end, and only if it is still connected then.
     fn lived_to_be_told(
         &self,
         session: &Session,
@@ -138,8 +143,8 @@ impl Court<'_> {
         let other_life = tally.touched(from_ms, event.known_ms, Fault::makes_two_masters)
             || tally.touched(from_ms, event.known_ms, Fault::splits)
                 && self.ledger.was_passed(id, event.sent_ms);
-        // Whoever had been led to a later life by then hears no more of that one. What leads there was read a moment after
-        // its gateway had read it.
+        // A client that had been led to a later epoch by then hears no more of this one. It reads a
+        // step a moment after its gateway does, hence the blur.
         let place = |epoch| self.ledger.epochs().iter().position(|(known, _)| *known == epoch);
         let by_ms = event.known_ms + BLUR_MS;
         let stood = session.steps.iter().take_while(|step| step.at_ms <= by_ms).last();
@@ -148,8 +153,8 @@ impl Court<'_> {
         !other_life || (!led_on && last_ms > event.known_ms + HEARD_MS)
     }
 
-    /// "From the oldest" claims nothing about what was gone when it first read. But histories are cut off at one end:
-    /// what lies behind something of the channel that came was there.
+    /// A client from the oldest event is not owed what was gone when it first read. But histories
+    /// are trimmed only at the old end, so an event above one that came on its channel was there.
     fn is_between(&self, session: &Session, id: EventId, event: &Acked, tally: &Tally) -> bool {
         let Some(first) = session.first else { return false };
         let behind = session.first_on.get(&event.channel).is_some_and(|came| id > *came);
@@ -170,7 +175,8 @@ impl Court<'_> {
         kept
     }
 
-    /// Whether Redis had an event all the time while the client was told of a gap and passed it by.
+    /// Whether Redis kept an event all the time from before the client was told of a gap until it
+    /// passed the event.
     fn was_kept(
         &self,
         session: &Session,
@@ -202,20 +208,21 @@ impl Court<'_> {
         if latest || self.ledger.was_two(id) {
             return false;
         }
-        // A page that others had asked for may be this old.
+        // The client's page may have been read for others this much earlier.
         let from_ms = session.opens[open].at_ms.saturating_sub(PAGE_MS);
         let steps = &session.steps[step.min(session.steps.len())..];
-        // A reset may take the position down: then this says nothing.
+        // A reset may take the position down, and then nothing is known.
         let passed = steps.iter().find(|step| step.id > id || step.id < floor);
         let Some(passed) = passed.filter(|step| step.id > id) else { return false };
-        // Two masters keep different things, and the census asks one of them; a gateway may not see what is there.
+        // Two masters keep different data, and the census asks only one of them. Nor can a gateway
+        // always read an existing history.
         let unsure =
             |f: Fault| matches!(f, Fault::TwoMasters | Fault::FailoverBack) || f.hides_histories();
         if tally.touched(from_ms, passed.at_ms, unsure) {
             return false;
         }
-        // What happened after the client had asked was above the clock of any page before it: in the same epoch, such a
-        // page led nobody past it.
+        // An event that happened after the client's request is above the clock of every earlier
+        // page. So within one epoch, no such page led past it.
         let before = event.known_ms <= from_ms;
         if !before && (passed.id.epoch() != id.epoch() || event.known_ms > passed.at_ms) {
             return false;
@@ -225,7 +232,7 @@ impl Court<'_> {
         self.census.kept(channel, id, born, from_ms, passed.at_ms)
     }
 
-    /// Counts what became of an event that was published as soon as the stream was open.
+    /// Counts the outcome of the event that was published on `open`.
     fn judge_opener(&self, session: &Session, lost: Option<EventId>, tally: &mut Tally) {
         let Some((stamp, faults)) = &session.opener else { return };
         let came = session.received.keys().any(|(_, came)| came == stamp);
@@ -243,13 +250,14 @@ impl Court<'_> {
         }
     }
 
-    /// Judges what concerns no client alone.
+    /// Judges what concerns no single session.
     pub fn judge_all(&self, tally: &mut Tally) {
         self.judge_repeats(tally);
         self.judge_epochs(tally);
     }
 
-    /// A publication that became two events although no idempotency key was lost, and an id that was two events.
+    /// Finds publications that became two events although no idempotency key was lost, and ids that
+    /// were two events.
     fn judge_repeats(&self, tally: &mut Tally) {
         for (stamp, ids) in self.ledger.repeated() {
             let sent_ms = self.ledger.sent_ms(stamp).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! What a stream may say besides events: how it begins, blocks without an id, and gaps, as far as that can be judged at
-//! once.
+//! Rules for a stream besides its events: its beginning, blocks without an id, and gaps, as far as
+//! they can be checked at once.
 
 use sse_contract::{CONTRACT_VERSION, EventId};
 use sse_lab::event_stream::Block;
@@ -10,9 +10,10 @@ use crate::tally::{Tally, Wrong};
 use crate::truth::Gap;
 
 impl Session {
-    /// Every stream with checkpoints begins with one that says where, unless a gap says first why it cannot.
+    /// A stream with checkpoints begins with one that says from where, or with a gap that says why
+    /// not.
     pub(crate) fn check_opening(&mut self, block: &Block, tally: &mut Tally) {
-        // A client that was let in late waits, and hears so.
+        // Sent while the stream cannot have a checkpoint yet, for example because Redis is away.
         if block.event == "alive" && block.id.is_empty() {
             return;
         }
@@ -66,7 +67,7 @@ impl Session {
         if gap.channel.is_some_and(|channel| !self.channels.contains(&channel)) {
             return self.wrong(Wrong::Forged, format!("the gap {data}"), tally);
         }
-        // Up it may move, as with a checkpoint: what lies between is owed all the same.
+        // A gap may move the position up, as a checkpoint may: the events between are still owed.
         if gap.channel.is_some() && self.cursor.is_some() && id < self.position {
             let text =
                 format!("the gap {data} moved the position back to {id}, from {}", self.position);
@@ -84,14 +85,15 @@ impl Session {
 
     fn told_twice(&mut self, gap: &Gap, data: &str, tally: &mut Tally) {
         let open = self.opens.len() - 1;
-        // A reset leads into another life of the data, where everything is news.
+        // After a reset, everything may be told again.
         let mut since = self.gaps.iter().rev().take_while(|told| told.reason != "reset");
         let told = match gap.reason.as_str() {
             "reset" => None,
             _ => since.find(|told| told.is(gap) && told.open == open),
         };
         let again = told.is_some_and(|told| match gap.channel {
-            // How often a reset may be told follows from the epochs that began; that is judged at the end.
+            // How often a reset may be told depends on the epochs that began, so that is judged at
+            // the end.
             None => gap.reason != "no_history",
             Some(_) => gap.oldest.is_some() && gap.oldest <= told.oldest,
         });

@@ -1,7 +1,7 @@
-//! Whose a request is: `Forwarded`, `X-Forwarded-For` and the PROXY protocol. Whatever a client writes, it cannot choose its
-//! own address: what a trusted proxy appends is what counts, and nobody else is believed.
+//! Client addresses in `Forwarded`, `X-Forwarded-For` and the PROXY protocol. A client cannot
+//! choose its own address, whatever it sends: only what a trusted proxy appends counts.
 //!
-//! Input: what a client wrote into its header, and, behind a byte 0xFF, the first bytes of a connection.
+//! Input: the header as the client sent it, 0xFF, the first bytes of a connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
@@ -19,10 +19,10 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Version, command, family and length behind it.
+/// The bytes before the addresses: signature, version and command, family, and length.
 const FIXED: usize = 16;
 
-/// Reads headers, and a connection's first bytes.
+/// Reads the header and the first bytes of a connection.
 pub fn run(data: &[u8]) {
     let [written, connection] = parts(data);
     for (server, name, client) in [
@@ -49,7 +49,7 @@ fn servers() -> &'static [ServerConfig; 2] {
     })
 }
 
-/// `entry` is how the proxy writes the client that it served.
+/// `entry` is the entry that a trusted proxy appends for `CLIENT`.
 fn header(server: &ServerConfig, name: &'static str, written: &[u8], entry: &str) {
     let of = |peer: IpAddr, lines: &[&[u8]]| {
         let mut headers = HeaderMap::new();
@@ -60,10 +60,11 @@ fn header(server: &ServerConfig, name: &'static str, written: &[u8], entry: &str
         let connection = ClientAddr::of_peer(peer, &server.trusted_proxies);
         Some(client_addr::of_request(connection, &headers, server))
     };
-    // A stranger's word counts for nothing.
+    // A header from a peer that is no trusted proxy is ignored.
     let stranger = of(STRANGER, &[written]);
     assert!(stranger.is_none_or(|client| client.ip == STRANGER && client.limited));
-    // What the proxy appends is what counts: in the same line, in one of its own, and with another proxy behind it.
+    // The address that the proxy appends counts: in the same line, in a line of its own, and with
+    // another trusted proxy behind it.
     let appended = [written, b", ", entry.as_bytes()].concat();
     let twice =
         [&appended[..], b", ", entry.replace(&CLIENT.to_string(), "10.9.9.9").as_bytes()].concat();
@@ -72,7 +73,8 @@ fn header(server: &ServerConfig, name: &'static str, written: &[u8], entry: &str
         let client = of(PROXY, lines);
         assert!(client.is_none_or(|client| client.ip == CLIENT && client.limited), "{client:?}");
     }
-    // By itself it is the proxy's word: an address in it, or none.
+    // Without an appended entry, the header is the proxy's own. The result is an address in it, or
+    // the proxy.
     if let Some(client) = of(PROXY, &[written]) {
         assert!(client.ip == PROXY || client.limited, "{client:?}");
     }
@@ -90,7 +92,7 @@ fn first_bytes(connection: &[u8]) {
         });
         (client.ok(), rest)
     };
-    // Nobody else is believed, and not a byte of theirs is taken.
+    // A peer that is no trusted proxy is its own client, and no byte of the connection is consumed.
     let (client, rest) = of(STRANGER);
     assert!(client.is_some_and(|client| client.ip == STRANGER) && rest == connection);
 
@@ -110,6 +112,6 @@ fn first_bytes(connection: &[u8]) {
     let told = source.is_some_and(|source| source.to_canonical() == client.ip && client.limited);
     let own = client.ip == PROXY && !client.limited;
     assert!(told || own, "{client:?} of {source:?}");
-    // TCP over IPv4 or IPv6 is what proxies say of clients, and then it holds.
+    // Proxies announce clients as TCP over IPv4 or IPv6; those addresses must be used.
     assert!(told || !matches!((command, family), (0x21, 0x11 | 0x21)), "{client:?} of {source:?}");
 }

@@ -1,7 +1,7 @@
-//! Positions: `Last-Event-ID` in the header and in the query. What is one is taken as exactly that, and what is none is told
-//! as unknown; nothing is taken for the beginning or the end.
+//! Cursors: `Last-Event-ID` in the header and in the query. A valid id is used exactly as sent, and
+//! an invalid one is reported as unknown. Neither is taken for the beginning or the end.
 //!
-//! Input: the header, the parameter.
+//! Input: the header, 0xFF, the parameter.
 
 use actix_web::http::header::HeaderValue;
 use actix_web::test::TestRequest;
@@ -11,7 +11,7 @@ use sse_gateway::stream::join::Start;
 
 use crate::parts;
 
-/// Reads both.
+/// Reads header and parameter of one request.
 pub fn run(data: &[u8]) {
     let [header, parameter] = parts(data);
     let encoded: String = parameter.iter().map(|byte| format!("%{byte:02X}")).collect();
@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
     is_meant(raw.unwrap_or(parameter), &read.start);
 }
 
-/// Whether a start is what these bytes mean.
+/// Checks that a start is what these bytes mean.
 pub fn is_meant(raw: &[u8], start: &Start) {
     match start {
         Start::Now => assert!(raw.is_empty(), "{raw:?}"),
@@ -38,7 +38,7 @@ pub fn is_meant(raw: &[u8], start: &Start) {
             assert!(*id <= EventId::MAX);
             assert_eq!(id.to_string().parse(), Ok(*id));
             assert!(id.next(0) > *id && id.next(0).epoch() == id.epoch());
-            // No event is of the first millisecond.
+            // No event has an id in the first millisecond.
             assert!(id.ms == 0 || (id.before() < *id && id.before().epoch() == id.epoch()));
         }
         Start::Unknown(text) => {
@@ -49,7 +49,7 @@ pub fn is_meant(raw: &[u8], start: &Start) {
     }
 }
 
-/// Two numbers with a hyphen between them, of a length that is looked at.
+/// Two numbers with a hyphen between them, of at most 14 digits each.
 fn id_of(raw: &[u8]) -> Option<EventId> {
     let hyphen = raw.iter().position(|byte| *byte == b'-')?;
     let number = |digits: &[u8]| {

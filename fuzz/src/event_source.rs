@@ -1,23 +1,24 @@
-//! A browser's reading of an event stream: WHATWG HTML §9.2.6 as plainly as it stands there, on the whole stream at once.
+//! A browser's event stream parser: WHATWG HTML §9.2.6 implemented literally, on the whole stream
+//! at once.
 
 /// A dispatched event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its type; `message` if none was written.
+    /// The event's type; `message` if the stream gave none.
     pub kind: String,
-    /// Its data.
+    /// The event's data.
     pub data: String,
-    /// `lastEventId`.
+    /// The event's `lastEventId`.
     pub id: String,
 }
 
-/// What a page is given of these bytes, and the position with which it would reconnect.
+/// The events that a page gets, and the last event id with which it would reconnect.
 pub fn read(bytes: &[u8]) -> (Vec<Event>, String) {
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = text.split('\n').collect();
-    // A line without an end is not read.
+    // An unterminated last line is not processed.
     lines.pop();
     let (mut events, mut data, mut kind) = (Vec::new(), String::new(), String::new());
     let (mut id, mut last) = (String::new(), String::new());
@@ -47,12 +48,12 @@ pub fn read(bytes: &[u8]) -> (Vec<Event>, String) {
     (events, last)
 }
 
-/// Text as every reader has it: each line end is LF.
+/// The text with every line end as LF, as every parser returns it.
 pub fn normal(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// What a body in chunks holds (RFC 9112 §7.1), if it is nothing but whole chunks.
+/// The content of a chunked body (RFC 9112 §7.1); none unless the bytes are whole chunks only.
 pub fn unchunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut whole = Vec::new();
     while !bytes.is_empty() {

@@ -1,6 +1,6 @@
-//! What a publisher writes, on the wire: a browser reads one event, with that type and data, and nothing else.
+//! Events on the wire: a browser reads exactly one event, with the publisher's type and data.
 //!
-//! Input: type, data, id, and what a `gap` says.
+//! Input, separated by 0xFF: type, data, id, and the `after` of a `gap`.
 
 use sse_contract::{Channel, EventId, EventType, EventTypeError, RESERVED_EVENT_TYPES};
 use sse_gateway::feed::frame::{self, Began, Frame, Framing, GapReason};
@@ -11,7 +11,7 @@ use crate::{parts, text};
 const BEFORE: EventId = EventId { ms: 1, seq: 1 };
 const BEHIND: EventId = EventId { ms: 99, seq: 65536 };
 
-/// Writes an event and reads it.
+/// Encodes an event and parses it.
 pub fn run(data: &[u8]) {
     let [kind, payload, id, after] = parts(data).map(text);
     let kind = event_type(&kind);
@@ -37,7 +37,8 @@ pub fn run(data: &[u8]) {
     gap(id, &payload, &after);
 }
 
-/// A type is refused for what would end its line, or for its name, and for nothing else.
+/// A type is refused only if a character would end its line, or for its length, or because it is
+/// reserved.
 fn event_type(text: &str) -> Option<EventType> {
     let parsed = text.parse::<EventType>();
     let expected = match &parsed {
@@ -55,7 +56,7 @@ fn event_type(text: &str) -> Option<EventType> {
     parsed.ok()
 }
 
-/// In the middle of a stream this block is one event; what stands around it stays what it is.
+/// In the middle of a stream the block is one event, and its neighbours are unchanged.
 fn one(plain: &[u8], chunked: &[u8], event: Event) {
     let opening = [&*frame::retry(1000), &*frame::first_checkpoint(BEFORE, Began::Now)].concat();
     let next = Frame::event(BEHIND, "", "next");
@@ -75,7 +76,7 @@ fn one(plain: &[u8], chunked: &[u8], event: Event) {
     assert_eq!(*frame::framed(plain, Framing::Chunked), *chunked);
 }
 
-/// What a client sent as its position stands in a gap as text.
+/// The position that a client sent appears in a gap as plain text.
 fn gap(position: EventId, name: &str, after: &str) {
     let channel: Option<Channel> = name.parse().ok();
     let block = frame::gap(position, channel.as_ref(), GapReason::UnknownId, after, Some(BEHIND));

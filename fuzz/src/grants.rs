@@ -1,6 +1,7 @@
-//! What claims allow, and grants and revocations as they are kept in Redis: any bytes there are nothing, or what they say.
+//! Claims, and the grants and revocations that Redis stores. Arbitrary bytes are either refused or
+//! mean what they say.
 //!
-//! Input: JSON, which is read as a grant and as claims, or a revocation's line.
+//! Input: JSON, which is read as a grant and as claims, or the line of a revocation.
 
 use serde_json::{Map, Value};
 use sse_contract::Channel;
@@ -22,7 +23,7 @@ const NAMES: [&str; 8] = [
     "{42}",
 ];
 
-/// Reads it as all three.
+/// Reads the input as all three.
 pub fn run(data: &[u8]) {
     if let Some(grant) = Grant::from_stored(data) {
         let stored = grant.stored();
@@ -52,7 +53,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What claims allow is what their patterns say one by one; any of them that is none refuses the whole.
+/// Claims allow exactly what their patterns match. One invalid pattern refuses all claims.
 fn claimed(right: Right, claims: &Map<String, Value>) {
     let own = claims.get(right.name()).cloned().unwrap_or_default();
     let own = match own {
@@ -77,7 +78,7 @@ fn claimed(right: Right, claims: &Map<String, Value>) {
     }
 }
 
-/// Mercure's selectors: a name, `*`, or a template whose expressions are each one part of a name.
+/// Mercure's selectors: a name, `*`, or a template in which each expression is one part of a name.
 fn topic_matches(topic: &str, name: &str) -> bool {
     if topic == "*" {
         return true;

@@ -1,5 +1,5 @@
-//! JSON bodies and NDJSON lines of `POST /publish`: what is published is what was written, whatever its JSON looks like; and
-//! a browser reads just that.
+//! JSON bodies and NDJSON lines of `POST /publish`: whatever the form of the JSON, what is
+//! published is what the client sent, and a browser reads exactly that.
 
 use serde_json::Value;
 use sse_gateway::feed::frame::{Frame, Framing};
@@ -7,10 +7,10 @@ use sse_gateway::http::publish_item::{Entry, read_body, read_item};
 
 use crate::event_source::{normal, read};
 
-/// The most events that are published together.
+/// The most events of one body or line.
 const MOST: usize = 16;
 
-/// Reads a body whole, and by its lines.
+/// Reads the input as a JSON body, and each of its lines as NDJSON.
 pub fn run(data: &[u8]) {
     if let Ok(entries) = read_body(data, MOST) {
         assert!(entries.len() <= MOST);
@@ -23,7 +23,7 @@ pub fn run(data: &[u8]) {
             let item = items.as_ref().map(|items| &items[entry.number as usize]);
             published(entry, item);
         }
-        // The entries are the channels of the items, and nothing else.
+        // Each item gives at least one entry and no more than one per channel.
         if let Some(items) = &items {
             for (number, item) in items.iter().enumerate() {
                 let own = entries.iter().filter(|entry| entry.number == number as u64);
@@ -55,7 +55,7 @@ fn published(entry: &Entry, item: Option<&Value>) {
     let [event] = &events[..] else { panic!("{} events", events.len()) };
     assert_eq!(event.data, normal(&publication.data));
     assert_eq!(event.kind, if kind.is_empty() { "message" } else { kind });
-    // JSON that is deeper than any reader likes is taken all the same, as text that nobody here reads.
+    // The gateway accepts JSON that is nested deeper than serde_json's `Value` takes.
     let Some(item) = item else { return };
     let named =
         [&item["channel"]].into_iter().chain(item["channels"].as_array().into_iter().flatten());
@@ -67,7 +67,7 @@ fn published(entry: &Entry, item: Option<&Value>) {
         other => {
             let again: Value = serde_json::from_str(&publication.data).expect("JSON stays JSON");
             assert_eq!(again, *other);
-            // Compact: outside of strings there is no white space.
+            // The JSON is compact: there is no white space outside of strings.
             assert!(!publication.data.contains(['\n', '\r', '\t']));
         }
     }

@@ -1,22 +1,25 @@
-//! One function for each parser that reads what strangers write: it feeds the parser any bytes and checks what comes out
-//! against a second, plainer reading of the same rules. It panics where the two differ.
+//! Fuzz targets: one function for each parser of untrusted input. It feeds the parser arbitrary
+//! bytes, compares the result with a second, simpler implementation of the same rules, and panics
+//! if they differ.
 //!
-//! libFuzzer calls them for minutes (`make fuzz`), with what it learns of the parsers' branches; an ordinary test calls
-//! them with the kept corpus and some thousand changes of it (`tests/kept.rs`), so that they cannot rot.
+//! libFuzzer runs the targets for minutes, guided by coverage (`make fuzz`). An ordinary test runs
+//! them with the kept corpus and some thousand mutations of it (`tests/kept.rs`), so that they keep
+//! working.
 //!
-//! An input of several parts has the byte 0xFF between them, which no UTF-8 text holds, so that seeds can be read.
+//! In an input of several parts the byte 0xFF separates them. UTF-8 text cannot contain that byte,
+//! and seeds stay readable.
 
 #![forbid(unsafe_code)]
 
-// The plainer readings.
+// The simpler implementations.
 pub mod event_source;
 pub mod naive;
 
-// What is written to clients, and what `sse-publish` reads of it.
+// What is written to clients, and the parser of `sse-publish` for it.
 pub mod events;
 pub mod streams;
 
-// What comes from Redis.
+// What Redis sends.
 pub mod live_frames;
 pub mod resp;
 
@@ -27,22 +30,22 @@ pub mod items;
 pub mod ndjson;
 pub mod requests;
 
-// Who may do what.
+// Access control.
 pub mod grants;
 pub mod lines;
 pub mod patterns;
 pub mod tokens;
 
-/// A parser under test.
+/// A fuzz target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// The folder of its corpus, and its program.
+    /// The name of its corpus folder and of its program.
     pub name: &'static str,
-    /// Feeds it these bytes; panics where something is wrong.
+    /// Feeds the parser these bytes; panics if the result is wrong.
     pub run: fn(&[u8]),
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 13] = [
     Target { name: "addresses", run: addresses::run },
     Target { name: "cursors", run: cursors::run },
@@ -59,13 +62,13 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "tokens", run: tokens::run },
 ];
 
-/// The parts of an input, so many; those that are not there are empty, and the last one is all that is left.
+/// Splits an input into `N` parts. Missing parts are empty; the last part may contain 0xFF.
 fn parts<const N: usize>(data: &[u8]) -> [&[u8]; N] {
     let mut parts = data.splitn(N, |byte| *byte == 0xFF);
     std::array::from_fn(|_| parts.next().unwrap_or_default())
 }
 
-/// A part as text. What is not UTF-8 is read as a browser would.
+/// A part as text. Invalid UTF-8 is replaced, as a browser does.
 fn text(part: &[u8]) -> String {
     String::from_utf8_lossy(part).into_owned()
 }

@@ -1,7 +1,7 @@
-//! The lines of `auth.keys` and `auth.jwt.keys`, which an operator writes, perhaps wrongly: whatever is said of one, the
-//! secret in it is not.
+//! The lines of `auth.keys` and `auth.jwt.keys`, valid or not: no message and no debug output
+//! contains the secret in a line.
 //!
-//! Input: what stands before the secret, and what behind it.
+//! Input: the text before the secret, 0xFF, the text after it.
 
 use sse_gateway::access::api_key::ApiKeys;
 use sse_gateway::access::issuers::Issuers;
@@ -13,7 +13,7 @@ use crate::{parts, text};
 
 const SECRET: &str = "Zq8-correct-horse-battery-staple-7Xk";
 
-/// Reads them as both.
+/// Reads the lines as both kinds.
 pub fn run(data: &[u8]) {
     let [before, behind] = parts(data).map(text);
     if before.contains(SECRET) || behind.contains(SECRET) {
@@ -29,7 +29,8 @@ pub fn run(data: &[u8]) {
         match IssuerLine::try_from(line.clone()) {
             Ok(read) => {
                 is_kept(&format!("{read:?}"));
-                // Only a line whose key stands in it: no path of an input is opened.
+                // Only lines that contain the secret: other lines might make it open a path from
+                // the input.
                 if line.contains(SECRET) {
                     match Issuers::new(&[read], 0, false) {
                         Ok(issuers) => is_kept(&format!("{issuers:?}")),

@@ -1,12 +1,12 @@
-//! What arrives on a live channel of Redis, from whoever may publish there: it is text, or a frame, or unknown; and whatever
-//! it is, a browser is given one event of it at most.
+//! Messages on a live channel of Redis, from anybody who may publish there: text, a frame, or
+//! unknown. A browser reads at most one event of any message.
 
 use sse_contract::{LiveMessage, decode_live, encode_live};
 use sse_gateway::feed::frame::{Frame, Framing};
 
 use crate::event_source::{Event, normal, read};
 
-/// Reads what arrived.
+/// Decodes the message.
 pub fn run(data: &[u8]) {
     match decode_live(data) {
         LiveMessage::Text(text) => {

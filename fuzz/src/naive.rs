@@ -1,28 +1,29 @@
-//! Patterns once more, by their definition: a table of which rest of a pattern matches which rest of a name.
+//! Pattern matching by definition: a table says which suffix of a pattern matches which suffix of a
+//! name.
 
 use serde_json::{Map, Value};
 
-/// What a pattern is made of.
+/// A piece of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// This character.
     Char(char),
-    /// Any text, also none.
+    /// Any text, possibly empty.
     Any,
-    /// Some text without `:` and `/`.
+    /// Text of at least one character, without `:` and `/`.
     Part,
 }
 
-/// What stands in a template.
+/// An item of a template.
 enum Item {
     Piece(Piece),
     Claim(String),
 }
 
-/// Whether a name is one that the pieces stand for.
+/// Whether the pieces match the whole name.
 pub fn matches(pieces: &[Piece], name: &str) -> bool {
     let name: Vec<char> = name.chars().collect();
-    // table[p][n]: the pieces from p on stand for the name from n on.
+    // table[p][n]: pieces[p..] matches name[n..].
     let mut table = vec![vec![false; name.len() + 1]; pieces.len() + 1];
     table[pieces.len()][name.len()] = true;
     for p in (0..pieces.len()).rev() {
@@ -41,7 +42,7 @@ pub fn matches(pieces: &[Piece], name: &str) -> bool {
     table[0][0]
 }
 
-/// What `Pattern::stored` wrote.
+/// Parses what `Pattern::stored` wrote.
 pub fn of_stored(text: &str) -> Vec<Piece> {
     let piece = |c| match c {
         '*' => Piece::Any,
@@ -51,7 +52,7 @@ pub fn of_stored(text: &str) -> Vec<Piece> {
     text.chars().map(piece).collect()
 }
 
-/// A template that is one, filled in for the bearer of these claims; none where it grants nothing.
+/// Fills a valid template from these claims; none if it then grants nothing.
 pub fn of_template(text: &str, claims: &Map<String, Value>) -> Option<Vec<Piece>> {
     let mut items = Vec::new();
     let mut rest = text;

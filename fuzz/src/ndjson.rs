@@ -1,12 +1,13 @@
-//! The lines of an NDJSON body: however it is cut, they are the same ones, and no more than one of them is kept.
+//! The lines of an NDJSON body: they do not depend on how the body is split, and at most one line
+//! is buffered.
 //!
-//! Input: a byte that says how large the pieces are, then the body.
+//! Input: a byte for the size of the pieces, then the body.
 
 use sse_gateway::http::lines::{Line, Lines};
 
 const LONGEST: usize = 32;
 
-/// Reads a body in pieces.
+/// Reads the body in pieces.
 pub fn run(data: &[u8]) {
     let Some((size, body)) = data.split_first() else { return };
     let mut lines = Lines::new(LONGEST);
@@ -19,7 +20,7 @@ pub fn run(data: &[u8]) {
     let whole: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
     let line = |number: u64| {
         let line = whole[number as usize - 1];
-        // A byte order mark is none of the first line's.
+        // A byte order mark does not belong to the first line.
         if number == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line }
     };
     let mut last = 0;
@@ -39,7 +40,7 @@ pub fn run(data: &[u8]) {
         assert!(number > last, "each is handed out once, and in order");
         last = number;
     }
-    // None with something in it is passed over.
+    // No line with content is skipped.
     for number in 1..=whole.len() as u64 {
         let told = read.iter().any(|read| match read {
             Line::Text(n, _) | Line::TooLong(n) => *n == number,

@@ -1,7 +1,7 @@
-//! Channels' names, and patterns of them: what matches is what the definition says, and no claim's value is more than a
-//! part of a name.
+//! Channel names and patterns: a pattern matches what its definition says, and the value of a claim
+//! matches only part of a name.
 //!
-//! Input: a pattern, a name, a claim's value.
+//! Input, separated by 0xFF: a pattern, a name, the value of a claim.
 
 use serde_json::{Map, Value};
 use sse_contract::Channel;
@@ -9,11 +9,12 @@ use sse_contract::pattern::{MAX_LEN, Pattern, Template};
 
 use crate::{naive, parts, text};
 
-/// Matches in every way there is.
+/// Compares all forms of patterns.
 pub fn run(data: &[u8]) {
     let [pattern, name, value] = parts(data).map(text);
     channel(&name);
-    // Where the pattern comes from a client, so may a name of its letters.
+    // Also a name made of the pattern's characters: where a client chooses one, it may choose the
+    // other.
     let names: Vec<Channel> =
         [name.as_str(), &pattern.replace(['*', '?'], ""), "a", "user:42:mail"]
             .iter()
@@ -43,7 +44,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A name is taken if it is of the set, and then it can be read in one way only.
+/// A name is accepted exactly if it is one of the allowed names.
 fn channel(name: &str) {
     let braces = name.matches(['{', '}']).count();
     let tag = || {
@@ -57,7 +58,7 @@ fn channel(name: &str) {
     assert_eq!(name.parse::<Channel>().is_ok(), meant, "{name:?}");
 }
 
-/// The claims of a bearer whose names they chose themselves, as far as anybody lets them.
+/// Claims with `value` as text, as a number and as JSON, as a user might choose them.
 fn claims(value: &str) -> Map<String, Value> {
     let number = value.parse::<u64>().map_or(Value::Null, Value::from);
     let any: Value = serde_json::from_str(value).unwrap_or_default();

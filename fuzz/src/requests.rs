@@ -1,5 +1,5 @@
-//! The head of a request for a stream, raw: what is subscribed to is what the query says, and whoever it says it is has shown
-//! just that.
+//! The raw head of a stream request: the subscription is what the query says, and the credentials
+//! are those in the request.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};
@@ -18,7 +18,7 @@ use crate::cursors::is_meant;
 const MOST_CHANNELS: usize = 5;
 const COOKIE: &str = "sse_token";
 
-/// Reads a head, if HTTP/1.1 lets it through.
+/// Reads a head, if it is valid HTTP/1.1.
 pub fn run(data: &[u8]) {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Request::new(&mut headers);
@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(request::names_event_stream(&request), streams);
 }
 
-/// The query's pairs, by the rules of forms; none if any of it is no UTF-8.
+/// The pairs of a query, form-decoded; none if any of them is not UTF-8.
 fn pairs(query: &str) -> Option<Vec<(String, String)>> {
     let decode = |text: &str| {
         let (bytes, mut decoded, mut n) = (text.as_bytes(), Vec::new(), 0);
@@ -107,7 +107,7 @@ fn subscription(request: &HttpRequest) {
     }
 }
 
-/// What is shown stands in the request, once.
+/// Credentials are in the request, each in one place.
 fn credentials(request: &HttpRequest) {
     let Ok(pairs) = request::query_pairs(request.query_string()) else { return };
     let client = ClientAddr::told([192, 0, 2, 1].into());
@@ -138,7 +138,7 @@ fn credentials(request: &HttpRequest) {
     assert_eq!(shown.token, token);
 }
 
-/// A page of another site is never taken for one of this host.
+/// The origin of another site is never taken for that of this host.
 fn site(request: &HttpRequest) {
     let allowed: AllowedOrigins =
         serde_json::from_str(r#"["https://app.example.org"]"#).expect("origins");

@@ -1,11 +1,12 @@
-//! RESP3 from Redis, or from whatever answers on its port: cut anywhere, it is the same values or the same error.
+//! RESP3 from Redis, or whatever else answers on its port: the values or the error do not depend on
+//! where the input is split.
 
 use sse_gateway::broker::redis::resp::{Value, parse};
 
-/// The most bytes of which every beginning is tried.
+/// The most bytes of input; every prefix is parsed.
 const MOST: usize = 512;
 
-/// Reads values.
+/// Parses the input and all of its prefixes.
 pub fn run(data: &[u8]) {
     let data = &data[..data.len().min(MOST)];
     let whole = parse(data);
@@ -13,7 +14,7 @@ pub fn run(data: &[u8]) {
         Ok(Some((value, used))) => {
             assert!(*used <= data.len());
             bounded(value, 0);
-            // What stands behind a value changes nothing, and a part of it is none.
+            // The bytes after a value do not change it, and a proper prefix of it is incomplete.
             assert_eq!(parse(&data[..*used]), whole);
             for end in 0..*used {
                 assert_eq!(parse(&data[..end]), Ok(None), "{end} of {used}");
@@ -24,7 +25,7 @@ pub fn run(data: &[u8]) {
                 assert_eq!(parse(&data[..end]), Ok(None), "{end}");
             }
         }
-        // It may be seen late, and is never taken back.
+        // The error may show only after some bytes, and then persists.
         Err(_) => {
             let mut broken = false;
             for end in 0..=data.len() {
@@ -35,7 +36,7 @@ pub fn run(data: &[u8]) {
             }
         }
     }
-    // All values of the buffer, as the connection reads them.
+    // All values in the buffer, one after the other, as the connection reads them.
     let mut rest = data;
     while let Ok(Some((_, used))) = parse(rest) {
         assert!(used > 0, "a value of no bytes would be read for ever");

@@ -1,12 +1,13 @@
-//! The event stream's reader of `sse-publish`: however a stream is cut, it reads what a browser reads.
+//! The event stream parser of `sse-publish`: it reads what a browser reads, however the stream is
+//! split.
 //!
-//! Input: a byte that says how large the pieces are, then the stream.
+//! Input: a byte for the size of the pieces, then the stream.
 
 use sse_publish::event_stream::EventStream;
 
 use crate::event_source;
 
-/// Reads a stream in pieces, and whole.
+/// Reads the stream in pieces and whole, and compares.
 pub fn run(data: &[u8]) {
     let Some((size, stream)) = data.split_first() else { return };
     let mut reader = EventStream::new("", usize::MAX);
@@ -22,12 +23,12 @@ pub fn run(data: &[u8]) {
         assert!(read.id.as_ref().is_none_or(|id| *id == event.id), "{read:?} is {event:?}");
     }
     assert_eq!(reader.last_event_id(), last);
-    // A limit ends it before it holds more.
+    // A reader with a limit fails before it buffers more.
     let mut bounded = EventStream::new("", 64);
     let mut held = Vec::new();
     let ended = stream
         .chunks(usize::from(*size) + 1)
         .find_map(|piece| bounded.feed(piece, &mut held).err());
-    // Each byte that is no UTF-8 is three when it is replaced.
+    // Each invalid byte is replaced by U+FFFD, which takes three bytes.
     assert!(held.iter().all(|event| event.data.len() <= 3 * 65), "{ended:?}");
 }

@@ -1,5 +1,5 @@
-//! Tokens: none is taken that was not signed, whatever it says of itself; and of those that are signed none beyond its time,
-//! its issuer or its audience.
+//! Tokens: an unsigned token is never accepted, and a signed one only within its time and for its
+//! issuer and audience.
 //!
 //! Input: a token; or `c` and claims in JSON, which are signed here; or `k` and a key set.
 
@@ -13,21 +13,21 @@ const SECRET: &[u8] = b"a-secret-of-at-least-32-bytes-for-fuzzing";
 const RSA: &[u8] = include_bytes!("../keys/rsa.pub.pem");
 const CURVE: &[u8] = include_bytes!("../keys/p256.pub.pem");
 const EDWARDS: &[u8] = include_bytes!("../keys/ed25519.pub.pem");
-/// One token of each key pair; the private keys are gone.
+/// One token for each key pair. The private keys were deleted.
 const SIGNED: [&str; 3] = [
     include_str!("../keys/rs256.token"),
     include_str!("../keys/es256.token"),
     include_str!("../keys/eddsa.token"),
 ];
 
-/// The keys of a gateway.
+/// The keys of a gateway, and keys that sign.
 struct Keys {
     secret: VerifyingKey,
     pairs: [VerifyingKey; 3],
     signing: SigningKey,
-    /// Signs with what everybody knows, as if it were a secret.
+    /// Signs with a public key, as if it were a shared secret.
     forging: SigningKey,
-    /// All that was signed with the secret.
+    /// All tokens that were signed with the secret.
     signed: Vec<String>,
 }
 
@@ -62,12 +62,12 @@ fn keys() -> &'static Keys {
     })
 }
 
-/// The tokens that are taken.
+/// All tokens that are accepted.
 pub fn signed() -> impl Iterator<Item = &'static str> {
     keys().signed.iter().map(String::as_str).chain(SIGNED.map(str::trim_end))
 }
 
-/// Whether any of the keys takes it.
+/// Whether any of the keys accepts the token.
 pub fn is_taken(token: &str) -> bool {
     let keys = keys();
     let expected = [anything(), Expected { audience: Some("sse".to_owned()), ..anything() }];
@@ -77,7 +77,7 @@ pub fn is_taken(token: &str) -> bool {
         .any(|key| expected.iter().any(|expected| sse_token::check(token, key, expected).is_ok()))
 }
 
-/// Checks it with every key.
+/// Checks the input with every key.
 pub fn run(data: &[u8]) {
     match data.split_first() {
         Some((b'c', claims)) => {
@@ -94,7 +94,7 @@ pub fn run(data: &[u8]) {
                 assert!(!key.takes(Algorithm::HS256), "no secret comes out of a key set");
                 for token in signed() {
                     let taken = sse_token::check(token, &key, &anything()).is_ok();
-                    // The kept public keys may stand in a set as well.
+                    // The set may contain the kept public keys, which accept their own tokens.
                     assert!(!taken || SIGNED.iter().any(|known| known.trim_end() == token));
                 }
             }
@@ -111,7 +111,7 @@ fn anything() -> Expected {
     Expected { unending: true, ..Expected::default() }
 }
 
-/// What is taken was signed, byte for byte.
+/// Every accepted token was signed, byte for byte.
 fn forged(token: &str) {
     let keys = keys();
     for expected in [anything(), Expected { audience: Some("sse".to_owned()), ..anything() }] {
@@ -128,13 +128,14 @@ fn forged(token: &str) {
     let _ = Token::read(token).and_then(|token| token.unproven());
 }
 
-/// What was signed is the head and the claims. (A signature by itself may have another form that is as right.)
+/// Whether header and claims are the same. Signatures are not compared: another encoding of one may
+/// also be valid.
 fn said_the_same(one: &str, other: &str) -> bool {
     let said = |token: &str| token.rsplit_once('.').map(|(said, _)| said.to_owned());
     said(one) == said(other)
 }
 
-/// Claims that are signed: taken only within their time, from whom and for whom they are expected.
+/// Signed claims are accepted only within their time and for the expected issuer and audience.
 fn times(claims: &Claims) {
     let keys = keys();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();

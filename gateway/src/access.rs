@@ -1,7 +1,8 @@
-//! Who may listen and who may publish.
+//! Access control: who may subscribe and who may publish.
 //!
-//! Every way of access ends in a [`Grant`]: a token, an API key, a ticket, another service's word, or nobody in particular. It is
-//! asked for once, when a request comes; a delivered event asks nobody.
+//! Every way to authenticate (token, API key, ticket, another service's answer, anonymous access)
+//! yields a [`Grant`]. The grant is determined once per request; the delivery of events checks
+//! nothing.
 
 pub(crate) mod admission;
 pub mod api_key;
@@ -38,36 +39,37 @@ use crate::broker::Broker;
 use crate::config::origins::AllowedOrigins;
 use crate::config::{AuthConfig, CorsConfig};
 
-/// Decides who may do what.
+/// Decides what the sender of a request may do.
 #[derive(Debug)]
 pub struct Access {
-    /// Nothing is configured, or `auth.open`: anybody may do anything.
+    /// Everybody may do everything: `[auth]` is not configured, or `auth.open` is set.
     open: bool,
     config: AuthConfig,
     origins: AllowedOrigins,
-    /// What nobody in particular may do.
+    /// What requests without credentials may do. Added to every grant.
     anonymous: Arc<Grant>,
     keys: ApiKeys,
     issuers: Issuers,
     forward: Option<Forward>,
     tickets: Tickets,
     outbound: Outbound,
-    /// Who is not to be let in any more.
+    /// Subjects and tokens that are refused although their grants have not expired.
     pub revocations: Revocations,
 }
 
-/// What a request showed, checked.
+/// The result of checking a request's credentials.
 enum Shown {
-    /// Nothing that is ours to check, or a cookie of no use; what to say if nobody in particular may not do it either.
+    /// No credentials that the gateway itself can check, or an invalid cookie. Holds the refusal to
+    /// send if neither anonymous access nor the forward-auth service allows the request.
     Nothing(Denied),
-    /// This is granted to its bearer.
+    /// Valid credentials.
     Grant(Arc<Grant>),
-    /// A ticket that is used up, or never was.
+    /// A ticket that was already used, has expired or never existed.
     Spent,
 }
 
 impl Access {
-    /// As configured. Reads the keys that are in files; the error names the culprit.
+    /// Reads key files and certificates. The error names the setting at fault.
     pub fn new(config: &AuthConfig, cors: &CorsConfig) -> Result<Self, String> {
         let keys = ApiKeys::new(&config.keys)?;
         let jwt = &config.jwt;
@@ -94,22 +96,23 @@ impl Access {
         })
     }
 
-    /// Reads the key sets that are elsewhere, again and again.
+    /// Reloads the key sets of `jwks=` periodically. Returns only if there are none.
     pub async fn watch_keys(&self) {
         self.issuers.watch(&self.outbound).await;
     }
 
-    /// Whether anybody may do anything.
+    /// Whether everybody may do everything.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Whether somebody is asked who wants to know the channels.
+    /// Whether [`Access::publisher`] may ask the forward-auth service, which is sent the channels.
+    /// The caller must then read the request's body first.
     pub fn asks_for_channels(&self) -> bool {
         self.forward.is_some() && !self.open
     }
 
-    /// What the sender of this request may do, if it may listen to all of these channels.
+    /// The sender's grant, if it may subscribe to all of `channels`.
     pub async fn subscriber(
         &self,
         asker: &impl Asker,
@@ -139,8 +142,9 @@ impl Access {
         grant.may_subscribe(channel) || self.anonymous.may_subscribe(channel)
     }
 
-    /// What the sender of this request may do, who wants to publish. `channels` are those known so far; whoever gets this checks
-    /// each item with [`Access::may_publish`].
+    /// The sender's grant for publishing. `channels` holds the channels known so far and may be
+    /// empty. A returned grant does not imply that they are allowed: check each item with
+    /// [`Access::may_publish`].
     pub async fn publisher(
         &self,
         asker: &impl Asker,
@@ -167,7 +171,7 @@ impl Access {
         }
     }
 
-    /// Whether an item may be published.
+    /// Whether the grant, or anonymous access, allows publishing to the channel.
     pub fn may_publish(&self, grant: &Grant, channel: &Channel) -> Result<(), Denied> {
         if grant.may_publish(channel) || self.anonymous.may_publish(channel) {
             return Ok(());
@@ -175,14 +179,14 @@ impl Access {
         Err(not_granted(Why::MayNotPublish, grant, channel))
     }
 
-    /// Whether a request may use what only an operator may.
+    /// Whether the request carries an API key with `admin=true`.
     pub fn is_admin(&self, asker: &impl Asker) -> bool {
         let shown = Credentials::of(asker, "", &[]).unwrap_or_default();
         let key = shown.bearer.or(shown.api_key);
         key.and_then(|key| self.keys.find(key)).is_some_and(|known| known.admin)
     }
 
-    /// A ticket for the sender of this request, and the seconds for which it is good.
+    /// Issues a ticket with the sender's grant, and its lifetime in seconds.
     pub async fn ticket(
         &self,
         asker: &impl Asker,
@@ -205,8 +209,8 @@ impl Access {
         Ok((ticket, lifetime.as_secs()))
     }
 
-    /// Checks what a request shows. What it shows on purpose must be right; a cookie comes by itself, so one that is of no use
-    /// is as good as none.
+    /// Checks the request's credentials. An invalid header, parameter or API key is an error. An
+    /// invalid cookie counts as none, because browsers send cookies unasked.
     async fn shown(
         &self,
         asker: &impl Asker,
@@ -272,7 +276,7 @@ impl Access {
         }
     }
 
-    /// Whether a grant still holds that was in use a moment ago.
+    /// Checks again whether a grant was revoked, for a stream that took time to open.
     pub fn still_holds(&self, grant: &Grant) -> Result<(), Refused> {
         if self.revocations.revoked(grant) { Err(Refused::Over("revoked")) } else { Ok(()) }
     }
@@ -314,7 +318,8 @@ impl Access {
         }
     }
 
-    /// A browser sends cookies by itself, also for pages of other sites. Those need a place in `cors.origins`.
+    /// Refuses cookies from pages of other sites, unless `cors.origins` lists the site: a browser
+    /// sends cookies with such requests too.
     fn check_site(&self, asker: &impl Asker) -> Result<(), Denied> {
         let detail = match asker.foreign_origin(&self.origins) {
             Some(origin) => format!(

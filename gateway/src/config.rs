@@ -1,8 +1,10 @@
-//! The configuration: one struct of sections, read once, checked before anything is bound.
+//! The configuration: one struct of sections, read and checked once, before the gateway binds a
+//! port.
 //!
-//! Layers, later ones winning: the embedded defaults, a file, the environment, flags (`config_sources`). What
-//! `--check-config` accepts starts: every value is parsed into the type that is used, within bounds that its users can
-//! bear (`config_checks`). An error names the setting, where it was given, its value and what is allowed.
+//! Later layers override earlier ones: embedded defaults, file, environment, flags ([`sources`]). A
+//! configuration that `--check-config` accepts also starts: every value is parsed into its final
+//! type, within bounds that the code can handle ([`checks`]). An error names the setting, where it
+//! was given, its value and what is allowed.
 
 pub mod api_key_line;
 pub mod checks;
@@ -43,10 +45,10 @@ pub use crate::config::slow_readers::{SlowReader, SlowReaderRule};
 use crate::config::sources::{Flag, Setting, Settings};
 use crate::config::trusted_proxies::{ForwardedHeader, TrustedProxies};
 
-/// The defaults, documented: also the reference for every key.
+/// The documented defaults, which are also the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/defaults.toml");
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each key is documented in defaults.toml")]
@@ -66,11 +68,11 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// Which broker.
+/// The setting `broker`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum BrokerKind {
-    /// This process alone.
+    /// Within this process only.
     Memory,
     /// Redis.
     Redis,
@@ -247,35 +249,35 @@ section!(
     LogConfig { format: LogFormat, level: LogFilter, }
 );
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The configuration is of no use; one line that names the culprit.
+/// The configuration is invalid. The message is one line and names the setting at fault.
 #[derive(Debug, thiserror::Error)]
 #[error("configuration: {0}")]
 pub struct ConfigError(String);
 
 impl ConfigError {
-    /// With this text, made one line.
+    /// An error with this text, joined to one line.
     pub(crate) fn new(text: String) -> Self {
         ConfigError(text.split('\n').map(str::trim).collect::<Vec<_>>().join(" "))
     }
 
-    /// A setting has a value that it cannot have.
+    /// An error about a setting's value.
     pub(crate) fn at(key: &str, setting: &Setting, what: impl std::fmt::Display) -> Self {
         let Setting { value, place } = setting;
         ConfigError::new(format!("{key} = {} ({place}): {what}", shown(key, value)))
     }
 }
 
-/// A value as it may be shown to anybody.
+/// A value for an error message: without secrets, and at most 200 characters long.
 fn shown(key: &str, value: &Value) -> String {
     let text = match value {
         Value::String(url) if key == "redis.url" => format!("{:?}", without_credentials(url)),
@@ -283,7 +285,7 @@ fn shown(key: &str, value: &Value) -> String {
             let end = url.find(['?', '#']).unwrap_or(url.len());
             format!("{:?}", without_credentials(&url[..end]))
         }
-        // Their lines hold secrets, and a mistake may stand anywhere in them.
+        // These lines contain secrets, and a mistake can put one anywhere in the line.
         Value::Array(lines) if key == "auth.keys" || key == "auth.jwt.keys" => {
             let lines: Vec<String> =
                 lines.iter().filter_map(Value::as_str).map(words::shown).collect();
@@ -299,7 +301,8 @@ fn shown(key: &str, value: &Value) -> String {
     }
 }
 
-/// User and password stand before the last `@`, whatever is wrong with the rest, and of a Unix socket behind the `?`.
+/// Removes user and password: everything before the last `@`, even if the URL is malformed, and the
+/// query, which holds them in the URL of a Unix socket.
 fn without_credentials(url: &str) -> String {
     let url = match url.rsplit_once('@') {
         Some((before, host)) => {
@@ -312,7 +315,8 @@ fn without_credentials(url: &str) -> String {
 }
 
 impl Config {
-    /// Reads all layers. `env` is the process's environment; `flags` are `key=value` pairs, as of `--set`.
+    /// Loads all layers and checks the result. `env` is the process's environment; `flags` are the
+    /// `key=value` pairs of `--set`.
     pub fn load(
         file: Option<&Path>,
         env: impl Iterator<Item = (OsString, OsString)>,
@@ -325,7 +329,7 @@ impl Config {
         Self::read(file, env, &flags.iter().map(set).collect::<Vec<_>>())
     }
 
-    /// Reads all layers, with flags that have names of their own.
+    /// Like [`Config::load`], for flags with names of their own such as `--listen`.
     pub fn read(
         file: Option<&Path>,
         env: impl Iterator<Item = (OsString, OsString)>,
@@ -350,14 +354,15 @@ impl Config {
         let built = built.map_err(|error| ConfigError::new(error.to_string()))?;
         serde_path_to_error::deserialize(built).map_err(|error| {
             let path = error.path().to_string();
-            // An item of a list is named by the setting and by its own text.
+            // The path of a list item is `key[n]`; the error names the key and shows the item's
+            // text.
             let key = path.split('[').next().unwrap_or_default();
             ConfigError::at(key, settings.get(key), what(error.inner()))
         })
     }
 }
 
-/// What is wrong with a value, without the name and place that are told anyway.
+/// The innermost error, because [`ConfigError::at`] adds key and place itself.
 fn what(error: &config::ConfigError) -> String {
     match error {
         config::ConfigError::At { error, .. } => what(error),
@@ -366,7 +371,7 @@ fn what(error: &config::ConfigError) -> String {
 }
 
 impl AuthConfig {
-    /// Whether it is said who may do what.
+    /// Whether any setting says who may do what.
     pub fn is_configured(&self) -> bool {
         let anonymous = &self.anonymous;
         !self.keys.is_empty()
@@ -376,28 +381,28 @@ impl AuthConfig {
             || !anonymous.publish.is_empty()
     }
 
-    /// Whether anybody who reaches the public port may do anything.
+    /// Whether everybody who reaches the public port may do everything.
     pub fn is_open(&self) -> bool {
         self.open || !self.is_configured()
     }
 }
 
 impl TlsConfig {
-    /// Whether the public port speaks TLS.
+    /// Whether the public port uses TLS.
     pub fn is_on(&self) -> bool {
         !self.certificate.is_empty()
     }
 }
 
 impl StreamConfig {
-    /// The policy of the first rule that matches a channel; replay if none does.
+    /// The policy of the first rule that matches the channel, or replay if none does.
     pub fn slow_reader(&self, channel: &Channel) -> SlowReader {
         let rule = self.slow_readers.iter().find(|rule| rule.matches(channel.as_str()));
         rule.map_or(SlowReader::Replay, |rule| rule.policy)
     }
 
-    /// A client's waiting time in milliseconds: the configured one and up to half of it more, so that
-    /// those who were cut off together come back apart.
+    /// The reconnect delay for a client in milliseconds: `stream.retry` plus up to half of it at
+    /// random, so that clients disconnected together do not come back together.
     pub fn jittered_retry(&self) -> u64 {
         let retry = self.retry.as_millis() as u64;
         retry + fastrand::u64(0..=retry / 2)
@@ -428,7 +433,7 @@ impl TryFrom<String> for LogFormat {
     }
 }
 
-/// Reads a text and says what is allowed if it is not that.
+/// Defines a deserializer that reads a text and parses it.
 macro_rules! parsed_by {
     ($name:ident, $kind:ty, $parse:expr) => {
         fn $name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$kind, D::Error> {

@@ -1,9 +1,10 @@
-//! Certificates that vouch for themselves alone.
+//! Self-signed certificates.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Makes a certificate of this machine, and its key, at these paths.
+/// Writes a self-signed certificate for `localhost` and 127.0.0.1, valid for two days, and its key
+/// to these paths.
 pub fn certify(certificate: &Path, key: &Path) -> Result<(), String> {
     let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
                  -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \

@@ -1,30 +1,30 @@
-//! The body of an HTTP/1.1 answer, whatever its framing and wherever the network cut it.
+//! Reads the body of an HTTP/1.1 response, chunked or not, however the network splits it.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 
-/// A chunk's size line says no size.
+/// The size line of a chunk contains no size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Takes the chunks' framing off a body. A body that is not in chunks passes as it is.
+/// Removes the chunked framing from a body. A body that is not chunked passes unchanged.
 #[derive(Debug)]
 pub struct Framing {
     chunked: bool,
     ended: bool,
-    /// Bytes left of the current chunk.
+    /// Bytes left in the current chunk.
     left: usize,
-    /// The current size line as far as it was read.
+    /// The part of the current size line that was read so far.
     size: Vec<u8>,
 }
 
 impl Framing {
-    /// The framing that a response's head announces.
+    /// The framing that a response's head declares.
     pub fn of(head: &str) -> Self {
         let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         Framing { chunked, ended: false, left: 0, size: Vec::new() }
     }
 
-    /// The content in all of these bytes.
+    /// The content in these bytes, which follow those of the last call.
     pub fn decode(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
         let mut content = Vec::with_capacity(bytes.len());
         while !bytes.is_empty() {
@@ -35,7 +35,8 @@ impl Framing {
         Ok(content)
     }
 
-    /// The next piece of content, and how many bytes it and its framing took; at least one.
+    /// The next piece of content (possibly empty), and how many input bytes it and its framing
+    /// took; at least one.
     fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<(&'a [u8], usize), Malformed> {
         if !self.chunked {
             return Ok((bytes, bytes.len()));
@@ -54,9 +55,9 @@ impl Framing {
         if end.is_some() {
             let line = std::mem::take(&mut self.size);
             let line = String::from_utf8_lossy(&line);
-            // What stands behind a semicolon is an extension.
+            // A chunk extension follows the semicolon.
             let size = line.split(';').next().unwrap_or_default().trim();
-            // The line end behind a chunk is an empty size line, and says nothing.
+            // The line end after a chunk looks like an empty size line.
             if !size.is_empty() {
                 self.left = usize::from_str_radix(size, 16).map_err(|_| Malformed)?;
                 self.ended = self.left == 0;
@@ -73,12 +74,12 @@ pub struct Body<R> {
 }
 
 impl<R: Read> Body<R> {
-    /// What follows this head.
+    /// The body that follows this head.
     pub fn new(reader: BufReader<R>, head: &str) -> Self {
         Body { reader, framing: Framing::of(head) }
     }
 
-    /// Whether its end was announced, and not only the connection cut.
+    /// Whether the last chunk was read; false if the connection ended before it.
     pub fn is_whole(&self) -> bool {
         self.framing.ended
     }

@@ -1,42 +1,44 @@
-//! An event stream's bytes to blocks: as the standard has it, or strictly as gateways write them.
+//! Parses event streams into blocks: [`Parser`] as the WHATWG standard says, [`Reader`] strictly as
+//! gateways write them.
 
 use std::io::{BufRead, BufReader, Read};
 
-/// A block that had a field besides `retry`.
+/// A block with a field other than `retry`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Block {
-    /// The `id` field; empty if it was not there.
+    /// The `id` field; empty if missing.
     pub id: String,
-    /// The `event` field; empty for a plain event.
+    /// The `event` field; empty if missing.
     pub event: String,
-    /// The `data` fields, joined.
+    /// The `data` fields, joined by line feeds.
     pub data: String,
 }
 
-/// Reads an event stream in pieces of any size. A block that is cut off by the end is never shown.
+/// Parses an event stream in pieces of any size. A block that the end of the stream cuts off is not
+/// returned.
 #[derive(Debug, Default)]
 pub struct Parser {
     line: Vec<u8>,
-    /// The last line ended with CR: a LF that follows belongs to it.
+    /// The last line ended with CR, so a following LF belongs to that line end.
     after_cr: bool,
     block: Block,
     lines: Vec<String>,
     any: bool,
-    /// The last field was an id.
+    /// The last field was `id`.
     id_last: bool,
 }
 
-/// A block that was cut off behind its `id:` line.
+/// A block that was cut off after its `id:` line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CutOff {
-    /// More of it was to come: whoever takes the cursor at once skips it.
+    /// More of the block may be missing. A client that adopts the id at once would skip the block.
     Inside(String),
-    /// Nothing of it is missing but the empty line.
+    /// Only the empty line is missing.
     AtTheEnd(Block),
 }
 
 impl Parser {
-    /// Takes bytes; answers the blocks that are whole now.
+    /// Parses more bytes and returns the blocks that they complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Block> {
         let mut blocks = Vec::new();
         for &byte in bytes {
@@ -54,7 +56,7 @@ impl Parser {
         blocks
     }
 
-    /// What is left of a block at the end of a stream, if its `id:` line was read.
+    /// The block that the end of the stream cut off, if its `id:` line was read.
     pub fn cut_off(&self) -> Option<CutOff> {
         if self.block.id.is_empty() {
             return None;
@@ -86,19 +88,19 @@ impl Parser {
     }
 }
 
-/// Reads a stream block by block. The standard allows more than a gateway writes; that fails the
-/// test.
+/// Reads a stream block by block. Panics on anything that the standard allows and a gateway never
+/// writes.
 pub struct Reader<R> {
     reader: BufReader<R>,
     parser: Parser,
-    /// Comments read so far: heartbeats.
+    /// How many comments (heartbeats) were read.
     pub comments: usize,
-    /// The last `retry:` read.
+    /// The value of the last `retry:`, in milliseconds.
     pub retry: Option<u64>,
 }
 
 impl<R: Read> Reader<R> {
-    /// Of a stream whose head was read.
+    /// Reads the stream in a response's body, after the head.
     pub fn new(body: R) -> Self {
         let reader = BufReader::new(body);
         Reader { reader, parser: Parser::default(), comments: 0, retry: None }
@@ -109,7 +111,7 @@ impl<R: Read> Reader<R> {
         self.reader
     }
 
-    /// The next block, or none when the stream ended.
+    /// The next block, or none at the end of the stream.
     pub fn read(&mut self) -> Option<Block> {
         loop {
             let line = self.line()?;
@@ -119,7 +121,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads until a heartbeat's comment has come.
+    /// Reads until the next heartbeat. Skips blocks.
     pub fn heartbeat(&mut self) {
         while self.line().expect("a heartbeat") != ":" {}
     }

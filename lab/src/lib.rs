@@ -1,7 +1,7 @@
-//! What tests, chaos and bench stand on: real servers, processes, and a network that breaks.
+//! Tools that tests, chaos and bench share: real servers, processes, and a network that can fail.
 //!
-//! It has none of the gateway's code, so that what judges the gateway cannot share its mistakes.
-//! A test that cannot have what it needs has failed, so most of this panics and says why.
+//! Contains none of the gateway's code, so it cannot share the gateway's mistakes. A test without
+//! its tools has failed, so most functions here panic and say why.
 
 pub mod certificate;
 pub mod chunked;
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 
-/// No wait in a test is longer: past it something is broken, not slow.
+/// The longest wait in a test. If it is exceeded, something is broken, not slow.
 pub const BOUND: Duration = Duration::from_secs(60);
 
-/// Waits until a condition holds.
+/// Waits until the condition holds; panics after [`BOUND`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + BOUND;
@@ -32,9 +32,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// An address that nobody else uses, for what comes back on it or must be told its port beforehand.
+/// An unused address, for a server that restarts on its address or must be told its port in
+/// advance.
 ///
-/// Its host is a loopback address of its own, so that nobody else is given the port meanwhile.
+/// The host is a loopback address of its own, so that no other process is given the port in the
+/// meantime.
 pub fn own_addr() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let pid = std::process::id();

@@ -1,4 +1,4 @@
-//! What a server of a few lines begins with.
+//! A TCP listener for small test servers.
 
 use std::io::Result;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// Takes connections until it is dropped, each in a thread of its own.
+/// Accepts connections until it is dropped, and serves each in its own thread.
 #[derive(Debug)]
 pub struct Listener {
-    /// Where it listens.
+    /// The address it listens on.
     pub addr: SocketAddr,
     over: Arc<AtomicBool>,
 }
 
 impl Listener {
-    /// On a port of the kernel's choice.
+    /// Listens on `host`, on a port that the kernel chooses.
     pub fn on(host: IpAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<Self> {
         let listener = TcpListener::bind((host, 0))?;
         let addr = listener.local_addr()?;
@@ -35,7 +35,7 @@ impl Listener {
         Ok(Listener { addr, over })
     }
 
-    /// On this machine.
+    /// Listens on 127.0.0.1.
     #[track_caller]
     pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         Self::on([127, 0, 0, 1].into(), serve).expect("a port")
@@ -45,7 +45,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        // So that whoever accepts sees it.
+        // Wakes the accepting thread, which then sees `over`.
         let _ = TcpStream::connect(self.addr);
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that were started: none outlives its owner.
+//! Child processes that are killed when their owner is dropped.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,15 +10,16 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-/// A running program, ended when this is dropped.
+/// A running program. Dropping it ends the program.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// How long it may take to end by itself.
+    /// How long the program has to end after SIGTERM; none: it is killed at once.
     grace: Option<Duration>,
 }
 
-/// Starts a program of Debian's `package`; one that is missing fails the test with what to install.
+/// Starts a program of the Debian package `package`. Panics if the program is missing, and names
+/// the package to install.
 #[track_caller]
 pub fn spawn(command: &mut Command, package: &str) -> Process {
     Process::start(command).unwrap_or_else(|error| {
@@ -35,7 +36,7 @@ impl Process {
         }
     }
 
-    /// Starts a program without input; what it prints is appended to a file.
+    /// Starts a program without input. Its output is appended to the file `log`.
     pub fn logged(command: &mut Command, log: &Path) -> Result<Process, String> {
         let open = || File::options().create(true).append(true).open(log);
         let files = open().and_then(|out| Ok((out, open()?)));
@@ -43,20 +44,20 @@ impl Process {
         Process::start(command.stdin(Stdio::null()).stdout(out).stderr(err))
     }
 
-    /// When it is to end, SIGTERM asks it; it is killed if it is still there after so long. A master
-    /// that is killed outright, nginx' for one, leaves its workers behind.
+    /// Makes [`Process::end`] send SIGTERM first, and kill the program only if it still runs after
+    /// `grace`. Some programs, such as nginx, leave their workers behind when they are killed.
     pub fn gently(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
     }
 
-    /// Sends a signal to this process alone.
+    /// Sends a signal to this process, not to its children.
     pub fn signal(&self, signal: Signal) {
-        // It may have ended a moment ago; whoever needs to know asks `ended`.
+        // Fails if the process has just ended; callers that need to know use `ended`.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
-    /// All that it prints until it ends, where its standard output is piped.
+    /// Reads standard output, which must be piped, until the program ends it.
     #[track_caller]
     pub fn said(mut self) -> String {
         let mut text = String::new();
@@ -65,12 +66,12 @@ impl Process {
         text
     }
 
-    /// How it ended, if it did.
+    /// The exit status, or none while the program runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for its end, for so long at most.
+    /// Waits until the program ends, for `bound` at most. None if it still runs.
     pub fn ends_within(&mut self, bound: Duration) -> Option<ExitStatus> {
         let ended = self.ended();
         if ended.is_some() {
@@ -85,7 +86,7 @@ impl Process {
         self.ended()
     }
 
-    /// Ends it now.
+    /// Ends the program and waits for it.
     pub fn end(&mut self) {
         if let Some(grace) = self.grace
             && self.ended().is_none()
@@ -93,7 +94,7 @@ impl Process {
             self.signal(Signal::TERM);
             self.ends_within(grace);
         }
-        // Both fail only where it is gone already. SIGKILL ends a stopped process as well.
+        // Both fail only if the process has ended. SIGKILL also ends a stopped process.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

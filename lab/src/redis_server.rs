@@ -1,4 +1,4 @@
-//! A `redis-server` of a test's own, on an address of its own, gone with the test.
+//! A real `redis-server` on an address of its own, killed at the end of the test.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ use crate::resp::Connection;
 use crate::scratch::Scratch;
 use crate::{eventually, own_addr};
 
-/// The command of one that listens there. It writes to this directory, and only if it is told to.
+/// The command that starts a server on `addr` with `dir` as its directory. Without further
+/// arguments it writes no file.
 pub fn command(addr: SocketAddr, dir: &Path) -> Command {
     let mut command = Command::new("redis-server");
     command.args(["--bind", &addr.ip().to_string(), "--port", &addr.port().to_string()]);
@@ -23,7 +24,7 @@ pub fn command(addr: SocketAddr, dir: &Path) -> Command {
 /// A running `redis-server`.
 #[derive(Debug)]
 pub struct RedisServer {
-    /// Its address, which stays the same when it starts again.
+    /// The server's address, which survives restarts.
     pub addr: SocketAddr,
     process: Process,
     command: Command,
@@ -31,19 +32,19 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// An empty one without persistence.
+    /// Starts an empty server without persistence.
     #[track_caller]
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// With further arguments.
+    /// Starts a server with further arguments.
     #[track_caller]
     pub fn start_with(args: &[&str]) -> Self {
         Self::start_in(&[], args)
     }
 
-    /// With these variables in its environment, and further arguments.
+    /// Starts a server with further environment variables and arguments.
     #[track_caller]
     pub fn start_in(env: &[(&str, &str)], args: &[&str]) -> Self {
         let (addr, dir) = (own_addr(), Scratch::new("redis"));
@@ -53,39 +54,39 @@ impl RedisServer {
         RedisServer { addr, process, command, _dir: dir }
     }
 
-    /// Where clients of the `redis` library connect.
+    /// The URL of the server.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }
 
-    /// Ends the process as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(&mut self) {
         self.process.end();
     }
 
-    /// Starts it again on the same address, with what its persistence kept.
+    /// Starts the server again on the same address. It has the data that its persistence kept.
     #[track_caller]
     pub fn restart(&mut self) {
         self.process = ready(&mut self.command);
     }
 
-    /// Stops the process: connections stay, and nothing is answered.
+    /// Stops the process with SIGSTOP: connections stay open, and nothing is answered.
     pub fn freeze(&self) {
         self.process.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the process.
     pub fn thaw(&self) {
         self.process.signal(Signal::CONT);
     }
 
-    /// Runs one command; answers it as text, arrays as lines.
+    /// Runs a command and returns its answer as text, with one line for each element of an array.
     #[track_caller]
     pub fn command<A: AsRef<[u8]>>(&self, words: &[A]) -> String {
         Connection::to(self.addr).ask(words).to_string()
     }
 
-    /// Runs one command as a user without password.
+    /// Runs a command as a user that any password logs in.
     #[track_caller]
     pub fn command_as(&self, user: &str, words: &[&str]) -> String {
         let mut connection = Connection::to(self.addr);
@@ -93,18 +94,18 @@ impl RedisServer {
         connection.ask(words).to_string()
     }
 
-    /// Publishes as any service may, by one command.
+    /// Publishes an event as any service can, with one `FCALL`.
     #[track_caller]
     pub fn fcall(&self, channel: &str, data: &str) -> String {
         let history = format!("sse:history:{channel}");
         self.command(&["FCALL", "sse_publish", "2", "sse:state", &history, data])
     }
 
-    /// A replica of it, in step with it.
+    /// Starts a replica of this server and waits until the two are in sync.
     #[track_caller]
     pub fn replica(&self) -> Self {
         let replica = Self::start();
-        // It would wait some seconds for others to come.
+        // By default the server waits some seconds for further replicas.
         self.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         let [host, port] = [self.addr.ip().to_string(), self.addr.port().to_string()];
         replica.command(&["REPLICAOF", &host, &port]);
@@ -115,7 +116,7 @@ impl RedisServer {
     }
 }
 
-/// Starts one and waits until it says that it is ready.
+/// Starts a server and waits until it is ready.
 #[track_caller]
 fn ready(command: &mut Command) -> Process {
     let mut process = spawn(command, "redis-server");
@@ -123,7 +124,7 @@ fn ready(command: &mut Command) -> Process {
     let ready =
         lines.any(|line| line.is_ok_and(|line| line.contains("Ready to accept connections")));
     assert!(ready, "redis-server ended at its start");
-    // Somebody must go on reading, or its log would block it.
+    // Keeps reading the log, or a full pipe would block the server.
     std::thread::spawn(move || lines.for_each(drop));
     process
 }

@@ -1,6 +1,7 @@
-//! As much of Redis' protocol as a client needs that does not ask for RESP3.
+//! A minimal Redis client for RESP2.
 //!
-//! By hand, so that nothing is retried behind a test's back, and apart from the gateway's own.
+//! Written by hand so that nothing is retried unseen by a test, and independent of the gateway's
+//! parser.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -8,57 +9,57 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::BOUND;
 
-/// What Redis answered.
+/// An answer of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// `+` and `$`; of any bytes.
+    /// `+` or `$`, any bytes.
     Text(Vec<u8>),
     /// `-`.
     Error(String),
     /// `:`.
     Integer(i64),
-    /// `$-1` and `*-1`.
+    /// `$-1` or `*-1`.
     Null,
     /// `*`.
     Array(Vec<Answer>),
 }
 
 impl Answer {
-    /// The bytes of a text.
+    /// The bytes of a text. Panics on any other answer.
     #[track_caller]
     pub fn bytes(&self) -> &[u8] {
         let Answer::Text(bytes) = self else { panic!("no text: {self:?}") };
         bytes
     }
 
-    /// The text of a text.
+    /// The text of a text. Panics on any other answer, and if it is not UTF-8.
     #[track_caller]
     pub fn text(&self) -> &str {
         std::str::from_utf8(self.bytes()).unwrap_or_else(|_| panic!("no UTF-8: {self:?}"))
     }
 
-    /// The text of an error.
+    /// The message of an error. Panics on any other answer.
     #[track_caller]
     pub fn error(&self) -> &str {
         let Answer::Error(text) = self else { panic!("no error: {self:?}") };
         text
     }
 
-    /// The number of an integer.
+    /// The value of an integer. Panics on any other answer.
     #[track_caller]
     pub fn integer(&self) -> i64 {
         let Answer::Integer(n) = self else { panic!("no number: {self:?}") };
         *n
     }
 
-    /// The elements of an array.
+    /// The elements of an array. Panics on any other answer.
     #[track_caller]
     pub fn elements(&self) -> &[Answer] {
         let Answer::Array(elements) = self else { panic!("no array: {self:?}") };
         elements
     }
 
-    /// The first error in it.
+    /// The message of the first error, also inside arrays.
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Answer::Error(text) => Some(text),
@@ -68,7 +69,7 @@ impl Answer {
     }
 }
 
-/// As text; an array's elements are a line each.
+/// As text, with one line for each element of an array.
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +97,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Appends one command to what is to be sent.
+/// Appends a command in wire format.
 pub fn command<A: AsRef<[u8]>>(wire: &mut Vec<u8>, words: impl IntoIterator<Item = A>) {
     let words: Vec<A> = words.into_iter().collect();
     wire.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
@@ -107,7 +108,8 @@ pub fn command<A: AsRef<[u8]>>(wire: &mut Vec<u8>, words: impl IntoIterator<Item
     }
 }
 
-/// The answer at the begin of what was read and its length, or none while it is not whole.
+/// Parses the first answer in `input`. Returns it and its length in bytes, or none if it is
+/// incomplete. Fails if the input is not RESP2.
 pub fn answer(input: &[u8]) -> Result<Option<(Answer, usize)>, String> {
     let Some(end) = input.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&input[..end]).into_owned();
@@ -142,7 +144,7 @@ pub fn answer(input: &[u8]) -> Result<Option<(Answer, usize)>, String> {
     Ok(Some((answer, at)))
 }
 
-/// A connection that reads whole answers.
+/// A blocking connection to Redis.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -150,7 +152,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects. Reads time out after [`BOUND`].
     #[track_caller]
     pub fn to(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).unwrap_or_else(|error| panic!("{addr}: {error}"));
@@ -159,7 +161,7 @@ impl Connection {
         Connection { stream, input: Vec::new() }
     }
 
-    /// Sends what [`command`] made.
+    /// Sends bytes that [`command`] made.
     #[track_caller]
     pub fn send(&mut self, wire: &[u8]) {
         self.stream.write_all(wire).expect("Redis takes a command");
@@ -180,7 +182,7 @@ impl Connection {
         }
     }
 
-    /// Runs one command.
+    /// Runs a command and returns its answer.
     #[track_caller]
     pub fn ask<A: AsRef<[u8]>>(&mut self, words: impl IntoIterator<Item = A>) -> Answer {
         let mut wire = Vec::new();

@@ -1,10 +1,10 @@
-//! Temporary directories that go with their owner.
+//! Temporary directories that are removed with their owner.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A temporary directory, removed with its owner unless it is worth keeping.
+/// A temporary directory. Dropping it removes the directory, unless [`Scratch::keep`] was called.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -12,7 +12,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new one, with this word in its name.
+    /// Creates a directory with `word` in its name.
     #[track_caller]
     pub fn new(word: &str) -> Self {
         let name = format!("sse-{word}-{}-{:x}", std::process::id(), fastrand::u64(..));
@@ -21,12 +21,12 @@ impl Scratch {
         Scratch { path, keep: false }
     }
 
-    /// Where it is.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves it there: somebody will want to read the logs.
+    /// Keeps the directory, for example so that its logs can be read.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -34,7 +34,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A browser's helpers may still write a last file meanwhile, and the removal then fails.
+        // Removal fails while a browser's helper processes still write files, so it is retried for
+        // a second.
         for _ in 0..if self.keep { 0 } else { 50 } {
             match std::fs::remove_dir_all(&self.path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

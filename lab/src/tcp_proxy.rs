@@ -1,6 +1,6 @@
-//! A network that can be broken, mended, moved and shredded.
+//! A TCP proxy that simulates network faults: cuts, stalls, moves and tiny segments.
 //!
-//! It forwards TCP connections and changes no byte.
+//! It never changes a byte.
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::listener::Listener;
 
-/// Forwards connections to a server, which may be another one for each connection.
+/// Forwards connections to a server. The server can be changed for new connections.
 #[derive(Debug)]
 pub struct TcpProxy {
-    /// Where clients connect to.
+    /// The address that clients connect to.
     pub addr: SocketAddr,
     shared: Arc<Shared>,
     _listener: Listener,
@@ -23,36 +23,36 @@ pub struct TcpProxy {
 struct Shared {
     pieces: Pieces,
     state: Mutex<State>,
-    /// Tells those who are held back.
+    /// Wakes the threads that are held back.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Where new connections go; none while the wire is cut.
+    /// The server for new connections; none after a cut.
     to: Option<SocketAddr>,
     open: Vec<Weak<Pair>>,
-    /// What clients sent, in the order it came, where somebody wants to know.
+    /// What clients have sent, in order; none if it is not recorded.
     asked: Option<Vec<u8>>,
-    /// Behind so many bytes more to clients, every connection ends.
+    /// How many more bytes may reach clients before all connections are cut; none: no limit.
     left: Option<usize>,
-    /// How often everything was ended.
+    /// How often all connections were cut.
     cuts: usize,
-    /// How often everything was forgotten.
+    /// How often all connections were forgotten.
     forgotten: usize,
-    /// Nothing is carried for now.
+    /// Whether forwarding is paused.
     stalled: bool,
 }
 
-/// How many bytes reach the client at once.
+/// How bytes are written to the client.
 #[derive(Debug, Clone, Copy)]
 enum Pieces {
     AsTheyCome,
-    /// One to three, each a write of its own.
+    /// One to three bytes per write.
     Tiny,
 }
 
-/// A connection: both sockets, and what had happened before it.
+/// A connection's two sockets, and the counters of [`State`] when it was made.
 #[derive(Debug)]
 struct Pair {
     client: TcpStream,
@@ -62,60 +62,60 @@ struct Pair {
 }
 
 impl TcpProxy {
-    /// One that changes nothing, and keeps what clients send for [`TcpProxy::asked`].
+    /// A proxy that forwards unchanged and records what clients send for [`TcpProxy::asked`].
     #[track_caller]
     pub fn to(server: SocketAddr) -> Self {
         let asked = Some(Vec::new());
         Self::start(Ipv4Addr::LOCALHOST.into(), server, Pieces::AsTheyCome, asked).expect("a port")
     }
 
-    /// One whose clients are written one to three bytes at a time, so that characters of four bytes,
-    /// and everything else, arrive in pieces.
+    /// A proxy that writes one to three bytes at a time to clients, so that everything arrives in
+    /// pieces, also characters of four bytes.
     #[track_caller]
     pub fn shredding(server: SocketAddr) -> Self {
         Self::start(Ipv4Addr::LOCALHOST.into(), server, Pieces::Tiny, None).expect("a port")
     }
 
-    /// One that listens on `host`, on a port of the kernel's choice, and keeps nothing.
+    /// A proxy that listens on `host`, on a port that the kernel chooses, and records nothing.
     pub fn on(host: IpAddr, server: SocketAddr) -> Result<Self> {
         Self::start(host, server, Pieces::AsTheyCome, None)
     }
 
-    /// New connections go to another server from now on; those there are stay.
+    /// Sends new connections to another server. Open connections stay.
     pub fn move_to(&self, server: SocketAddr) {
         self.state().to = Some(server);
     }
 
-    /// Ends every connection, and each new one at once.
+    /// Cuts all connections, and each new one at once, until [`TcpProxy::move_to`] sets a server.
     pub fn cut(&self) {
         self.state().to = None;
         self.close();
     }
 
-    /// Ends every connection; new ones are carried.
+    /// Cuts all connections. New ones are forwarded.
     pub fn close(&self) {
         self.state().end_all();
         self.shared.changed.notify_all();
     }
 
-    /// New connections go to another server, and those there are end.
+    /// Sends new connections to another server and cuts the open ones.
     pub fn switch(&self, server: SocketAddr) {
         self.move_to(server);
         self.close();
     }
 
-    /// Ends every connection once so many bytes more have reached clients. Those that follow pass
-    /// whole.
+    /// Cuts all connections, once, when `bytes` more bytes have reached clients. Later connections
+    /// are not affected.
     pub fn cut_behind(&self, bytes: usize) {
         self.state().left = Some(bytes);
     }
 
-    /// Loses every connection there is as a NAT does: they stay open, and nothing passes any more.
+    /// Forgets all open connections as a NAT does: they stay open, but nothing passes any more.
     pub fn forget(&self) {
         self.state().forgotten += 1;
     }
 
-    /// Holds back everything, or lets it go on.
+    /// Pauses or resumes forwarding.
     pub fn stall(&self, stalled: bool) {
         self.state().stalled = stalled;
         self.shared.changed.notify_all();
@@ -151,7 +151,8 @@ impl Drop for TcpProxy {
 }
 
 impl State {
-    /// How many of these bytes still pass before everything ends, if it ends within them.
+    /// How many of the next `bytes` to clients may still pass, if the limit lies within them; none
+    /// if all pass.
     fn last_of(&mut self, bytes: usize) -> Option<usize> {
         match &mut self.left {
             Some(left) if *left > bytes => {
@@ -165,7 +166,7 @@ impl State {
     fn end_all(&mut self) {
         self.cuts += 1;
         for pair in self.open.drain(..).filter_map(|pair| pair.upgrade()) {
-            // It fails for a connection that is over.
+            // Fails for a connection that has already ended.
             let _ = pair.client.shutdown(Shutdown::Both);
             let _ = pair.server.shutdown(Shutdown::Both);
         }
@@ -177,7 +178,8 @@ impl Shared {
         self.state.lock().expect("nobody panics with it")
     }
 
-    /// Connects a client; it is left to its own where there is nobody to connect it to.
+    /// Connects a client to the server. None, which closes the client's connection, if there is no
+    /// server or it does not answer.
     fn connect(&self, client: TcpStream) -> Option<Arc<Pair>> {
         let (to, cuts, forgotten) = {
             let state = self.state();
@@ -189,7 +191,7 @@ impl Shared {
         let mut state = self.state();
         state.open.retain(|pair| pair.strong_count() > 0);
         state.open.push(Arc::downgrade(&pair));
-        // It may have been cut while it was made.
+        // A cut during the connect must end this connection too.
         (state.cuts == cuts).then_some(pair)
     }
 
@@ -228,7 +230,7 @@ impl Shared {
         });
     }
 
-    /// Writes what is read until one side ends, which ends the other.
+    /// Copies data until one side ends, then ends the other side.
     fn pump(
         &self,
         pair: &Pair,
@@ -239,7 +241,7 @@ impl Shared {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = from.read(&mut buffer);
-            // What was read just before the wire went dead is held back, and so is an end.
+            // Data or an end read just before a stall must not pass either.
             let passes = self.held_back(pair);
             match read {
                 _ if !passes => break,
@@ -254,7 +256,7 @@ impl Shared {
         let _ = to.shutdown(Shutdown::Write);
     }
 
-    /// Waits while nothing is carried on this connection; answers whether anything ever will be.
+    /// Waits while the connection is stalled or forgotten. Returns false if it was cut.
     fn held_back(&self, pair: &Pair) -> bool {
         let held = |state: &mut State| {
             (state.stalled || state.forgotten > pair.forgotten) && state.cuts == pair.cuts
@@ -268,7 +270,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// A client of somebody who sends back what he gets, and its proxy.
+    /// An echo server, a proxy to it and a client of the proxy.
     fn echoed() -> (Listener, TcpProxy, TcpStream) {
         let server = Listener::start(|stream| {
             let _ = std::io::copy(&mut &stream, &mut &stream);

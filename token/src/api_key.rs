@@ -1,46 +1,47 @@
-//! API keys of services: random text of which a gateway is told the hash alone.
+//! API keys of services: random texts, of which a gateway is configured with the hash only.
 //!
-//! A key is random and long, so a plain hash is enough: there is nothing to guess (unlike a password).
+//! A plain hash is enough: keys are long and random, so they cannot be guessed as passwords can.
 
 use ring::digest::{SHA256, digest};
 
 use crate::random::{NoRandom, random};
 
-/// The shortest key that a gateway looks at, in bytes: [`new`] makes one of 43.
+/// The shortest key that a gateway accepts, in bytes. [`new`] makes keys of 43.
 pub const MIN_BYTES: usize = 24;
 
-/// Characters of a new key, of 6 random bits each: 258 bits.
+/// Characters of a new key: 43 of 6 random bits each, 258 bits.
 const NEW: usize = 43;
-/// 64 characters that need no escaping in a header, a shell or a URL, and of which none begins an option.
+/// 64 characters that need no escaping in a header, a shell or a URL. There is no `-`, so no key
+/// looks like a command-line option.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.";
 
-/// What a gateway knows of a key.
+/// SHA-256 of a key, which is all that a gateway knows of it.
 pub type Hash = [u8; 32];
 
-/// A new key.
+/// Makes a random key.
 ///
 /// # Errors
 ///
-/// The system gives no random bytes.
+/// The system provides no random bytes.
 pub fn new() -> Result<String, NoRandom> {
     let bytes: [u8; NEW] = random()?;
-    // 256 is a multiple of 64, so each character is as likely as any other.
+    // 256 is a multiple of 64, so all characters are equally likely.
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect())
 }
 
-/// A key's hash.
+/// Hashes a key.
 pub fn hash(key: &str) -> Hash {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
     hash
 }
 
-/// A key's hash as it stands in a configuration: 64 hex digits.
+/// Hashes a key into the form that the configuration takes: 64 hex digits.
 pub fn hash_in_hex(key: &str) -> String {
     hash(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What [`hash_in_hex`] wrote.
+/// Parses what [`hash_in_hex`] wrote; none if it is not 64 hex digits.
 pub fn hash_from_hex(text: &str) -> Option<Hash> {
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
@@ -58,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_hash_is_the_sha_256_of_the_key_in_64_digits() {
-        // Of FIPS 180-2, appendix B.1.
+        // From FIPS 180-2, appendix B.1.
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hash_in_hex("abc"), abc);
         assert_eq!(hash_from_hex(abc), Some(hash("abc")));

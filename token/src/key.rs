@@ -1,4 +1,4 @@
-//! Keys: shared secrets, PEM files, and those of a JSON Web Key Set (RFC 7517).
+//! Keys: shared secrets, PEM files, and keys of a JSON Web Key Set (RFC 7517).
 
 use std::fmt;
 
@@ -7,30 +7,30 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
 
 use crate::MIN_SECRET;
 
-/// Why a key is of no use. No message holds any of it.
+/// Why a key cannot be used. No message contains any of the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A secret that can be guessed.
+    /// The secret is too short, so it could be guessed. Holds its length in bytes.
     #[error("the secret has {0} bytes; at least {MIN_SECRET} are needed, random ones")]
     Short(usize),
-    /// Other PEM than a key for this algorithm.
+    /// The text is not PEM, or not of a key for this algorithm.
     #[error("this is no PEM of a key for {0:?}")]
     Pem(Algorithm),
-    /// A private key where a public one is needed.
+    /// A private key was given where a public key is needed.
     #[error("this is a private key, which only signs; what checks is the public key")]
     Private,
-    /// A secret where a key pair is needed, or the other way round.
+    /// A secret was given where a key pair is needed, or vice versa. Holds what is needed.
     #[error("{0:?} needs {1}")]
     Kind(Algorithm, &'static str),
-    /// It cannot sign.
+    /// The key cannot sign with this algorithm.
     #[error("the key cannot sign with {0:?}")]
     Unfit(Algorithm),
-    /// Of a key set, none for a signature by one of the algorithms.
+    /// The key of a key set is not for signatures by any of the allowed algorithms.
     #[error("this key is not for checking signatures by an algorithm that is allowed")]
     Unsuited,
 }
 
-/// A key that checks signatures, and the algorithms it may do that with.
+/// A key that verifies signatures, and the algorithms that it may be used with.
 #[derive(Clone)]
 pub struct VerifyingKey {
     inner: DecodingKey,
@@ -43,7 +43,7 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-/// What an algorithm signs with: one secret on both sides, or a pair of keys.
+/// The kind of key that an algorithm uses: one shared secret, or a pair of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// A shared secret (HMAC).
@@ -56,7 +56,7 @@ pub enum Family {
     Edwards,
 }
 
-/// What an algorithm signs with.
+/// The kind of key that an algorithm uses.
 pub fn family(algorithm: Algorithm) -> Family {
     match algorithm.family() {
         AlgorithmFamily::Hmac => Family::Secret,
@@ -67,11 +67,11 @@ pub fn family(algorithm: Algorithm) -> Family {
 }
 
 impl VerifyingKey {
-    /// A shared secret, for HMAC.
+    /// From a shared secret, for HMAC.
     ///
     /// # Errors
     ///
-    /// The secret is too short, or an algorithm needs a key pair.
+    /// The secret is too short, or one of the algorithms needs a key pair.
     pub fn from_secret(secret: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         if let Some(other) = algorithms.iter().find(|a| family(**a) != Family::Secret) {
             return Err(KeyError::Kind(*other, "a public key (pem or jwks), not a secret"));
@@ -83,13 +83,14 @@ impl VerifyingKey {
         })
     }
 
-    /// A public key in PEM, or a certificate's.
+    /// From a PEM file with a public key or a certificate.
     ///
     /// # Errors
     ///
-    /// The text is no public key for one of the algorithms, or one of them needs a secret.
+    /// The text is no public key for one of the algorithms, it is a private key, one of the
+    /// algorithms needs a secret, or `algorithms` is empty.
     pub fn from_pem(pem: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
-        // An RSA one would be read, and fit no signature.
+        // An RSA private key would parse as a public key and then match no signature.
         if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
             return Err(KeyError::Private);
         }
@@ -109,11 +110,12 @@ impl VerifyingKey {
         Ok(VerifyingKey { inner, algorithms: algorithms.to_vec() })
     }
 
-    /// A key of a key set, and its name. Secrets in a key set are passed over: whoever may read the set could sign.
+    /// From a key of a key set. Keeps those of `algorithms` that fit the key. Shared secrets are
+    /// refused: anybody who may read the set could sign tokens.
     ///
     /// # Errors
     ///
-    /// The key is for something else.
+    /// The key is a secret, malformed, not for signatures, or for none of the algorithms.
     pub fn from_jwk(jwk: &Jwk, algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         let common = &jwk.common;
         let for_signatures =
@@ -135,7 +137,7 @@ impl VerifyingKey {
         Ok(VerifyingKey { inner, algorithms })
     }
 
-    /// Whether it checks signatures by this algorithm.
+    /// Whether the key may verify signatures by this algorithm.
     pub fn takes(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
@@ -145,7 +147,7 @@ impl VerifyingKey {
     }
 }
 
-/// A key that signs.
+/// A key that signs tokens.
 pub struct SigningKey(EncodingKey);
 
 impl fmt::Debug for SigningKey {
@@ -155,7 +157,7 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// A shared secret, for HMAC.
+    /// From a shared secret, for HMAC.
     ///
     /// # Errors
     ///
@@ -165,11 +167,11 @@ impl SigningKey {
         Ok(SigningKey(EncodingKey::from_secret(secret)))
     }
 
-    /// A private key in PEM.
+    /// From a private key in PEM.
     ///
     /// # Errors
     ///
-    /// The text is no key for the algorithm.
+    /// The text is no private key for the algorithm, or the algorithm needs a secret.
     pub fn from_pem(pem: &[u8], algorithm: Algorithm) -> Result<Self, KeyError> {
         let read = match family(algorithm) {
             Family::Secret => return Err(KeyError::Kind(algorithm, "a secret, not a private key")),

@@ -1,7 +1,7 @@
-//! JSON Web Tokens (RFC 7519) and API keys of sse-gateway: how they are made and checked, and what a token's claims allow. The
-//! gateway and `sse-publish` share it, so that a token or key which one makes is what the other takes.
+//! Makes and checks JSON Web Tokens (RFC 7519) and API keys, and reads what a token's claims allow.
+//! The gateway and `sse-publish` share this crate, so each accepts what the other makes.
 //!
-//! Pure, but for the system's random bytes: keys come in as bytes, and nobody is asked for any.
+//! Does no I/O except for the system's random bytes: callers pass keys as bytes.
 
 pub mod api_key;
 mod key;
@@ -17,84 +17,86 @@ pub use key::{Family, KeyError, SigningKey, VerifyingKey, family};
 pub use right::Right;
 use serde_json::{Map, Value};
 
-/// The claims of a token, checked.
+/// The claims of a token.
 pub type Claims = Map<String, Value>;
 
-/// The longest token that is looked at, in bytes.
+/// The longest token that is read, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
-/// The shortest shared secret, in bytes: as long as the shortest hash (RFC 7518 §3.2).
+/// The shortest shared secret, in bytes: the size of the smallest hash, SHA-256 (RFC 7518 §3.2).
 pub const MIN_SECRET: usize = 32;
 
-/// What a token must say beside its signature.
+/// Requirements for a token besides its signature.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// `iss`; none: anything.
+    /// The required `iss`. None: any or no `iss`.
     pub issuer: Option<String>,
-    /// `aud`, which must be it or contain it. None: a token that names an audience is not for us (RFC 7519 §4.1.3).
+    /// The required `aud`: the token's `aud` must equal or contain it. None: a token with an `aud`
+    /// is for somebody else and refused (RFC 7519 §4.1.3).
     pub audience: Option<String>,
-    /// Whether a token without `exp` is taken.
+    /// Whether a token without `exp` is accepted.
     pub unending: bool,
     /// By how many seconds the clocks of issuer and checker may differ.
     pub leeway: u64,
 }
 
-/// A token's head, before anything is proven.
+/// The header of a token, not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// The algorithm that it says it is signed with.
+    /// The algorithm that the token claims to be signed with.
     pub algorithm: Algorithm,
-    /// The name of the key.
+    /// The claimed name of the key.
     pub kid: Option<String>,
 }
 
-/// A token whose head was read.
+/// A token of which only the header was read.
 #[derive(Debug)]
 pub struct Token<'a> {
     text: &'a str,
     head: Head,
 }
 
-/// Why a token is not taken. No message holds any of it.
+/// Why a token is refused. No message contains any of the token, except the name of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is no token at all.
+    /// It is not a JSON Web Token.
     #[error("this is no JSON Web Token")]
     Malformed,
     /// It is longer than [`MAX_BYTES`].
     #[error("the token has more than {MAX_BYTES} bytes")]
     TooLong,
-    /// Its head demands something that nobody here understands (RFC 7515 §4.1.11).
+    /// The header has `crit`, of which no extension is understood here (RFC 7515 §4.1.11).
     #[error("the token's head has `crit`, and nothing of that is understood")]
     Critical,
-    /// No key is for this algorithm, among those for it.
+    /// No key is configured for this algorithm, issuer and key id.
     #[error("no key is configured for this token's algorithm, issuer and key id")]
     NoKey,
-    /// The signature is not of the key.
+    /// The signature does not fit the key.
     #[error("the token's signature is wrong")]
     Signature,
-    /// `exp` is over.
+    /// `exp` is past.
     #[error("the token has expired")]
     Expired,
-    /// `nbf` is ahead.
+    /// `nbf` is in the future.
     #[error("the token is not valid yet")]
     NotYet,
-    /// `iss` is another one.
+    /// `iss` is not the required one.
     #[error("the token is of another issuer")]
     Issuer,
-    /// `aud` is another one.
+    /// `aud` is not the required one, or there is an `aud` and none is expected.
     #[error("the token is for another audience")]
     Audience,
-    /// A claim that must be there is not, or is of another kind.
+    /// A required claim is missing or has the wrong type. Holds its name.
     #[error("the token's claim {0:?} is missing or malformed")]
     Claim(String),
 }
 
 impl<'a> Token<'a> {
-    /// Reads a token's head. Nothing of it is proven.
+    /// Reads the header of a token. Verifies nothing.
     ///
     /// # Errors
     ///
-    /// It is no token, too long, or demands what nobody here understands. `alg: none` is no algorithm.
+    /// The text is no token, longer than [`MAX_BYTES`], or has a header with `crit` or an unknown
+    /// algorithm, such as `none`.
     pub fn read(text: &'a str) -> Result<Self, TokenError> {
         if text.len() > MAX_BYTES {
             return Err(TokenError::TooLong);
@@ -106,26 +108,27 @@ impl<'a> Token<'a> {
         Ok(Token { text, head: Head { algorithm: header.alg, kid: header.kid } })
     }
 
-    /// What its head says. Nothing of it is proven.
+    /// The header, not verified.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// What it says, for people to look at. Nothing of it is proven.
+    /// The claims, not verified; for display only.
     ///
     /// # Errors
     ///
-    /// Its claims are no JSON object.
+    /// The claims are not a JSON object.
     pub fn unproven(&self) -> Result<Claims, TokenError> {
         let claims = jsonwebtoken::dangerous::insecure_decode_claims(self.text);
         claims.map_err(|_| TokenError::Malformed)
     }
 
-    /// Checks it against one key; answers its claims.
+    /// Verifies the token with one key and returns its claims.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong. [`TokenError::Signature`] says that another key may fit.
+    /// The first problem found. After [`TokenError::Signature`] or [`TokenError::NoKey`] another
+    /// key may fit.
     pub fn check(&self, key: &VerifyingKey, expected: &Expected) -> Result<Claims, TokenError> {
         ring_provider::install();
         if !key.takes(self.head.algorithm) {
@@ -161,7 +164,7 @@ impl<'a> Token<'a> {
                 ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::NoKey,
                 _ => TokenError::Malformed,
             })?;
-        // An audience that is no text is passed over there, and is all the same not us.
+        // The library ignores an `aud` of the wrong type; it still names somebody else.
         let for_somebody = claims.get("aud").is_some_and(|audience| !audience.is_null());
         if expected.audience.is_none() && for_somebody {
             return Err(TokenError::Audience);
@@ -170,16 +173,16 @@ impl<'a> Token<'a> {
     }
 }
 
-/// Reads a token and checks it against one key; answers its claims.
+/// Reads a token, verifies it with one key and returns its claims.
 ///
 /// # Errors
 ///
-/// As [`Token::read`] and [`Token::check`].
+/// Those of [`Token::read`] and [`Token::check`].
 pub fn check(text: &str, key: &VerifyingKey, expected: &Expected) -> Result<Claims, TokenError> {
     Token::read(text)?.check(key, expected)
 }
 
-/// Makes a token.
+/// Makes a signed token.
 ///
 /// # Errors
 ///

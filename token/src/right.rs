@@ -1,21 +1,21 @@
-//! What a token's claims allow: patterns of channels to listen to and to publish to.
+//! Reads what a token's claims allow: patterns of channels to listen to and to publish to.
 
 use serde_json::Value;
 use sse_contract::pattern::{Pattern, Template};
 
 use crate::Claims;
 
-/// What can be allowed.
+/// An action on a channel that a token can allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// To listen to a channel.
+    /// Listening.
     Subscribe,
-    /// To publish to one.
+    /// Publishing.
     Publish,
 }
 
 impl Right {
-    /// The claim's name.
+    /// The name of the claim.
     pub fn name(self) -> &'static str {
         match self {
             Right::Subscribe => "subscribe",
@@ -23,12 +23,12 @@ impl Right {
         }
     }
 
-    /// The channels that these claims allow it for.
+    /// Patterns of the channels for which these claims allow the action.
     ///
     /// # Errors
     ///
-    /// The claim is no pattern and no list of patterns. It is the issuer's own word, so a token that has it wrong is not
-    /// taken at all.
+    /// The claim is neither a pattern nor a list of patterns. The token is then refused as a whole,
+    /// because its issuer made the mistake.
     pub fn of(self, claims: &Claims) -> Result<Vec<Pattern>, String> {
         let mut patterns: Vec<Pattern> =
             self.templates(claims)?.iter().filter_map(|template| template.fill(claims)).collect();
@@ -36,11 +36,12 @@ impl Right {
         Ok(patterns)
     }
 
-    /// The claim of this name: a pattern or a list of them, in which `{claim}` stands for a claim of the same token.
+    /// The patterns in the claim of this name, which is a pattern or a list of them. `{claim}`
+    /// stands for another claim of the same token and is not filled in yet.
     ///
     /// # Errors
     ///
-    /// It is something else.
+    /// The claim is something else, or a pattern is invalid.
     pub fn templates(self, claims: &Claims) -> Result<Vec<Template>, String> {
         let name = self.name();
         let wrong = |what: String| format!("the token's claim {name:?} {what}");
@@ -57,7 +58,8 @@ impl Right {
         }
     }
 
-    /// `mercure: {subscribe, publish}` (Mercure 0.x). A topic that no channel can be called grants nothing here.
+    /// The patterns in `mercure: {subscribe, publish}` (Mercure 0.x). A topic that cannot be a
+    /// channel's name grants nothing.
     fn of_mercure(self, claims: &Claims) -> Vec<Pattern> {
         let mercure = claims.get("mercure").and_then(|mercure| mercure.get(self.name()));
         let topics = mercure.and_then(Value::as_array).into_iter().flatten();

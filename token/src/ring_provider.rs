@@ -1,5 +1,5 @@
-//! The cryptography of `jsonwebtoken` by `ring`, which the programs already have for TLS: a second provider would double
-//! what is built and what has to be trusted.
+//! Cryptography for `jsonwebtoken` by `ring`, which both programs already use for TLS. A second
+//! provider would add code to build and to trust.
 
 use std::sync::Once;
 
@@ -14,14 +14,14 @@ static PROVIDER: CryptoProvider =
     CryptoProvider { signer_factory, verifier_factory, key_utils: KeyUtils::new_unimplemented() };
 static INSTALLED: Once = Once::new();
 
-/// Makes `jsonwebtoken` use `ring`, once in a process. Whoever else had installed a provider before keeps it.
+/// Makes `jsonwebtoken` use `ring`, once per process. A provider that was installed before stays.
 pub fn install() {
     INSTALLED.call_once(|| {
         let _ = PROVIDER.install_default();
     });
 }
 
-/// Checks signatures with one key and one algorithm.
+/// Verifies signatures with one key and one algorithm.
 struct Check {
     algorithm: Algorithm,
     key: DecodingKey,
@@ -37,7 +37,7 @@ fn verifier_factory(
     algorithm: &Algorithm,
     key: &DecodingKey,
 ) -> Result<Box<dyn JwtVerifier>, Error> {
-    // A public key must never be taken for a shared secret (RFC 8725 §2.1).
+    // A public key must never be used as a shared secret (RFC 8725 §2.1).
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidKeyFormat.into());
     }

@@ -1,4 +1,4 @@
-//! Tokens made by one side and checked by the other; keys of key pairs come from `openssl`.
+//! Makes tokens and checks them. Key pairs come from `openssl`.
 
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,7 +28,7 @@ fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// A private and a public key in PEM.
+/// A private key and its public key, in PEM.
 fn pair(algorithm: Algorithm) -> (Vec<u8>, Vec<u8>) {
     let kind: &[&str] = match family(algorithm) {
         Family::Rsa => &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -98,7 +98,7 @@ fn what_a_token_says_can_be_read_without_a_key() {
     }
 }
 
-/// RFC 8725 §2.1, §3.1: the checker decides on the algorithm, and not the token.
+/// RFC 8725 §2.1, §3.1: the checker selects the algorithm, not the token.
 #[test]
 fn no_token_chooses_its_own_algorithm() {
     let body = encoded(&json!({ "sub": "admin", "exp": now() + 60 }).to_string());
@@ -110,7 +110,7 @@ fn no_token_chooses_its_own_algorithm() {
             assert_eq!(checked(&token, &Expected::default()), Err(TokenError::Malformed), "{none}");
         }
     }
-    // A public key, which anybody has, as the secret of an HMAC.
+    // An attacker signs with HMAC and the public key, which anybody has, as the secret.
     let (_, public) = pair(Algorithm::RS256);
     let signing = SigningKey::from_secret(&public).unwrap();
     let wanted = claims(json!({ "sub": "admin", "exp": now() + 60 }));
@@ -169,13 +169,14 @@ fn times_issuer_and_audience_are_those_that_are_expected() {
         let token = json!({ "iss": iss, "aud": aud });
         assert!(with(token.clone(), &ours).is_err(), "{token}");
     }
-    // A token for somebody else is not for whoever expects nobody in particular.
+    // Where no audience is expected, a token with any `aud` is refused.
     for aud in [json!("other"), json!(["other"]), json!(0), json!({}), json!([])] {
         assert_eq!(with(json!({ "aud": aud }), &unending), Err(TokenError::Audience), "{aud}");
     }
 }
 
-/// RFC 7515 §4.1.11: whoever does not understand what a head demands must not take the token, however well it is signed.
+/// RFC 7515 §4.1.11: a token whose header has an extension in `crit` that the checker does not
+/// understand must be refused, even if its signature is valid.
 #[test]
 fn a_token_that_demands_what_is_not_understood_is_refused() {
     let wanted = claims(json!({ "exp": now() + 60 }));
@@ -186,7 +187,7 @@ fn a_token_that_demands_what_is_not_understood_is_refused() {
     assert_eq!(checked(&token, &Expected::default()), Err(TokenError::Critical));
 }
 
-/// A gateway needs none, and whoever reads its files could sign.
+/// A gateway needs no private key, and with one, anybody who reads its files could sign tokens.
 #[test]
 fn a_private_key_checks_nothing() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {

@@ -1,4 +1,4 @@
-//! What happens between Redis and its clients: connections, rights, functions, and what others publish.
+//! Faults between Redis and its clients: connections, rights, functions, and messages of others.
 
 use sse_contract::EventId;
 
@@ -7,7 +7,7 @@ use crate::payload::CHANNELS;
 use crate::redis_side::{GATEWAY_USER, PUBLISHER_USER, RedisSide};
 use crate::storm::Hand;
 
-/// Clients are interrupted at once, or for a while.
+/// Interrupts clients, at once or for a while.
 pub async fn interrupt(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let master = &side.master;
     let command: &[&str] = match fault {
@@ -26,7 +26,7 @@ pub async fn interrupt(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> R
     master.must(command).await.map(|_| ())
 }
 
-/// Gateways and publishers are refused something for a while.
+/// Takes a right from gateways and publishers for a while.
 pub async fn refuse(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let users = [GATEWAY_USER, PUBLISHER_USER];
     let (take, give): (Vec<String>, Vec<String>) = if fault == Fault::AclUser {
@@ -55,7 +55,7 @@ pub async fn refuse(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Resu
     Ok(())
 }
 
-/// Somebody publishes on live channels without `sse_publish`.
+/// Publishes on live channels without `sse_publish`.
 pub async fn frames(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let clock = side.master.must(&["HGET", "sse:state", "id"]).await?;
     let clock: EventId = clock.parse().unwrap_or_default();
@@ -73,8 +73,8 @@ pub async fn frames(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Resu
     Ok(())
 }
 
-/// A frame that no publisher can have written. What a publisher can have written, whoever has the right to PUBLISH can
-/// forge: that right is trusted.
+/// A frame that no publisher can have written. Frames that a publisher can have written are not
+/// tested: the right to PUBLISH is trusted, so its owners can forge them.
 fn forged(rng: &mut fastrand::Rng, clock: EventId) -> Vec<u8> {
     let frame = |version: u8, id: String, rest: &str| {
         let mut frame = vec![0xFF, version];

@@ -1,4 +1,4 @@
-//! What happens to the data in Redis: deleted, evicted, trimmed, refused, made unreadable.
+//! Faults of the data in Redis: deleted, evicted, trimmed, refused, unreadable.
 
 use sse_contract::{Function, eval_script};
 
@@ -7,7 +7,7 @@ use crate::payload::CHANNELS;
 use crate::redis_side::{Node, RedisSide};
 use crate::storm::Hand;
 
-/// Something is taken away at once.
+/// Removes data in one step.
 pub async fn lose(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let master = &side.master;
     match fault {
@@ -25,13 +25,13 @@ pub async fn lose(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result
                 if hand.rng.bool() {
                     let keep = if hand.rng.bool() { 0 } else { hand.rng.u32(0..300) };
                     let key = format!("sse:history:{channel}");
-                    // It may be no stream for the moment.
+                    // The key may not be a stream at the moment.
                     master.call(&["XTRIM", &key, "MAXLEN", &keep.to_string()]).await?;
                 }
             }
             Ok(())
         }
-        // By its text, because the library may just have been flushed.
+        // Sent as a script, because another fault may have flushed the library.
         Fault::Fence => master.must_all(&[fence()]).await,
         Fault::DelFence => {
             let key = format!("sse:history:{}", hand.rng.choice(CHANNELS).unwrap_or("orders"));
@@ -48,7 +48,7 @@ fn fence() -> Vec<String> {
     ["EVAL", &eval_script(Function::Fence), "1", "sse:state"].map(str::to_owned).into()
 }
 
-/// Redis is short of memory: it evicts keys, or refuses writes.
+/// Makes Redis short of memory, so that it evicts keys or refuses writes.
 pub async fn memory(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let master = &side.master;
     let used: u64 = master.info("used_memory").await?.parse().unwrap_or(0);
@@ -67,13 +67,14 @@ pub async fn memory(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Resu
     master.must(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await.map(|_| ())
 }
 
-/// In one step, or events published in between would be lost; what was saved may have expired meanwhile.
+/// One step, so that no events published in between are lost. The saved key may have expired.
 const PUT_BACK: &str = "
 redis.call('DEL', KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) end
 return 1";
 
-/// A history cannot be read for a while: it is something else, or holds an id that none can be.
+/// Makes a history unreadable for a while: it has the wrong type, or contains an id that is too
+/// high.
 pub async fn poison(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let master = &side.master;
     let name = hand.rng.choice(CHANNELS).unwrap_or("orders");
@@ -91,7 +92,7 @@ pub async fn poison(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Resu
     }
     master.must(&["XADD", &key, "9999999999999999-1", "data", "poison"]).await?;
     hand.wait(500..2_500).await;
-    // Nothing else makes such a stream take events again.
+    // After such an id only a deleted stream accepts events again.
     master.must_all(&[words(&["DEL", &key]), fence()]).await
 }
 

@@ -1,4 +1,4 @@
-//! What happens to gateways, the wires between them and Redis, and readers.
+//! Faults of gateways, of the wires between them and Redis, and of readers.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::redis_side::Link;
 use crate::storm::Hand;
 use crate::tally::Wrong;
 
-/// The publisher of floods.
+/// The publisher number of floods.
 const FLOODER: u16 = 900;
 
-/// Breaks one of them, or all.
+/// Breaks one gateway, wire or reader, or all of them.
 pub async fn strike(
     fault: Fault,
     hand: &mut Hand,
@@ -113,7 +113,8 @@ async fn strike_one(fault: Fault, hand: &mut Hand, gateway: &mut Gateway) -> Res
     }
 }
 
-/// While a gateway stands still, Redis keeps for it what is published, and it gets all of that at once.
+/// Publishes while a gateway is stopped. Redis buffers the events, and the gateway gets them all at
+/// once.
 async fn flood(hand: &mut Hand, gateway: &Gateway) {
     let seq = hand.rng.u32(1..1 << 30);
     let stamp = |n: u32| Stamp {
@@ -129,7 +130,7 @@ async fn flood(hand: &mut Hand, gateway: &Gateway) {
         gateway.signal(Signal::STOP);
     }
     let flooded = tokio::task::spawn_local(publisher.deliver(stamps, bound));
-    // Whatever is left is published later.
+    // After the timeout the rest is published in the background.
     let _ = tokio::time::timeout(Duration::from_millis(1_500), flooded).await;
     hand.wait(0..300).await;
     gateway.signal(Signal::CONT);

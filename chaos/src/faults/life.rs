@@ -1,4 +1,4 @@
-//! What happens to the lives of Redis: crashes, pauses, and who is the master.
+//! Faults of Redis processes: crashes, pauses, and changes of the master.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::Fault;
 use crate::redis_side::RedisSide;
 use crate::storm::Hand;
 
-/// Ends or stops the master, and starts it again with what it should have kept.
+/// Kills or stops the master, and starts it again with the data that it should have kept.
 pub async fn crash(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let master = &mut side.master;
     match fault {
@@ -46,7 +46,8 @@ pub async fn crash(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Resul
     Ok(())
 }
 
-/// The replica, which lags, becomes the master of everybody; the old one is killed and follows it, empty.
+/// Promotes a lagging replica to master for all clients. The old master is killed and follows the
+/// new one, empty.
 pub async fn promote(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     side.replica.caught_up().await?;
     side.replication.stall(true);
@@ -67,8 +68,9 @@ pub async fn promote(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String
     side.replica.follow(side.replication.addr).await
 }
 
-/// The master stands still, is replaced, goes on beside its successor, and is demoted. Connections that there were stay
-/// with it; new ones are led to the successor, some sooner than others.
+/// Stops the master, promotes the replica, lets the old master run on beside it and then demotes
+/// it. Open connections stay with the old master; new ones go to the new master, on some wires
+/// sooner than on others.
 pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     side.replica.caught_up().await?;
     if hand.rng.bool() {
@@ -83,7 +85,7 @@ pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), St
     for link in &side.links {
         if hand.rng.bool() {
             link.move_to(side.replica.addr);
-            // Half of those who are led there at once are also sent away from the old one.
+            // Half of the wires that move at once also close their open connections.
             if hand.rng.bool() {
                 link.close();
             }
@@ -97,7 +99,7 @@ pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), St
     }
     hand.wait(0..500).await;
     side.swap();
-    // As Sentinel does it.
+    // As Sentinel does.
     side.replica.follow(side.replication.addr).await?;
     for kind in ["normal", "pubsub"] {
         side.replica.must(&["CLIENT", "KILL", "TYPE", kind]).await?;
@@ -105,8 +107,8 @@ pub async fn two_masters(hand: &mut Hand, side: &mut RedisSide) -> Result<(), St
     side.replica.caught_up().await
 }
 
-/// The replica, which lags, becomes the master, and a moment later the old one is the master again, with the replica's
-/// data; perhaps before anybody else has seen the replica.
+/// Promotes a lagging replica to master, and a moment later the old master again, with the
+/// replica's data. Sometimes no client sees the replica as master.
 pub async fn failover_back(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     side.replica.caught_up().await?;
     side.replication.stall(true);

@@ -1,5 +1,5 @@
-//! The living Redis is put back to what it was, as by a RESTORE or a reverted virtual machine: its process, and every
-//! connection, stay.
+//! Faults that restore older data in a running Redis, as a RESTORE or a reverted virtual machine
+//! does. The process and all connections stay.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::payload::CHANNELS;
 use crate::redis_side::RedisSide;
 use crate::storm::Hand;
 
-/// Copies the state, the histories and what is known of them, or puts them back. COPY keeps everything that DUMP and
-/// RESTORE would: times to live, and how many entries a stream ever had.
+/// Copies the state, the histories and `sse:known:*`, or restores the copies. COPY keeps everything
+/// that DUMP and RESTORE would: times to live, and the number of entries ever added to a stream.
 const SAVE: &str = "
 for _, key in ipairs(redis.call('KEYS', 'sse:known:*')) do KEYS[#KEYS + 1] = key end
 for _, key in ipairs(KEYS) do redis.call('COPY', key, 'saved:' .. key, 'REPLACE') end
@@ -23,7 +23,7 @@ for _, saved in ipairs(redis.call('KEYS', 'saved:*')) do
 end
 return #KEYS";
 
-/// State and histories become what they were some ticks ago.
+/// Restores the state and the histories of some ticks ago.
 pub async fn revert(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let stage = hand.stage.clone();
     let _memory = stage.memory.lock().await;
@@ -34,7 +34,7 @@ pub async fn revert(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String>
     noticed(side, before).await
 }
 
-/// All data become what they were some ticks ago.
+/// Restores all data of some ticks ago.
 pub async fn debug_reload(hand: &mut Hand, side: &mut RedisSide) -> Result<(), String> {
     let stage = hand.stage.clone();
     let _memory = stage.memory.lock().await;
@@ -58,21 +58,22 @@ async fn beat(side: &RedisSide) -> Result<u64, String> {
     Ok(text.parse().unwrap_or(0))
 }
 
-/// Waits until every gateway has seen the state rise: what was seen can only be missed by those who saw it. Answers the
-/// count of ticks that the state will go back to.
+/// Waits until every gateway has seen the state advance: only a gateway that saw a later state can
+/// notice its loss. Returns the count of ticks before, which the state will return to.
 async fn ticks(hand: &mut Hand, side: &RedisSide) -> Result<u64, String> {
     let before = beat(side).await?;
     sleep(hand.stage.settings.tick * 3).await;
     hand.wait(200..1_500).await;
     let end = Instant::now() + Duration::from_secs(3);
-    // Version 1 has no beat, and a state of it none to wait for.
+    // State of version 1 has no count of ticks to wait for.
     while before > 0 && beat(side).await? < before + 3 && Instant::now() < end {
         sleep(Duration::from_millis(20)).await;
     }
     Ok(before)
 }
 
-/// Waits until an epoch has begun, which counts its ticks from far above; some seconds at most.
+/// Waits until a new epoch has begun, for five seconds at most. A new epoch sets the count of ticks
+/// far above.
 async fn noticed(side: &RedisSide, before: u64) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(5);
     while beat(side).await? < before + 1_000 && Instant::now() < end {

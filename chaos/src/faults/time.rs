@@ -1,4 +1,4 @@
-//! Redis' wall clock is set.
+//! Faults of Redis' wall clock.
 
 use super::Fault;
 use crate::redis_side::RedisSide;
@@ -12,8 +12,8 @@ pub async fn step(fault: Fault, hand: &mut Hand, side: &mut RedisSide) -> Result
     let right = clock.shift_ms();
     match fault {
         Fault::TimeGlitch => {
-            // Beyond the time to live of histories, and within that of idempotency keys, for less than a tick: Redis
-            // takes the histories away, and nobody sees why.
+            // For less than a tick, beyond the ttl of histories but within that of idempotency
+            // keys: Redis expires the histories, and no tick shows why.
             clock.set(right + ttl + 60_000 + hand.rng.i64(10_000..120_000))?;
             hand.wait(tick / 4..tick).await;
             clock.set(right)

@@ -1,11 +1,13 @@
-//! How much one client may have: connections, streams and publishes of one address or subject, and new connections a
-//! second of one address and of all.
+//! Limits per client: connections, streams and published events of one address or subject, and the
+//! rate of new connections of one address and in total.
 //!
-//! It is asked once a connection, a stream or a publish, never for a delivery. What is granted for as long as something
-//! is open is a lease, and dropping the lease gives it back. So what is kept is bounded by what is open; the rates of an
-//! address that has nothing open are kept until they would say nothing any more, a second or so.
+//! Limits are checked once per connection, stream or publish request, never per delivered event. An
+//! open connection or stream holds a [`Lease`], which decrements the count when it is dropped. So
+//! the tables are bounded by what is open. The rates of an address with nothing open are kept until
+//! its buckets are full again, about a second.
 //!
-//! Whoever is not limited by address (`ClientAddr::limited`) and has no subject costs nothing here, not even a look.
+//! A client that is not limited by address (`ClientAddr::limited`) and has no subject is not even
+//! looked up.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,30 +19,32 @@ use crate::access::client::ClientAddr;
 use crate::access::cluster_streams::ClusterLease;
 use crate::config::LimitsConfig;
 
-/// Accounts are looked through for idle ones when there are twice as many as were left the last time, and not below this.
+/// Idle accounts are swept when the table has twice as many entries as after the last sweep, and at
+/// least this many.
 const FEW_ACCOUNTS: usize = 1024;
 const SECOND: u64 = 1_000_000_000;
 
-/// What the clients of one process may have.
+/// All counters of this process.
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: LimitsConfig,
     began: Instant,
     books: Mutex<Books>,
-    /// When it was last told that an address is at its limit, in seconds from 1.
+    /// When the last warning about an address at its limit was logged: seconds since `began` plus
+    /// 1, or 0 for never.
     told: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Books {
     accounts: HashMap<Who, Account>,
-    /// How many accounts there may be before idle ones are looked for.
+    /// The number of accounts at which the next sweep for idle ones happens.
     sweep_at: usize,
-    /// New connections of all.
+    /// New connections of all limited addresses together.
     arrivals: Bucket,
 }
 
-/// Who has an account.
+/// Whose account it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Who {
     Address(IpAddr),
@@ -55,7 +59,8 @@ struct Account {
     published: Bucket,
 }
 
-/// A token bucket that holds what comes in a second, by the time at which it will be full again: GCRA (ITU-T I.371).
+/// A token bucket with the capacity of one second, stored as the time (in ns since
+/// `Admission::began`) at which it will be full again: GCRA (ITU-T I.371).
 #[derive(Debug, Default, Clone, Copy)]
 struct Bucket {
     full_at: u64,
@@ -72,11 +77,11 @@ pub enum Over {
     ConnectionRate,
     /// `limits.streams_per_address`.
     AddressStreams,
-    /// `limits.streams_per_subject`, or the grant's own.
+    /// `limits.streams_per_subject`, or the grant's own limit.
     SubjectStreams,
-    /// `limits.cluster_streams_per_subject`, or the grant's own.
+    /// `limits.cluster_streams_per_subject`, or the grant's own limit.
     ClusterStreams,
-    /// `limits.publish_rate`, or the grant's own.
+    /// `limits.publish_rate`, or the grant's own limit.
     PublishRate,
 }
 
@@ -84,15 +89,15 @@ pub enum Over {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .over.words(*.limit))]
 pub struct Refused {
-    /// Which one.
+    /// Which limit.
     pub over: Over,
-    /// What it is.
+    /// The limit's value.
     pub limit: u32,
-    /// When there is room again, where that is known: rates.
+    /// How long until there is room again. Known for rates only.
     pub after: Option<Duration>,
 }
 
-/// Something that is open and counted. Dropping it gives it back.
+/// One counted connection or stream. Dropping it decrements the count.
 #[derive(Debug)]
 pub(crate) struct Lease {
     admission: Arc<Admission>,
@@ -100,7 +105,8 @@ pub(crate) struct Lease {
     of: fn(&mut Account) -> &mut u32,
 }
 
-/// An open stream's leases, of its client's address and of its subject.
+/// The leases of an open stream: for its client's address, for its subject, and for its subject on
+/// all gateways together.
 #[derive(Debug, Default)]
 pub(crate) struct StreamLease {
     address: Option<Lease>,
@@ -109,12 +115,12 @@ pub(crate) struct StreamLease {
 }
 
 impl StreamLease {
-    /// Whether nothing was counted, so that there is nothing to give back.
+    /// Whether nothing was counted, so that dropping it has no effect.
     pub(crate) fn is_empty(&self) -> bool {
         self.address.is_none() && self.subject.is_none() && self.cluster.is_none()
     }
 
-    /// The same, counted on all gateways together, too.
+    /// Adds the lease that counts the stream on all gateways together.
     pub(crate) fn with(mut self, cluster: Option<ClusterLease>) -> Self {
         self.cluster = cluster;
         self
@@ -153,7 +159,7 @@ impl Over {
 }
 
 impl Admission {
-    /// Nobody has anything yet.
+    /// All counts start at zero.
     pub(crate) fn new(limits: LimitsConfig) -> Arc<Self> {
         let books =
             Books { accounts: HashMap::new(), sweep_at: FEW_ACCOUNTS, arrivals: Bucket::default() };
@@ -161,8 +167,8 @@ impl Admission {
         Arc::new(Admission { limits, began: Instant::now(), books, told })
     }
 
-    /// Tells once a minute at most that an address is at its limit: it may be a proxy that nobody named, and then all its
-    /// clients are refused for each other's sake.
+    /// Warns that an address is at its limit, once a minute at most. The address may belong to a
+    /// proxy missing from `server.trusted_proxies`; then all its clients share one limit.
     fn tell(&self, client: ClientAddr, refused: &Refused) {
         let second = self.began.elapsed().as_secs() + 1;
         let last = self.told.load(Ordering::Relaxed);
@@ -181,8 +187,9 @@ impl Admission {
         );
     }
 
-    /// A connection that was accepted. Those of peers that are not limited are not counted among those of all either: a
-    /// flood from outside must not keep the operator's own probes and proxies away.
+    /// Counts an accepted connection. Peers that are not limited by address do not count towards
+    /// `limits.connection_rate` either: a flood from outside must not shut out the operator's own
+    /// probes and proxies.
     pub(crate) fn connection(self: &Arc<Self>, peer: ClientAddr) -> Result<Option<Lease>, Refused> {
         self.connection_at(peer, self.now()).inspect_err(|refused| {
             if refused.over != Over::ConnectionRate {
@@ -213,7 +220,7 @@ impl Admission {
         within(open, limits.connections_per_address, Over::AddressConnections)?;
         let rate = limits.connection_rate_per_address;
         arrivals.take(1, rate, now, Over::AddressConnectionRate)?;
-        // Last, so that one address that is refused takes nothing away from the others.
+        // Checked last: a connection refused for its address must not use up the shared rate.
         books.arrivals.take(1, limits.connection_rate, now, Over::ConnectionRate)?;
         let account = books.account(&who, now);
         account.arrivals = arrivals;
@@ -222,7 +229,8 @@ impl Admission {
         Ok(Some(self.lease(who, |account| &mut account.connections)))
     }
 
-    /// A stream of this client. A grant may have a limit of its own, which stands in place of the configured one.
+    /// Counts a stream of this client. `own_limit` is the grant's limit for its subject and
+    /// replaces the configured one; 0 is no limit.
     pub(crate) fn stream(
         self: &Arc<Self>,
         client: ClientAddr,
@@ -240,7 +248,7 @@ impl Admission {
             ),
             None => None,
         };
-        // Refused, it gives back what was counted for the address.
+        // If this fails, dropping `address` gives its count back.
         let subject =
             subject.map(|who| self.one_more_stream(who, most, Over::SubjectStreams)).transpose()?;
         Ok(StreamLease { address, subject, cluster: None })
@@ -262,8 +270,9 @@ impl Admission {
         Ok(self.lease(who, |account| &mut account.streams))
     }
 
-    /// Events that somebody wants to publish: of this subject, or of the address of a client without one. More than a
-    /// second's are taken at once when nothing was taken before, and paid for later.
+    /// Takes `events` from the rate of the subject, or of the client's address if there is no
+    /// subject. A full bucket takes a batch larger than its capacity, and the client then waits
+    /// until the excess is paid off. `own_limit` replaces `limits.publish_rate`; 0 is no limit.
     pub(crate) fn publish(
         &self,
         client: ClientAddr,
@@ -320,7 +329,7 @@ impl Drop for Lease {
 }
 
 impl Books {
-    /// An account, which is opened if there is none.
+    /// Gets or creates an account. Sweeps idle accounts when the table has grown to `sweep_at`.
     fn account(&mut self, who: &Who, now: u64) -> &mut Account {
         if self.accounts.len() >= self.sweep_at {
             self.accounts.retain(|_, account| !account.is_idle(now));
@@ -331,7 +340,7 @@ impl Books {
 }
 
 impl Account {
-    /// Whether it says no more than a new one would.
+    /// Whether the account equals a new one, so that it can be dropped.
     fn is_idle(&self, now: u64) -> bool {
         let full = self.arrivals.full_at.max(self.published.full_at) <= now;
         full && self.connections == 0 && self.streams == 0
@@ -339,7 +348,8 @@ impl Account {
 }
 
 impl Who {
-    /// An IPv6 client has a network of 64 bits to itself, and can take another address of it whenever it likes.
+    /// An IPv6 client counts by its /64: it usually owns the whole network and can change its
+    /// address at will.
     fn address(ip: IpAddr) -> Self {
         Who::Address(match ip {
             IpAddr::V4(_) => ip,
@@ -349,8 +359,8 @@ impl Who {
 }
 
 impl Bucket {
-    /// Takes so many of `rate` a second; 0 is no limit. More than the bucket can ever hold are taken when it is full, and
-    /// leave it below empty.
+    /// Takes `n` from a bucket that refills at `rate` a second; a rate of 0 is no limit. An `n`
+    /// beyond the capacity is taken if the bucket is full, and leaves it overdrawn.
     fn take(&mut self, n: u64, rate: u32, now: u64, over: Over) -> Result<(), Refused> {
         if rate == 0 {
             return Ok(());
@@ -368,7 +378,7 @@ impl Bucket {
     }
 }
 
-/// Whether there may be one more than `open`; 0 is no limit.
+/// Whether one more may open when `open` already are; a `most` of 0 is no limit.
 fn within(open: u32, most: u32, over: Over) -> Result<(), Refused> {
     match most == 0 || open < most {
         true => Ok(()),
@@ -448,11 +458,11 @@ mod tests {
         let (a, b) = (client("192.0.2.1"), client("192.0.2.2"));
         let ann = admission.stream(a, Some("ann"), None).unwrap();
         assert_eq!(over(admission.stream(b, Some("ann"), None)), Over::SubjectStreams);
-        // What was refused for the subject is not kept for the address.
+        // The stream refused for the subject did not stay counted for the address.
         let _bob = admission.stream(b, Some("bob"), None).unwrap();
         let _cid = admission.stream(b, Some("cid"), None).unwrap();
         assert_eq!(over(admission.stream(b, None, None)), Over::AddressStreams);
-        // A grant's own limit stands in place of the configured one, in both directions.
+        // A grant's own limit replaces the configured one, whether it is higher or lower.
         let _more = admission.stream(own(), Some("ann"), Some(2)).unwrap();
         assert_eq!(over(admission.stream(own(), Some("ann"), Some(2))), Over::SubjectStreams);
         assert_eq!(over(admission.stream(own(), Some("ann"), Some(1))), Over::SubjectStreams);
@@ -476,7 +486,7 @@ mod tests {
             admission.publish(own(), None, None, 1000).unwrap();
         }
         assert_eq!(accounts(&admission), 0);
-        // Nor does it use up what others share.
+        // It does not use up the shared rate either.
         admission.connection(client("192.0.2.1")).unwrap();
     }
 
@@ -505,7 +515,7 @@ mod tests {
         assert_eq!((refused.over, refused.limit), (Over::PublishRate, 10));
         assert_eq!(refused.after, Some(Duration::from_millis(200)));
         admission.publish_at(a, None, None, 6, 200 * MS).unwrap();
-        // Subjects have accounts of their own, and limits, wherever they come from.
+        // A subject has its own account and limit, from whatever address it publishes.
         admission.publish_at(a, Some("ann"), None, 10, 200 * MS).unwrap();
         assert!(admission.publish_at(own(), Some("ann"), None, 1, 200 * MS).is_err());
         admission.publish_at(own(), Some("ann"), Some(1000), 1, 1000 * MS).unwrap();
@@ -528,14 +538,15 @@ mod tests {
         let admission = admission(|limits| limits.publish_rate = 10);
         for n in 0..100_000_u32 {
             let ip = IpAddr::V4((0x0100_0000 + n).into());
-            // One each millisecond: of a tenth of a second's they say something.
+            // One per millisecond: each bucket is full again after 100 ms, so about 100 accounts
+            // are in use.
             admission.publish_at(ClientAddr::told(ip), None, None, 1, u64::from(n) * MS).unwrap();
             assert!(accounts(&admission) <= FEW_ACCOUNTS);
         }
     }
 
     proptest! {
-        /// Whatever is asked and when: in no stretch of time does a bucket give more than a second's and the stretch's.
+        /// In no interval does a bucket give more than its capacity plus what the interval refills.
         #[test]
         fn a_bucket_gives_no_more_than_its_rate(
             rate in 1u32..200,
@@ -558,7 +569,8 @@ mod tests {
                 for (to, last) in &given {
                     let sum: u64 = given.iter().filter(|(at, _)| at >= from && at < to).map(|(_, n)| n).sum();
                     if to > from {
-                        // Those before the last one, or the debt of the last would count.
+                        // Sums only what was given before `to`, because the last take may overdraw
+                        // the bucket.
                         let allowed = u64::from(rate) * (to - from) / SECOND + u64::from(rate) + last;
                         prop_assert!(sum <= allowed + 20, "{sum} > {allowed}");
                     }
@@ -566,7 +578,7 @@ mod tests {
             }
         }
 
-        /// Whatever opens and closes in whatever order: counts are those of what is open.
+        /// In whatever order leases are taken and dropped, the counts match what is open.
         #[test]
         fn counts_are_of_what_is_open(steps in proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..80)) {
             let admission = admission(|limits| {

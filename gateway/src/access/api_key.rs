@@ -1,7 +1,7 @@
-//! API keys: for services, which have no login of their own. Only hashes are configured, so that who reads the configuration
-//! cannot use them.
+//! API keys, for services that have no login. The configuration holds only hashes, so a reader of
+//! the configuration cannot use the keys.
 //!
-//! A key is random and long, so a plain hash is enough: there is nothing to guess (unlike a password).
+//! A plain hash is enough: keys are long and random, so they cannot be guessed as passwords can.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use sse_token::api_key::{Hash, MIN_BYTES, hash};
 use crate::access::grant::Grant;
 use crate::config::api_key_line::ApiKeyLine;
 
-/// What is told of a key.
+/// What the configuration says about a key.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// What its bearer may do.
     pub grant: Arc<Grant>,
-    /// Whether its bearer may use the admin port's calls that change something.
+    /// Whether the bearer may make changes by the admin port.
     pub admin: bool,
 }
 
-/// All keys, by their hashes.
+/// All configured keys, by hash.
 #[derive(Debug, Default)]
 pub struct ApiKeys(HashMap<Hash, Known>);
 
 impl ApiKeys {
-    /// Those of the configuration.
+    /// Fails if two lines have the same hash.
     pub fn new(lines: &[ApiKeyLine]) -> Result<Self, String> {
         let mut keys = HashMap::new();
         for line in lines {
@@ -44,12 +44,13 @@ impl ApiKeys {
         Ok(ApiKeys(keys))
     }
 
-    /// Whether there are none.
+    /// Whether no key is configured.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The key's, if it is one. The time that this takes tells nothing of a key, because only hashes are compared.
+    /// Looks up a key. Timing reveals nothing about configured keys, because only hashes are
+    /// compared.
     pub fn find(&self, key: &str) -> Option<&Known> {
         if self.is_empty() || key.len() < MIN_BYTES {
             return None;

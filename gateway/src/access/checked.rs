@@ -1,4 +1,4 @@
-//! Tokens that were checked a while ago, by their hashes: a token itself is kept nowhere.
+//! Cache of checked tokens, by hash. The tokens themselves are not stored.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,26 +7,27 @@ use ring::digest::{SHA256, digest};
 
 use crate::access::grant::Grant;
 
-/// Tokens remembered, in two halves: when the younger half is full the older one is forgotten.
+/// Entries of one half. When the young half is full, it replaces the old half, whose entries are
+/// dropped.
 const HALF: usize = 16 * 1024;
 
-/// A token's hash.
+/// SHA-256 of a token.
 pub(crate) type Hash = [u8; 32];
 
-/// Tokens that were checked.
+/// The grants of tokens that were checked.
 #[derive(Debug, Default)]
 pub(crate) struct Checked(Mutex<Halves>);
 
 #[derive(Debug, Default)]
 struct Halves {
-    /// Of the keys that all of them were checked with.
+    /// The generation of the keys with which all entries were checked.
     generation: u64,
     young: HashMap<Hash, Arc<Grant>>,
     old: HashMap<Hash, Arc<Grant>>,
 }
 
 impl Checked {
-    /// What a token grants, if it was checked with the keys of this generation.
+    /// The grant of a token, if the token was checked with keys of this generation.
     pub(crate) fn find(&self, hash: &Hash, generation: u64) -> Option<Arc<Grant>> {
         let halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.generation != generation {
@@ -35,7 +36,8 @@ impl Checked {
         halves.young.get(hash).or_else(|| halves.old.get(hash)).cloned()
     }
 
-    /// A token was checked, with keys of this generation.
+    /// Stores a grant that was checked with keys of this generation. Drops all entries of another
+    /// generation.
     pub(crate) fn add(&self, hash: Hash, grant: Arc<Grant>, generation: u64) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.generation != generation {
@@ -48,7 +50,7 @@ impl Checked {
     }
 }
 
-/// By this a token is known here.
+/// The hash by which a token is cached.
 pub(crate) fn hash(token: &str) -> Hash {
     digest(&SHA256, token.as_bytes()).as_ref().try_into().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Whose a connection or a request is, and whether what it may have is limited.
+//! The address of a client, and whether limits apply to it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,10 +8,11 @@ use crate::config::trusted_proxies::TrustedProxies;
 /// A client's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr {
-    /// The address; an IPv4 one is never written as IPv6.
+    /// The address. IPv4-mapped IPv6 addresses are converted to IPv4.
     pub ip: IpAddr,
-    /// Whether what this address may have is limited. A peer of this machine or of a private network is a proxy or the
-    /// operator's own, and so is a trusted proxy; what a trusted proxy tells is always a client.
+    /// Whether limits per address apply. They do not apply to peers on loopback or in a private
+    /// network, nor to trusted proxies: those are proxies or the operator's own machines. They
+    /// always apply to an address that a trusted proxy reports.
     pub limited: bool,
 }
 
@@ -22,19 +23,19 @@ impl fmt::Display for ClientAddr {
 }
 
 impl ClientAddr {
-    /// Whoever opened the connection.
+    /// The peer of a connection.
     pub fn of_peer(peer: IpAddr, trusted: &TrustedProxies) -> Self {
         let ip = peer.to_canonical();
         ClientAddr { ip, limited: !is_own(ip) && !trusted.contain(ip) }
     }
 
-    /// A client that a trusted proxy names.
+    /// A client whose address a trusted proxy reports.
     pub fn told(ip: IpAddr) -> Self {
         ClientAddr { ip: ip.to_canonical(), limited: true }
     }
 }
 
-/// An address that cannot be anybody's on the internet: this machine's, or of a private network.
+/// Whether the address is loopback, private or link-local, and so cannot come from the internet.
 fn is_own(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),

@@ -1,9 +1,10 @@
-//! Streams of one subject on all gateways together, counted in Redis.
+//! Counts the streams of one subject on all gateways together, in Redis.
 //!
-//! Each open stream has a lease there: a member of its subject's sorted set, with the time at which the lease ends. The
-//! gateway renews its leases for as long as their streams live and takes them back when they close; those of a gateway
-//! that died end by themselves. While Redis is away nobody is refused: a stream that could not be counted is let in, told
-//! in the metrics, and counted at the next renewal that succeeds.
+//! Each open stream has a lease: a member of its subject's sorted set, scored with the time at
+//! which the lease expires. The gateway renews its leases while their streams are open and removes
+//! them when the streams close. The leases of a crashed gateway expire. While Redis does not answer
+//! nobody is refused: the stream is let in, counted in a metric, and added to the set by the next
+//! renewal that succeeds.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -18,15 +19,15 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::access::admission::{Over, Refused};
 use crate::broker::redis::{RedisBroker, RedisShared, pool_error};
 
-/// How long a lease lasts that nobody renews.
+/// How long a lease lasts without a renewal.
 pub const LIFE: Duration = Duration::from_secs(60);
-/// How long a stream waits at most to be counted.
+/// How long a new stream waits for Redis to count it.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Subjects whose leases are renewed by one round trip.
+/// Calls (one per subject or ended stream) in one pipeline.
 const TOGETHER: usize = 500;
 
-/// KEYS: the subject's set. ARGV: how many members it may have (0: any number), a lease's life in milliseconds, and the
-/// members. Answers 1, or 0 if there are too many already.
+/// KEYS: the subject's set. ARGV: the most members allowed before the call (0: any number), a
+/// lease's life in milliseconds, then the members to add. Returns 1, or 0 if the set is full.
 const TAKE: &str = "local t = redis.call('TIME') \
     local now = t[1] * 1000 + math.floor(t[2] / 1000) \
     local most = tonumber(ARGV[1]) \
@@ -36,14 +37,14 @@ const TAKE: &str = "local t = redis.call('TIME') \
     redis.call('PEXPIRE', KEYS[1], ARGV[2]) \
     return 1";
 
-/// This gateway's leases.
+/// The leases of this gateway.
 #[derive(Debug)]
 pub struct ClusterStreams {
     redis: Arc<RedisShared>,
     /// `limits.cluster_streams_per_subject`.
     most: u32,
     life: Duration,
-    /// Tells this gateway's members from those of others.
+    /// Random prefix of this gateway's members, so that they differ from those of other gateways.
     gateway: u64,
     next: AtomicU64,
     books: Mutex<Books>,
@@ -56,7 +57,7 @@ struct Books {
     ended: Vec<(Arc<str>, u64)>,
 }
 
-/// A stream that is counted. Dropping it takes it back.
+/// A counted stream. Dropping it removes the lease from Redis.
 #[derive(Debug)]
 pub struct ClusterLease {
     of: Arc<ClusterStreams>,
@@ -65,7 +66,8 @@ pub struct ClusterLease {
 }
 
 impl ClusterStreams {
-    /// None is open yet. [`ClusterStreams::serve`] must run beside it.
+    /// Starts without leases. Run [`ClusterStreams::serve`] beside it, or leases are neither
+    /// renewed nor removed.
     pub fn new(broker: &RedisBroker, most: u32, life: Duration) -> Arc<Self> {
         Arc::new(ClusterStreams {
             redis: broker.shared().clone(),
@@ -78,7 +80,9 @@ impl ClusterStreams {
         })
     }
 
-    /// A stream of a subject, unless it has as many as it may; a grant may have a limit of its own.
+    /// Counts a stream of `subject`. `own_limit` is the grant's limit and replaces `most`; with 0
+    /// nothing is counted and there is no lease. Fails only if Redis says that the limit is
+    /// reached.
     pub async fn take(
         self: &Arc<Self>,
         subject: &str,
@@ -91,7 +95,8 @@ impl ClusterStreams {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let subject: Arc<str> = subject.into();
         self.books().held.entry(subject.clone()).or_default().insert(number);
-        // Dropped, also where whoever waits for it leaves, it takes back what may have been counted.
+        // Created before the call: if the call fails or its caller is dropped, dropping the lease
+        // removes what Redis may have counted.
         let lease = ClusterLease { of: self.clone(), subject, number };
         let call = self.call(&lease.subject, limit, [number]);
         let taken = timeout(PATIENCE, async {
@@ -109,7 +114,7 @@ impl ClusterStreams {
         }
     }
 
-    /// Renews leases and takes back those of streams that ended, for ever.
+    /// Renews leases and removes those of closed streams, forever.
     pub async fn serve(self: Arc<Self>) -> Result<(), Infallible> {
         let mut renewals = interval(self.life / 3);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,7 +146,8 @@ impl ClusterStreams {
         self.send(calls.collect()).await;
     }
 
-    /// What fails is made good by the next renewal, or by the lease's end.
+    /// Errors are only logged: the next renewal restores a missing lease, and a lease that could
+    /// not be removed expires.
     async fn send(&self, calls: Vec<Cmd>) {
         for calls in calls.chunks(TOGETHER) {
             let mut pipeline = Pipeline::with_capacity(calls.len());

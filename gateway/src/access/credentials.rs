@@ -1,10 +1,10 @@
-//! What a request shows to say who sends it: a header, a parameter, a cookie. Nothing is proven here.
+//! Extracts the credentials of a request from headers, query and cookies. Verifies nothing.
 
 use crate::access::asker::Asker;
 use crate::access::denied::{Denied, Why};
 use crate::access::tickets;
 
-/// What a request shows, each as it was sent.
+/// The credentials of a request, as sent.
 #[derive(Default)]
 pub struct Credentials<'a> {
     /// `Authorization: Bearer …`
@@ -15,12 +15,13 @@ pub struct Credentials<'a> {
     pub ticket: Option<String>,
     /// `?token=…`
     pub token: Option<String>,
-    /// The configured cookie.
+    /// The value of the cookie `auth.cookie`.
     pub cookie: Option<&'a str>,
 }
 
 impl<'a> Credentials<'a> {
-    /// Reads them. What can be read in two ways is refused: somebody in between may read it in the other one.
+    /// Extracts them. Fails if a header occurs twice or a cookie has two values: a proxy on the way
+    /// may have read the other one.
     pub fn of(
         asker: &'a impl Asker,
         cookie: &str,
@@ -62,15 +63,16 @@ fn one_header<'a>(asker: &'a impl Asker, name: &'static str) -> Result<Option<&'
     }
 }
 
-/// The scheme's name is the same in upper and lower case (RFC 9110 §11.1). Other schemes are somebody else's.
+/// Scheme names are case-insensitive (RFC 9110 §11.1). Other schemes are ignored; they may be meant
+/// for a proxy.
 fn bearer(value: &str) -> Option<&str> {
     let value = value.trim();
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     scheme.eq_ignore_ascii_case("Bearer").then_some(token.trim())
 }
 
-/// A cookie's value (RFC 6265 §4.2.1). One of the name that stands there twice is of two paths or domains, and which of
-/// them is meant nobody can say.
+/// A cookie's value (RFC 6265 §4.2.1). Two cookies of one name belong to two paths or domains, and
+/// nothing says which one is meant.
 fn cookie_of<'a>(asker: &'a impl Asker, name: &str) -> Result<Option<&'a str>, Denied> {
     let lines = asker.header("Cookie").filter_map(|line| str::from_utf8(line).ok());
     let pairs =

@@ -1,17 +1,17 @@
-//! Why somebody is not let in.
+//! Reasons to refuse a request.
 
 use std::borrow::Cow;
 
 use crate::access::asker::NotUtf8;
 use crate::access::tickets::Away;
 
-/// Not let in, for good or until the client shows something else.
+/// Refused for good, or until the client sends other credentials.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Denied {
-    /// What kind of refusal this is.
+    /// The kind of refusal.
     pub why: Why,
-    /// What is wrong, for the client to read.
+    /// The explanation that the client is sent.
     pub detail: String,
     /// The header or parameter at fault.
     pub field: Option<Cow<'static, str>>,
@@ -20,37 +20,39 @@ pub struct Denied {
 /// The kinds of refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// Nobody said who sends it, and nobody in particular may do it.
+    /// No credentials were sent, and anonymous access does not suffice.
     Unauthenticated,
-    /// What was shown is of no use.
+    /// The credentials are malformed, unknown or expired.
     InvalidCredentials,
-    /// What was shown can be read in two ways.
+    /// A header occurs twice or is not ASCII, or a cookie has two values.
     Ambiguous,
-    /// The query cannot be read.
+    /// A query parameter is not UTF-8.
     InvalidParameter,
-    /// It was shown who sends it, who may not listen to this.
+    /// The credentials do not allow subscribing to this channel.
     MayNotSubscribe,
-    /// It was shown who sends it, who may not publish this.
+    /// The credentials do not allow publishing to this channel.
     MayNotPublish,
-    /// The cookie comes from a page of another site.
+    /// A page of another site sent the cookie.
     ForeignOrigin,
-    /// There is no access control, hence there are no tickets.
+    /// A ticket was requested although access control is off.
     NoTickets,
 }
 
-/// Why a request is refused.
+/// How a request is refused.
 #[derive(Debug)]
 pub enum Refused {
-    /// For good, or until the client shows something else.
+    /// For good, or until the client sends other credentials.
     Denied(Denied),
-    /// It cannot be said now, by our own trouble: the client should come back.
+    /// The gateway cannot decide now, through no fault of the client, which should come back. Holds
+    /// the metric's label and an explanation.
     ComeBack(&'static str, String),
-    /// The client should not come back by itself: its ticket is used up, or its access was revoked.
+    /// The client should not reconnect by itself: its ticket is spent, or its access was revoked.
+    /// Holds the metric's label.
     Over(&'static str),
 }
 
 impl Denied {
-    /// With these words.
+    /// A refusal with this explanation and no field at fault.
     pub fn new(why: Why, detail: impl Into<String>) -> Self {
         Denied { why, detail: detail.into(), field: None }
     }

@@ -1,7 +1,9 @@
-//! Forward authentication: another service is asked whether a request is allowed. For those who have sessions and no tokens.
+//! Forward authentication: another service, which has sessions and no tokens, decides whether a
+//! request is allowed.
 //!
-//! It is asked once for each stream or publish, bounded in time and in number, and its answers are kept for a moment. While it does
-//! not answer nobody is let in on its word; clients are told to come back, because that is no fault of theirs.
+//! The service is asked once per stream, history or publish request, with bounds on time and on
+//! requests at once, and answers are cached for a moment. While it does not answer, requests that
+//! depend on it are refused, and clients are told to come back because the fault is not theirs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,22 +25,22 @@ use crate::access::outbound::{Answered, Outbound, Question};
 use crate::config::ForwardConfig;
 use crate::config::limits::Limits;
 
-/// The longest answer that is read, in bytes.
+/// The longest answer body, in bytes.
 const MOST_BYTES: usize = 64 * 1024;
-/// Answers that are kept.
+/// The most answers that are cached.
 const MOST_ANSWERS: usize = 16 * 1024;
 
-/// What somebody wants to do.
+/// What the request wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
-    /// To listen.
+    /// Listen to channels.
     Subscribe,
-    /// To publish.
+    /// Publish to channels.
     Publish,
 }
 
 impl Action {
-    /// The word that is sent.
+    /// The value of `X-SSE-Action`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Action::Subscribe => "subscribe",
@@ -47,23 +49,24 @@ impl Action {
     }
 }
 
-/// What the service said.
+/// The service's decision.
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
-    /// The request is allowed, and this with it.
+    /// Allowed, with this grant.
     Allowed(Arc<Grant>),
     /// Nobody is logged in (401).
     Unknown,
-    /// Whoever it is may not (403).
+    /// The user is known and not allowed (403).
     Forbidden,
-    /// It did not answer.
+    /// No decision: no answer in time, another status, a body that is no grant, or too many
+    /// requests waiting.
     Away,
 }
 
 type Hash = [u8; 32];
 type Pending = Arc<OnceCell<Verdict>>;
 
-/// The service that is asked.
+/// Client of the service at `auth.forward.url`.
 pub(crate) struct Forward {
     url: Url,
     config: ForwardConfig,
@@ -77,7 +80,8 @@ impl fmt::Debug for Forward {
     }
 }
 
-/// The answer's body. What it does not name is not limited or, of channels, not granted.
+/// A grant as the service sends it. Limits that it omits are not set; channels that it omits are
+/// not granted.
 #[derive(Deserialize)]
 struct Body {
     subject: Option<Arc<str>>,
@@ -91,14 +95,14 @@ struct Body {
 }
 
 impl Forward {
-    /// The configured one, if one is.
+    /// None if `auth.forward.url` is empty.
     pub(crate) fn new(config: &ForwardConfig) -> Option<Self> {
         let url = config.url.clone()?;
         let (places, answers) = (Semaphore::new(config.max_pending), Mutex::default());
         Some(Forward { url, config: config.clone(), places, answers })
     }
 
-    /// Asks whether a request may do something with these channels.
+    /// Asks whether a request may do this with these channels, unless an answer is cached.
     pub(crate) async fn ask(
         &self,
         asker: &impl Asker,
@@ -117,14 +121,16 @@ impl Forward {
             .await
             .clone();
         if matches!(verdict, Verdict::Away) {
-            // Others need not wait for what is known to be no answer, and the next one asks anew.
+            // Failures are not cached: the next request asks again. Those already waiting share
+            // this one.
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             answers.retain(|_, (_, known)| !Arc::ptr_eq(known, &pending));
         }
         verdict
     }
 
-    /// What tells one client from another, and nothing else: a request's other headers are of no concern.
+    /// The headers that the service is sent. They are also part of the cache key, so a header that
+    /// does not affect the decision would only cause more questions.
     fn headers(&self, asker: &impl Asker, action: Action) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let own = [header::COOKIE, header::AUTHORIZATION, header::ORIGIN];
@@ -144,7 +150,8 @@ impl Forward {
         headers
     }
 
-    /// Whoever asks the same at the same time, or a moment later, shares one answer.
+    /// The cell for the answer to this question. Equal questions share it while the first one waits
+    /// and for `auth.forward.cache` afterwards.
     fn pending(&self, headers: &HeaderMap, url: &Url) -> Pending {
         let mut text = url.as_str().as_bytes().to_vec();
         let mut lines: Vec<(&[u8], &[u8])> = headers
@@ -162,7 +169,7 @@ impl Forward {
             answers.retain(|_, (end, pending)| *end > now && pending.initialized());
         }
         if answers.len() >= MOST_ANSWERS {
-            // Asked anew each time, as if nothing were kept.
+            // The cache is full of unexpired answers, so this one is not cached.
             return Pending::default();
         }
         let (end, pending) = answers.entry(hash).or_insert_with(|| (now, Pending::default()));
@@ -206,7 +213,7 @@ impl Forward {
     }
 }
 
-/// Without a body exactly what was asked for is granted.
+/// Reads the grant of a 200 or 204. An empty body grants exactly the channels that were asked for.
 fn granted(body: &[u8], action: Action, channels: &[Channel]) -> Result<Grant, String> {
     if body.trim_ascii().is_empty() {
         let asked: Arc<[Pattern]> = channels.iter().map(Pattern::of_channel).collect();

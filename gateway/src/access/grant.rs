@@ -1,4 +1,4 @@
-//! What somebody may do: the one form that every way of access ends in.
+//! The grant: the result of every way to authenticate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,54 +10,54 @@ use sse_contract::pattern::Pattern;
 use crate::config::limits::Limits;
 use crate::stream::subscription::Bearer;
 
-/// Seconds since 1970, as tokens count them (RFC 7519 §2, NumericDate).
+/// Seconds since 1970 (RFC 7519 §2, NumericDate).
 pub type Seconds = u64;
 
-/// What somebody may do.
+/// What the bearer of some credentials may do.
 #[derive(Debug, Clone, Default)]
 pub struct Grant {
-    /// Who it is; nobody in particular if none.
+    /// Who the bearer is. None for anonymous access, and for credentials that name nobody.
     pub subject: Option<Arc<str>>,
-    /// The token's own id, by which it can be revoked alone.
+    /// The token's `jti`, by which this one token can be revoked.
     pub token_id: Option<Arc<str>>,
-    /// When the token was issued.
+    /// The token's `iat`.
     pub issued: Option<Seconds>,
-    /// The last second in which it holds.
+    /// The last second in which the grant is valid, leeway included. None: it never expires.
     pub expires: Option<Seconds>,
-    /// What it may listen to.
+    /// Channels that the bearer may listen to.
     pub subscribe: Arc<[Pattern]>,
-    /// What it may publish to.
+    /// Channels that the bearer may publish to.
     pub publish: Arc<[Pattern]>,
-    /// What it may take of the gateway.
+    /// The bearer's own limits, which replace the configured ones.
     pub limits: Limits,
-    /// Nobody had to show anything for it.
+    /// The grant is that of anonymous access: no credentials were needed for it.
     pub of_anybody: bool,
 }
 
 impl Grant {
-    /// Everything, for anybody.
+    /// Grants everything to everybody.
     pub fn everything() -> Self {
         let all: Arc<[Pattern]> = [Pattern::everything()].into();
         Grant { subscribe: all.clone(), publish: all, of_anybody: true, ..Grant::default() }
     }
 
-    /// Whether it allows to listen to a channel.
+    /// Whether the bearer may listen to the channel.
     pub fn may_subscribe(&self, channel: &Channel) -> bool {
         self.subscribe.iter().any(|pattern| pattern.matches(channel.as_str()))
     }
 
-    /// Whether it allows to publish to a channel.
+    /// Whether the bearer may publish to the channel.
     pub fn may_publish(&self, channel: &Channel) -> bool {
         self.publish.iter().any(|pattern| pattern.matches(channel.as_str()))
     }
 
-    /// Whether it is over.
+    /// Whether the grant has expired.
     pub fn has_expired(&self) -> bool {
         self.expires.is_some_and(|last| last < now())
     }
 
-    /// How long it still holds. Afterwards what it was given for is refused, so a stream that ends then does not begin anew
-    /// with the same token.
+    /// The time until [`Grant::has_expired`] becomes true, zero if it is, none if it never does. So
+    /// when a stream ends at that time, the same token cannot reopen it.
     pub fn left(&self) -> Option<Duration> {
         let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?.saturating_add(1)))?;
         Some(end.duration_since(SystemTime::now()).unwrap_or_default())
@@ -65,7 +65,8 @@ impl Grant {
 }
 
 impl Grant {
-    /// What can end a stream that is opened with it; none where nothing can.
+    /// What may end a stream opened with this grant: its expiry or a revocation. None if nothing
+    /// can.
     pub fn bearer(&self) -> Option<Box<Bearer>> {
         let until = self.left().and_then(|left| Instant::now().checked_add(left));
         let (subject, token_id) = (self.subject.clone(), self.token_id.clone());
@@ -74,7 +75,7 @@ impl Grant {
     }
 }
 
-/// A grant as it is kept for a moment, outside of this process.
+/// JSON form of a grant, for a ticket in Redis.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     subject: Option<Arc<str>>,
@@ -87,7 +88,7 @@ struct Stored {
 }
 
 impl Grant {
-    /// As text.
+    /// The grant as JSON, for [`Grant::from_stored`].
     pub fn stored(&self) -> String {
         let patterns = |patterns: &[Pattern]| patterns.iter().map(Pattern::stored).collect();
         let stored = Stored {
@@ -102,7 +103,7 @@ impl Grant {
         serde_json::to_string(&stored).unwrap_or_default()
     }
 
-    /// What [`Grant::stored`] wrote.
+    /// Reads what [`Grant::stored`] wrote; none if it is malformed.
     pub fn from_stored(text: &[u8]) -> Option<Self> {
         let stored: Stored = serde_json::from_slice(text).ok()?;
         let patterns = |texts: Vec<String>| -> Option<Arc<[Pattern]>> {
@@ -121,7 +122,7 @@ impl Grant {
     }
 }
 
-/// The time.
+/// The system clock's time.
 pub fn now() -> Seconds {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

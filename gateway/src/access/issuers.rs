@@ -1,8 +1,8 @@
-//! Whose tokens are taken, and what they grant: the lines of `auth.jwt.keys`.
+//! The token issuers in `auth.jwt.keys`, and what their tokens grant.
 //!
-//! The algorithms that a key may be used with are the operator's, never the token's. A token that was checked once is
-//! remembered until it ends, so that a rush of reconnects costs one check of a signature for each token and not for each
-//! connection.
+//! The operator configures which algorithms a key may be used with; a token's `alg` can only select
+//! among them. A checked token is cached until it expires, so a rush of reconnects costs one
+//! signature check per token instead of one per connection.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::access::key_set::KeySet;
 use crate::access::outbound::Outbound;
 use crate::config::issuer_line::{IssuerLine, KeySource};
 
-/// The keys of a line, ready.
+/// The keys of one line.
 enum Keys {
     One(VerifyingKey),
     Set(KeySet),
@@ -30,16 +30,16 @@ struct Issuer {
     expected: Expected,
 }
 
-/// Why a token grants nothing.
+/// Why a token was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is not to be taken; what is wrong with it.
+    /// The token is invalid, for this reason.
     Invalid(String),
-    /// The keys that it may be signed with could not be had. That is no fault of its bearer's.
+    /// The issuer's key set could not be loaded, which is not the bearer's fault.
     NoKeys,
 }
 
-/// Everybody whose tokens are taken.
+/// All configured issuers.
 pub struct Issuers {
     all: Vec<Issuer>,
     checked: Checked,
@@ -52,7 +52,9 @@ impl fmt::Debug for Issuers {
 }
 
 impl Issuers {
-    /// Reads the keys of all lines, except those that are elsewhere. The error names the line by its number.
+    /// Reads the secrets, PEM files and key set files of all lines. Key sets at URLs are loaded by
+    /// [`Issuers::watch`]. `leeway` is in seconds; `unending` accepts tokens without `exp`. The
+    /// error names the line by its number.
     pub fn new(lines: &[IssuerLine], leeway: u64, unending: bool) -> Result<Self, String> {
         let issuer = |(n, line): (usize, &IssuerLine)| {
             let keys =
@@ -70,12 +72,12 @@ impl Issuers {
         Ok(Issuers { all, checked: Checked::default() })
     }
 
-    /// Whether there are none.
+    /// Whether no issuer is configured.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Reads the key sets that are elsewhere, and again and again. It ends only where there are none.
+    /// Reloads all key sets periodically, forever. Returns at once if there are none.
     pub async fn watch(&self, outbound: &Outbound) {
         let sets = self.all.iter().filter_map(|issuer| match &issuer.keys {
             Keys::Set(set) => Some(set.watch(outbound)),
@@ -84,7 +86,7 @@ impl Issuers {
         futures_util::future::join_all(sets).await;
     }
 
-    /// What a token grants.
+    /// Checks a token, or finds it in the cache, and returns its grant.
     pub async fn grant(&self, token: &str, outbound: &Outbound) -> Result<Arc<Grant>, Refusal> {
         let (generation, hash) = (self.generation(), hash(token));
         if let Some(grant) = self.checked.find(&hash, generation) {
@@ -105,7 +107,8 @@ impl Issuers {
                     return Ok(grant);
                 }
                 Err(None) => away = true,
-                // The signature fits, so this is its issuer: what else is wrong is what its bearer must hear.
+                // The signature fits this line's key, so its error is the one to report. After a
+                // wrong `iss` or `aud`, another line with the same key may still match.
                 Err(Some(error)) if !matches!(error, TokenError::Signature | TokenError::NoKey) => {
                     refusal = error;
                     if !matches!(refusal, TokenError::Issuer | TokenError::Audience) {
@@ -122,7 +125,8 @@ impl Issuers {
         }
     }
 
-    /// Rises when any key set changes: what was checked with a key that is gone is not taken any more.
+    /// Rises when any key set changes. Grants cached under an older generation are not used,
+    /// because their key may be gone.
     fn generation(&self) -> u64 {
         self.all
             .iter()
@@ -141,14 +145,14 @@ impl Issuer {
         named && self.line.algorithms.contains(&head.algorithm)
     }
 
-    /// What these claims grant, for as long as the token is taken.
+    /// The grant of these claims. It expires `leeway` after the token's `exp`, as the check does.
     fn grant(&self, claims: &Claims) -> Result<Grant, String> {
         let mut grant = grant_of(&self.line, claims)?;
         grant.expires = grant.expires.map(|end| end.saturating_add(self.expected.leeway));
         Ok(grant)
     }
 
-    /// The error is none where the keys could not be had.
+    /// The error is `None` if the key set could not be loaded.
     async fn check(
         &self,
         token: &Token<'_>,
@@ -171,7 +175,7 @@ impl Issuer {
     }
 }
 
-/// Reads the keys of a line.
+/// Reads the keys of one line.
 fn keys_of(line: &IssuerLine) -> Result<Keys, String> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
@@ -179,7 +183,7 @@ fn keys_of(line: &IssuerLine) -> Result<Keys, String> {
     let key = match &line.source {
         KeySource::Secret(secret) => VerifyingKey::from_secret(&secret.0, &line.algorithms),
         KeySource::SecretFile(path) => {
-            // An editor ends a file with a line end, which is none of the secret's.
+            // Editors end files with a line end that is not part of the secret.
             let bytes = read(path)?;
             VerifyingKey::from_secret(bytes.trim_ascii_end(), &line.algorithms)
         }
@@ -191,7 +195,7 @@ fn keys_of(line: &IssuerLine) -> Result<Keys, String> {
     key.map(Keys::One).map_err(|error| error.to_string())
 }
 
-/// What these claims grant by a line.
+/// The line's patterns filled with the claims, plus the token's own `subscribe` and `publish`.
 fn grant_of(line: &IssuerLine, claims: &Claims) -> Result<Grant, String> {
     let text = |name: &str| match claims.get(name) {
         Some(Value::String(text)) => Some(Arc::from(text.as_str())),

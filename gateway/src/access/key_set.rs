@@ -1,7 +1,8 @@
-//! A JSON Web Key Set (RFC 7517) in a file or at a URL, which changes while we run.
+//! A JSON Web Key Set (RFC 7517), loaded from a file or a URL and reloaded while the gateway runs.
 //!
-//! It is read again from time to time, and at once when a token names a key that is not in it, but not more often than
-//! every ten seconds: anybody can make up names. While it cannot be read, the keys of before stay.
+//! It is reloaded every five minutes, and when a token names an unknown key. The latter happens at
+//! most every ten seconds, because anybody can send made-up key names. While loading fails, the
+//! previous keys stay in use.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,42 +16,43 @@ use url::Url;
 use crate::access::outbound::{Outbound, Question};
 use crate::config::issuer_line::Location;
 
-/// The shortest time between two readings that tokens cause.
+/// The shortest time between two loads caused by tokens.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How often it is read without a cause.
+/// The time between periodic loads.
 const REFRESH: Duration = Duration::from_secs(300);
-/// How long reading may take, and how long the set may be.
+/// The longest time that loading may take; below, the most bytes of a set.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MOST_BYTES: usize = 512 * 1024;
-/// Keys that are kept of one set.
+/// The most keys kept of one set.
 const MOST_KEYS: usize = 256;
 
-/// A key and its name.
+/// A key with its `kid`.
 type Named = (Option<String>, VerifyingKey);
 
 #[derive(Debug, Default)]
 struct Known {
     keys: Arc<[Named]>,
-    /// Of the text it was read from; none if it was never read.
+    /// Hash of the text that the keys were read from; none if the set was never loaded.
     hash: Option<Digest>,
-    /// When it was last tried.
+    /// When loading was last tried, whether it succeeded or not.
     tried: Option<Instant>,
-    /// Rises with each change.
+    /// Rises with each change of the keys.
     generation: u64,
 }
 
-/// A key set.
+/// A key set and where it comes from.
 #[derive(Debug)]
 pub(crate) struct KeySet {
     location: Location,
     algorithms: Vec<Algorithm>,
     known: Mutex<Known>,
-    /// Held by whoever reads it: others wait for that answer.
+    /// Held while loading, so that concurrent callers wait for one load.
     reading: tokio::sync::Mutex<()>,
 }
 
 impl KeySet {
-    /// One whose keys may be used with these algorithms. A file is read now, and must be there.
+    /// A set whose keys may be used with these algorithms. Loads a file now and fails if that
+    /// fails; a URL is loaded later.
     pub(crate) fn new(location: Location, algorithms: Vec<Algorithm>) -> Result<Self, String> {
         let (known, reading) = (Mutex::default(), tokio::sync::Mutex::default());
         let set = KeySet { location, algorithms, known, reading };
@@ -68,18 +70,19 @@ impl KeySet {
         self.lock().generation
     }
 
-    /// Reads it from time to time, for ever.
+    /// Reloads the set periodically, forever.
     pub(crate) async fn watch(&self, outbound: &Outbound) {
         loop {
             let before = self.lock().tried;
             self.read(outbound, before).await;
-            // A set that was never read is needed sooner.
+            // A set that was never loaded is retried sooner: its tokens cannot be checked until
+            // then.
             let pause = if self.lock().hash.is_some() { REFRESH } else { PAUSE };
             tokio::time::sleep(pause + pause.mul_f64(fastrand::f64() / 4.0)).await;
         }
     }
 
-    /// The keys that a token of this head may be signed with; none if the set was never read.
+    /// The keys that may have signed a token with this head. None if the set was never loaded.
     pub(crate) async fn keys(&self, head: &Head, outbound: &Outbound) -> Option<Vec<VerifyingKey>> {
         let fitting = |keys: &[Named]| -> Vec<VerifyingKey> {
             let fits = |(name, key): &&Named| {
@@ -107,7 +110,7 @@ impl KeySet {
         known.hash.is_some().then(|| fitting(&known.keys))
     }
 
-    /// Reads it, unless somebody else has done so since `before`.
+    /// Loads the set, unless another caller has tried since `before`.
     async fn read(&self, outbound: &Outbound, before: Option<Instant>) {
         let _reading = self.reading.lock().await;
         if self.lock().tried != before {
@@ -127,7 +130,7 @@ impl KeySet {
         }
     }
 
-    /// Keys for something else, or of a kind that we do not know, are no fault of the set's.
+    /// Skips keys that are for something else or of an unknown kind; sets may contain such keys.
     fn parse(&self, text: &[u8]) -> Result<Vec<Named>, String> {
         let set: Value = serde_json::from_slice(text).map_err(|_| "it is no JSON".to_owned())?;
         let keys = set.get("keys").and_then(Value::as_array).ok_or("it has no list \"keys\"")?;
@@ -137,7 +140,8 @@ impl KeySet {
             Some((jwk.common.key_id, key))
         };
         let keys: Vec<Named> = keys.iter().filter_map(named).take(MOST_KEYS).collect();
-        // An empty set would lock everybody out; rather the source is broken than all keys withdrawn.
+        // An empty set would reject every token. A broken source is likelier than the withdrawal of
+        // all keys.
         if keys.is_empty() {
             Err("it has no key for an algorithm that is allowed".to_owned())
         } else {
@@ -153,7 +157,7 @@ impl KeySet {
         }
         known.hash = Some(hash);
         known.keys = keys.into();
-        // What was checked with a key that has gone must be checked again.
+        // Invalidates the cached tokens: their key may be gone.
         known.generation += 1;
     }
 

@@ -1,7 +1,7 @@
-//! What the gateway itself asks of others over HTTP: key sets, and whether a request is allowed.
+//! HTTP client for the gateway's own requests: key sets and forward authentication.
 //!
-//! Bounded in time and in size. Redirects are not followed: what is asked holds secrets, and goes where the operator
-//! pointed it.
+//! Requests are bounded in time, answers in size. Redirects are not followed: requests contain
+//! secrets, which must go only where the operator's URL points.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
-/// Asks others. Connections are kept for the next question.
+/// HTTP client with a pool of idle connections.
 #[derive(Clone)]
 pub struct Outbound {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
@@ -29,22 +29,22 @@ impl fmt::Debug for Outbound {
     }
 }
 
-/// A question.
+/// An HTTP request without a body.
 #[derive(Debug)]
 pub struct Question<'a> {
-    /// How it is asked.
+    /// Its method.
     pub method: Method,
-    /// Where.
+    /// Its URL.
     pub url: &'a Url,
-    /// With these headers.
+    /// Its headers.
     pub headers: HeaderMap,
-    /// How long the whole may take.
+    /// The longest time for request and answer together.
     pub timeout: Duration,
-    /// The most bytes that are read of an answer.
+    /// The most bytes of the answer's body.
     pub most: usize,
 }
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answered {
     /// Its status.
@@ -54,10 +54,10 @@ pub struct Answered {
 }
 
 impl Outbound {
-    /// Trusts the system's root certificates (`SSL_CERT_FILE` names others).
+    /// Trusts the system's root certificates, or those that `SSL_CERT_FILE` names.
     pub fn new() -> Self {
         let mut roots = RootCertStore::empty();
-        // What is not there is told when it is needed: by the handshake that fails.
+        // Missing or unreadable roots are no error here; the TLS handshake that needs them fails.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
@@ -73,7 +73,7 @@ impl Outbound {
         Outbound { client: Client::builder(TokioExecutor::new()).build(connector) }
     }
 
-    /// Asks; the error says what went wrong, without what was asked.
+    /// Sends a request. The error says what went wrong and contains nothing of the request.
     pub async fn ask(&self, question: Question<'_>) -> Result<Answered, String> {
         let Question { method, url, headers, timeout, most } = question;
         let mut request = Request::new(Empty::new());
@@ -81,7 +81,8 @@ impl Outbound {
         *request.uri_mut() =
             url.as_str().parse().map_err(|_| "the URL cannot be asked".to_owned())?;
         *request.headers_mut() = headers;
-        // Boxed: it takes a kilobyte, and so would each request about which somebody may have to be asked.
+        // Boxed because the future takes about 1 KB, which every request's future would hold
+        // otherwise.
         let whole = Box::pin(async {
             let answer = self.client.request(request).await.map_err(|error| causes(&error))?;
             let status = answer.status();
@@ -102,7 +103,7 @@ impl Default for Outbound {
     }
 }
 
-/// An error and what caused it: the outermost one says little.
+/// The error with its chain of causes; the outermost error says little.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,8 +1,10 @@
-//! Who is not to be let in any more, although the token says otherwise.
+//! Revoked subjects and tokens, which are refused although their tokens are still valid, and
+//! channels whose streams were ended.
 //!
-//! A revocation is a line in a sorted set of Redis, by the time until which it is kept. Every gateway reads the whole set:
-//! when it starts, when it connects anew, now and then, and at once when another one calls. So one that was away, or that starts
-//! later, knows the same. Without Redis there is this process alone.
+//! A revocation is a member of a sorted set in Redis, scored with the time until which it is kept.
+//! Every gateway reads the whole set: at its start, after a reconnect to Redis, every 30 s, and at
+//! once when another gateway announces a change. So a gateway that was offline or starts later
+//! learns all of them. With the memory broker revocations exist in this process only.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,39 +14,40 @@ use std::time::{Duration, Instant};
 use crate::access::grant::{Grant, Seconds, now};
 use crate::feed::inbox::Whose;
 
-/// How often all are read without a call.
+/// How often the set is read without an announcement.
 pub const REFRESH: Duration = Duration::from_secs(30);
-/// How long to wait after a reading that failed.
+/// The pause before the next try after a failed read.
 pub const PAUSE: Duration = Duration::from_secs(1);
-/// How long a line is kept that ends streams once and refuses nobody.
+/// How long a channel's revocation is kept. It ends the channel's streams once and refuses nobody.
 pub const ONCE: Duration = Duration::from_secs(60);
 
-/// One revocation.
+/// A revocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revocation {
-    /// Whose.
+    /// The subject, token or channel.
     pub whose: Whose,
-    /// When it was made: what was issued later is good.
+    /// When it was made. Tokens issued later are accepted.
     pub at: Seconds,
-    /// Tells two of the same second apart.
+    /// Random; distinguishes equal revocations of the same second.
     pub nonce: u64,
 }
 
-/// All that are known.
+/// All known revocations.
 #[derive(Debug, Default)]
 pub struct Revocations {
     known: Mutex<Known>,
-    /// Held from a reading in Redis until it is learned: an older one must not come after a newer one.
+    /// Held from the read of Redis until [`Revocations::learn`] returns. Otherwise the result of an
+    /// older read could replace that of a newer one.
     pub reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Until when subjects and tokens that were issued until then are refused.
+    /// Revoked subjects and tokens. A token issued at this second or earlier is refused.
     refused: HashMap<Whose, Seconds>,
-    /// What has ended streams here already.
+    /// Revocations that have already ended streams here.
     done: HashSet<Revocation>,
-    /// Where there is no Redis: all, and until when they are kept.
+    /// With the memory broker, all revocations and until when each is kept.
     own: Vec<(Instant, Revocation)>,
 }
 
@@ -60,12 +63,12 @@ impl fmt::Display for Revocation {
 }
 
 impl Revocation {
-    /// One that is made now.
+    /// A revocation made now.
     pub fn now(whose: Whose) -> Self {
         Revocation { whose, at: now(), nonce: fastrand::u64(..) }
     }
 
-    /// What [`fmt::Display`] wrote.
+    /// Parses what [`fmt::Display`] wrote; none if it is malformed.
     pub fn read(line: &str) -> Option<Self> {
         let mut parts = line.splitn(4, '|');
         let (kind, at, nonce, value) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -84,13 +87,13 @@ impl Revocation {
 }
 
 impl Revocations {
-    /// Whether what was granted was revoked.
+    /// Whether the grant's subject or token is revoked.
     pub fn revoked(&self, grant: &Grant) -> bool {
         let known = self.lock();
         if known.refused.is_empty() {
             return false;
         }
-        // What does not say when it was issued may have been issued before.
+        // A token without `iat` counts as issued before any revocation.
         let issued = grant.issued.unwrap_or(0);
         let is = |whose: Whose| known.refused.get(&whose).is_some_and(|at| issued <= *at);
         let subject =
@@ -98,19 +101,21 @@ impl Revocations {
         subject || grant.token_id.as_deref().is_some_and(|id| is(Whose::Token(id.into())))
     }
 
-    /// All that there are now. Answers those that are new here: they end streams.
+    /// Replaces the known revocations by `all`. Returns the new ones, whose streams must end.
     pub fn learn(&self, all: Vec<Revocation>) -> Vec<Revocation> {
         self.lock().learn(all)
     }
 
-    /// One more, where there is nobody to share it with.
+    /// Adds one and keeps it for `keep`, with the memory broker. Returns the new ones, whose
+    /// streams must end.
     pub fn add(&self, one: Revocation, keep: Duration) -> Vec<Revocation> {
         let mut known = self.lock();
         known.own.push((Instant::now() + keep, one));
         known.learn_own()
     }
 
-    /// Forgets those of this process that are over. Answers those that are new here.
+    /// Drops outdated revocations, with the memory broker. Returns the new ones, whose streams must
+    /// end.
     pub fn learn_own(&self) -> Vec<Revocation> {
         self.lock().learn_own()
     }
@@ -134,7 +139,9 @@ impl Known {
         new
     }
 
-    /// Those of this process that are not over. Under one lock with what changes them, or one could be forgotten again.
+    /// Learns those of `own` that are not outdated. The caller holds the lock since it changed
+    /// `own`; otherwise a concurrent call could replace the set with one that lacks the newest
+    /// revocation.
     fn learn_own(&mut self) -> Vec<Revocation> {
         let now = Instant::now();
         self.own.retain(|(end, _)| *end > now);
@@ -188,7 +195,8 @@ mod tests {
         assert_eq!(revocations.known.lock().unwrap().own.len(), 1);
     }
 
-    /// The look for what is over comes every half minute, in another task than the operator's call.
+    /// With the memory broker outdated revocations are dropped every 30 s, in another task than the
+    /// operator's call.
     #[test]
     fn none_is_forgotten_while_another_task_looks_for_what_is_over() {
         let one = |name: &str| Revocation::now(Whose::Subject(name.into()));

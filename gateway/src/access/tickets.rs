@@ -1,8 +1,10 @@
-//! Tickets: for pages that cannot send a header, as `EventSource` cannot. Whoever has a token gets one for a moment and
-//! for one use, so that an address bar, a log or a proxy that keeps it has nothing.
+//! Tickets, for pages that cannot send a header (`EventSource` cannot). The bearer of a token
+//! exchanges it for a ticket that is valid once and briefly. A ticket found later in a history, a
+//! log or a proxy is worthless.
 //!
-//! A ticket is random and says nothing; what it grants is kept beside its hash, in Redis, where every replica finds it, or
-//! in this process where there is no Redis. Taking it removes it, in one step.
+//! A ticket is random and contains nothing. Its grant is stored under the ticket's hash: in Redis,
+//! where every replica finds it, or in this process with the memory broker. Taking a ticket removes
+//! it in the same step.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,22 +16,23 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::access::grant::Grant;
 use crate::broker::Broker;
 
-/// Random bytes of a ticket.
+/// Random bytes in a ticket, which is their hex form.
 const BYTES: usize = 32;
-/// Tickets that wait in this process, where there is no Redis.
+/// The most unused tickets, with the memory broker.
 const MOST: usize = 100_000;
 
-/// Tickets that nobody has used yet, where there is no Redis.
+/// Grants and end times of unused tickets by hash, with the memory broker.
 #[derive(Debug, Default)]
 pub(crate) struct Tickets(Mutex<HashMap<String, (Instant, Grant)>>);
 
-/// Why there is no ticket, or what it grants cannot be said.
+/// A ticket could not be made, stored or looked up, for this reason. That is not the client's
+/// fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Away(pub String);
 
 impl Tickets {
-    /// A ticket for this grant, good for `lifetime`.
+    /// Makes a ticket for this grant, valid for `lifetime`.
     pub(crate) async fn issue(
         &self,
         grant: &Grant,
@@ -60,7 +63,7 @@ impl Tickets {
         Ok(ticket)
     }
 
-    /// Uses a ticket up; what it granted, if it was still good.
+    /// Takes a ticket and returns its grant, or none if the ticket is unknown, used or expired.
     pub(crate) async fn take(&self, ticket: &str, broker: &Broker) -> Result<Option<Grant>, Away> {
         let hash = hash(ticket);
         match broker {
@@ -77,7 +80,7 @@ impl Tickets {
     }
 }
 
-/// Whether a text can be a ticket.
+/// Whether the text has the form of a ticket: 64 hex digits.
 pub(crate) fn is_ticket(text: &str) -> bool {
     text.len() == 2 * BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -14,17 +14,17 @@ use crate::config::words::Words;
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ApiKeyLine {
-    /// What the key is called, which is also its bearer's subject.
+    /// The key's name, which is also the subject of its bearer.
     pub name: Arc<str>,
-    /// The key's hash.
+    /// The SHA-256 of the key.
     pub hash: Hash,
-    /// Whether its bearer may use the admin port's calls that change something.
+    /// Whether the bearer may make changes by the admin port.
     pub admin: bool,
-    /// What its bearer may listen to.
+    /// Channels that the bearer may listen to.
     pub subscribe: Arc<[Pattern]>,
-    /// What its bearer may publish to.
+    /// Channels that the bearer may publish to.
     pub publish: Arc<[Pattern]>,
-    /// What its bearer may take.
+    /// The bearer's own limits.
     pub limits: Limits,
 }
 

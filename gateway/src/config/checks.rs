@@ -1,6 +1,6 @@
-//! What the values of settings may be, beyond their kind: bounds of numbers and durations, and settings that do not go
-//! together. Everything that a part of the gateway would refuse when it starts, or could only misuse, is refused here,
-//! so that what `--check-config` accepts also starts.
+//! Bounds of numbers and durations, and checks of settings against each other. Whatever would fail
+//! at start-up or misbehave later is refused here, so that a configuration that `--check-config`
+//! accepts also starts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use crate::config::redis_url;
 use crate::config::sources::{Place, Settings};
 use crate::config::{Config, ConfigError};
 
-/// The least and the most of each whole number.
+/// The lower and upper bound of each whole number.
 pub const WHOLE: [(&str, u64, u64); 26] = [
     ("auth.forward.max_pending", 1, 1 << 20),
     ("server.workers", 0, 512),
     ("server.backlog", 1, 1 << 30),
     ("server.max_connections", 1, 1 << 30),
     ("server.max_requests", 0, 1 << 30),
-    // actix reads no head above the most.
+    // actix reads at most 128 KB of head.
     ("server.max_head_bytes", 1024, 128 << 10),
     ("limits.connections_per_address", 0, 1 << 30),
     ("limits.connection_rate_per_address", 0, 1_000_000),
@@ -26,11 +26,11 @@ pub const WHOLE: [(&str, u64, u64); 26] = [
     ("limits.cluster_streams_per_subject", 0, 1 << 30),
     ("limits.publish_rate", 0, 100_000_000),
     ("redis.pool_size", 1, 1024),
-    // Redis counts them in doubles, and nobody replays more.
+    // The Lua script counts in doubles, and nobody replays more than this.
     ("history.max_len", 0, 1_000_000_000),
     ("history.page_bytes", 1, 1 << 30),
     ("history.memory_bytes", 0, 1 << 50),
-    // Redis takes no text above 512 MB, and a frame has a head.
+    // A Redis string holds at most 512 MB, and the frame is longer than the data.
     ("publish.max_event_bytes", 1, 256 << 20),
     ("publish.max_body_bytes", 1, 1 << 40),
     ("publish.max_batch", 1, 1 << 24),
@@ -48,19 +48,20 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// The least and the most of each duration. Timers, deadlines and the kernel's options overflow far above the most.
+/// The lower and upper bound of each duration. Timers, deadlines and socket options overflow only
+/// far above the upper bounds.
 pub const DURATIONS: [(&str, Duration, Duration); 25] = [
     ("auth.revoked_for", SECOND, YEAR),
     ("auth.jwt.leeway", Duration::ZERO, HOUR),
     ("auth.tickets.lifetime", SECOND, HOUR),
     ("auth.forward.timeout", MS, HOUR),
     ("auth.forward.cache", Duration::ZERO, HOUR),
-    // The kernel's keepalive is made of the first two and takes nine hours at most.
+    // The TCP keepalive time of the ingest connection; the kernel takes nine hours at most.
     ("redis.connect_timeout", MS, HOUR),
     ("redis.answer_timeout", MS, HOUR),
     ("redis.request_timeout", MS, HOUR),
     ("server.keep_alive", SECOND, HOUR),
-    // actix counts from a time that is up to half a second old.
+    // actix measures from a cached time that is up to half a second old.
     ("server.head_timeout", SECOND, HOUR),
     ("publish.body_timeout", MS, HOUR),
     ("publish.idle_timeout", MS, HOUR),
@@ -79,13 +80,13 @@ pub const DURATIONS: [(&str, Duration, Duration); 25] = [
     ("drain.deadline", Duration::ZERO, DAY),
 ];
 
-/// Reads a duration.
+/// Parses a duration such as `500ms` or `15s`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("write a duration such as 500ms, 15s or 10m ({error})"))
 }
 
-/// Reads an address to listen on.
+/// Parses a listen address: an IP address and a port.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let named = match text.rsplit_once(':') {
@@ -97,7 +98,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// Checks each number and each duration by itself.
+/// Checks each number and duration against its bounds.
 pub fn bounds(settings: &Settings) -> Result<(), ConfigError> {
     for (key, least, most) in &WHOLE {
         let setting = settings.get(key);
@@ -119,8 +120,8 @@ pub fn bounds(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A URL of Redis means that Redis is the broker. Whoever gives a URL and no broker would otherwise run replicas that
-/// share nothing, without a word.
+/// Selects Redis as the broker if only `redis.url` is given. Otherwise replicas with a URL would
+/// silently use the memory broker and share nothing.
 pub fn broker(settings: &mut Settings) -> Result<(), ConfigError> {
     let (broker, url) = (settings.get("broker"), settings.get("redis.url"));
     if url.place == Place::Default {
@@ -131,7 +132,8 @@ pub fn broker(settings: &mut Settings) -> Result<(), ConfigError> {
         settings.imply("broker", "redis", place);
         return Ok(());
     }
-    // A file that `sse-gateway defaults` printed holds both.
+    // The output of `sse-gateway defaults` contains both settings, so a file with both defaults is
+    // fine.
     let printed = matches!(url.place, Place::File { .. })
         && url.value == Settings::defaults().get("redis.url").value;
     if broker.value == "memory" && !printed {
@@ -144,7 +146,7 @@ pub fn broker(settings: &mut Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Settings that do not go together.
+/// Checks settings that depend on each other.
 pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let at = |key: &str, what: String| Err(ConfigError::at(key, settings.get(key), what));
     let (public, admin) = (config.server.listen, config.admin.listen);
@@ -180,7 +182,7 @@ pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError>
     Ok(())
 }
 
-/// Files of TLS that make no sense without each other.
+/// Checks that TLS settings which need each other are set together.
 fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let at = |key: &str, what: &str| Err(ConfigError::at(key, settings.get(key), what));
     let (tls, redis) = (&config.tls, &config.redis);
@@ -214,9 +216,9 @@ fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Whether listening on both addresses with the same port fails.
+/// Whether binding both addresses with the same port would fail.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    // An IPv6 socket on all addresses takes IPv4 as well.
+    // An IPv6 wildcard socket also accepts IPv4.
     let takes = |all: SocketAddr, other: SocketAddr| {
         all.ip().is_unspecified() && (all.is_ipv6() || other.is_ipv4())
     };
@@ -224,7 +226,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 fn longest(duration: Duration) -> String {
-    // humantime would write a year with its fractions.
+    // humantime would print a year with fractions.
     if duration == YEAR {
         "366days".to_owned()
     } else {

@@ -12,40 +12,41 @@ use url::Url;
 use crate::config::limits::Limits;
 use crate::config::words::{Secret, Words};
 
-/// Where the keys of a line come from.
+/// Where the keys of one line come from.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// A shared secret in the line itself.
+    /// `secret=`: a shared secret in the line itself.
     Secret(Secret),
-    /// A file that holds a shared secret.
+    /// `secret_file=`: a file with a shared secret.
     SecretFile(PathBuf),
-    /// A PEM file of a public key.
+    /// `pem=`: a PEM file with a public key or a certificate.
     Pem(PathBuf),
-    /// A key set.
+    /// `jwks=`: a key set.
     Set(Location),
 }
 
-/// One line of `auth.jwt.keys`, such as `alg=RS256 jwks=https://login.example/jwks.json iss=https://login.example aud=sse`.
+/// One line of `auth.jwt.keys`, such as
+/// `alg=RS256 jwks=https://login.example/jwks.json iss=https://login.example aud=sse`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct IssuerLine {
-    /// What its tokens may be signed with.
+    /// The algorithms that tokens may be signed with; at least one.
     pub algorithms: Vec<Algorithm>,
-    /// Its keys.
+    /// Where the keys come from.
     pub source: KeySource,
-    /// The one `kid` that its tokens must bear; none: any.
+    /// The `kid` that tokens must have. None: any or no `kid`.
     pub kid: Option<Box<str>>,
-    /// Their `iss`; none: any.
+    /// The `iss` that tokens must have. None: any or no `iss`.
     pub issuer: Option<Box<str>>,
-    /// Their `aud`; none: tokens for somebody are not taken.
+    /// The `aud` that tokens must have. None: tokens with an `aud` are refused.
     pub audience: Option<Box<str>>,
-    /// The claim that names the subject.
+    /// The claim that names the subject; `sub` by default.
     pub subject: Box<str>,
-    /// What each of its tokens allows to listen to, beside what the token says.
+    /// Channels that every bearer may listen to, in addition to the token's claims.
     pub subscribe: Vec<Template>,
-    /// What each of its tokens allows to publish to, beside what the token says.
+    /// Channels that every bearer may publish to, in addition to the token's claims.
     pub publish: Vec<Template>,
-    /// What each of its bearers may take.
+    /// The limits of each bearer.
     pub limits: Limits,
 }
 
@@ -113,12 +114,12 @@ impl TryFrom<String> for IssuerLine {
     }
 }
 
-/// Where a key set is.
+/// The location of a key set.
 #[derive(Debug, Clone)]
 pub enum Location {
-    /// In a file.
+    /// A file.
     File(PathBuf),
-    /// At a URL.
+    /// An `http://` or `https://` URL.
     Url(Url),
 }
 
@@ -140,13 +141,13 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Location::File(path) => write!(f, "{}", path.display()),
-            // Without what may be secret in it.
+            // Without user, password, query and fragment, which may be secret.
             Location::Url(url) => write!(f, "{}{}", url.origin().ascii_serialization(), url.path()),
         }
     }
 }
 
-/// Whether a location of keys is a URL.
+/// Parses an `http://` or `https://` URL; none for any other text.
 pub fn as_url(text: &str) -> Option<Url> {
     Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
 }

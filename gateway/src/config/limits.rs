@@ -1,17 +1,18 @@
-//! What one grant may have its bearer take: words in lines of keys, members in answers of `auth.forward.url`.
+//! Limits of a single grant, from the words of a key line or the answer of `auth.forward.url`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::words::Words;
 
-/// What a grant's bearer may take; the gateway's own limits hold where there is none.
+/// The limits of a grant. Where one is none, the configured limit applies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Streams open at once, of this subject, on this gateway.
+    /// The most streams that the subject may have open. Applies per gateway, and to all gateways
+    /// together in place of `limits.cluster_streams_per_subject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<u32>,
-    /// Events published in a second.
+    /// The most events that the subject may publish per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish_rate: Option<u32>,
 }
@@ -20,7 +21,7 @@ impl Limits {
     /// The words that [`Limits::of`] reads.
     pub const WORDS: [&str; 2] = ["streams", "rate"];
 
-    /// Those of a line.
+    /// Reads the limits from a line's words.
     pub fn of(words: &Words<'_>) -> Result<Self, String> {
         Ok(Limits { streams: words.number("streams")?, publish_rate: words.number("rate")? })
     }

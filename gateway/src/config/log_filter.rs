@@ -1,7 +1,7 @@
-//! `log.level`: which log lines are written, checked before anything starts.
+//! `log.level`: selects the log lines that are written. Checked at start-up.
 //!
-//! The filter itself takes any bare word for the target of that name, so that a misspelt level would log nothing and
-//! say nothing. Here such a word is an error.
+//! `Targets` parses an unknown bare word as a target, so a misspelt level would silently log
+//! nothing. Here such a word is an error.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use strsim::damerau_levenshtein;
 use tracing_subscriber::filter::Targets;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// Our own targets: what lines of this program come from.
+/// The crates of this program that log.
 const OURS: [&str; 2] = ["sse_gateway", "sse_contract"];
 const ALLOWED: &str = "write a level (off, error, warn, info, debug, trace), or levels by target such as \
                        sse_gateway=debug,warn";
 
-/// A filter that is valid, and its text.
+/// A valid filter and its text.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct LogFilter {
@@ -24,7 +24,7 @@ pub struct LogFilter {
 }
 
 impl LogFilter {
-    /// The filter.
+    /// The parsed filter.
     pub fn targets(&self) -> &Targets {
         &self.targets
     }
@@ -44,7 +44,7 @@ impl TryFrom<String> for LogFilter {
     }
 }
 
-/// Checks what stands between two commas.
+/// Checks one comma-separated part.
 fn check(part: &str) -> Result<(), String> {
     let is_level = |text: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text));
     if part.is_empty() {

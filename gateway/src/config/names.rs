@@ -1,15 +1,16 @@
-//! What settings are called, in a file and in the environment, and what somebody meant who wrote another name.
+//! Names of settings in files and in the environment, and suggestions for misspelt names.
 //!
-//! A variable is a setting's only with two underscores between section and key, because other programs write
-//! variables with this prefix, too: Kubernetes sets several for each Service in the namespace, and stops a Pod of a
-//! Service called `sse` or `sse-redis` if they are taken for settings. A name that comes close to a setting's is still
-//! an error, because a setting that is passed over in silence is worse.
+//! An environment variable is a setting only with two underscores between section and key, because
+//! other programs also set variables with the prefix `SSE_`. Kubernetes sets several for each
+//! Service in the namespace; if those were taken for settings, a Service called `sse` or
+//! `sse-redis` would keep the gateway from starting. A variable that resembles a setting is still
+//! an error: silently ignoring a setting is worse.
 
 use strsim::damerau_levenshtein;
 
 use crate::config::sources::Settings;
 
-/// Variables without two underscores that somebody else reads: `sse-publish`, and `docker-compose.yml`.
+/// Variables without two underscores that `sse-publish` and `docker-compose.yml` read.
 const OF_OTHERS: [&str; 8] = [
     "SSE_URL",
     "SSE_REDIS",
@@ -21,18 +22,18 @@ const OF_OTHERS: [&str; 8] = [
     "SSE_IMAGE",
 ];
 
-/// Whose a variable is.
+/// What an environment variable is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Variable {
-    /// Another program's.
+    /// Another program; ignore it.
     Foreign,
-    /// The setting's of this name.
+    /// The setting with this key.
     Setting(String),
-    /// Nobody's, and too close to a setting's to be passed over; the advice says what was meant.
+    /// Nothing, but the name resembles a setting. Holds advice on what may have been meant.
     Mistaken(String),
 }
 
-/// Whose a variable is. Upper and lower case are the same.
+/// Classifies an environment variable. The case of its name does not matter.
 pub(crate) fn variable(name: &str, value: &str) -> Variable {
     let name = name.to_ascii_uppercase();
     let Some(rest) = name.strip_prefix("SSE_") else { return Variable::Foreign };
@@ -53,13 +54,14 @@ pub(crate) fn variable(name: &str, value: &str) -> Variable {
     Variable::Mistaken(format!("there is no such setting; {meant}"))
 }
 
-/// The variable of a setting.
+/// The environment variable of a setting.
 pub(crate) fn variable_of(key: &str) -> String {
     format!("SSE_{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 
-/// Whether Kubernetes (or a link of Docker's) sets this variable for a Service, whatever that is called:
-/// `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_SERVICE_PORT_NAME`, `X_PORT`, `X_PORT_80_TCP` and three that begin like that.
+/// Whether Kubernetes or a Docker link sets this variable for a Service X: `X_SERVICE_HOST`,
+/// `X_SERVICE_PORT`, `X_SERVICE_PORT_NAME`, `X_PORT`, and `X_PORT_80_TCP` alone or followed by
+/// `_PROTO`, `_PORT` or `_ADDR`.
 fn is_of_a_service(name: &str, value: &str) -> bool {
     if name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
@@ -67,7 +69,8 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
     {
         return true;
     }
-    // A Service's name may hold two hyphens in a row, but SSE_SERVER__PORT=80 is rather a mistake.
+    // A Service name may contain two hyphens in a row, but SSE_SERVER__PORT=80 is more likely a
+    // mistake.
     if name.ends_with("_PORT") && (!name.contains("__") || value.contains("://")) {
         return true;
     }
@@ -81,7 +84,7 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
         && matches!(protocol, "TCP" | "UDP" | "SCTP")
 }
 
-/// Says that a setting does not exist, and which one may have been meant.
+/// The message for an unknown setting, with the nearest known names.
 pub(crate) fn no_such_setting(key: &str) -> String {
     match nearest(key).as_slice() {
         [] => "there is no such setting; `sse-gateway defaults` prints all".to_owned(),
@@ -89,12 +92,12 @@ pub(crate) fn no_such_setting(key: &str) -> String {
     }
 }
 
-/// Whether there is a section of this name.
+/// Whether a section of this name exists.
 pub(crate) fn is_section(name: &str) -> bool {
     sections().any(|section| section == name)
 }
 
-/// Says that a section does not exist, and which one may have been meant.
+/// The message for an unknown section, with the nearest known one.
 pub(crate) fn no_such_section(name: &str) -> String {
     let near = sections().min_by_key(|section| damerau_levenshtein(name, section));
     let advice = near.filter(|near| damerau_levenshtein(name, near) <= 2);
@@ -112,17 +115,18 @@ fn last_part(key: &str) -> &str {
     key.rsplit_once('.').map_or(key, |(_, last)| last)
 }
 
-/// The settings whose names are most like this one, if any is like it at all.
+/// The settings whose names are closest to this one; empty if none is close.
 fn nearest(key: &str) -> Vec<&'static str> {
     closest(2.max(key.len() / 3), |known| {
         let whole = damerau_levenshtein(key, known);
-        // The right name in the wrong section.
+        // The right key in the wrong section counts as close.
         if last_part(key) == last_part(known) { whole.min(2) } else { whole }
     })
 }
 
-/// The settings that a variable without two underscores may have meant: their names with fewer underscores, their keys
-/// alone, or one of these with a slip of the fingers in it.
+/// The settings that a variable without two underscores may have meant. Compares, without
+/// underscores and dots, against whole names and against keys without section, and allows a few
+/// typing errors.
 fn near_misses(name: &str) -> Vec<&'static str> {
     let squeezed = |text: &str| text.replace(['_', '.'], "");
     let name = squeezed(name);
@@ -137,7 +141,7 @@ fn near_misses(name: &str) -> Vec<&'static str> {
     })
 }
 
-/// The settings at the least distance, unless even that is more than `most`.
+/// The settings at the smallest distance; empty if that exceeds `most`.
 fn closest(most: usize, distance: impl Fn(&str) -> usize) -> Vec<&'static str> {
     let known = Settings::defaults().iter().map(|(known, _)| (known, distance(known)));
     let known: Vec<(&str, usize)> = known.filter(|(_, distance)| *distance <= most).collect();
@@ -193,7 +197,7 @@ mod tests {
         }
     }
 
-    /// What a Pod is told of a Service in its namespace.
+    /// The variables that Kubernetes sets for a Service.
     fn of_a_service(service: &str, port: &str) -> Vec<(String, String)> {
         let name = service.to_ascii_uppercase().replace('-', "_");
         let port = port.to_ascii_uppercase().replace('-', "_");

@@ -1,13 +1,14 @@
-//! `cors.origins`: the origins whose pages may use this gateway, each exactly as a browser writes it into `Origin`.
+//! `cors.origins`: origins whose pages may use this gateway, each exactly as browsers send it in
+//! `Origin`.
 //!
-//! A browser writes scheme, host and port alone, in lower case, without the scheme's own port, and a name with other
-//! letters than ASCII's in its encoded form. What is written otherwise could never match, so it is refused with what a
-//! browser would write.
+//! Browsers send only scheme, host and port, in lower case, without the scheme's default port, and
+//! non-ASCII host names in Punycode. Any other spelling could never match, so it is refused, and
+//! the error gives the correct spelling.
 
 use serde::Deserialize;
 use url::Url;
 
-/// The origins that are allowed.
+/// The allowed origins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct AllowedOrigins {
@@ -26,7 +27,7 @@ impl AllowedOrigins {
         self.any
     }
 
-    /// Those that are listed; none if any is allowed.
+    /// The listed origins; empty if any origin is allowed.
     pub fn listed(&self) -> &[String] {
         &self.listed
     }
@@ -54,7 +55,7 @@ impl TryFrom<Vec<String>> for AllowedOrigins {
     }
 }
 
-/// Checks one origin; what it answers goes on behind the entry.
+/// Checks one origin. The error continues a sentence that begins with the entry.
 fn check(entry: &str) -> Result<(), String> {
     if entry.is_empty() {
         return Err(
@@ -78,14 +79,15 @@ fn check(entry: &str) -> Result<(), String> {
     if scheme.eq_ignore_ascii_case("file") {
         return Err("is no origin: a page from a file sends null; serve it over http".into());
     }
-    // A parser of URLs lets more characters pass than a name can have.
+    // The URL parser accepts characters that no host name may contain.
     let named = |host: &&str| {
         host.starts_with('[')
             || host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
     };
     let host = url.host_str().filter(|host| !host.is_empty()).filter(named);
     let host = host.ok_or("is no origin: behind :// stands a name or an IP address")?;
-    // Embedded browsers have schemes of their own, such as capacitor://localhost, and send them as they are.
+    // Embedded browsers have their own schemes, such as capacitor://localhost, and send them
+    // verbatim.
     let origin = if url.origin().is_tuple() {
         url.origin().ascii_serialization()
     } else {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     proptest! {
-        /// actix-cors fails where it cannot parse what is allowed, and then no worker starts.
+        /// actix-cors fails on an origin that it cannot parse, and then no worker starts.
         #[test]
         fn what_is_taken_is_what_actix_takes(entry in "(https?|capacitor|[a-z]{1,4})://\\PC{0,20}|\\PC{0,20}") {
             if read(&[&entry]).is_ok() && entry != "*" {

@@ -1,7 +1,8 @@
-//! PEM files: certificates, keys and authorities, for TLS on the gateway's own ports and towards Redis.
+//! Reads PEM files: certificates, private keys and authorities for TLS, on the gateway's own ports
+//! and towards Redis.
 //!
-//! An error names the setting, the file and what is wrong with it, and never holds anything of what the file says: it may
-//! be a key.
+//! An error names the setting, the file and the problem. It never quotes the file, which may hold a
+//! private key.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// A file that a setting names is of no use.
+/// A file that a setting names cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} = {:?}: {what}", file.setting, file.path)]
 pub struct BadFile {
@@ -24,19 +25,19 @@ pub struct BadFile {
 /// A file and the setting that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PemFile {
-    /// The setting.
+    /// The name of the setting.
     pub setting: &'static str,
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
 }
 
-/// The one crypto provider of this program.
+/// The crypto provider that all TLS of this program uses.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 impl PemFile {
-    /// The file that a setting names; none if the setting is empty.
+    /// The file of a setting; none if the setting is empty.
     pub(crate) fn of(setting: &'static str, path: &str) -> Option<Self> {
         (!path.is_empty()).then(|| PemFile { setting, path: path.into() })
     }
@@ -45,12 +46,13 @@ impl PemFile {
         BadFile { file: self.clone(), what: what.to_string() }
     }
 
-    /// What is in it.
+    /// The file's bytes.
     pub(crate) fn read(&self) -> Result<Vec<u8>, BadFile> {
         std::fs::read(&self.path).map_err(|error| self.bad(error))
     }
 
-    /// The certificates in it, at least one: the leaf first, then whoever signed it.
+    /// The certificate chain in the file, at least one certificate: the leaf first, then its
+    /// issuers.
     pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, BadFile> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read()?).collect();
         match found {
@@ -62,7 +64,7 @@ impl PemFile {
         }
     }
 
-    /// The certificates in it, as authorities that are trusted.
+    /// The certificates in the file as trusted roots.
     pub(crate) fn authorities(&self) -> Result<RootCertStore, BadFile> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates()? {
@@ -73,7 +75,7 @@ impl PemFile {
         Ok(roots)
     }
 
-    /// The private key in it.
+    /// The private key in the file.
     pub(crate) fn private_key(&self) -> Result<PrivateKeyDer<'static>, BadFile> {
         let text = self.read()?;
         PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
@@ -88,7 +90,7 @@ impl PemFile {
     }
 }
 
-/// A certificate and the key that fits it.
+/// A certificate chain with its private key. Fails if the two do not match.
 pub(crate) fn certified_key(certificate: &PemFile, key: &PemFile) -> Result<CertifiedKey, BadFile> {
     use rustls::{Error, InconsistentKeys};
     let chain = certificate.certificates()?;
@@ -98,7 +100,7 @@ pub(crate) fn certified_key(certificate: &PemFile, key: &PemFile) -> Result<Cert
         rustls::crypto::ring::sign::any_supported_type(&private).map_err(|_| key.bad(kind))?;
     let certified = CertifiedKey::new(chain, signer);
     match certified.keys_match() {
-        // Of a key that cannot tell, the handshake will.
+        // If rustls cannot tell whether they match, the handshake will.
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
         Err(Error::InconsistentKeys(_)) => {
             let what =
@@ -111,7 +113,7 @@ pub(crate) fn certified_key(certificate: &PemFile, key: &PemFile) -> Result<Cert
     }
 }
 
-/// What is wrong with a text that is to be PEM. The library's own words may hold some of the text.
+/// Describes a PEM error. The library's own message may quote the file.
 fn not_pem(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "an -----END …----- is missing in it",
@@ -121,9 +123,9 @@ fn not_pem(error: &pem::Error) -> &'static str {
     }
 }
 
-/// For a client that asks a port of this machine whether it answers: it sends nothing that is worth a secret, takes any
-/// certificate, because the name and the authority are none of a probe's business, and has the holder prove that it is
-/// the holder.
+/// TLS for a health probe of a port on this machine. Accepts any certificate, because a probe sends
+/// no secrets and checks neither name nor authority. The server must still prove that it holds the
+/// certificate's key.
 pub(crate) fn any_certificate() -> Arc<ClientConfig> {
     let provider = provider();
     let verifier = Arc::new(AnyCertificate(provider.clone()));

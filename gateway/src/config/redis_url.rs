@@ -1,17 +1,17 @@
-//! `redis.url`: refused here is what could not serve.
+//! Parses `redis.url` and refuses URLs that the gateway cannot use.
 
 use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use rustls::pki_types::ServerName;
 
-/// The address of Redis in the configuration is of no use.
+/// `redis.url` cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("redis.url: {0}")]
 pub struct BadRedisUrl(String);
 
 impl BadRedisUrl {
-    /// What a library said of it.
+    /// Wraps the error of a library.
     pub fn new(error: impl fmt::Display) -> Self {
         BadRedisUrl(error.to_string())
     }
@@ -22,7 +22,8 @@ impl BadRedisUrl {
     }
 }
 
-/// Reads the address of Redis; refuses what could not serve.
+/// Parses the URL. Refuses TLS without certificate checks, a host that is no valid TLS name, and a
+/// database other than 0.
 pub(crate) fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
     let odd = |what: &dyn fmt::Display| {
         BadRedisUrl(format!("{what}; write it as redis://user:password@host:6379"))
@@ -47,7 +48,7 @@ pub(crate) fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> 
     Ok(info)
 }
 
-/// Whether connections to this address, which is valid, speak TLS.
+/// Whether a valid URL uses TLS; false for an invalid one.
 pub(crate) fn speaks_tls(url: &str) -> bool {
     connection_info(url).is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
 }

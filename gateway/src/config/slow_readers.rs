@@ -1,25 +1,26 @@
-//! `stream.slow_readers`: what becomes of a reader that is too slow for the live events, by channel.
+//! `stream.slow_readers`: how to treat clients that read too slowly, by channel.
 
 use serde::Deserialize;
 use sse_contract::pattern::Pattern;
 
-/// What becomes of a reader that is too slow for the live events.
+/// How to treat a client that is too slow for the live events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlowReader {
-    /// It reads history at its own pace, and misses nothing.
+    /// The client reads history at its own pace and misses nothing.
     Replay,
-    /// It is sent the newest event of the channel, and told that others were left out.
+    /// The client is sent the channel's newest event, and a gap that says that others were left
+    /// out.
     Latest,
-    /// Its stream is closed.
+    /// The client's stream is closed.
     Close,
 }
 
-/// `<pattern>=<policy>`: `*` in the pattern stands for any text.
+/// A rule `<pattern>=<policy>`, where `*` in the pattern stands for any text.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SlowReaderRule {
     pattern: Pattern,
-    /// What becomes of readers of the channels that match.
+    /// The policy for the channels that match.
     pub policy: SlowReader,
 }
 
@@ -27,7 +28,7 @@ impl TryFrom<String> for SlowReaderRule {
     type Error = String;
 
     fn try_from(rule: String) -> Result<Self, String> {
-        // A channel's name may hold an equals sign, so the last one counts.
+        // A channel's name may contain `=`, so the last one separates the policy.
         let (pattern, policy) = rule.rsplit_once('=').unwrap_or((&rule, ""));
         let (pattern, policy) = (pattern.trim(), policy.trim());
         let policy = match policy {

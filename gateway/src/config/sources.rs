@@ -1,7 +1,9 @@
-//! Where settings come from: the embedded defaults, a file, the environment, flags; later ones win.
+//! The layers of the configuration: embedded defaults, file, environment, flags. Later ones
+//! override earlier ones.
 //!
-//! Every setting keeps the place it came from, so that whoever refuses its value can name that place. What reaches
-//! [`Settings`] has a known name and the kind of value that its default has; what the value means is not judged here.
+//! Every setting keeps the place where it was given, for error messages. [`Settings`] accepts only
+//! known names, and converts each value to the JSON type of its default. It does not check what the
+//! value means.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,18 +20,18 @@ use crate::config::{ConfigError, DEFAULTS};
 /// Where a setting was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Nowhere: it has its default.
+    /// Nowhere; the setting has its default.
     Default,
     /// In a file.
     File {
-        /// The file's name as it was given.
+        /// The file's path as given on the command line.
         name: String,
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
     },
-    /// In the environment, by this variable.
+    /// In this environment variable.
     Variable(String),
-    /// On the command line, by this flag.
+    /// By this command-line flag.
     Flag(String),
 }
 
@@ -44,27 +46,27 @@ impl fmt::Display for Place {
     }
 }
 
-/// A setting that a flag names.
+/// A command-line flag that sets a setting.
 #[derive(Debug, Clone)]
 pub struct Flag {
-    /// The flag as it is written, for messages.
+    /// The flag as written, for error messages.
     pub name: String,
-    /// The setting.
+    /// The key of the setting.
     pub key: String,
-    /// Its value, as text.
+    /// The value as text.
     pub value: String,
 }
 
 /// A setting's value and where it was given.
 #[derive(Debug, Clone)]
 pub struct Setting {
-    /// Text, a whole number, true or false, or a list of texts.
+    /// A text, whole number, boolean or list of texts.
     pub value: Value,
-    /// Where it was given.
+    /// Where the value was given.
     pub place: Place,
 }
 
-/// Every setting by its name, such as `stream.heartbeat`.
+/// All settings by key, such as `stream.heartbeat`.
 #[derive(Debug, Clone)]
 pub struct Settings(BTreeMap<String, Setting>);
 
@@ -75,27 +77,27 @@ static OF_DEFAULTS: LazyLock<Settings> = LazyLock::new(|| {
 });
 
 impl Settings {
-    /// The embedded defaults, which name every setting there is.
+    /// The embedded defaults, which contain every setting.
     pub fn defaults() -> &'static Settings {
         &OF_DEFAULTS
     }
 
-    /// The setting of a name that exists.
+    /// The setting of this key. Panics if the key is unknown.
     pub fn get(&self, key: &str) -> &Setting {
         &self.0[key]
     }
 
-    /// All, in the order of their names.
+    /// All settings, ordered by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Setting)> {
         self.0.iter().map(|(key, setting)| (key.as_str(), setting))
     }
 
-    /// Sets what another setting implies, as if it had been given at the same place.
+    /// Sets a value that another setting implies, as if given at that setting's place.
     pub fn imply(&mut self, key: &str, value: &str, place: Place) {
         self.0.insert(key.to_owned(), Setting { value: value.into(), place });
     }
 
-    /// What a file says.
+    /// Adds the settings of a file.
     pub fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
@@ -106,14 +108,14 @@ impl Settings {
         Ok(())
     }
 
-    /// What the environment says. Variables that are none of this program's are passed over.
+    /// Adds the settings in the environment. Ignores variables of other programs.
     pub fn add_environment(
         &mut self,
         env: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<(), ConfigError> {
-        // What is no text cannot be the name of one of ours.
+        // A name that is not UTF-8 cannot be a setting.
         let named = env.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        // In order, so that of several mistakes the same one is named each time.
+        // Sorted, so that of several mistakes the same one is reported every time.
         for (name, value) in named.collect::<BTreeMap<_, _>>() {
             match names::variable(&name, &value.to_string_lossy()) {
                 Variable::Foreign => {}
@@ -131,7 +133,7 @@ impl Settings {
         Ok(())
     }
 
-    /// What flags say.
+    /// Adds the settings of flags.
     pub fn add_flags(&mut self, flags: &[Flag]) -> Result<(), ConfigError> {
         for Flag { name, key, value } in flags {
             self.set(key.clone(), value.as_str().into(), Place::Flag(name.clone()))?;
@@ -154,7 +156,7 @@ impl Settings {
     }
 }
 
-/// Settings are what the struct of the configuration is made from.
+/// Feeds the settings to the `config` crate, which builds the struct from them.
 impl config::Source for Settings {
     fn clone_into_box(&self) -> Box<dyn config::Source + Send + Sync> {
         Box::new(self.clone())
@@ -178,13 +180,13 @@ fn value(json: &Value, place: &str) -> config::Value {
             let items: Vec<config::Value> = items.iter().map(|item| value(item, place)).collect();
             items.into()
         }
-        // No setting is of another kind: each was fitted to its default.
+        // Cannot occur: [`fitted`] gives each value the type of its default.
         Value::Null | Value::Object(_) => config::ValueKind::Nil,
     };
     config::Value::new(Some(&place.to_owned()), kind)
 }
 
-/// A value as the kind that the default is of, without the spaces around it.
+/// Converts a value to the type of the default and trims spaces.
 fn fitted(default: &Value, value: &Value) -> Result<Value, &'static str> {
     let text = match value {
         Value::String(text) => Some(text.trim().to_owned()),
@@ -216,7 +218,7 @@ fn fitted(default: &Value, value: &Value) -> Result<Value, &'static str> {
     }
 }
 
-/// Every setting in a file's text, whatever its name, with its place.
+/// All settings in a file's text, known or not, with their places.
 fn entries(text: &str, name: &str) -> Result<Vec<(String, Value, Place)>, ConfigError> {
     let place = |at: usize| {
         let line = text[..at].bytes().filter(|byte| *byte == b'\n').count() + 1;
@@ -232,7 +234,7 @@ fn entries(text: &str, name: &str) -> Result<Vec<(String, Value, Place)>, Config
     Ok(found)
 }
 
-/// Every setting in a section and in those within it.
+/// Collects the settings of a section and its subsections.
 fn table(
     section: &str,
     table: &DeTable<'_>,
@@ -246,7 +248,7 @@ fn table(
         };
         let place_of_key = place(key.span().start);
         match value.get_ref() {
-            // An empty section has no setting that could be misspelt, only a name.
+            // An empty section contains no key whose name could be checked, so its own name is.
             DeValue::Table(inner) if inner.is_empty() && !names::is_section(&name) => {
                 let advice = names::no_such_section(&name);
                 return Err(ConfigError::new(format!("[{name}] ({place_of_key}): {advice}")));
@@ -258,7 +260,8 @@ fn table(
     Ok(())
 }
 
-/// What no setting can be becomes an object, which is refused for every kind.
+/// Converts a TOML value. A table inside a list becomes an object, which [`fitted`] refuses for
+/// every setting.
 fn json(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => text.as_ref().into(),

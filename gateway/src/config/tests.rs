@@ -1,4 +1,4 @@
-//! What `Config::load` accepts, what it refuses, and in which words.
+//! What `Config::load` accepts and refuses, and the messages.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -80,7 +80,7 @@ fn later_layers_win() {
     assert_eq!(config.broker, BrokerKind::Redis);
     assert_eq!(config.cors.origins.listed(), ["https://a", "https://b"]);
     assert_eq!(config.history.max_len, 7);
-    // The order in which the layers are given does not matter, only which layer it is.
+    // Precedence depends on the layer alone, not on the order of calls.
     assert_eq!(read(Some(file), &env, &[]).unwrap().redis.tick, Duration::from_secs(3));
 }
 
@@ -92,7 +92,7 @@ fn values_are_read_alike_in_every_layer() {
     assert!(config.auth.open);
     assert_eq!(config.server.workers, 4);
     assert_eq!(config.cors.origins.listed(), ["https://a", "https://b"]);
-    // A secret that was written to a file ends with a line end.
+    // A secret read from a file often ends with a line end.
     let env = [
         ("SSE_REDIS__URL", " redis://10.0.0.1\n"),
         ("SSE_CORS__ORIGINS", ""),
@@ -220,7 +220,7 @@ fn a_url_means_redis() {
     let file = "[redis]\nurl = 'redis://10.0.0.1'\n";
     assert_eq!(read(Some(file), &[], &[]).unwrap().broker, BrokerKind::Redis);
     assert_eq!(load(&[url, ("SSE_BROKER", "redis")], &[]).unwrap().broker, BrokerKind::Redis);
-    // The default URL is nobody's word for Redis.
+    // The default URL does not select Redis.
     assert_eq!(load(&[("SSE_BROKER", "memory")], &[]).unwrap().broker, BrokerKind::Memory);
 }
 
@@ -233,7 +233,7 @@ fn memory_and_a_url_contradict_each_other() {
     let file = "[redis]\nurl = 'redis://10.0.0.1'\n";
     let result = read(Some(file), &[], &[("broker", "memory")]);
     refused(result, &["flag --set broker", "gateway.toml, line 2", "contradict"]);
-    // Whoever begins with the printed defaults changes the URL and forgets the broker.
+    // A user may edit the URL in the printed defaults and forget the broker.
     let edited = DEFAULTS.replace("redis://127.0.0.1:6379", "redis://10.0.0.1");
     refused(read(Some(&edited), &[], &[]), &["gateway.toml", "contradict"]);
 }

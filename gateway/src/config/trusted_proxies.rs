@@ -1,17 +1,17 @@
-//! `server.trusted_proxies` and `server.forwarded_header`: whose word on their clients' addresses is taken, and where it
-//! stands.
+//! `server.trusted_proxies` and `server.forwarded_header`: which proxies may report their clients'
+//! addresses, and in which header.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-/// `server.trusted_proxies`: networks whose word on their clients' addresses is taken.
+/// `server.trusted_proxies`: networks of proxies that may report their clients' addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct TrustedProxies(Vec<IpNet>);
 
-/// `server.forwarded_header`: the one header that is read.
+/// `server.forwarded_header`: the only header in which proxies may report addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum ForwardedHeader {
@@ -22,12 +22,12 @@ pub enum ForwardedHeader {
 }
 
 impl TrustedProxies {
-    /// Whether an address is a trusted proxy's.
+    /// Whether the address belongs to a trusted proxy.
     pub fn contain(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether there are none.
+    /// Whether there are no trusted proxies.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

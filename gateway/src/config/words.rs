@@ -1,19 +1,19 @@
-//! Settings of several parts in one line of text: `alg=HS256 secret_file=/run/secrets/jwt`.
+//! Settings of several parts in one line of text, such as `alg=HS256 secret_file=/run/secrets/jwt`.
 //!
-//! So a list of keys fits a variable of the environment as well as a file. A line may hold a secret, so no error repeats
-//! any value of it.
+//! With this form a list of keys fits into an environment variable as well as into a file. A line
+//! may contain secrets, so no error quotes a value.
 
 use std::fmt;
 
 use strsim::damerau_levenshtein;
 
-/// The parts of a line, each a name and a value, in order.
+/// The `name=value` parts of a line, in order.
 pub struct Words<'a> {
     pairs: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Words<'a> {
-    /// Reads a line in which these names may stand.
+    /// Parses a line. Refuses names that are not in `known`, and empty values.
     pub fn parse(line: &'a str, known: &[&str]) -> Result<Self, String> {
         let mut pairs = Vec::new();
         for (n, word) in line.split_whitespace().enumerate() {
@@ -44,7 +44,7 @@ impl<'a> Words<'a> {
         self.pairs.iter().filter(move |(known, _)| *known == name).map(|(_, value)| *value)
     }
 
-    /// The value of a name that may stand once.
+    /// The value of a name that may occur once.
     pub fn one(&self, name: &str) -> Result<Option<&'a str>, String> {
         let mut all = self.all(name);
         match (all.next(), all.next()) {
@@ -63,7 +63,7 @@ impl<'a> Words<'a> {
             .collect()
     }
 
-    /// The whole number of a name that may stand once.
+    /// The value of a name that may occur once, as a whole number of at least 1.
     pub fn number(&self, name: &str) -> Result<Option<u32>, String> {
         let parse = |value: &str| {
             let number = value.parse().ok().filter(|n| *n > 0);
@@ -73,7 +73,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A line as it may be shown to anybody: its names alone.
+/// A line for an error message: the names only.
 pub fn shown(line: &str) -> String {
     let name = |word: &str| match word.split_once('=') {
         Some((name, _)) if name.len() < 20 => format!("{name}=…"),
@@ -82,7 +82,7 @@ pub fn shown(line: &str) -> String {
     line.split_whitespace().map(name).collect::<Vec<_>>().join(" ")
 }
 
-/// What must not be shown.
+/// Bytes that `Debug` does not print.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Box<[u8]>);
 
