@@ -182,8 +182,9 @@ impl Access {
     /// Whether the request carries an API key with `admin=true`.
     pub fn is_admin(&self, asker: &impl Asker) -> bool {
         let shown = Credentials::of(asker, "", &[]).unwrap_or_default();
-        let key = shown.bearer.or(shown.api_key);
-        key.and_then(|key| self.keys.find(key)).is_some_and(|known| known.admin)
+        let keys = [shown.api_key, shown.bearer].into_iter().flatten();
+        keys.filter_map(|key| self.keys.find(key))
+            .any(|known| known.admin && !self.revocations.revoked(&known.grant))
     }
 
     /// Issues a ticket with the sender's grant, and its lifetime in seconds.

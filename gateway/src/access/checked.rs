@@ -40,7 +40,11 @@ impl Checked {
     /// generation.
     pub(crate) fn add(&self, hash: Hash, grant: Arc<Grant>, generation: u64) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if halves.generation != generation {
+        // The keys changed during the check. Tokens checked with the newer keys must stay known.
+        if generation < halves.generation {
+            return;
+        }
+        if halves.generation < generation {
             *halves = Halves { generation, ..Halves::default() };
         }
         if halves.young.len() >= HALF {
@@ -66,6 +70,8 @@ mod tests {
         assert!(checked.find(&hash("a"), 1).is_some() && checked.find(&hash("b"), 1).is_none());
         assert!(checked.find(&hash("a"), 2).is_none());
         checked.add(hash("b"), Arc::default(), 2);
+        checked.add(hash("c"), Arc::default(), 1);
+        assert!(checked.find(&hash("b"), 2).is_some() && checked.find(&hash("c"), 2).is_none());
         assert!(checked.find(&hash("a"), 1).is_none() && checked.find(&hash("a"), 2).is_none());
     }
 

@@ -152,7 +152,14 @@ fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
         assert_eq!(revoke(there, &[]), 401);
         assert_eq!(revoke(there, &[("X-API-Key", "another-key-0123456789-0123456789")]), 401);
         assert_eq!(revoke(there, &[("X-API-Key", key)]), 200);
+        // Another service's token beside the key takes nothing away from the key.
+        let both = [("Authorization", "Bearer somebody.elses.token"), ("X-API-Key", key)];
+        assert_eq!(revoke(there, &both), 200);
         assert_eq!(request(there, "GET", "/metrics", &[], b"").status, 200);
+        // A key that was revoked is one no more.
+        let of_key = "/connections?subject=ops";
+        assert_eq!(request(here, "DELETE", of_key, &[], b"").status, 200);
+        assert_eq!(revoke(there, &[("X-API-Key", key)]), 401);
     }
 }
 
