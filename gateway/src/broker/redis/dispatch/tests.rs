@@ -162,16 +162,14 @@ fn an_event_goes_to_those_who_want_it_and_raises_what_was_seen() {
 
 #[test]
 fn what_is_not_believed_sends_its_channels_streams_to_history() {
-    let far = 3_600_000;
-    let unknown = |bench: &Bench| message(&bench.live_name(), b"\xff\x09what");
-    let other_epoch = |bench: &Bench| bench.event(id(2, 0));
-    let future = |bench: &Bench| bench.event(id(1, far));
-    let frames: [(&str, &dyn Fn(&Bench) -> Vec<u8>); 3] =
-        [("unknown", &unknown), ("unbelieved", &other_epoch), ("unbelieved", &future)];
-    for (reason, frame) in frames {
+    let (hour, unknown) = (3_600_000, b"\xff\x09what".to_vec());
+    let event = |id| encode_live(id, "", b"x");
+    for (reason, payload) in
+        [("unknown", unknown), ("unbelieved", event(id(2, 0))), ("unbelieved", event(id(1, hour)))]
+    {
         let mut bench = Bench::live();
         bench.dispatch.tick_wanted = false;
-        let frame = frame(&bench);
+        let frame = message(&bench.live_name(), &payload);
         bench.hears(&frame).unwrap();
         assert_eq!(bench.told(), ["Lagged"], "{reason}");
         assert!(bench.dispatch.tick_wanted, "the next tick tells what holds");
