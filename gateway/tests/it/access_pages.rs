@@ -40,7 +40,7 @@ fn visit(browser: &Browser, gateway: &TestGateway, token: &str) {
 fn when_its_token_expires_a_page_goes_on_under_a_new_cookie_without_a_hole() {
     let gateway = TestGateway::memory(&SETTINGS);
     let browser = Browser::open();
-    visit(&browser, &gateway, &token(json!({ "sub": "42", "exp": in_seconds(4) })));
+    visit(&browser, &gateway, &token(json!({ "sub": "42", "exp": in_seconds(10) })));
     let page = EventSource::open(&browser, gateway.addr, "channel=user:42:mail", &["gap"]);
     live(&gateway, 1);
     // Whoever renews sessions does so before they end.
@@ -74,7 +74,7 @@ fn with_a_bad_or_an_ended_token_a_page_stops_and_does_not_hammer() {
     eventually("it is closed", || page.errors() == [2]);
     page.close();
     // The cookie is not renewed in time.
-    set_cookie(&browser, &token(json!({ "sub": "42", "exp": in_seconds(4) })));
+    set_cookie(&browser, &token(json!({ "sub": "42", "exp": in_seconds(10) })));
     let page = EventSource::open(&browser, gateway.addr, "channel=user:42:mail", &[]);
     live(&gateway, 1);
     eventually("it came back once, and is closed", || page.errors() == [0, 2]);
