@@ -176,7 +176,9 @@ fn times(claims: &Claims) {
                     None => assert!(claims.get("aud").is_none_or(Value::is_null), "{claims:?}"),
                 }
             }
-            let plain = ["nbf", "iss", "aud"].iter().all(|name| !claims.contains_key(*name));
+            // A subject is a text (RFC 7519 §4.1.2); of another kind it may be refused.
+            let plain = ["nbf", "iss", "aud"].iter().all(|name| !claims.contains_key(*name))
+                && claims.get("sub").is_none_or(Value::is_string);
             let good = claims
                 .get("exp")
                 .and_then(Value::as_u64)
