@@ -84,10 +84,11 @@ impl Gateway {
             .map_err(|error| listen_error(config.server.listen, "server.listen", error))?;
         let admin = listener::plain(config.admin.listen)
             .map_err(|error| listen_error(config.admin.listen, "admin.listen", error))?;
-        let addr = |listener: &TcpListener, key| {
-            listener.local_addr().map_err(|error| listen_error(config.server.listen, key, error))
+        let addr = |listener: &TcpListener, configured, key| {
+            listener.local_addr().map_err(|error| listen_error(configured, key, error))
         };
-        let (addr, admin_addr) = (addr(&public, "server.listen")?, addr(&admin, "admin.listen")?);
+        let admin_addr = addr(&admin, config.admin.listen, "admin.listen")?;
+        let addr = addr(&public, config.server.listen, "server.listen")?;
         let metrics = Metrics::default();
         let (vitals, watch) = vitals::watch();
         let access = Access::new(&config.auth, &config.cors).map_err(StartError::Config)?;
