@@ -77,14 +77,7 @@ impl Worker {
     pub fn new() -> Self {
         listener::descriptor_room();
         let config = config().expect("the defaults are valid");
-        let limits = MemoryLimits {
-            max_len: config.history.max_len as usize,
-            ttl: config.history.ttl,
-            bytes: config.history.memory_bytes,
-            event_bytes: config.publish.max_event_bytes as usize,
-            idempotency_ttl: config.publish.idempotency_ttl,
-            page_bytes: config.history.page_bytes,
-        };
+        let limits = MemoryLimits::of(&config);
         let metrics = Metrics::default();
         let cells = metrics.worker();
         let broker = Arc::new(MemoryBroker::new(limits, metrics));

@@ -1,6 +1,7 @@
 //! What a broker hands to a hub: encoded events, answers to history reads, and the queue between
 //! their threads.
 
+pub(crate) mod clock;
 pub mod frame;
 pub mod inbox;
 pub mod publication;

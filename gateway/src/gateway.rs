@@ -206,14 +206,7 @@ async fn broker(
 ) -> Result<Broker, StartError> {
     let broker = match config.broker {
         BrokerKind::Memory => {
-            let limits = MemoryLimits {
-                max_len: config.history.max_len as usize,
-                ttl: config.history.ttl,
-                bytes: config.history.memory_bytes,
-                event_bytes: config.publish.max_event_bytes as usize,
-                idempotency_ttl: config.publish.idempotency_ttl,
-                page_bytes: config.history.page_bytes,
-            };
+            let limits = MemoryLimits::of(config);
             Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics)))
         }
         BrokerKind::Redis => {

@@ -62,9 +62,7 @@ impl Grant {
         let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?.saturating_add(1)))?;
         Some(end.duration_since(SystemTime::now()).unwrap_or_default())
     }
-}
 
-impl Grant {
     /// What may end a stream opened with this grant: its expiry or a revocation. None if nothing
     /// can.
     pub fn bearer(&self) -> Option<Box<Bearer>> {

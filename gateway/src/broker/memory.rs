@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
+use crate::config::Config;
 use crate::feed::frame::{Frame, SharedFrame};
 use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
 use crate::feed::publication::{Publication, PublishError};
@@ -38,6 +39,20 @@ pub struct MemoryLimits {
     pub idempotency_ttl: Duration,
     /// Bytes of events in one answer to a read. The event that reaches the limit is still included.
     pub page_bytes: usize,
+}
+
+impl MemoryLimits {
+    /// The part of a configuration that the embedded broker needs.
+    pub fn of(config: &Config) -> Self {
+        MemoryLimits {
+            max_len: config.history.max_len as usize,
+            ttl: config.history.ttl,
+            bytes: config.history.memory_bytes,
+            event_bytes: config.publish.max_event_bytes as usize,
+            idempotency_ttl: config.publish.idempotency_ttl,
+            page_bytes: config.history.page_bytes,
+        }
+    }
 }
 
 /// Ids of dropped events that may always stay in the order of all.

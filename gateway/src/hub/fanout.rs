@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use sse_contract::{Channel, EventId};
 
-use crate::broker::redis::dispatch::believable;
 use crate::config::SlowReader;
+use crate::feed::clock::believable;
 use crate::feed::frame::{self, Framing, SharedFrame};
 use crate::feed::inbox::{ChannelKey, ReadToken, ToHub};
 use crate::feed::read::ReadRequest;

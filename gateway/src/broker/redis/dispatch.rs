@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use sse_contract::{Channel, EventId, LiveMessage, decode_live};
@@ -16,6 +16,7 @@ use crate::broker::redis::RedisShared;
 use crate::broker::redis::connector::SessionError;
 use crate::broker::redis::interest::{Ask, Interest};
 use crate::broker::redis::resp::{self, Value};
+use crate::feed::clock::believable;
 use crate::feed::frame::Frame;
 use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
 
@@ -43,17 +44,6 @@ enum Asked {
     Tick,
     Subscribe(Box<[u8]>),
     Unsubscribe(Box<[u8]>),
-}
-
-/// How far an id's time may be ahead of the last tick's clock plus the time that has passed since.
-const AHEAD: Duration = Duration::from_secs(10);
-
-/// Whether `id` can come from a clock that stood at `last` at the time `heard`. An id further in
-/// the future was forged, or comes from a clock that jumped. If it were believed, every later event
-/// would be below it.
-pub fn believable(last: EventId, heard: Instant, id: EventId) -> bool {
-    let since = (heard.elapsed() + AHEAD).as_millis() as u64;
-    id.ms <= last.ms.saturating_add(since)
 }
 
 /// The workers, the channels they want, and the state of the exchange with Redis.
