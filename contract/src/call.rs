@@ -25,6 +25,17 @@ pub struct Publish<'a> {
     pub idempotency_key: Option<&'a str>,
 }
 
+/// A part of one channel's history to read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// The channel.
+    pub channel: Channel,
+    /// The position to read after.
+    pub after: EventId,
+    /// Whether to read only the two newest events above the position.
+    pub newest: bool,
+}
+
 /// What a gateway passes with every tick and every read: what it has seen of the data, and its
 /// configured limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +107,50 @@ impl<'a> Call<'a> {
         call.text(keys.state(partition));
         call.count_keys();
         caller.words(keys.partitions()).into_iter().for_each(|word| call.text(word));
+        call
+    }
+
+    /// Reads parts of histories and the clock in one atomic step. All channels must belong to this
+    /// partition. Each part is cut behind the event that reaches `part_bytes`, all parts together
+    /// behind the one that reaches `bytes`.
+    pub fn read(
+        keys: &Keys,
+        partition: u16,
+        caller: &Caller,
+        (part_bytes, bytes): (usize, usize),
+        parts: &[Part],
+    ) -> Call<'static> {
+        let of_partition = |part: &Part| keys.partition(part.channel.as_str()) == partition;
+        debug_assert!(parts.iter().all(of_partition));
+        let mut call = Call::begin(Function::Read, 13 + 2 * parts.len());
+        call.text(keys.state(partition));
+        parts.iter().for_each(|part| call.text(keys.history(&part.channel)));
+        call.count_keys();
+        caller.words(keys.partitions()).into_iter().for_each(|word| call.text(word));
+        call.text(part_bytes.to_string());
+        call.text(bytes.to_string());
+        for part in parts {
+            let mark = if part.newest { "~" } else { "" };
+            call.text(format!("{mark}{}", part.after));
+        }
+        call
+    }
+
+    /// Begins a new epoch in a partition.
+    pub fn fence(keys: &Keys, partition: u16) -> Call<'static> {
+        let mut call = Call::begin(Function::Fence, 2);
+        call.text(keys.state(partition));
+        call.count_keys();
+        call
+    }
+
+    /// Writes the caller's configured limits into a partition, which begins a new epoch there.
+    pub fn settings(keys: &Keys, partition: u16, caller: &Caller) -> Call<'static> {
+        let mut call = Call::begin(Function::Settings, 7);
+        call.text(keys.state(partition));
+        call.count_keys();
+        let [_, _, limits @ .., _, _] = caller.words(keys.partitions());
+        limits.into_iter().for_each(|word| call.text(word));
         call
     }
 
@@ -208,6 +263,33 @@ mod tests {
         let new = Caller { seen: None, beat: None, durable: false, ..caller };
         let words = new.words(1);
         assert_eq!((words[0].as_str(), words[1].as_str(), words[6].as_str()), ("", "", "0"));
+    }
+
+    #[test]
+    fn a_read_names_each_history_and_where_to_begin() {
+        let keys = Keys::new("sse", 1);
+        let part = |name: &str, newest| {
+            let after = EventId { ms: 5, seq: 65536 };
+            Part { channel: name.parse().unwrap(), after, newest }
+        };
+        let caller = Caller {
+            seen: None,
+            beat: None,
+            max_len: 1000,
+            ttl_ms: 60_000,
+            max_data: 100,
+            idem_ttl_ms: 5000,
+            durable: false,
+        };
+        let parts = [part("a", false), part("b", true)];
+        let words = shown(&Call::read(&keys, 0, &caller, (10, 20), &parts));
+        let names = ["3", "sse:state", "sse:history:a", "sse:history:b"];
+        let of_caller = ["", "", "1000", "60000", "100", "5000", "0", "1", "2"];
+        let rest = ["10", "20", "5-65536", "~5-65536"];
+        assert_eq!(words, [&names[..], &of_caller, &rest].concat());
+        let words = shown(&Call::settings(&keys, 0, &caller));
+        assert_eq!(words, ["1", "sse:state", "1000", "60000", "100", "5000", "0"]);
+        assert_eq!(shown(&Call::fence(&keys, 0)), ["1", "sse:state"]);
     }
 
     #[test]

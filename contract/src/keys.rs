@@ -60,6 +60,9 @@ impl Keys {
     /// tag, modulo the number of partitions. (CRC16 is XMODEM, as in the Redis Cluster
     /// specification.)
     pub fn partition(&self, channel: &str) -> u16 {
+        if self.partitions == 1 {
+            return 0;
+        }
         crc16(Channel::hashed(channel).as_bytes()) % self.partitions
     }
 

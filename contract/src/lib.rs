@@ -8,6 +8,7 @@
 
 mod call;
 mod channel;
+mod cursor;
 mod event;
 mod event_id;
 mod item;
@@ -17,8 +18,9 @@ mod live_frame;
 mod outcome;
 pub mod pattern;
 
-pub use call::{Call, Caller, Publish, batch_len};
+pub use call::{Call, Caller, Part, Publish, batch_len};
 pub use channel::{Channel, ChannelError};
+pub use cursor::Cursor;
 pub use event::{EventType, EventTypeError, RESERVED_EVENT_TYPES};
 pub use event_id::{EventId, EventIdError};
 pub use item::{IdempotencyKeyError, Item, MAX_IDEMPOTENCY_KEY, idempotency_key};

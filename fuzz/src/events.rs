@@ -3,7 +3,8 @@
 //! Input, separated by 0xFF: type, data, id, and the `after` of a `gap`.
 
 use sse_contract::{Channel, EventId, EventType, EventTypeError, RESERVED_EVENT_TYPES};
-use sse_gateway::feed::frame::{self, Began, Frame, Framing, GapReason};
+use sse_gateway::feed::frame::{self, Began, Frame, Framing};
+use sse_gateway::feed::gap::{After, Gap, GapReason};
 
 use crate::event_source::{Event, normal, read, unchunked};
 use crate::{parts, text};
@@ -58,7 +59,8 @@ fn event_type(text: &str) -> Option<EventType> {
 
 /// In the middle of a stream the block is one event, and its neighbours are unchanged.
 fn one(plain: &[u8], chunked: &[u8], event: Event) {
-    let opening = [&*frame::retry(1000), &*frame::first_checkpoint(BEFORE, Began::Now)].concat();
+    let opening =
+        [&*frame::retry(1000), &*frame::first_checkpoint(BEFORE.into(), Began::Now)].concat();
     let next = Frame::event(BEHIND, "", "next");
     let around =
         |block: &[u8]| [&opening, frame::COMMENT, block, next.bytes(Framing::Plain)].concat();
@@ -78,14 +80,20 @@ fn one(plain: &[u8], chunked: &[u8], event: Event) {
 
 /// The position that a client sent appears in a gap as plain text.
 fn gap(position: EventId, name: &str, after: &str) {
-    let channel: Option<Channel> = name.parse().ok();
-    let block = frame::gap(position, channel.as_ref(), GapReason::UnknownId, after, Some(BEHIND));
+    let gap = Gap {
+        position,
+        channel: name.parse().ok(),
+        reason: GapReason::UnknownId,
+        after: After::Text(after.into()),
+        oldest: Some(BEHIND),
+    };
+    let block = frame::gap(position.into(), &gap);
     let (events, last) = read(&block);
     assert_eq!(last, position.to_string());
     let [event] = &events[..] else { panic!("a gap is {} events", events.len()) };
     assert_eq!(event.kind, "gap");
     let said: serde_json::Value = serde_json::from_str(&event.data).expect("a gap's data is JSON");
     assert_eq!(said["after"], after);
-    assert_eq!(said["channel"], channel.as_ref().map_or("*", Channel::as_str));
+    assert_eq!(said["channel"], gap.channel.as_ref().map_or("*", Channel::as_str));
     assert_eq!(said["oldest"], BEHIND.to_string());
 }

@@ -96,7 +96,7 @@ fn deliver(subscribers: usize, rounds: usize, events: usize) -> io::Result<()> {
 
 /// The clients of [`deliver`]: an event is known by its data, which no other byte of a stream is like.
 fn read(addr: SocketAddr, subscribers: usize, rounds: usize, events: usize) -> io::Result<()> {
-    listener::descriptor_room();
+    listener::raise_descriptor_limit();
     let streams: io::Result<Vec<TcpStream>> =
         (0..subscribers).map(|_| TcpStream::connect(addr)).collect();
     let streams = streams?;
@@ -137,7 +137,7 @@ fn connect(streams: usize) -> io::Result<()> {
 
 /// The clients of [`connect`]: a stream that has told its first position is live.
 fn open(addr: SocketAddr, streams: usize) -> io::Result<()> {
-    listener::descriptor_room();
+    listener::raise_descriptor_limit();
     let mut opened = Vec::new();
     for _ in 0..streams {
         let mut stream = TcpStream::connect(addr)?;

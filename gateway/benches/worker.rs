@@ -75,7 +75,7 @@ pub fn events(count: usize, channels: usize) -> Vec<Publication> {
 impl Worker {
     /// A worker without subscribers.
     pub fn new() -> Self {
-        listener::descriptor_room();
+        listener::raise_descriptor_limit();
         let config = config().expect("the defaults are valid");
         let limits = MemoryLimits::of(&config);
         let metrics = Metrics::default();
@@ -89,7 +89,8 @@ impl Worker {
         let tasks = LocalSet::new();
         let hub = tasks.block_on(&runtime, async {
             let shared = Broker::Memory(broker.clone());
-            let hub = Hub::new(shared, config.stream, cells.clone()).expect("an epoll");
+            let hub =
+                Hub::new(shared, config.stream, Arc::default(), cells.clone()).expect("an epoll");
             #[expect(clippy::disallowed_methods, reason = "it ends with the bench")]
             tokio::task::spawn_local(hub.clone().run(draining));
             hub

@@ -27,6 +27,22 @@ pub enum Broker {
 }
 
 impl Broker {
+    /// How many partitions there are.
+    pub fn partitions(&self) -> u16 {
+        match self {
+            Broker::Memory(_) => 1,
+            Broker::Redis(broker) => broker.keys.partitions(),
+        }
+    }
+
+    /// The number of a channel's partition.
+    pub fn partition_of(&self, channel: &Channel) -> u16 {
+        match self {
+            Broker::Memory(_) => 0,
+            Broker::Redis(broker) => broker.keys.partition(channel.as_str()),
+        }
+    }
+
     /// Adds a worker's inbox and returns the worker's number.
     pub fn register(&self, inbox: Arc<Inbox>) -> u16 {
         match self {
@@ -52,12 +68,12 @@ impl Broker {
         }
     }
 
-    /// Asks for a tick that covers everything the worker asked for before. The broker answers with
-    /// `ToHub::Tick`.
-    pub fn want_tick(&self, worker: u16) {
+    /// Asks for a tick of a partition that covers everything the worker asked for before. The
+    /// broker answers with `ToHub::Tick`.
+    pub fn want_tick(&self, worker: u16, partition: u16) {
         match self {
             Broker::Memory(broker) => broker.tick(Some(worker)),
-            Broker::Redis(broker) => broker.want_tick(),
+            Broker::Redis(broker) => broker.want_tick(partition),
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod clock;
 pub mod frame;
+pub mod gap;
 pub mod inbox;
 pub mod publication;
 pub(crate) mod read;

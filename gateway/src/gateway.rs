@@ -19,7 +19,7 @@ use crate::broker::redis::settings::RedisSettings;
 use crate::config::{BrokerKind, Config};
 use crate::http::app::App;
 use crate::http::certificate::Tls;
-use crate::http::listener::Room;
+use crate::http::listener::Capacity;
 use crate::http::{admin, listener};
 use crate::metrics::Metrics;
 use crate::vitals::{self, Vitals, Watch};
@@ -71,7 +71,7 @@ pub struct Gateway {
     admin_addr: SocketAddr,
     app: Arc<App>,
     tls: Option<Tls>,
-    room: Room,
+    capacity: Capacity,
     vitals: Vitals,
     watch: Watch,
 }
@@ -93,16 +93,16 @@ impl Gateway {
         let (vitals, watch) = vitals::watch();
         let access = Access::new(&config.auth, &config.cors).map_err(StartError::Config)?;
         let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
-        let room = listener::descriptor_room();
+        let capacity = listener::raise_descriptor_limit();
         let max_streams = match config.stream.max_streams {
-            0 => room.streams,
+            0 => capacity.streams,
             configured => configured,
         };
         let app = App::new(config, broker, metrics, access, addr, max_streams);
         // Revocations made before the start must be known before the first client is let in.
         app.learn_revocations().await?;
         let app = Arc::new(app);
-        Ok(Gateway { public, admin, addr, admin_addr, app, tls, room, vitals, watch })
+        Ok(Gateway { public, admin, addr, admin_addr, app, tls, capacity, vitals, watch })
     }
 
     /// The public address, with the port that was bound.
@@ -133,7 +133,7 @@ impl Gateway {
         let drain = Arc::new(watch::Sender::new(None));
         let of_admin = self.tls.as_ref().and_then(|tls| tls.admin.clone());
         let admin = admin::server(self.admin, app.clone(), of_admin, self.vitals.clone())?;
-        let (builder, most_guests) = public_builder(&app, self.room);
+        let (builder, most_guests) = public_builder(&app, self.capacity);
         let worker = WorkerSetup {
             app: app.clone(),
             addr: self.addr,
@@ -155,7 +155,7 @@ impl Gateway {
             _ = &mut public => return Err(RunError::Died("the public port's server".to_owned())),
         }
         app.begin_drain();
-        let streams = app.metrics.sum(|cells| cells.subscribers.get());
+        let streams = app.open_streams.get();
         tracing::info!(streams, spread = ?drain_config.spread, "draining");
         drain.send_replace(Some(drain_config.spread));
         let ended = async {
@@ -239,14 +239,14 @@ fn tasks(app: &Arc<App>, tls: Option<Tls>, vitals: &Vitals) -> Vec<JoinHandle<()
 }
 
 /// The public port's server, and how many connections that are no streams each worker may have.
-fn public_builder(app: &App, room: Room) -> (ServerBuilder, usize) {
+fn public_builder(app: &App, capacity: Capacity) -> (ServerBuilder, usize) {
     let config = &app.config;
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
     let requests = match config.server.max_requests {
-        0 => room.requests,
+        0 => capacity.requests,
         configured => configured,
     };
     // Never accept more connections than there are descriptors; the others wait in the backlog. A

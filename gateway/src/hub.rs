@@ -5,14 +5,17 @@
 //! costs no allocation. One sweep serves the timers of all connections.
 
 pub(crate) mod channels;
+pub(crate) mod clocks;
 pub(crate) mod fanout;
 pub(crate) mod poller;
+pub(crate) mod rejoin;
 pub(crate) mod subscribers;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,7 +29,9 @@ use crate::hub::poller::Poller;
 use crate::hub::subscribers::Subscribers;
 use crate::metrics::Cells;
 use crate::panics;
-use crate::stream::body_pipe::{BodyPipe, BodySignal, BodySignals, Carrier, PipeReader};
+use crate::stream::body_pipe::{
+    BodyPipe, BodySignal, BodySignals, Carrier, PipeReader, PipeWriter,
+};
 use crate::stream::close_reason::CloseReason;
 use crate::stream::sink::{ClientSide, Sink};
 use crate::stream::subscription::{Held, Refusal, Subscription};
@@ -56,6 +61,25 @@ pub struct Opened {
 /// `None` until streams must end; then the time over which their ends are spread.
 pub type DrainSignal = watch::Receiver<Option<Duration>>;
 
+/// How many streams are open in all hubs of a gateway.
+#[derive(Debug, Default)]
+pub struct OpenStreams(AtomicU64);
+
+impl OpenStreams {
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn opened(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn closed(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A worker's hub.
 #[derive(Debug)]
 pub struct Hub {
@@ -69,14 +93,19 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Creates a hub on this thread's runtime. The caller must spawn [`Hub::run`]. Fails if no
-    /// epoll can be created.
-    pub fn new(broker: Broker, config: StreamConfig, cells: Arc<Cells>) -> io::Result<Rc<Self>> {
+    /// Creates a hub on this thread's runtime, which counts its streams in `open`. The caller must
+    /// spawn [`Hub::run`]. Fails if no epoll can be created.
+    pub fn new(
+        broker: Broker,
+        config: StreamConfig,
+        open: Arc<OpenStreams>,
+        cells: Arc<Cells>,
+    ) -> io::Result<Rc<Self>> {
         let inbox = Inbox::new(config.inbox_bytes);
         let worker = broker.register(inbox.clone());
         let coalesce = config.coalesce;
         Ok(Rc::new(Hub {
-            state: RefCell::new(Subscribers::new(broker, worker, config, cells)),
+            state: RefCell::new(Subscribers::new(broker, worker, config, open, cells)),
             inbox,
             poller: Poller::new()?,
             signals: Rc::default(),
@@ -96,7 +125,13 @@ impl Hub {
 
     /// Serves the hub's connections until it is drained and empty. After an error nothing serves
     /// them.
-    pub async fn run(self: Rc<Self>, mut drain: DrainSignal) -> io::Result<()> {
+    pub async fn run(self: Rc<Self>, drain: DrainSignal) -> io::Result<()> {
+        let served = self.serve(drain).await;
+        self.inbox.close();
+        served
+    }
+
+    async fn serve(&self, mut drain: DrainSignal) -> io::Result<()> {
         let (mut messages, mut more) = (Vec::new(), false);
         let mut ready = Vec::new();
         let mut sweep = tokio::time::interval(SWEEP);
@@ -268,9 +303,10 @@ impl Opened {
             pipe.on(carrier);
         }
         let mut state = self.hub.state.borrow_mut();
-        match state.find(token) {
-            Some(slot) => state.lead_out(slot, Sink::Body(pipe.clone()), None),
-            None => pipe.end(),
+        // If the stream was closed meanwhile, dropping the writer ends the body.
+        let writer = PipeWriter::of(pipe.clone());
+        if let Some(slot) = state.find(token) {
+            state.lead_out(slot, Sink::Body(writer), None);
         }
         drop(state);
         PipeReader::of(pipe)

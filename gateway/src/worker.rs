@@ -102,7 +102,8 @@ impl WorkerSetup {
     fn hub(&self) -> Rc<Hub> {
         let app = &self.app;
         let cells = app.metrics.worker();
-        let hub = Hub::new(app.broker.clone(), app.config.stream.clone(), cells)
+        let (broker, config) = (app.broker.clone(), app.config.stream.clone());
+        let hub = Hub::new(broker, config, app.open_streams.clone(), cells)
             .unwrap_or_else(|error| panic!("a worker cannot watch sockets: {error}"));
         app.add_hub(hub.inbox());
         self.vitals.spawn("a worker's hub", hub.clone().run(self.drain.subscribe()));

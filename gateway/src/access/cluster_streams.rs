@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::access::admission::{Over, Refused};
-use crate::broker::redis::{RedisBroker, RedisShared, pool_error};
+use crate::broker::redis::RedisBroker;
+use crate::metrics::Metrics;
 
 /// How long a lease lasts without a renewal.
 pub const LIFE: Duration = Duration::from_secs(60);
@@ -40,7 +41,8 @@ const TAKE: &str = "local t = redis.call('TIME') \
 /// The leases of this gateway.
 #[derive(Debug)]
 pub struct ClusterStreams {
-    redis: Arc<RedisShared>,
+    redis: Arc<RedisBroker>,
+    metrics: Metrics,
     /// `limits.cluster_streams_per_subject`.
     most: u32,
     life: Duration,
@@ -68,9 +70,10 @@ pub struct ClusterLease {
 impl ClusterStreams {
     /// Starts without leases. Run [`ClusterStreams::serve`] beside it, or leases are neither
     /// renewed nor removed.
-    pub fn new(broker: &RedisBroker, most: u32, life: Duration) -> Arc<Self> {
+    pub fn new(redis: Arc<RedisBroker>, metrics: Metrics, most: u32, life: Duration) -> Arc<Self> {
         Arc::new(ClusterStreams {
-            redis: broker.shared().clone(),
+            redis,
+            metrics,
             most,
             life,
             gateway: fastrand::u64(..),
@@ -100,14 +103,14 @@ impl ClusterStreams {
         let lease = ClusterLease { of: self.clone(), subject, number };
         let call = self.call(&lease.subject, limit, [number]);
         let taken = timeout(PATIENCE, async {
-            let (_, value) = self.redis.command(&call).await?;
+            let value = self.redis.partition_of(&lease.subject).command(&call).await?;
             Ok::<i64, RedisError>(redis::from_redis_value(value)?)
         });
         match taken.await {
             Ok(Ok(0)) => Err(Refused { over: Over::ClusterStreams, limit, after: None }),
             Ok(Ok(_)) => Ok(Some(lease)),
             failed => {
-                self.redis.metrics.uncounted_streams.inc();
+                self.metrics.uncounted_streams.inc();
                 tracing::debug!(?failed, "a stream of a subject could not be counted in Redis");
                 Ok(Some(lease))
             }
@@ -130,10 +133,13 @@ impl ClusterStreams {
         self.send(self.renewals()).await;
     }
 
-    fn renewals(&self) -> Vec<Cmd> {
+    fn renewals(&self) -> Vec<(Arc<str>, Cmd)> {
         let books = self.books();
         let held = books.held.iter();
-        held.map(|(subject, numbers)| self.call(subject, 0, numbers.iter().copied())).collect()
+        let renewal = |(subject, numbers): (&Arc<str>, &HashSet<u64>)| {
+            (subject.clone(), self.call(subject, 0, numbers.iter().copied()))
+        };
+        held.map(renewal).collect()
     }
 
     async fn take_back(&self) {
@@ -141,29 +147,29 @@ impl ClusterStreams {
         let calls = ended.into_iter().map(|(subject, number)| {
             let mut call = redis::cmd("ZREM");
             call.arg(self.redis.keys.streams(&subject)).arg(self.member(number));
-            call
+            (subject, call)
         });
         self.send(calls.collect()).await;
     }
 
-    /// Errors are only logged: the next renewal restores a missing lease, and a lease that could
-    /// not be removed expires.
-    async fn send(&self, calls: Vec<Cmd>) {
-        for calls in calls.chunks(TOGETHER) {
-            let mut pipeline = Pipeline::with_capacity(calls.len());
-            calls.iter().for_each(|call| {
-                pipeline.add_command(call.clone()).ignore();
-            });
-            let sent = async {
-                let session = self.redis.sessions.get().await?;
-                let mut connection = Box::pin(session.pool.get()).await.map_err(pool_error)?;
-                pipeline.query_async::<()>(&mut connection).await
-            };
-            match timeout(self.life / 3, sent).await {
-                Ok(Ok(())) => {}
-                failed => {
-                    tracing::debug!(?failed, "leases of streams could not be written to Redis");
-                    return;
+    /// Sends calls, each for its subject. Errors are only logged: the next renewal restores a
+    /// missing lease, and a lease that could not be removed expires.
+    async fn send(&self, mut calls: Vec<(Arc<str>, Cmd)>) {
+        let partition = |subject: &str| self.redis.partition_of(subject).number;
+        calls.sort_by_key(|(subject, _)| partition(subject));
+        for calls in calls.chunk_by(|(a, _), (b, _)| partition(a) == partition(b)) {
+            for calls in calls.chunks(TOGETHER) {
+                let mut pipeline = Pipeline::with_capacity(calls.len());
+                calls.iter().for_each(|(_, call)| {
+                    pipeline.add_command(call.clone()).ignore();
+                });
+                let sent = self.redis.partition_of(&calls[0].0).commands(&pipeline);
+                match timeout(self.life / 3, sent).await {
+                    Ok(Ok(())) => {}
+                    failed => {
+                        tracing::debug!(?failed, "leases of streams could not be written to Redis");
+                        break;
+                    }
                 }
             }
         }

@@ -24,6 +24,9 @@ use crate::metrics::Metrics;
 /// contract.
 const EXPIRY_SLACK: Duration = Duration::from_secs(60);
 
+/// The number of the only partition.
+const PARTITION: u16 = 0;
+
 /// The limits of the embedded broker.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryLimits {
@@ -164,10 +167,10 @@ impl MemoryBroker {
         state.raise_clock(now);
         let clock = state.clock;
         match worker {
-            Some(worker) => state.send(worker, ToHub::Tick(clock)),
+            Some(worker) => state.send(worker, ToHub::Tick(PARTITION, clock)),
             None => {
                 for inbox in &state.workers {
-                    inbox.send([ToHub::Tick(clock)]);
+                    inbox.send([ToHub::Tick(PARTITION, clock)]);
                 }
                 state.expire(now, self.limits.ttl + EXPIRY_SLACK);
             }
@@ -221,7 +224,10 @@ impl MemoryBroker {
         let mut state = self.lock();
         let snapshot = self.snapshot(&mut state, request.parts(), request.after);
         let (snapshot, tokens) = (Arc::new(snapshot), vec![request.token]);
-        state.send(request.worker, ToHub::Snapshot { snapshot, tokens, cached: false });
+        state.send(
+            request.worker,
+            ToHub::Snapshot { partition: PARTITION, snapshot, tokens, cached: false },
+        );
     }
 
     /// Reads one page of a channel's history above `after`.

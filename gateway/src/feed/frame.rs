@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use sse_contract::{Channel, EventId};
+use sse_contract::{Channel, Cursor, EventId};
+
+use crate::feed::gap::Gap;
 
 /// One event, encoded once and shared by every connection that is sent it.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ pub type SharedFrame = Arc<Frame>;
 impl Frame {
     /// Encodes an event. `event` is its type, empty if it has none.
     pub fn event(id: EventId, event: &str, data: &str) -> SharedFrame {
-        Arc::new(Frame { id: Some(id), chunk: block(Some(id), event, data) })
+        Arc::new(Frame { id: Some(id), chunk: block(Some(id.into()), event, data) })
     }
 
     /// Returns the event's type and data, decoded from its bytes. Line ends in the data are LF, as
@@ -112,79 +114,24 @@ impl Frame {
     }
 }
 
-/// Why events after a position may be missing (the `reason` of a `gap` event).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GapReason {
-    /// The history was cut to its length limit, or cannot be read.
-    Trimmed,
-    /// The events are older than the history's retention time.
-    Expired,
-    /// The position is of another epoch: Redis may have lost acknowledged writes.
-    Reset,
-    /// The position was not issued by this system.
-    UnknownId,
-    /// History is switched off.
-    NoHistory,
-    /// The client was let in before the stream had a position, because the broker did not answer in
-    /// time.
-    Late,
-    /// A slow reader was sent only the channel's newest event, as configured.
-    Conflated,
-}
-
-impl GapReason {
-    /// Every reason, in declaration order.
-    pub const ALL: [GapReason; 7] = [
-        GapReason::Trimmed,
-        GapReason::Expired,
-        GapReason::Reset,
-        GapReason::UnknownId,
-        GapReason::NoHistory,
-        GapReason::Late,
-        GapReason::Conflated,
-    ];
-
-    /// The reason's name on the wire and in the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            GapReason::Trimmed => "trimmed",
-            GapReason::Expired => "expired",
-            GapReason::Reset => "reset",
-            GapReason::UnknownId => "unknown_id",
-            GapReason::NoHistory => "no_history",
-            GapReason::Late => "late",
-            GapReason::Conflated => "conflated",
-        }
-    }
-}
-
-/// Encodes a `gap` event. A client that reconnects right after it resumes from `position`.
-/// `channel` is `None` for all channels of the stream. `after` is the position after which events
-/// are missing, or what the client sent instead of one.
-pub fn gap(
-    position: EventId,
-    channel: Option<&Channel>,
-    reason: GapReason,
-    after: &str,
-    oldest: Option<EventId>,
-) -> Box<[u8]> {
+/// Encodes a `gap` event. A client that reconnects right after it resumes from `cursor`.
+pub fn gap(cursor: Cursor, gap: &Gap) -> Box<[u8]> {
     let mut data = serde_json::json!({
-        "channel": channel.map_or("*", Channel::as_str),
-        "reason": reason.as_str(),
-        "after": after,
+        "channel": gap.channel.as_ref().map_or("*", Channel::as_str),
+        "reason": gap.reason.as_str(),
+        "after": gap.after.to_string(),
     });
-    if let Some(oldest) = oldest {
+    if let Some(oldest) = gap.oldest {
         data["oldest"] = oldest.to_string().into();
     }
-    let data = data.to_string();
-    block(Some(position), "gap", &data).framed(Framing::Plain).into()
+    block(Some(cursor), "gap", &data.to_string()).framed(Framing::Plain).into()
 }
 
 /// Encodes a `checkpoint` event: it moves the client's cursor and fires no `onmessage`.
 ///
 /// By the standard a block with only an `id:` line would do, but Firefox and WebKit ignore it.
-pub fn checkpoint(position: EventId) -> Box<[u8]> {
-    block(Some(position), "checkpoint", "").framed(Framing::Plain).into()
+pub fn checkpoint(cursor: Cursor) -> Box<[u8]> {
+    block(Some(cursor), "checkpoint", "").framed(Framing::Plain).into()
 }
 
 /// Where a stream begins. The opening checkpoint says so, and a page compares it with what it asked
@@ -198,12 +145,12 @@ pub enum Began {
 }
 
 /// Encodes a stream's first checkpoint. Its data is `{"from":"now"}` or `{"from":"<position>"}`.
-pub fn first_checkpoint(position: EventId, began: Began) -> Box<[u8]> {
+pub fn first_checkpoint(cursor: Cursor, began: Began) -> Box<[u8]> {
     let data = match began {
         Began::Now => r#"{"from":"now"}"#.to_owned(),
-        Began::After => format!(r#"{{"from":"{position}"}}"#),
+        Began::After => format!(r#"{{"from":"{cursor}"}}"#),
     };
-    block(Some(position), "checkpoint", &data).framed(Framing::Plain).into()
+    block(Some(cursor), "checkpoint", &data).framed(Framing::Plain).into()
 }
 
 /// The heartbeat of an idle stream that cannot have a checkpoint, because the broker is away or the
@@ -220,14 +167,14 @@ pub fn retry(retry_ms: u64) -> Box<[u8]> {
 /// A heartbeat as a comment. It has no blank line, because some clients treat that as a message.
 pub const COMMENT: &[u8] = b":\n";
 
-fn block(id: Option<EventId>, event: &str, data: &str) -> Chunk {
-    Chunk::of(data.len() + event.len() + 64, |out| write_block(out, id, event, data))
+fn block(cursor: Option<Cursor>, event: &str, data: &str) -> Chunk {
+    Chunk::of(data.len() + event.len() + 64, |out| write_block(out, cursor, event, data))
 }
 
 /// The id is the block's last line, because some clients move the cursor when they read it. A
 /// client that is cut off after an earlier id line, inside a large event, would skip that event
 /// when it resumes.
-fn write_block(out: &mut Vec<u8>, id: Option<EventId>, event: &str, data: &str) {
+fn write_block(out: &mut Vec<u8>, cursor: Option<Cursor>, event: &str, data: &str) {
     if !event.is_empty() {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(event.as_bytes());
@@ -246,8 +193,8 @@ fn write_block(out: &mut Vec<u8>, id: Option<EventId>, event: &str, data: &str) 
         let line_end = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
         rest = &rest[end + line_end..];
     }
-    if let Some(id) = id {
-        out.extend_from_slice(format!("id: {id}\n").as_bytes());
+    if let Some(cursor) = cursor {
+        out.extend_from_slice(format!("id: {cursor}\n").as_bytes());
     }
     out.push(b'\n');
 }

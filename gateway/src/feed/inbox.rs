@@ -2,8 +2,8 @@
 //!
 //! The broker's side never waits, because Redis disconnects a subscriber that does not read. When a
 //! worker falls behind by more than the bound, the inbox drops its events and queues `Lagged` in
-//! each place where some are missing; the hub's connections then read history. Long before that,
-//! publishers of this gateway wait in [`Inbox::room`].
+//! each place where some of a partition are missing; the hub's connections then read history. Long before that,
+//! publishers of this gateway wait in [`Inbox::caught_up`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,16 @@ use tokio::sync::{Notify, mpsc};
 use crate::feed::frame::SharedFrame;
 use crate::feed::snapshot::Snapshot;
 
-/// A channel of a hub: an index, and a generation that tells it from earlier channels at that
-/// index.
+/// A channel of a hub: an index, a generation that tells it from earlier channels at that index,
+/// and its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChannelKey {
     /// The index in the hub's table of channels.
     pub slot: u32,
     /// Differs for every channel that uses the index.
     pub generation: u32,
+    /// The channel's partition.
+    pub partition: u16,
 }
 
 /// A connection of a hub, and one of its reads.
@@ -51,22 +53,26 @@ pub enum ToHub {
     Attached(ChannelKey),
     /// A live event of the channel.
     Event(ChannelKey, SharedFrame),
-    /// Every event at or below this position was queued before this message, or dropped and marked
-    /// by a `Lagged` before it.
-    Tick(EventId),
+    /// An event of the channel may be missing in this place.
+    Missed(ChannelKey),
+    /// Every event of this partition at or below this position was queued before this message, or
+    /// dropped and marked by a `Lagged` before it.
+    Tick(u16, EventId),
     /// The broker refuses the channel, for this reason.
     Refused(ChannelKey, Arc<str>),
-    /// The broker's connection is lost, and with it every attachment. The broker attaches each
-    /// channel again.
-    Detached,
-    /// Events may be missing in this place. Attachments stand.
-    Lagged,
+    /// The broker's connection for this partition is lost, and with it every attachment there. The
+    /// broker attaches each channel again.
+    Detached(u16),
+    /// Events of this partition may be missing in this place. Attachments stand.
+    Lagged(u16),
     /// End these streams.
     End(Whose),
     /// Count the connections that listen to the channel, and send the number to this sender.
     Count(Channel, mpsc::UnboundedSender<usize>),
     /// The answer to reads.
     Snapshot {
+        /// The partition that was read.
+        partition: u16,
         /// What the read returned.
         snapshot: Arc<Snapshot>,
         /// The reads that it answers.
@@ -77,7 +83,7 @@ pub enum ToHub {
 }
 
 /// Bytes of events that may wait before publishers have to: some milliseconds of a worker's time.
-const ROOM: usize = 256 * 1024;
+const BEHIND: usize = 256 * 1024;
 /// Bounds of one run, which is what a hub takes at once: about as many events as one socket write
 /// accepts, and not so much that other work of the thread waits long.
 const RUN_EVENTS: usize = 256;
@@ -91,8 +97,8 @@ const KEPT: usize = 1024;
 pub struct Inbox {
     queue: Mutex<Queue>,
     wake: Notify,
-    /// Notifies publishers that wait for room.
-    roomy: Notify,
+    /// Notifies publishers that wait for the worker to catch up.
+    taken: Notify,
     limit: usize,
 }
 
@@ -103,13 +109,15 @@ struct Queue {
     /// Whether events are being dropped. It begins when an event exceeds `limit`, and ends when the
     /// hub has drained the queue to half of that.
     dropping: bool,
+    /// The hub has ended. Messages to it are dropped.
+    closed: bool,
 }
 
 impl Inbox {
     /// Creates an empty inbox that holds at most `limit` bytes of events.
     pub fn new(limit: usize) -> Arc<Self> {
-        let (wake, roomy) = (Notify::new(), Notify::new());
-        Arc::new(Inbox { queue: Mutex::default(), wake, roomy, limit })
+        let (wake, taken) = (Notify::new(), Notify::new());
+        Arc::new(Inbox { queue: Mutex::default(), wake, taken, limit })
     }
 
     /// Appends messages in order and wakes the hub. Never waits. Returns how many events were
@@ -126,17 +134,16 @@ impl Inbox {
     pub fn push(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
         let mut dropped = 0;
         let mut queue = self.lock();
+        if queue.closed {
+            return 0;
+        }
         for message in messages {
             let bytes = event_bytes(&message);
             if bytes > 0 {
                 queue.dropping |= queue.bytes + bytes > self.limit;
                 if queue.dropping {
                     dropped += 1;
-                    // Mark every place. Without a mark between two ticks, the second tick would
-                    // vouch for events that were dropped between them.
-                    if !matches!(queue.messages.back(), Some(ToHub::Lagged)) {
-                        queue.messages.push_back(ToHub::Lagged);
-                    }
+                    queue.mark(partition(&message));
                     continue;
                 }
                 queue.bytes += bytes;
@@ -151,17 +158,26 @@ impl Inbox {
         self.wake.notify_one();
     }
 
+    /// Notes that the hub has ended. What is queued and what is sent from now on is dropped, so that
+    /// nobody waits for an answer of this hub.
+    pub fn close(&self) {
+        let mut queue = self.lock();
+        *queue = Queue { closed: true, ..Queue::default() };
+        drop(queue);
+        self.taken.notify_waiters();
+    }
+
     /// Whether the worker keeps up, so that publishers need not wait.
-    pub fn has_room(&self) -> bool {
-        self.lock().bytes <= ROOM.min(self.limit / 2)
+    pub fn keeps_up(&self) -> bool {
+        self.lock().bytes <= BEHIND.min(self.limit / 2)
     }
 
     /// Waits until the worker keeps up.
-    pub async fn room(&self) {
+    pub async fn caught_up(&self) {
         loop {
             // Created before the check, so that a notification between check and wait is not lost.
-            let made = self.roomy.notified();
-            if self.has_room() {
+            let made = self.taken.notified();
+            if self.keeps_up() {
                 return;
             }
             made.await;
@@ -194,7 +210,7 @@ impl Inbox {
             }
             !queue.messages.is_empty()
         };
-        self.roomy.notify_waiters();
+        self.taken.notify_waiters();
         more
     }
 
@@ -203,11 +219,35 @@ impl Inbox {
     }
 }
 
-/// The size that counts against the bound: an event's bytes and its place in the queue. Other
-/// messages do not count.
+impl Queue {
+    /// Marks that events of a partition are missing in this place. Every place has a mark: without
+    /// one between two ticks, the second tick would vouch for events that were dropped between
+    /// them.
+    fn mark(&mut self, partition: u16) {
+        let marks = self.messages.iter().rev().map_while(|message| match message {
+            ToHub::Lagged(marked) => Some(*marked),
+            _ => None,
+        });
+        if !marks.into_iter().any(|marked| marked == partition) {
+            self.messages.push_back(ToHub::Lagged(partition));
+        }
+    }
+}
+
+/// The size that counts against the bound: that of an event, or of the mark that one was missed.
+/// Other messages do not count.
 fn event_bytes(message: &ToHub) -> usize {
     match message {
         ToHub::Event(_, frame) => frame.size() + size_of::<ToHub>(),
+        ToHub::Missed(_) => size_of::<ToHub>(),
+        _ => 0,
+    }
+}
+
+/// The partition of a message that counts against the bound.
+fn partition(message: &ToHub) -> u16 {
+    match message {
+        ToHub::Event(key, _) | ToHub::Missed(key) => key.partition,
         _ => 0,
     }
 }
@@ -217,23 +257,29 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
+    use tokio::sync::mpsc::error::TryRecvError;
+
     use super::*;
     use crate::feed::frame::Frame;
 
     fn event(n: u64) -> ToHub {
-        let key = ChannelKey { slot: 0, generation: 0 };
+        event_of(0, n)
+    }
+
+    fn event_of(partition: u16, n: u64) -> ToHub {
+        let key = ChannelKey { slot: 0, generation: 0, partition };
         ToHub::Event(key, Frame::event(EventId::new(n, 1, 0), "", &"x".repeat(100)))
     }
 
     #[test]
     fn a_full_inbox_says_lagged_where_events_are_missing() {
         let inbox = Inbox::new(400);
-        let tick = |n| ToHub::Tick(EventId::new(n, 1, 0));
+        let tick = |n| ToHub::Tick(0, EventId::new(n, 1, 0));
         assert_eq!(inbox.send([event(1), event(2), event(3), event(4)]), 2);
-        inbox.send([tick(5), event(6), event(7), ToHub::Detached, tick(8), event(9)]);
+        inbox.send([tick(5), event(6), event(7), ToHub::Detached(0), tick(8), event(9)]);
         let mut got = Vec::new();
         inbox.take(&mut got);
-        let missing: Vec<bool> = got.iter().map(|m| matches!(m, ToHub::Lagged)).collect();
+        let missing: Vec<bool> = got.iter().map(|m| matches!(m, ToHub::Lagged(0))).collect();
         // Event, event, mark, tick, mark, detached, tick, mark.
         assert_eq!(missing, [false, false, true, false, true, false, false, true]);
         got.clear();
@@ -245,11 +291,32 @@ mod tests {
         );
     }
 
+    /// One place has one mark of each partition, however their events alternate.
+    #[test]
+    fn each_partition_is_marked_and_the_marks_are_bounded() {
+        let inbox = Inbox::new(0);
+        inbox.send((0..100).map(|n| event_of(n % 3, n.into())));
+        inbox.send([ToHub::Tick(1, EventId::new(1, 1, 0))]);
+        let missed = ChannelKey { slot: 0, generation: 0, partition: 2 };
+        inbox.send((0..100).map(|_| ToHub::Missed(missed)));
+        let mut got = Vec::new();
+        inbox.take(&mut got);
+        let marks: Vec<Option<u16>> = got
+            .iter()
+            .map(
+                |message| {
+                    if let ToHub::Lagged(partition) = message { Some(*partition) } else { None }
+                },
+            )
+            .collect();
+        assert_eq!(marks, [Some(0), Some(1), Some(2), None, Some(2)]);
+    }
+
     #[test]
     fn a_hub_is_given_a_run_at_a_time() {
         let inbox = Inbox::new(1 << 20);
         inbox.send((0..300).map(event));
-        inbox.send((0..100).map(|n| ToHub::Tick(EventId::new(n, 1, 0))));
+        inbox.send((0..100).map(|n| ToHub::Tick(0, EventId::new(n, 1, 0))));
         let mut sizes = Vec::new();
         let mut more = true;
         while more {
@@ -258,18 +325,37 @@ mod tests {
             sizes.push(got.len());
         }
         assert_eq!(sizes, [256, 44 + 64, 36]);
-        assert!(inbox.has_room());
+        assert!(inbox.keeps_up());
+    }
+
+    #[test]
+    fn an_ended_hub_leaves_nobody_waiting() {
+        let inbox = Inbox::new(400);
+        let ask = || {
+            #[expect(clippy::disallowed_methods, reason = "it gets one answer at most")]
+            let (answer, answered) = mpsc::unbounded_channel();
+            inbox.send([ToHub::Count("demo".parse().unwrap(), answer)]);
+            answered
+        };
+        inbox.send([event(1), event(2)]);
+        let mut before = ask();
+        assert!(!inbox.keeps_up() && before.try_recv() == Err(TryRecvError::Empty));
+        inbox.close();
+        assert!(inbox.keeps_up());
+        for answered in [&mut before, &mut ask()] {
+            assert_eq!(answered.try_recv(), Err(TryRecvError::Disconnected));
+        }
     }
 
     #[test]
     fn publishers_wait_until_the_hub_has_taken_enough() {
         let inbox = Inbox::new(400);
         let mut context = Context::from_waker(Waker::noop());
-        assert_eq!(pin!(inbox.room()).poll(&mut context), Poll::Ready(()));
+        assert_eq!(pin!(inbox.caught_up()).poll(&mut context), Poll::Ready(()));
         inbox.send([event(1), event(2)]);
-        let mut room = pin!(inbox.room());
-        assert_eq!(room.as_mut().poll(&mut context), Poll::Pending);
+        let mut waiting = pin!(inbox.caught_up());
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Pending);
         inbox.take(&mut Vec::new());
-        assert_eq!(room.as_mut().poll(&mut context), Poll::Ready(()));
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(()));
     }
 }

@@ -11,6 +11,8 @@ use crate::feed::snapshot::Extent;
 /// A request to read history for one connection.
 #[derive(Debug, Clone)]
 pub struct ReadRequest {
+    /// The partition to read. All channels belong to it.
+    pub partition: u16,
     /// The number of the worker whose hub asks.
     pub worker: u16,
     /// The connection, and the number of this read.

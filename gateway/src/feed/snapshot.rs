@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sse_contract::{Channel, EventId};
 
-use crate::feed::frame::{GapReason, SharedFrame};
+use crate::feed::frame::SharedFrame;
+use crate::feed::gap::GapReason;
 
 /// One atomic read, shared by all connections that waited for it.
 #[derive(Debug)]

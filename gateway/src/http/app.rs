@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::feed::inbox::{Inbox, ToHub};
 use crate::http::listener;
 use crate::http::proxy_protocol;
+use crate::hub::OpenStreams;
 use crate::metrics::Metrics;
 
 /// State that all handlers of a gateway share.
@@ -36,6 +37,8 @@ pub(crate) struct App {
     addr: SocketAddr,
     draining: AtomicBool,
     max_streams: u64,
+    /// Every worker's hub counts here.
+    pub open_streams: Arc<OpenStreams>,
     hubs: Mutex<Vec<Arc<Inbox>>>,
 }
 
@@ -54,7 +57,10 @@ impl App {
         let most = limits.cluster_streams_per_subject;
         match &broker {
             _ if most == 0 => {}
-            Broker::Redis(redis) => cluster_streams = Some(ClusterStreams::new(redis, most, LIFE)),
+            Broker::Redis(redis) => {
+                let (redis, metrics) = (redis.clone(), metrics.clone());
+                cluster_streams = Some(ClusterStreams::new(redis, metrics, most, LIFE));
+            }
             // With the memory broker this process is the only gateway, so the limit for all
             // gateways is a limit of this one.
             Broker::Memory(_) if limits.streams_per_subject == 0 => {
@@ -73,6 +79,7 @@ impl App {
             addr,
             draining,
             max_streams,
+            open_streams: Arc::default(),
             hubs: Mutex::default(),
         }
     }
@@ -93,10 +100,10 @@ impl App {
     /// Waits until no worker of this gateway is behind, at most until `end`. Events that are
     /// published while a worker is behind may overflow its inbox, and its streams then have to read
     /// history.
-    pub(crate) async fn room(&self, end: Instant) {
+    pub(crate) async fn workers_caught_up(&self, end: Instant) {
         let behind = || {
             let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
-            hubs.iter().find(|hub| !hub.has_room()).cloned()
+            hubs.iter().find(|hub| !hub.keeps_up()).cloned()
         };
         if end <= Instant::now() {
             return;
@@ -105,7 +112,7 @@ impl App {
         self.metrics.publishers_waited.inc();
         let all = async {
             loop {
-                first.room().await;
+                first.caught_up().await;
                 match behind() {
                     Some(next) => first = next,
                     None => return,
@@ -132,7 +139,7 @@ impl App {
 
     /// Whether the gateway holds as many streams as it may.
     pub(crate) fn full(&self) -> bool {
-        self.metrics.sum(|cells| cells.subscribers.get()) >= self.max_streams
+        self.open_streams.get() >= self.max_streams
     }
 
     /// Counts a new stream against the limits of its client's address and of its subject, on this

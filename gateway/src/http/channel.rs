@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sse_contract::{Channel, EventId};
 
 use crate::access::denied::Refused;
-use crate::feed::frame::GapReason;
+use crate::feed::gap::GapReason;
 use crate::feed::snapshot::Snapshot;
 use crate::http::app::App;
 use crate::http::asking::Asking;

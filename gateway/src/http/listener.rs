@@ -96,7 +96,7 @@ async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io:
 /// How many connections the process may have open at once. The remaining descriptors are for Redis,
 /// the admin port and log files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct Capacity {
     /// The most streams, over all workers.
     pub streams: u64,
     /// The most other connections of the public port, over all workers.
@@ -104,7 +104,7 @@ pub struct Room {
 }
 
 /// Raises the process's descriptor limit as far as it goes, and divides it among the uses.
-pub fn descriptor_room() -> Room {
+pub fn raise_descriptor_limit() -> Capacity {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Fails only where the limit cannot be read either; the old limit then stays in force.
@@ -112,10 +112,10 @@ pub fn descriptor_room() -> Room {
     divided(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
 }
 
-fn divided(all: u64) -> Room {
+fn divided(all: u64) -> Capacity {
     let others = OTHER_DESCRIPTORS.min(all / 4);
     let requests = (all / 8).min(MOST_REQUESTS);
-    Room { streams: (all - others - requests).max(1), requests: requests as usize }
+    Capacity { streams: (all - others - requests).max(1), requests: requests as usize }
 }
 
 fn bound(addr: SocketAddr) -> io::Result<Socket> {
@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn streams_and_requests_leave_descriptors_for_everything_else() {
-        assert_eq!(divided(20_000), Room { streams: 16_988, requests: 2_500 });
-        assert_eq!(divided(700), Room { streams: 438, requests: 87 });
+        assert_eq!(divided(20_000), Capacity { streams: 16_988, requests: 2_500 });
+        assert_eq!(divided(700), Capacity { streams: 438, requests: 87 });
         for all in [16, 100, 1024, 1 << 20, u64::MAX] {
             let room = divided(all);
             assert!(

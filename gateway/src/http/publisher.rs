@@ -24,14 +24,14 @@ pub(crate) async fn publish(
             // by `WORKERS_WAIT` for each item.
             let end = Instant::now() + WORKERS_WAIT;
             for item in items {
-                app.room(end).await;
+                app.workers_caught_up(end).await;
                 let _shared = panics::shared();
                 results.push(broker.publish(item));
             }
             results
         }
         Broker::Redis(broker) => {
-            app.room(Instant::now() + WORKERS_WAIT).await;
+            app.workers_caught_up(Instant::now() + WORKERS_WAIT).await;
             // Boxed, because the future has some 15 KB, which every handler would carry even with
             // the memory broker.
             Box::pin(broker.publish(items)).await
@@ -69,7 +69,7 @@ mod tests {
         let addr = "127.0.0.1:1".parse().unwrap();
         let app = Arc::new(App::new(config, broker, metrics, access, addr, 1));
         let hanging = Inbox::new(1000);
-        let key = ChannelKey { slot: 0, generation: 0 };
+        let key = ChannelKey { slot: 0, generation: 0, partition: 0 };
         hanging.send([ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);
         app.add_hub(hanging);
         let item = Publication {

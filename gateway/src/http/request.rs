@@ -9,7 +9,7 @@ use actix_web::HttpRequest;
 use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderValue};
 use percent_encoding::percent_decode;
-use sse_contract::{Channel, EventId, EventType};
+use sse_contract::{Channel, Cursor, EventType};
 
 use crate::access::asker::NotUtf8;
 use crate::config::TlsConfig;
@@ -169,7 +169,7 @@ fn looks_like_a_position(name: &str, value: &str) -> bool {
     named
         || letters.contains("eventid")
         || letters.contains("lastid")
-        || value.parse::<EventId>().is_ok()
+        || value.parse::<Cursor>().is_ok()
 }
 
 /// Refuses a page of another site that is not among the allowed origins. CORS alone would not do:
@@ -296,8 +296,8 @@ fn start_from(raw: &[u8]) -> Start {
         return Start::Oldest;
     }
     let text = String::from_utf8_lossy(&raw[..raw.len().min(MAX_LAST_EVENT_ID)]);
-    match text.parse() {
-        Ok(id) => Start::After(id),
+    match text.parse::<Cursor>() {
+        Ok(cursor) => Start::After(cursor.position()),
         // The gap event shows the start of the bad id, so that a person can recognise it. A longer
         // echo would let the client put any text into it.
         Err(_) => Start::Unknown(text.chars().take(64).collect()),
@@ -308,6 +308,7 @@ fn start_from(raw: &[u8]) -> Start {
 mod tests {
     use super::*;
     use actix_web::test::TestRequest;
+    use sse_contract::EventId;
 
     fn read(uri: &str, header: Option<&[u8]>) -> Result<Subscription, Problem> {
         let mut request = TestRequest::get().uri(uri);

@@ -21,14 +21,14 @@ pub(crate) struct Channels {
 #[derive(Debug)]
 struct Entry {
     name: Channel,
-    generation: u32,
+    key: ChannelKey,
     attached: bool,
     subscribers: Vec<u32>,
 }
 
-/// The result of joining a channel.
+/// The result of adding a subscriber.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Joined {
+pub(crate) struct Added {
     /// The channel's key.
     pub key: ChannelKey,
     /// The connection's index in the list of subscribers.
@@ -39,9 +39,9 @@ pub(crate) struct Joined {
     pub attached: bool,
 }
 
-/// The result of leaving a channel.
+/// The result of removing a subscriber.
 #[derive(Debug)]
-pub(crate) struct Left {
+pub(crate) struct Removed {
     /// The connection that took over its index in the list, if one did.
     pub moved: Option<u32>,
     /// The channel, if it has lost its last subscriber and is removed. The broker must then be
@@ -50,26 +50,28 @@ pub(crate) struct Left {
 }
 
 impl Channels {
-    /// Adds a connection to a channel's subscribers.
-    pub(crate) fn join(&mut self, name: &Channel, connection: u32) -> Joined {
+    /// Adds a connection to a channel's subscribers. `partition` is the channel's.
+    pub(crate) fn add(&mut self, name: &Channel, partition: u16, connection: u32) -> Added {
         let slot = match self.by_name.get(name) {
             Some(&slot) => slot,
             None => {
                 self.generation = self.generation.wrapping_add(1);
-                let slot = self.entries.insert(Entry {
+                let entry = self.entries.vacant_entry();
+                let (slot, generation) = (entry.key() as u32, self.generation);
+                entry.insert(Entry {
                     name: name.clone(),
-                    generation: self.generation,
+                    key: ChannelKey { slot, generation, partition },
                     attached: false,
                     subscribers: Vec::new(),
-                }) as u32;
+                });
                 self.by_name.insert(name.clone(), slot);
                 slot
             }
         };
         let entry = &mut self.entries[slot as usize];
         entry.subscribers.push(connection);
-        Joined {
-            key: ChannelKey { slot, generation: entry.generation },
+        Added {
+            key: entry.key,
             place: entry.subscribers.len() as u32 - 1,
             first: entry.subscribers.len() == 1,
             attached: entry.attached,
@@ -77,22 +79,22 @@ impl Channels {
     }
 
     /// Removes the connection at `place`. The last one in the list takes over its index.
-    pub(crate) fn leave(&mut self, slot: u32, place: u32) -> Left {
+    pub(crate) fn remove(&mut self, slot: u32, place: u32) -> Removed {
         let entry = &mut self.entries[slot as usize];
         entry.subscribers.swap_remove(place as usize);
         let moved = entry.subscribers.get(place as usize).copied();
         let last = entry.subscribers.is_empty().then(|| {
             let entry = self.entries.remove(slot as usize);
             self.by_name.remove(&entry.name);
-            (entry.name, ChannelKey { slot, generation: entry.generation })
+            (entry.name, entry.key)
         });
-        Left { moved, last }
+        Removed { moved, last }
     }
 
     /// The subscribers of a channel; empty if the channel is gone.
     pub(crate) fn subscribers(&self, key: ChannelKey) -> &[u32] {
         match self.entries.get(key.slot as usize) {
-            Some(entry) if entry.generation == key.generation => &entry.subscribers,
+            Some(entry) if entry.key == key => &entry.subscribers,
             _ => &[],
         }
     }
@@ -105,7 +107,7 @@ impl Channels {
     /// Notes that the broker attached the channel. Returns whether that is new.
     pub(crate) fn set_attached(&mut self, key: ChannelKey) -> bool {
         match self.entries.get_mut(key.slot as usize) {
-            Some(entry) if entry.generation == key.generation && !entry.attached => {
+            Some(entry) if entry.key == key && !entry.attached => {
                 entry.attached = true;
                 true
             }
@@ -113,10 +115,10 @@ impl Channels {
         }
     }
 
-    /// Notes that the broker lost every attachment.
-    pub(crate) fn detach_all(&mut self) {
+    /// Notes that the broker lost every attachment of a partition.
+    pub(crate) fn detach_all(&mut self, partition: u16) {
         for (_, entry) in &mut self.entries {
-            entry.attached = false;
+            entry.attached &= entry.key.partition != partition;
         }
     }
 

@@ -1,7 +1,7 @@
 //! The connections of one worker: opening, closing, heartbeats, deadlines, drain.
 //!
-//! All state belongs to one thread, and nothing here waits. `fanout.rs` holds the other half: what
-//! the broker's messages do to these connections.
+//! All state belongs to one thread, and nothing here waits. `fanout.rs` and `rejoin.rs` hold the
+//! other half: what the broker's messages do to these connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,19 +9,22 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slab::Slab;
-use sse_contract::EventId;
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
 use crate::feed::frame::{self, Framing};
 use crate::feed::inbox::Whose;
+use crate::hub::OpenStreams;
 use crate::hub::channels::Channels;
+use crate::hub::clocks::Clock;
 use crate::hub::poller::Readiness;
 use crate::metrics::Cells;
 use crate::stream::close_reason::CloseReason;
-use crate::stream::connection::{Connection, Deciseconds, End, Joining, Membership};
-use crate::stream::join::{Item, Join, Limits};
+use crate::stream::connection::{Connection, Deciseconds};
+use crate::stream::delivery::End;
+use crate::stream::join::{Join, Limits, Output};
 use crate::stream::sink::{ClientSide, Sink};
+use crate::stream::strand::{Membership, Strand};
 use crate::stream::subscription::{Bearer, Held, Subscription, Waiter};
 
 /// The connections of one worker, and the channels they listen to.
@@ -31,21 +34,17 @@ pub(crate) struct Subscribers {
     pub(crate) channels: Channels,
     /// What to drop when a stream ends, by the stream's slot. Most streams have no entry.
     pub(crate) held: HashMap<usize, Held>,
-    /// The last position that the broker dispatched here; `None` while the broker is away. Every
-    /// event at or below it, of the channels attached here, was handled.
-    pub(crate) clock: Option<EventId>,
-    /// When the last tick arrived.
-    pub(crate) ticked: Instant,
-    /// Tokens of the connections that wait for a tick.
-    pub(crate) ticking: Vec<u64>,
+    /// A clock for each partition, by its number.
+    pub(crate) clocks: Box<[Clock]>,
     pub(crate) broker: Broker,
     pub(crate) worker: u16,
     pub(crate) config: StreamConfig,
+    open: Arc<OpenStreams>,
     pub(crate) cells: Arc<Cells>,
     began: Instant,
     generation: u32,
     /// Scratch space: what a join handed out.
-    pub(crate) items: Vec<Item>,
+    pub(crate) outputs: Vec<Output>,
     /// Scratch space: connections that a fan-out must close or send to history.
     pub(crate) ends: Vec<(u32, End)>,
     /// Scratch space: indices of a run's events, sorted by channel.
@@ -53,14 +52,12 @@ pub(crate) struct Subscribers {
     /// Scratch space: indices of the events that also go to connections with several channels.
     pub(crate) mixed: Vec<u32>,
     /// Scratch space: the bytes of several events in a row.
-    pub(crate) joined: Vec<u8>,
+    pub(crate) row: Vec<u8>,
     /// How many connections are not chunked. They are few, so plain bytes are joined only while
     /// there are any.
     pub(crate) plain: usize,
     /// Tokens of connections with queued events that nothing has tried to write.
     pub(crate) unwritten: Vec<u64>,
-    /// Every connection is already due to read history once more, so another lag changes nothing.
-    pub(crate) all_lagged: bool,
 }
 
 impl Subscribers {
@@ -69,29 +66,28 @@ impl Subscribers {
         broker: Broker,
         worker: u16,
         config: StreamConfig,
+        open: Arc<OpenStreams>,
         cells: Arc<Cells>,
     ) -> Self {
         Subscribers {
             connections: Slab::new(),
             channels: Channels::default(),
             held: HashMap::new(),
-            clock: None,
-            ticked: Instant::now(),
-            ticking: Vec::new(),
+            clocks: (0..broker.partitions()).map(|_| Clock::new()).collect(),
             broker,
             worker,
             config,
+            open,
             cells,
             began: Instant::now(),
             generation: 0,
-            items: Vec::new(),
+            outputs: Vec::new(),
             ends: Vec::new(),
             picks: Vec::new(),
             mixed: Vec::new(),
-            joined: Vec::new(),
+            row: Vec::new(),
             plain: 0,
             unwritten: Vec::new(),
-            all_lagged: false,
         }
     }
 
@@ -122,17 +118,13 @@ impl Subscribers {
     ) -> u64 {
         self.generation = self.generation.wrapping_add(1);
         let (now, generation) = (self.now(), self.generation);
-        let joining = Joining {
-            join: Join::new(subscription.start, self.limits()),
-            channels: subscription.channels.clone(),
-            unattached: 0,
-            held: None,
-            read_number: 0,
-            waiter: Some(waiter),
-        };
+        let channels = subscription.channels;
+        // There is one partition, so all channels are of the first one's.
+        let partition = channels.first().map_or(0, |channel| self.broker.partition_of(channel));
+        let join = Join::new(subscription.start, self.limits());
         let mut connection = Connection::new(
-            Sink::Awaited,
-            joining,
+            Sink::Awaited(waiter),
+            [Strand::joining(partition, join, channels.clone())],
             subscription.checkpoints,
             framing,
             generation,
@@ -142,25 +134,26 @@ impl Subscribers {
         self.plain += usize::from(framing == Framing::Plain);
         let slot = self.connections.insert(connection);
         let mut unattached = 0;
-        for channel in subscription.channels.iter() {
-            let joined = self.channels.join(channel, slot as u32);
-            let membership = Membership { channel: joined.key.slot, place: joined.place };
-            self.connections[slot].memberships.push(membership);
-            unattached += usize::from(!joined.attached);
-            if joined.first {
-                self.broker.attach(self.worker, channel, joined.key);
+        for channel in channels.iter() {
+            let added = self.channels.add(channel, partition, slot as u32);
+            let membership = Membership { channel: added.key.slot, place: added.place };
+            self.connections[slot].strand(partition).memberships.push(membership);
+            unattached += usize::from(!added.attached);
+            if added.first {
+                self.broker.attach(self.worker, channel, added.key);
             }
         }
+        self.open.opened();
         self.cells.opened.add(1);
         self.cells.joining.add(1);
         self.count();
-        if let Some(joining) = &mut self.connections[slot].joining {
+        if let Some(joining) = &mut self.connections[slot].strand(partition).joining {
             joining.unattached = unattached;
         }
         if unattached == 0 {
-            self.attached(slot);
+            self.all_attached(slot, partition);
         }
-        self.all_lagged = false;
+        self.clocks[usize::from(partition)].all_lagged = false;
         Self::token(slot, generation)
     }
 
@@ -170,9 +163,10 @@ impl Subscribers {
         let now = self.now();
         let retry = frame::retry(self.config.jittered_retry());
         let connection = &mut self.connections[slot];
-        let Some(joining) = &mut connection.joining else { return };
-        if joining.waiter.take().is_some() {
-            joining.join.late();
+        if connection.sink.let_in().is_some() {
+            let joining =
+                connection.strands.iter_mut().filter_map(|strand| strand.joining.as_mut());
+            joining.for_each(|joining| joining.join.late());
             connection.queue_own(&retry, now);
         }
     }
@@ -192,15 +186,19 @@ impl Subscribers {
     pub(crate) fn close(&mut self, slot: usize, reason: CloseReason) {
         let mut connection = self.connections.remove(slot);
         self.held.remove(&slot);
-        for membership in &connection.memberships {
-            let left = self.channels.leave(membership.channel, membership.place);
-            if let Some(moved) = left.moved {
-                let memberships = &mut self.connections[moved as usize].memberships;
+        let strands = connection.strands.iter();
+        for (partition, membership) in
+            strands.flat_map(|strand| strand.memberships.iter().map(|m| (strand.partition, m)))
+        {
+            let removed = self.channels.remove(membership.channel, membership.place);
+            if let Some(moved) = removed.moved {
+                let memberships =
+                    &mut self.connections[moved as usize].strand(partition).memberships;
                 if let Some(m) = memberships.iter_mut().find(|m| m.channel == membership.channel) {
                     m.place = membership.place;
                 }
             }
-            if let Some((channel, key)) = left.last {
+            if let Some((channel, key)) = removed.last {
                 self.broker.detach(self.worker, &channel, key);
             }
         }
@@ -212,8 +210,9 @@ impl Subscribers {
             connection.sink.close_session();
         }
         self.plain -= usize::from(connection.framing == Framing::Plain);
+        self.open.closed();
         self.cells.closed[reason as usize].add(1);
-        self.cells.joining.sub(u64::from(connection.joining.is_some()));
+        self.cells.joining.sub(connection.joining() as u64);
         self.count();
         tracing::debug!(close.reason = reason.as_str(), "a stream is closed");
     }
@@ -272,10 +271,12 @@ impl Subscribers {
             if now - connection.last_write < due {
                 continue;
             }
-            let position = self.clock.map(|clock| clock.max(connection.seen));
+            let [strand] = &connection.strands;
+            let clock = self.clocks[usize::from(strand.partition)].dispatched;
+            let position = clock.map(|clock| clock.max(strand.seen));
             let sent = match position {
-                Some(id) if connection.joining.is_none() && connection.checkpoints => {
-                    connection.heartbeat(&frame::checkpoint(id), now)
+                Some(id) if strand.joining.is_none() && connection.checkpoints => {
+                    connection.heartbeat(&frame::checkpoint(id.into()), now)
                 }
                 _ if connection.checkpoints => connection.heartbeat(frame::ALIVE, now),
                 _ => connection.heartbeat(frame::COMMENT, now),

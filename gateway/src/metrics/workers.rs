@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 
-use crate::feed::frame::GapReason;
+use crate::feed::gap::GapReason;
 use crate::stream::close_reason::CloseReason;
 
 /// A number that one thread writes and any thread may read.

@@ -9,16 +9,17 @@ use std::collections::VecDeque;
 
 use sse_contract::{Channel, EventId};
 
-use crate::feed::frame::{self, Began, GapReason, SharedFrame};
+use crate::feed::frame::{Began, SharedFrame};
+use crate::feed::gap::{After, Gap, GapReason};
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 
-/// Something to send. Items are sent in order.
+/// Something to send. Outputs are sent in order.
 #[derive(Debug, Clone)]
-pub enum Item {
+pub enum Output {
     /// An event.
     Frame(SharedFrame),
-    /// A gap's bytes, and its reason for the metrics.
-    Gap(Box<[u8]>, GapReason),
+    /// A gap.
+    Gap(Box<Gap>),
     /// The opening checkpoint: every channel is attached, and the stream begins at this position.
     Opened(EventId, Began),
     /// A position of the live epoch, for a client that holds none.
@@ -59,24 +60,24 @@ impl Account {
     }
 
     /// Begins at `clock`, for a client without a position. `untold` is the reason why earlier
-    /// events may be missing, with what the client sent instead of a position.
+    /// events may be missing, and where they begin.
     pub(crate) fn begin(
         &mut self,
         clock: EventId,
-        untold: Option<(GapReason, &str)>,
-        out: &mut Vec<Item>,
+        untold: Option<(GapReason, After)>,
+        out: &mut Vec<Output>,
     ) {
         if let Some((reason, after)) = untold {
             out.push(gap(clock, None, reason, after, None));
         }
-        out.push(Item::Opened(clock, Began::Now));
+        out.push(Output::Opened(clock, Began::Now));
         self.told = Some(clock);
         self.position = clock;
     }
 
     /// Continues after the client's own position.
-    pub(crate) fn resume(&self, out: &mut Vec<Item>) {
-        out.push(Item::Opened(self.position, Began::After));
+    pub(crate) fn resume(&self, out: &mut Vec<Output>) {
+        out.push(Output::Opened(self.position, Began::After));
     }
 
     /// Begins at the oldest event kept, which promises nothing about events that were gone before
@@ -86,7 +87,7 @@ impl Account {
         snapshot: &Snapshot,
         channels: &[Channel],
         late: bool,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) -> bool {
         let range = |channel| snapshot.covering(channel, EventId::ZERO, Extent::All);
         if !channels.iter().all(|channel| range(channel).is_some()) {
@@ -107,17 +108,17 @@ impl Account {
         self.position = first.min(snapshot.clock);
         if late {
             // Events published since the client was let in may be gone already.
-            out.push(gap(self.position, None, GapReason::Late, "", None));
+            out.push(gap(self.position, None, GapReason::Late, After::Open, None));
         }
-        out.push(Item::Opened(self.position, Began::After));
+        out.push(Output::Opened(self.position, Began::After));
         true
     }
 
     /// Sends a checkpoint if the client holds no id of the live epoch. Otherwise its next reconnect
     /// would present an old id and get the same `reset` again.
-    pub(crate) fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) {
+    pub(crate) fn go_live(&mut self, clock: EventId, out: &mut Vec<Output>) {
         if self.told.is_none_or(|id| id.epoch() != clock.epoch()) {
-            out.push(Item::Checkpoint(clock));
+            out.push(Output::Checkpoint(clock));
         }
     }
 
@@ -132,7 +133,7 @@ impl Account {
         extent: impl Fn(usize) -> Extent,
         live: &VecDeque<SharedFrame>,
         room: usize,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) -> bool {
         if self.position > snapshot.clock {
             self.tell_beyond(snapshot, channels, out);
@@ -157,11 +158,11 @@ impl Account {
 
     /// The position is above the clock, so this epoch did not issue it: it is of another epoch, or
     /// no event's id.
-    fn tell_beyond(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Item>) {
+    fn tell_beyond(&mut self, snapshot: &Snapshot, channels: &[Channel], out: &mut Vec<Output>) {
         let clock = snapshot.clock;
         if self.epoch() == clock.epoch() {
-            let after = self.position.to_string();
-            out.push(gap(clock, None, GapReason::UnknownId, &after, None));
+            let after = After::Position(self.position);
+            out.push(gap(clock, None, GapReason::UnknownId, after, None));
             self.told = Some(clock);
         } else {
             let known = channels.iter().filter_map(|c| snapshot.ranges.get(c)?.first()?.oldest);
@@ -175,11 +176,11 @@ impl Account {
         clock: EventId,
         oldest: Option<EventId>,
         channels: usize,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) {
-        let after = self.position.to_string();
+        let after = After::Position(self.position);
         self.position = self.position.min(clock);
-        out.push(gap(self.position, None, GapReason::Reset, &after, oldest));
+        out.push(gap(self.position, None, GapReason::Reset, after, oldest));
         self.told = Some(self.position);
         self.vouched = Some(clock);
         self.excused = vec![clock; channels];
@@ -190,10 +191,11 @@ impl Account {
         self.vouched.map_or(self.position, |v| v.max(self.position)).epoch()
     }
 
-    fn tell_no_history(&mut self, clock: EventId, out: &mut Vec<Item>) {
+    fn tell_no_history(&mut self, clock: EventId, out: &mut Vec<Output>) {
         if self.position < clock && self.vouched.is_none_or(|v| v < clock) {
             let position = self.position.min(clock);
-            out.push(gap(position, None, GapReason::NoHistory, &self.position.to_string(), None));
+            let after = After::Position(self.position);
+            out.push(gap(position, None, GapReason::NoHistory, after, None));
         }
         self.position = clock;
         self.told = None;
@@ -205,7 +207,7 @@ impl Account {
         channels: &[Channel],
         ranges: &[&Range],
         reached: EventId,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) {
         let clock = snapshot.clock;
         if self.epoch() != clock.epoch() {
@@ -222,8 +224,8 @@ impl Account {
                 false => (reached > self.excused[n]).then_some(GapReason::Trimmed),
             };
             let Some(reason) = reason else { continue };
-            let after = self.position.to_string();
-            out.push(gap(self.position, Some(channel), reason, &after, range.oldest));
+            let after = After::Position(self.position);
+            out.push(gap(self.position, Some(channel), reason, after, range.oldest));
             self.told = Some(self.position);
             // The client is still owed the oldest event kept: it may be trimmed before it is handed
             // out, and must then be told missing.
@@ -240,7 +242,7 @@ impl Account {
         ranges: &[&Range],
         live: &VecDeque<SharedFrame>,
         room: usize,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) -> bool {
         let mut frames: Vec<(EventId, &SharedFrame)> = Vec::new();
         for (n, range) in ranges.iter().enumerate() {
@@ -268,7 +270,7 @@ impl Account {
             bytes += frame.size();
             self.position = id;
             self.told = Some(id);
-            out.push(Item::Frame(frame.clone()));
+            out.push(Output::Frame(frame.clone()));
         }
         self.position = reached;
         reached == clock
@@ -282,7 +284,7 @@ impl Account {
         n: usize,
         channels: &[Channel],
         range: &Range,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) {
         let [.., before, newest] = &range.frames[..] else { return };
         let (Some(before), Some(newest)) = (before.id, newest.id) else { return };
@@ -291,9 +293,8 @@ impl Account {
             return;
         }
         self.named[n] = newest;
-        let after = self.position.to_string();
-        let reason = GapReason::Conflated;
-        out.push(gap(self.position, Some(&channels[n]), reason, &after, Some(newest)));
+        let (reason, after) = (GapReason::Conflated, After::Position(self.position));
+        out.push(gap(self.position, Some(&channels[n]), reason, after, Some(newest)));
         self.told = Some(self.position);
     }
 }
@@ -302,10 +303,10 @@ fn gap(
     position: EventId,
     channel: Option<&Channel>,
     reason: GapReason,
-    after: &str,
+    after: After,
     oldest: Option<EventId>,
-) -> Item {
-    Item::Gap(frame::gap(position, channel, reason, after, oldest), reason)
+) -> Output {
+    Output::Gap(Box::new(Gap { position, channel: channel.cloned(), reason, after, oldest }))
 }
 
 #[cfg(test)]
@@ -369,24 +370,18 @@ mod tests {
         let mut out = Vec::new();
         account.take(&snapshot, &channels, extent, &VecDeque::new(), room, &mut out);
         out.iter()
-            .map(|item| match item {
-                Item::Gap(block, GapReason::Conflated) => between(block),
-                item => told(item),
+            .map(|output| match output {
+                Output::Gap(gap) if gap.reason == GapReason::Conflated => between(gap),
+                output => told(output),
             })
             .collect()
     }
 
     /// The bounds that a gap names, as `after..oldest`.
-    fn between(block: &[u8]) -> String {
-        let block = String::from_utf8_lossy(block);
-        let data = block.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
-        let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
-        let ms = |name: &str| {
-            let id: EventId = data[name].as_str()?.parse().expect("an id");
-            Some((id.ms - 1_000_000).to_string())
-        };
-        let [after, oldest] = ["after", "oldest"].map(|name| ms(name).unwrap_or_default());
-        format!("{after}..{oldest}")
+    fn between(gap: &Gap) -> String {
+        let After::Position(after) = gap.after else { panic!("{gap:?}") };
+        let oldest = gap.oldest.map(|id| (id.ms - 1_000_000).to_string());
+        format!("{}..{}", after.ms - 1_000_000, oldest.unwrap_or_default())
     }
 
     /// Of an unreadable history, only the live events that came in time are there.
@@ -409,12 +404,12 @@ mod tests {
             assert!(account.take(&snapshot, &channels, all, &live, 1 << 20, &mut out));
             out
         };
-        let tell = |items: &[Item]| -> Vec<String> {
-            let tell = |item: &Item| match item {
-                Item::Gap(block, _) => between(block),
-                item => told(item),
+        let tell = |outputs: &[Output]| -> Vec<String> {
+            let tell = |output: &Output| match output {
+                Output::Gap(gap) => between(gap),
+                output => told(output),
             };
-            items.iter().map(tell).collect()
+            outputs.iter().map(tell).collect()
         };
         assert_eq!(tell(&read(50, &[])), ["5.."]);
         assert_eq!(tell(&read(100, &[60, 80])), ["50..", "60", "80"]);
@@ -448,12 +443,12 @@ mod tests {
         assert_eq!(take_newest(&mut account, busy(), quiet(&[50, 60]), 1), ["90"]);
     }
 
-    fn told(item: &Item) -> String {
-        match item {
-            Item::Frame(frame) => format!("{}", frame.id.unwrap_or_default().ms - 1_000_000),
-            Item::Gap(_, reason) => format!("{reason:?}"),
-            Item::Opened(..) => "opened".to_owned(),
-            Item::Checkpoint(_) => "checkpoint".to_owned(),
+    fn told(output: &Output) -> String {
+        match output {
+            Output::Frame(frame) => format!("{}", frame.id.unwrap_or_default().ms - 1_000_000),
+            Output::Gap(gap) => format!("{:?}", gap.reason),
+            Output::Opened(..) => "opened".to_owned(),
+            Output::Checkpoint(_) => "checkpoint".to_owned(),
         }
     }
 
@@ -495,7 +490,7 @@ mod tests {
         assert_eq!(take(&mut account, nothing(), nothing()), ["Reset"]);
         let mut out = Vec::new();
         account.go_live(id(100), &mut out);
-        assert!(matches!(out[..], [Item::Checkpoint(position)] if position == id(100)));
+        assert!(matches!(out[..], [Output::Checkpoint(position)] if position == id(100)));
         // A client that holds an id of the live epoch needs no checkpoint.
         let mut account = Account::resumed(id(90));
         account.go_live(id(100), &mut out);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -124,12 +125,37 @@ impl BodyPipe {
     }
 
     /// Ends the body. Nothing more is written.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         let mut pipe = self.inner.borrow_mut();
         pipe.ended = true;
         if let Some(reader) = pipe.reader.take() {
             reader.wake();
         }
+    }
+}
+
+/// The hub's end of a pipe. Dropping it ends the body.
+#[derive(Debug)]
+pub struct PipeWriter(Rc<BodyPipe>);
+
+impl PipeWriter {
+    /// The writer of this pipe.
+    pub fn of(pipe: Rc<BodyPipe>) -> Self {
+        PipeWriter(pipe)
+    }
+}
+
+impl Deref for PipeWriter {
+    type Target = BodyPipe;
+
+    fn deref(&self) -> &BodyPipe {
+        &self.0
+    }
+}
+
+impl Drop for PipeWriter {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

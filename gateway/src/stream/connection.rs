@@ -1,87 +1,31 @@
 //! One open stream: its way out, its queue, and its position.
 //!
-//! A connection is live (the hub hands it events) or joining (its [`Join`] reads history). It knows
-//! neither the worker's other connections nor the broker: the hub calls it and acts on what it
-//! returns.
+//! Each of a connection's strands is live (the hub hands it events) or joining (its `Join` reads
+//! history). A connection knows neither the worker's other connections nor the broker: the hub
+//! calls it and acts on what it returns.
 
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use sse_contract::{Channel, EventId};
+use sse_contract::EventId;
 
 use crate::feed::frame::{self, Framing, SharedFrame};
-use crate::feed::inbox::ChannelKey;
-use crate::stream::join::{Item, Join};
+use crate::stream::account::Output;
+use crate::stream::delivery::{Batch, Delivery, End, QueueLimits};
 use crate::stream::outbox::{Block, Outbox};
 use crate::stream::sink::Sink;
-use crate::stream::subscription::{Bearer, Waiter};
+use crate::stream::strand::{Strand, Strands};
+use crate::stream::subscription::Bearer;
 
 /// Tenths of a second since the hub began. 32 bits, because every connection keeps two.
 pub(crate) type Deciseconds = u32;
-
-/// A connection's place in one channel.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Membership {
-    /// The channel's index in the hub.
-    pub channel: u32,
-    /// The connection's index in the channel's list of subscribers.
-    pub place: u32,
-}
-
-/// Live events of one channel, in order, prepared once for all deliveries.
-#[derive(Debug)]
-pub(crate) struct Batch<'a> {
-    run: &'a [(ChannelKey, SharedFrame)],
-    picks: &'a [u32],
-    /// The events' bytes in a row, indexed by framing.
-    bytes: [&'a [u8]; 2],
-    first: Option<EventId>,
-    last: Option<EventId>,
-}
-
-/// The result of delivering a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Delivery {
-    /// Events written as a whole.
-    pub written: u64,
-    /// Events without an id that this connection missed.
-    pub missed: u64,
-    /// How the delivery ended.
-    pub end: End,
-}
-
-/// How the delivery of a batch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Every event was written, queued, kept by the join, or skipped.
-    Taken,
-    /// The queue is full, because the reader is too slow. It has everything up to this position.
-    Overflow(EventId),
-    /// The socket failed.
-    Broken,
-}
-
-/// Bounds on a connection's queue.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct QueueLimits {
-    /// How many blocks may wait.
-    pub blocks: usize,
-    /// How many bytes may wait. A single event may be larger.
-    pub bytes: usize,
-}
 
 /// An open stream.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sink: Sink,
-    /// `None` if the connection is live.
-    pub(crate) joining: Option<Box<Joining>>,
-    /// Live events at or below this were sent or told missing. It only rises while the connection
-    /// is live.
-    pub(crate) seen: EventId,
-    pub(crate) memberships: SmallVec<[Membership; 1]>,
+    pub(crate) strands: Strands,
     outbox: Option<Box<Outbox>>,
     /// When a byte was last written, for the heartbeat.
     pub(crate) last_write: Deciseconds,
@@ -97,59 +41,11 @@ pub(crate) struct Connection {
     pub(crate) bearer: Option<Box<Bearer>>,
 }
 
-/// The state that only a joining connection has.
-#[derive(Debug)]
-pub(crate) struct Joining {
-    pub(crate) join: Join,
-    pub(crate) channels: Arc<[Channel]>,
-    /// How many channels are not attached yet.
-    pub(crate) unattached: usize,
-    /// The position of a read that waits for room in the outbox.
-    pub(crate) held: Option<EventId>,
-    /// The number of the read under way.
-    pub(crate) read_number: u32,
-    /// Present until the client is let in. Until then nothing is sent to it, not even the
-    /// response's head.
-    pub(crate) waiter: Option<Waiter>,
-}
-
-impl<'a> Batch<'a> {
-    /// The events of `run` that `picks` lists; `run` has events of all channels. If `picks` lists
-    /// several, `joined` holds their bytes, in chunks and plain.
-    pub(crate) fn new(
-        run: &'a [(ChannelKey, SharedFrame)],
-        picks: &'a [u32],
-        joined: (&'a [u8], &'a [u8]),
-    ) -> Self {
-        let frame = |n: &u32| &run[*n as usize].1;
-        let bytes = match picks {
-            [one] => [Framing::Chunked, Framing::Plain].map(|framing| frame(one).bytes(framing)),
-            _ => joined.into(),
-        };
-        let first = picks.iter().find_map(|n| frame(n).id);
-        let last = picks.iter().rev().find_map(|n| frame(n).id);
-        Batch { run, picks, bytes, first, last }
-    }
-
-    fn frames(&self) -> impl Iterator<Item = &'a SharedFrame> {
-        self.picks.iter().map(|&n| &self.run[n as usize].1)
-    }
-
-    fn bytes(&self, framing: Framing) -> &'a [u8] {
-        self.bytes[framing as usize]
-    }
-
-    /// Whether every event is above `seen`. Ids rise, so the first one decides.
-    fn begins_above(&self, seen: EventId) -> bool {
-        self.first.is_none_or(|first| first > seen)
-    }
-}
-
 impl Connection {
-    /// Creates a connection that joins.
+    /// Creates a connection of these strands.
     pub(crate) fn new(
         sink: Sink,
-        joining: Joining,
+        strands: Strands,
         checkpoints: bool,
         framing: Framing,
         generation: u32,
@@ -157,9 +53,7 @@ impl Connection {
     ) -> Self {
         Connection {
             sink,
-            joining: Some(Box::new(joining)),
-            seen: EventId::ZERO,
-            memberships: SmallVec::new(),
+            strands,
             outbox: None,
             last_write: now,
             progress: now,
@@ -168,6 +62,18 @@ impl Connection {
             framing,
             bearer: None,
         }
+    }
+
+    /// The connection's strand of a partition that it has a channel of.
+    pub(crate) fn strand(&mut self, partition: u16) -> &mut Strand {
+        let [strand] = &mut self.strands;
+        debug_assert_eq!(strand.partition, partition);
+        strand
+    }
+
+    /// How many strands join.
+    pub(crate) fn joining(&self) -> usize {
+        self.strands.iter().filter(|strand| strand.joining.is_some()).count()
     }
 
     /// Sends live events, or has the join keep them. If `write` is false they are only queued, and
@@ -180,18 +86,20 @@ impl Connection {
         write: bool,
     ) -> Delivery {
         let mut delivery = Delivery { written: 0, missed: 0, end: End::Taken };
-        if let Some(joining) = &mut self.joining {
+        let strand = self.strand(batch.partition());
+        let seen = strand.seen;
+        if let Some(joining) = &mut strand.joining {
             let missed = batch.frames().filter(|frame| !joining.join.live(frame)).count();
             return Delivery { missed: missed as u64, ..delivery };
         }
         let idle = self.outbox.is_none();
-        if write && idle && batch.begins_above(self.seen) {
+        if write && idle && batch.begins_above(seen) {
             let bytes = batch.bytes(self.framing);
             match self.sink.write(bytes) {
                 Ok(n) if n == bytes.len() => {
                     self.last_write = now;
-                    self.seen = batch.last.unwrap_or(self.seen);
-                    delivery.written = batch.picks.len() as u64;
+                    self.strand(batch.partition()).seen = batch.last.unwrap_or(seen);
+                    delivery.written = batch.len() as u64;
                 }
                 Ok(n) => self.queue_batch(batch, n, limits, now, &mut delivery),
                 Err(_) => delivery.end = End::Broken,
@@ -214,8 +122,10 @@ impl Connection {
         now: Deciseconds,
         delivery: &mut Delivery,
     ) {
+        let partition = batch.partition();
+        let mut seen = self.strand(partition).seen;
         for frame in batch.frames() {
-            if frame.id.is_some_and(|id| id <= self.seen) {
+            if frame.id.is_some_and(|id| id <= seen) {
                 continue;
             }
             if delivery.end == End::Taken && self.is_full(frame, limits) {
@@ -243,8 +153,9 @@ impl Connection {
                 self.queue(Block::Shared(frame.clone()), written, now);
             }
             self.last_write = now;
-            self.seen = frame.id.unwrap_or(self.seen);
+            seen = frame.id.unwrap_or(seen);
         }
+        self.strand(partition).seen = seen;
     }
 
     fn flush_into(&mut self, delivery: &mut Delivery, now: Deciseconds) {
@@ -261,18 +172,22 @@ impl Connection {
         })
     }
 
-    /// Queues what a join handed out. [`Connection::flush`] writes it.
-    pub(crate) fn queue_items(&mut self, items: impl Iterator<Item = Item>, now: Deciseconds) {
-        for item in items {
-            match item {
-                Item::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
-                Item::Gap(bytes, _) => self.queue_own(&bytes, now),
-                Item::Opened(..) if !self.checkpoints => {}
-                Item::Opened(id, began) => {
-                    self.queue_own(&frame::first_checkpoint(id, began), now);
+    /// Renders and queues what a join handed out. [`Connection::flush`] writes it.
+    pub(crate) fn queue_outputs(
+        &mut self,
+        outputs: impl Iterator<Item = Output>,
+        now: Deciseconds,
+    ) {
+        for output in outputs {
+            match output {
+                Output::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
+                Output::Gap(gap) => self.queue_own(&frame::gap(gap.position.into(), &gap), now),
+                Output::Opened(..) if !self.checkpoints => {}
+                Output::Opened(id, began) => {
+                    self.queue_own(&frame::first_checkpoint(id.into(), began), now);
                 }
-                Item::Checkpoint(_) if !self.checkpoints => {}
-                Item::Checkpoint(id) => self.queue_own(&frame::checkpoint(id), now),
+                Output::Checkpoint(_) if !self.checkpoints => {}
+                Output::Checkpoint(id) => self.queue_own(&frame::checkpoint(id.into()), now),
             }
         }
     }
@@ -375,7 +290,8 @@ mod tests {
 
     use super::*;
     use crate::feed::frame::Frame;
-    use crate::stream::join::{Limits, Start};
+    use crate::feed::inbox::ChannelKey;
+    use crate::stream::join::{Join, Limits, Start};
     use crate::stream::tls_socket::{self, TlsSocket};
 
     /// The client's end of a connection.
@@ -411,14 +327,7 @@ mod tests {
         client.set_nonblocking(true).unwrap();
         let limits = Limits { live_events: 1, live_bytes: 1 };
         let join = Join::new(Start::Now, limits);
-        let joining = Joining {
-            join,
-            channels: [].into(),
-            unattached: 0,
-            held: None,
-            read_number: 0,
-            waiter: None,
-        };
+        let strand = Strand { joining: None, seen, ..Strand::joining(0, join, [].into()) };
         let (sink, client) = if tls {
             let (session, other) = tls_socket::session(&rustls::version::TLS13);
             let socket = TlsSocket::new(server.into(), session);
@@ -426,8 +335,7 @@ mod tests {
         } else {
             (Sink::Socket(server.into()), Client::Plain(client))
         };
-        let mut connection = Connection::new(sink, joining, true, framing, 0, 0);
-        (connection.joining, connection.seen) = (None, seen);
+        let connection = Connection::new(sink, [strand], true, framing, 0, 0);
         (connection, client)
     }
 
@@ -436,7 +344,7 @@ mod tests {
     }
 
     fn run_of(frames: impl Iterator<Item = SharedFrame>) -> Vec<(ChannelKey, SharedFrame)> {
-        frames.map(|frame| (ChannelKey { slot: 0, generation: 0 }, frame)).collect()
+        frames.map(|frame| (ChannelKey { slot: 0, generation: 0, partition: 0 }, frame)).collect()
     }
 
     fn deliver(
@@ -450,6 +358,13 @@ mod tests {
         });
         let batch = Batch::new(run, &picks, (&joined[0], &joined[1]));
         connection.deliver(&batch, LIMITS, 0, write)
+    }
+
+    /// Every open stream has one, in the hub's slab.
+    #[test]
+    fn a_connection_is_small() {
+        let size = size_of::<Connection>();
+        assert!(size <= 96, "{size} bytes");
     }
 
     proptest! {

@@ -14,9 +14,10 @@ use std::collections::VecDeque;
 
 use sse_contract::{Channel, EventId};
 
-pub use crate::stream::account::Item;
+pub use crate::stream::account::Output;
 
-use crate::feed::frame::{GapReason, SharedFrame};
+use crate::feed::frame::SharedFrame;
+use crate::feed::gap::{After, GapReason};
 use crate::feed::snapshot::{Extent, Snapshot};
 use crate::stream::account::Account;
 
@@ -137,7 +138,7 @@ impl Join {
     }
 
     /// Every channel is attached: from now on no live event is missed.
-    pub fn attached(&mut self, out: &mut Vec<Item>) -> Next {
+    pub fn attached(&mut self, out: &mut Vec<Output>) -> Next {
         if self.phase != Phase::Attaching {
             return Next::Wait;
         }
@@ -171,14 +172,14 @@ impl Join {
     }
 
     /// A tick: every event at or below `clock` was dispatched.
-    pub fn tick(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
+    pub fn tick(&mut self, clock: EventId, out: &mut Vec<Output>) -> Next {
         if self.phase != Phase::Ticking {
             return Next::Wait;
         }
         let untold = match &self.start {
             Start::After(_) | Start::Oldest => return self.read(),
-            Start::Now => self.late.then_some((GapReason::Late, "")),
-            Start::Unknown(raw) => Some((GapReason::UnknownId, raw.as_ref())),
+            Start::Now => self.late.then_some((GapReason::Late, After::Open)),
+            Start::Unknown(text) => Some((GapReason::UnknownId, After::Text(text.clone()))),
         };
         self.account.begin(clock, untold, out);
         self.unopened = false;
@@ -224,7 +225,7 @@ impl Join {
         dispatched: Option<EventId>,
         cached: bool,
         room: usize,
-        out: &mut Vec<Item>,
+        out: &mut Vec<Output>,
     ) -> Next {
         if self.phase != Phase::Reading {
             return Next::Wait;
@@ -277,13 +278,13 @@ impl Join {
         Next::Read(if self.start == Start::Oldest { EventId::ZERO } else { after })
     }
 
-    fn go_live(&mut self, clock: EventId, out: &mut Vec<Item>) -> Next {
+    fn go_live(&mut self, clock: EventId, out: &mut Vec<Output>) -> Next {
         self.account.go_live(clock, out);
         let mut seen = clock;
         for frame in std::mem::take(&mut self.live) {
             if frame.id.is_some_and(|id| id > seen) {
                 seen = frame.id.unwrap_or(seen);
-                out.push(Item::Frame(frame));
+                out.push(Output::Frame(frame));
             }
         }
         self.live_bytes = 0;
@@ -348,7 +349,7 @@ mod tests {
         }
     }
 
-    fn opened_from_the_oldest(late: bool, history: bool) -> (Next, Vec<Item>) {
+    fn opened_from_the_oldest(late: bool, history: bool) -> (Next, Vec<Output>) {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
         let mut join = Join::new(Start::Oldest, limits);
         let mut out = Vec::new();
@@ -373,10 +374,11 @@ mod tests {
         for history in [false, true] {
             let (next, out) = opened_from_the_oldest(true, history);
             assert_eq!(next, Next::Live(id(100)));
-            let told = matches!(out[..2], [Item::Gap(_, GapReason::Late), Item::Opened(..)]);
+            let [Output::Gap(gap), Output::Opened(..)] = &out[..2] else { panic!("{out:?}") };
+            let told = gap.reason == GapReason::Late;
             assert!(told, "{history}: {out:?}");
             let (_, out) = opened_from_the_oldest(false, history);
-            assert!(matches!(out[0], Item::Opened(..)), "{history}: {out:?}");
+            assert!(matches!(out[0], Output::Opened(..)), "{history}: {out:?}");
         }
     }
 
@@ -384,7 +386,7 @@ mod tests {
     fn without_history_the_oldest_is_now() {
         let (next, out) = opened_from_the_oldest(false, false);
         assert_eq!(next, Next::Live(id(100)));
-        assert!(matches!(out[..], [Item::Opened(at, Began::Now)] if at == id(100)), "{out:?}");
+        assert!(matches!(out[..], [Output::Opened(at, Began::Now)] if at == id(100)), "{out:?}");
     }
 
     /// A worker whose inbox overflowed still gets ticks, but not the events after them.
@@ -408,7 +410,7 @@ mod tests {
             snapshot(100, range.clone(), range)
         };
         let old = EventId::new(1_000_100, 6, 0);
-        let read = |join: &mut Join, dispatched, cached, out: &mut Vec<Item>| {
+        let read = |join: &mut Join, dispatched, cached, out: &mut Vec<Output>| {
             join.snapshot(&page(), &channels(), dispatched, cached, 1 << 20, out)
         };
         let mut out = Vec::new();
@@ -447,7 +449,7 @@ mod tests {
         );
         read(&mut join, &older, true);
         assert!(
-            !out.iter().any(|item| matches!(item, Item::Frame(f) if f.id > Some(id(10)))),
+            !out.iter().any(|item| matches!(item, Output::Frame(f) if f.id > Some(id(10)))),
             "{out:?}"
         );
     }
@@ -458,15 +460,15 @@ mod tests {
         let limits = Limits { live_events: 64, live_bytes: 32_768 };
         let mut join = Join::resumed(id(5), limits);
         join.attached(&mut Vec::new());
-        let read = |join: &mut Join, clock, upto, ids: &[u64], out: &mut Vec<Item>| {
+        let read = |join: &mut Join, clock, upto, ids: &[u64], out: &mut Vec<Output>| {
             let a = range(id(5), upto, 60, Some(5), ids);
             let page = snapshot(clock, a, Range::unreadable(id(5), Extent::All));
             join.snapshot(&page, &channels(), Some(id(100)), false, 1 << 20, out)
         };
-        let told = |out: &mut Vec<Item>| {
-            let word = |item: Item| match item {
-                Item::Frame(frame) => (frame.id.unwrap_or_default().ms - 1_000_000).to_string(),
-                Item::Gap(_, reason) => format!("{reason:?}"),
+        let told = |out: &mut Vec<Output>| {
+            let word = |item: Output| match item {
+                Output::Frame(frame) => (frame.id.unwrap_or_default().ms - 1_000_000).to_string(),
+                Output::Gap(gap) => format!("{:?}", gap.reason),
                 other => format!("{other:?}"),
             };
             out.drain(..).map(word).collect::<Vec<_>>()

@@ -6,13 +6,13 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::feed::frame::Framing;
-use crate::stream::body_pipe::BodyPipe;
+use crate::stream::body_pipe::PipeWriter;
+use crate::stream::subscription::Waiter;
 use crate::stream::tls_socket::TlsSocket;
 
 /// The end of a chunked body (RFC 9112 §7.1).
@@ -21,14 +21,16 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Where a connection's bytes go.
 #[derive(Debug)]
 pub enum Sink {
-    /// Nowhere yet, because the client is not let in. Accepts nothing.
-    Awaited,
+    /// Nowhere yet, because the client is not let in: this handler waits for it. Accepts nothing.
+    Awaited(Waiter),
+    /// Nowhere yet, but the client is let in. Accepts nothing.
+    LetIn,
     /// A socket that was taken over. The hub owns it, and closes it by dropping it.
     Socket(OwnedFd),
     /// A socket that was taken over, with its TLS session.
     Tls(Box<TlsSocket>),
     /// The HTTP server keeps the socket and reads from this pipe.
-    Body(Rc<BodyPipe>),
+    Body(PipeWriter),
 }
 
 /// What reading from the client showed.
@@ -41,12 +43,24 @@ pub enum ClientSide {
 }
 
 impl Sink {
+    /// Lets the client in, unless it is already. Returns the handler that waits for it, which must
+    /// then be told.
+    pub(crate) fn let_in(&mut self) -> Option<Waiter> {
+        match std::mem::replace(self, Sink::LetIn) {
+            Sink::Awaited(waiter) => Some(waiter),
+            before => {
+                *self = before;
+                None
+            }
+        }
+    }
+
     /// Writes what fits now, and returns how many bytes that was. `Ok(0)` means that nothing fits
     /// until the sink is writable again. Bytes that were not accepted must be offered again before
     /// any others.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Sink::Awaited => Ok(0),
+            Sink::Awaited(_) | Sink::LetIn => Ok(0),
             Sink::Socket(fd) => {
                 accepted(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
             }
@@ -58,7 +72,7 @@ impl Sink {
     /// Writes what fits now of several slices in a row.
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Sink::Awaited => Ok(0),
+            Sink::Awaited(_) | Sink::LetIn => Ok(0),
             Sink::Socket(fd) => accepted(rustix::io::writev(fd, slices)),
             Sink::Tls(socket) => socket.write_vectored(slices),
             Sink::Body(pipe) => {
@@ -81,7 +95,7 @@ impl Sink {
         let fd = match self {
             Sink::Socket(fd) => fd,
             Sink::Tls(socket) => return socket.drain(),
-            Sink::Awaited | Sink::Body(_) => return ClientSide::Open,
+            Sink::Awaited(_) | Sink::LetIn | Sink::Body(_) => return ClientSide::Open,
         };
         let mut scrap = [0; 1024];
         loop {
@@ -97,7 +111,7 @@ impl Sink {
     /// Ends the body as finished: the client need not reconnect.
     pub fn finish(&mut self, framing: Framing) {
         match self {
-            Sink::Awaited => {}
+            Sink::Awaited(_) | Sink::LetIn => {}
             // If the socket does not take these few bytes, the stream ends unfinished, and the
             // client learns why from its next request.
             Sink::Socket(_) | Sink::Tls(_) if framing == Framing::Chunked => {
@@ -132,7 +146,7 @@ impl Sink {
         match self {
             Sink::Socket(fd) => Some(fd.as_fd()),
             Sink::Tls(socket) => Some(socket.as_fd()),
-            Sink::Awaited | Sink::Body(_) => None,
+            Sink::Awaited(_) | Sink::LetIn | Sink::Body(_) => None,
         }
     }
 
@@ -140,14 +154,6 @@ impl Sink {
     /// begins cannot be dropped.
     pub fn holds_back(&self) -> bool {
         matches!(self, Sink::Tls(socket) if socket.holds_back())
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        if let Sink::Body(pipe) = self {
-            pipe.end();
-        }
     }
 }
 

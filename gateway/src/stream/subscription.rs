@@ -44,7 +44,7 @@ pub enum Refusal {
 }
 
 /// Tells the waiting handler that its client is let in, or refused.
-pub(crate) type Waiter = oneshot::Sender<Result<(), Refusal>>;
+pub type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
 /// What a stream gives back when it ends: dropping it takes the stream off its client's count.
 pub type Held = Box<dyn Any>;

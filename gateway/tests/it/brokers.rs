@@ -359,6 +359,21 @@ fn a_frame_of_another_version_is_read_from_history() {
     assert!(gateway.sum(|c| c.lags.get()) >= 1);
 }
 
+/// Otherwise anybody who may publish on one channel could make every stream read history.
+#[test]
+fn a_refused_frame_concerns_the_streams_of_its_channel_alone() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[("server.workers", "1")]);
+    let [mut demo, mut other, mut both] =
+        ["channel=demo", "channel=other", "channel=other&channel=demo"].map(|q| gateway.live(q));
+    redis.command(&[&b"PUBLISH"[..], b"sse:demo", b"\xff\x02what comes after version 1"]);
+    let (next, elsewhere) = (redis.fcall("demo", "next"), redis.fcall("other", "elsewhere"));
+    assert_eq!(demo.event().id, next);
+    assert_eq!(other.event().id, elsewhere);
+    assert_eq!([both.event().id, both.event().id], [next, elsewhere]);
+    assert_eq!(gateway.sum(|c| c.lags.get()), 2);
+}
+
 #[test]
 fn a_quiet_client_is_told_no_gap_when_a_busy_channel_was_trimmed() {
     let redis = Redis::start();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sse_gateway::feed::frame::GapReason;
+use sse_gateway::feed::gap::GapReason;
 
 use crate::support::{TestGateway, request};
 

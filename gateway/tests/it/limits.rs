@@ -667,7 +667,7 @@ impl Counting {
         let (started, start) = mpsc::channel();
         #[expect(clippy::disallowed_methods, reason = "the test asks some dozens of times")]
         let (asks, mut asked) = tokio::sync::mpsc::unbounded_channel::<Take>();
-        let of_broker = metrics.clone();
+        let (of_broker, of_streams) = (metrics.clone(), metrics.clone());
         std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -676,7 +676,7 @@ impl Counting {
                 let settings = RedisSettings::of(&config);
                 let broker = RedisBroker::start(settings, of_broker, &vitals).unwrap();
                 broker.online(BOUND).await.unwrap();
-                let streams = ClusterStreams::new(&broker, most, life);
+                let streams = ClusterStreams::new(broker, of_streams, most, life);
                 started.send(()).unwrap();
                 let answers = async {
                     while let Some((subject, own, answer)) = asked.recv().await {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::Write as _;
 use std::time::Duration;
 
-use sse_contract::Function;
 use sse_gateway::Config;
 use sse_gateway::broker::redis::RedisBroker;
 use sse_gateway::broker::redis::settings::RedisSettings;
@@ -32,17 +31,7 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
     let redis = connected(&config).await?;
     let (configured, found) = redis.limits();
     if apply {
-        let args = [
-            configured.max_len,
-            configured.ttl.as_millis() as u64,
-            configured.max_data,
-            configured.idempotency_ttl.as_millis() as u64,
-            u64::from(configured.durable),
-        ];
-        let clock = redis
-            .administer(Function::Settings, &args.map(|n| n.to_string()))
-            .await
-            .map_err(|error| error.to_string())?;
+        let clock = redis.write_settings().await.map_err(|error| error.to_string())?;
         say(format_args!("written; a new epoch began at {clock}"));
     }
     say(format_args!("configured: {configured}"));
@@ -55,7 +44,7 @@ pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
 /// Begins a new epoch and prints the clock at which it begins.
 pub async fn fence(config: Config) -> Result<(), String> {
     let redis = connected(&config).await?;
-    let clock = redis.administer(Function::Fence, &[]).await.map_err(|error| error.to_string())?;
+    let clock = redis.fence().await.map_err(|error| error.to_string())?;
     say(format_args!("a new epoch began at {clock}"));
     Ok(())
 }

@@ -1,28 +1,30 @@
 //! Interprets what the ingest's connection receives and decides what it sends: live events and
 //! ticks go to the workers' inboxes, and the workers' requests become subscriptions.
 //!
-//! This module does no I/O; `Ingest` connects, reads and writes. A `Dispatch` outlives connections,
-//! because the workers' requests do.
+//! This module does no I/O, and knows neither the connection nor the other parts of the broker;
+//! `Ingest` connects, reads, writes, and passes on what concerns others. A `Dispatch` outlives
+//! connections, because the workers' requests do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use sse_contract::{Channel, EventId, LiveMessage, decode_live};
+use sse_contract::{Channel, EventId, Keys, LiveMessage, decode_live};
 use tokio::sync::oneshot;
 
-use crate::broker::redis::RedisShared;
+use crate::broker::redis::calls::Calls;
 use crate::broker::redis::connector::SessionError;
-use crate::broker::redis::interest::{Ask, Interest};
+use crate::broker::redis::interest::{Attaching, Interest};
 use crate::broker::redis::resp::{self, Value};
 use crate::feed::clock::believable;
 use crate::feed::frame::Frame;
 use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
+use crate::metrics::BrokerMetrics;
 
 /// A request to the ingest, from a hub or a handler.
 #[derive(Debug)]
-pub enum Command {
+pub enum IngestRequest {
     /// Adds a worker's inbox. Workers are numbered in the order in which they register.
     Register(Arc<Inbox>),
     /// A worker wants a channel's events.
@@ -46,9 +48,44 @@ enum Asked {
     Unsubscribe(Box<[u8]>),
 }
 
+/// What a dispatch works by.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// The number of the partition.
+    pub partition: u16,
+    /// The names in Redis.
+    pub keys: Keys,
+    /// The pub/sub channel of this gateway's probes.
+    pub probe_channel: String,
+    /// The pub/sub channel on which gateways tell each other to read the revocations. `None` if
+    /// this dispatch does not listen there.
+    pub revocation_channel: Option<String>,
+    /// The address of Redis without credentials, for logs.
+    pub addr: String,
+    /// How long a channel stays subscribed after its last subscriber left.
+    pub linger: Duration,
+    /// Time between ticks.
+    pub tick: Duration,
+    /// How long the answer to a tick may take.
+    pub answer_timeout: Duration,
+}
+
+/// What Redis said that concerns more than the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Heard {
+    /// The epoch of the last tick, if one was answered.
+    pub epoch: Option<u64>,
+    /// Whether the revocations must be read: another gateway asks for it, or one may have asked
+    /// before this session listened.
+    pub revocations: bool,
+}
+
 /// The workers, the channels they want, and the state of the exchange with Redis.
+#[derive(Debug)]
 pub struct Dispatch {
-    shared: Arc<RedisShared>,
+    terms: Terms,
+    calls: Arc<Calls>,
+    metrics: BrokerMetrics,
     workers: Vec<Arc<Inbox>>,
     interest: Interest,
     probes: Vec<(String, ProbeAnswer)>,
@@ -71,14 +108,17 @@ pub struct Dispatch {
     batches: Vec<Vec<ToHub>>,
     /// Events received since the last delivery, for the metrics.
     received: u64,
+    heard: Heard,
 }
 
 impl Dispatch {
     /// Creates a dispatch without workers, channels or a session.
-    pub fn new(shared: Arc<RedisShared>) -> Self {
-        let interest = Interest::new(shared.config.linger);
+    pub(crate) fn new(terms: Terms, calls: Arc<Calls>, metrics: BrokerMetrics) -> Self {
+        let interest = Interest::new(terms.linger);
         Dispatch {
-            shared,
+            terms,
+            calls,
+            metrics,
             workers: Vec::new(),
             interest,
             probes: Vec::new(),
@@ -92,6 +132,7 @@ impl Dispatch {
             next_tick: Instant::now(),
             batches: Vec::new(),
             received: 0,
+            heard: Heard::default(),
         }
     }
 
@@ -103,13 +144,14 @@ impl Dispatch {
         self.asked.clear();
         self.last = Some((clock, Instant::now()));
         self.probes_refused = None;
+        self.heard.epoch = None;
         (self.ticking, self.tick_wanted, self.next_tick) = (None, true, Instant::now());
         for channel in self.interest.restart() {
             self.ask(Asked::Subscribe(channel));
         }
-        self.ask(Asked::Subscribe(self.shared.probe_channel.as_bytes().into()));
-        if self.shared.config.hear_revocations {
-            self.ask(Asked::Subscribe(self.shared.revocation_channel.as_bytes().into()));
+        self.ask(Asked::Subscribe(self.terms.probe_channel.as_bytes().into()));
+        if let Some(channel) = &self.terms.revocation_channel {
+            self.ask(Asked::Subscribe(channel.as_bytes().into()));
         }
     }
 
@@ -122,14 +164,14 @@ impl Dispatch {
         self.interest.lost();
         for (inbox, batch) in self.workers.iter().zip(&mut self.batches) {
             batch.clear();
-            inbox.send([ToHub::Detached]);
+            inbox.send([ToHub::Detached(self.terms.partition)]);
         }
     }
 
     /// When `maintain` is to run again even if nothing is read, and by when the answer to the tick
     /// under way must have arrived.
     pub fn wake(&self) -> (Instant, Option<Instant>) {
-        let overdue = self.ticking.map(|sent| sent + self.shared.config.answer_timeout);
+        let overdue = self.ticking.map(|sent| sent + self.terms.answer_timeout);
         (overdue.unwrap_or(self.next_tick).min(self.next_tick), overdue)
     }
 
@@ -140,7 +182,7 @@ impl Dispatch {
             self.ask(Asked::Unsubscribe(channel));
         }
         if now >= self.next_tick {
-            self.next_tick = now + self.shared.config.tick;
+            self.next_tick = now + self.terms.tick;
             self.tick_wanted = true;
         }
         if self.tick_wanted && self.ticking.is_none() {
@@ -153,7 +195,7 @@ impl Dispatch {
     fn ask(&mut self, what: Asked) {
         match &what {
             Asked::Tick => {
-                self.out.extend_from_slice(&self.shared.tick_call().get_packed_command());
+                self.out.extend_from_slice(&self.calls.tick().get_packed_command());
             }
             Asked::Subscribe(channel) => subscribe(&mut self.out, b"SUBSCRIBE", channel),
             Asked::Unsubscribe(channel) => subscribe(&mut self.out, b"UNSUBSCRIBE", channel),
@@ -162,30 +204,30 @@ impl Dispatch {
     }
 
     /// Handles a request.
-    pub fn command(&mut self, command: Command) {
-        match command {
-            Command::Register(inbox) => {
+    pub fn request(&mut self, request: IngestRequest) {
+        match request {
+            IngestRequest::Register(inbox) => {
                 self.workers.push(inbox);
                 self.batches.push(Vec::new());
             }
-            Command::Attach(worker, channel, key) => {
-                let name = self.shared.keys.live(&channel);
+            IngestRequest::Attach(worker, channel, key) => {
+                let name = self.terms.keys.live(&channel);
                 match self.interest.attach(name.as_bytes(), (worker, key), self.connected) {
-                    Ask::Nothing => {}
-                    Ask::Subscribe => self.ask(Asked::Subscribe(name.as_bytes().into())),
-                    Ask::Attached => {
+                    Attaching::Nothing => {}
+                    Attaching::Subscribe => self.ask(Asked::Subscribe(name.as_bytes().into())),
+                    Attaching::Attached => {
                         self.batches[usize::from(worker)].push(ToHub::Attached(key));
                     }
                 }
             }
-            Command::Detach(worker, channel, key) => {
-                let name = self.shared.keys.live(&channel);
+            IngestRequest::Detach(worker, channel, key) => {
+                let name = self.terms.keys.live(&channel);
                 self.interest.detach(name.as_bytes(), (worker, key), Instant::now());
             }
-            Command::Tick => {
+            IngestRequest::Tick => {
                 self.tick_wanted = self.connected;
             }
-            Command::Probe(text, answer) => {
+            IngestRequest::Probe(text, answer) => {
                 self.probes.retain(|(_, waiting)| !waiting.is_closed());
                 match &self.probes_refused {
                     // The handler may have given up waiting.
@@ -196,9 +238,9 @@ impl Dispatch {
         }
     }
 
-    /// Handles every complete value in `input` and removes it from there. An error ends the
-    /// session.
-    pub fn understand(&mut self, input: &mut BytesMut) -> Result<(), SessionError> {
+    /// Handles every complete value in `input` and removes it from there. Returns what concerns
+    /// others. An error ends the session.
+    pub fn understand(&mut self, input: &mut BytesMut) -> Result<Heard, SessionError> {
         let mut used = 0;
         while let Some((value, length)) = resp::parse(&input[used..])? {
             match &value {
@@ -210,7 +252,7 @@ impl Dispatch {
         input.advance(used);
         // Lets the next read take up to 64 KB at once, even behind an incomplete large event.
         input.reserve(64 * 1024);
-        Ok(())
+        Ok(std::mem::take(&mut self.heard))
     }
 
     fn push(&mut self, elements: &[Value<'_>]) -> Result<(), SessionError> {
@@ -223,11 +265,9 @@ impl Dispatch {
                 if !matches!(&answered, Some(Asked::Subscribe(asked)) if **asked == **channel) {
                     return Err(unasked(&answered, "a subscription"));
                 }
-                if **channel == *self.shared.revocation_channel.as_bytes() {
-                    // Revocations that were announced before this subscription were not heard, so
-                    // they are read now.
-                    self.shared.revocations_called.notify_one();
-                }
+                // Revocations that were announced before this subscription were not heard, so they
+                // are read now.
+                self.heard.revocations |= self.is_of_revocations(channel);
                 for (worker, key) in self.interest.confirmed(channel) {
                     self.batches[usize::from(*worker)].push(ToHub::Attached(*key));
                 }
@@ -244,7 +284,7 @@ impl Dispatch {
     }
 
     fn message(&mut self, channel: &[u8], payload: &[u8]) {
-        if channel == self.shared.probe_channel.as_bytes() {
+        if channel == self.terms.probe_channel.as_bytes() {
             let arrived = self.probes.extract_if(.., |(text, _)| text.as_bytes() == payload);
             for (_, answer) in arrived {
                 // The handler may have given up waiting.
@@ -252,8 +292,9 @@ impl Dispatch {
             }
             return;
         }
-        if channel == self.shared.revocation_channel.as_bytes() {
-            return self.shared.revocations_called.notify_one();
+        if self.is_of_revocations(channel) {
+            self.heard.revocations = true;
+            return;
         }
         let attachments = self.interest.attachments(channel);
         if attachments.is_empty() {
@@ -262,19 +303,19 @@ impl Dispatch {
         self.received += 1;
         let frame = match decode_live(payload) {
             LiveMessage::Event { id, event, data } if self.is_ours(id) => {
-                self.shared.saw(id);
+                self.calls.saw(id);
                 Frame::event(id, &event, &data)
             }
             LiveMessage::Text(text) => Frame::raw(&text),
             other => {
-                // If the frame stands for an event, the event is in the history, and `Lagged` makes
-                // all streams of these workers read history. If the frame is of an epoch that this
+                // If the frame stands for an event, the event is in the history, and `Missed` makes
+                // the channel's streams read it there. If the frame is of an epoch that this
                 // session does not know yet, the next tick brings that epoch.
                 let unknown = matches!(other, LiveMessage::Unknown);
                 let reason = if unknown { "unknown" } else { "unbelieved" };
-                self.shared.metrics.broker.refused_frames.with_label_values(&[reason]).inc();
-                for (worker, _) in attachments {
-                    self.batches[usize::from(*worker)].push(ToHub::Lagged);
+                self.metrics.refused_frames.with_label_values(&[reason]).inc();
+                for (worker, key) in attachments {
+                    self.batches[usize::from(*worker)].push(ToHub::Missed(*key));
                 }
                 self.tick_wanted = true;
                 return;
@@ -283,6 +324,10 @@ impl Dispatch {
         for (worker, key) in attachments {
             self.batches[usize::from(*worker)].push(ToHub::Event(*key, frame.clone()));
         }
+    }
+
+    fn is_of_revocations(&self, channel: &[u8]) -> bool {
+        self.terms.revocation_channel.as_ref().is_some_and(|known| channel == known.as_bytes())
     }
 
     /// Whether an event can belong to the data set whose clock this session follows.
@@ -306,12 +351,12 @@ impl Dispatch {
     }
 
     fn ticked(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
-        let clock: EventId = self.shared.read_tick(value)?;
+        let clock = self.calls.ticked(value)?;
         self.ticking = None;
         self.last = Some((clock, Instant::now()));
-        self.shared.sessions.ticked(clock.epoch());
+        self.heard.epoch = Some(clock.epoch());
         for batch in &mut self.batches {
-            batch.push(ToHub::Tick(clock));
+            batch.push(ToHub::Tick(self.terms.partition, clock));
         }
         Ok(())
     }
@@ -319,24 +364,23 @@ impl Dispatch {
     /// Redis refused a subscription. Only those who wanted the channel are told; the session goes
     /// on.
     fn refused(&mut self, channel: &[u8], why: &str) {
-        self.shared.metrics.broker.refused_subscriptions.inc();
-        if channel == self.shared.probe_channel.as_bytes() {
-            let why = format!(
-                "Redis refuses this user the channel of probes, {}::probe:*: {why}",
-                self.shared.config.prefix
-            );
-            tracing::warn!(redis.addr = %self.shared.addr, error = %why, "probes cannot be heard");
+        self.metrics.refused_subscriptions.inc();
+        if channel == self.terms.probe_channel.as_bytes() {
+            // The last part of the name is drawn anew at each start.
+            let stem = self.terms.probe_channel.rsplit_once(':').map_or("", |(stem, _)| stem);
+            let why = format!("Redis refuses this user the channel of probes, {stem}:*: {why}");
+            tracing::warn!(redis.addr = %self.terms.addr, error = %why, "probes cannot be heard");
             for (_, answer) in self.probes.drain(..) {
                 let _ = answer.send(Err(why.clone()));
             }
             self.probes_refused = Some(why);
             return;
         }
-        if channel == self.shared.revocation_channel.as_bytes() {
+        if self.is_of_revocations(channel) {
             tracing::warn!(
-                redis.addr = %self.shared.addr, error = %why,
+                redis.addr = %self.terms.addr, error = %why,
                 "Redis refuses this user the channel {}: what others revoke is heard late",
-                self.shared.revocation_channel
+                String::from_utf8_lossy(channel)
             );
             return;
         }
@@ -355,10 +399,10 @@ impl Dispatch {
             }
         }
         if dropped > 0 {
-            self.shared.metrics.broker.dropped.inc_by(dropped);
+            self.metrics.dropped.inc_by(dropped);
         }
         if self.received > 0 {
-            self.shared.metrics.broker.received.inc_by(std::mem::take(&mut self.received));
+            self.metrics.received.inc_by(std::mem::take(&mut self.received));
         }
     }
 }

@@ -9,11 +9,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, RedisError, Value};
-use sse_contract::{Channel, EventId, Function};
+use redis::{RedisError, Value};
+use sse_contract::{Channel, EventId, Part};
 use tokio::sync::mpsc;
 
-use crate::broker::redis::{RedisShared, delays};
+use crate::broker::redis::ingest::delays;
+use crate::broker::redis::partition::Partition;
 use crate::feed::frame::Frame;
 use crate::feed::inbox::{Inbox, ReadToken, ToHub};
 use crate::feed::read::ReadRequest;
@@ -23,8 +24,6 @@ use crate::feed::snapshot::{Extent, Range, Snapshot};
 const RANGES: usize = 256;
 /// Different positions of one channel in one read at most.
 const POSITIONS: usize = 4;
-/// Pages' worth of bytes in one read at most.
-const PAGES: usize = 16;
 
 /// The error code of Redis when its ACL refuses a command or a key.
 const NO_PERMISSION: &str = "NOPERM";
@@ -41,7 +40,7 @@ const PAGE_BYTES: usize = 64 * 1024;
 
 /// A message to the history thread.
 #[derive(Debug)]
-pub enum Ask {
+pub enum HistoryRequest {
     /// Adds a worker's inbox. Workers are numbered in the order in which they register.
     Register(Arc<Inbox>),
     /// Asks for history on behalf of a connection.
@@ -55,9 +54,6 @@ struct Waiting {
     requests: HashMap<(u16, u64), ReadRequest>,
     order: VecDeque<(u16, u64)>,
 }
-
-/// A part to read: the channel, the position to read after, and the extent.
-pub type Part = (Channel, EventId, Extent);
 
 /// Pages read a moment ago. They serve connections that are as far behind, except for the last
 /// read, which makes a connection live.
@@ -77,19 +73,26 @@ struct Pace {
 }
 
 /// The waiting requests and the cached pages. No I/O.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reads {
+    partition: u16,
     workers: Vec<Arc<Inbox>>,
     waiting: Waiting,
     cache: Cache,
 }
 
 impl Reads {
+    /// Creates the reads of a partition. Nobody waits.
+    pub fn new(partition: u16) -> Self {
+        let (waiting, cache) = (Waiting::default(), Cache::default());
+        Reads { partition, workers: Vec::new(), waiting, cache }
+    }
+
     /// Takes in a message.
-    pub fn hear(&mut self, ask: Ask) {
-        match ask {
-            Ask::Register(inbox) => self.workers.push(inbox),
-            Ask::Read(request) => self.waiting.add(request),
+    pub fn hear(&mut self, request: HistoryRequest) {
+        match request {
+            HistoryRequest::Register(inbox) => self.workers.push(inbox),
+            HistoryRequest::Read(request) => self.waiting.add(request),
         }
     }
 
@@ -101,7 +104,7 @@ impl Reads {
     /// Answers the requests that a cached page serves.
     pub fn serve_cached(&mut self, now: Instant) {
         for snapshot in self.cache.young(now) {
-            answer(&mut self.waiting, &snapshot, &self.workers, true);
+            self.answer(&snapshot, true);
         }
     }
 
@@ -113,45 +116,54 @@ impl Reads {
     /// Takes the answer to a read that was planned after every waiting request had arrived.
     pub fn answered(&mut self, snapshot: Snapshot, now: Instant) {
         let snapshot = Arc::new(snapshot);
-        answer(&mut self.waiting, &snapshot, &self.workers, false);
+        self.answer(&snapshot, false);
         self.cache.add(snapshot, now);
+    }
+
+    /// Answers every request that the snapshot serves, and leaves the others waiting.
+    fn answer(&mut self, snapshot: &Arc<Snapshot>, cached: bool) {
+        let served = self.waiting.served(snapshot, cached, self.workers.len());
+        for (inbox, tokens) in self.workers.iter().zip(served) {
+            if !tokens.is_empty() {
+                let (partition, snapshot) = (self.partition, snapshot.clone());
+                inbox.send([ToHub::Snapshot { partition, snapshot, tokens, cached }]);
+            }
+        }
     }
 }
 
-/// Reads until the last sender of requests is gone. A failed read is repeated after a growing
-/// delay.
-pub async fn run(shared: Arc<RedisShared>, mut asks: mpsc::UnboundedReceiver<Ask>) {
-    let mut reads = Reads::default();
-    let mut pace = Pace::new(shared.config.page_bytes);
-    let longest = shared.config.reconnect_max;
+/// Reads for ever. A failed read is repeated after a growing delay.
+pub async fn run(partition: Arc<Partition>, mut requests: mpsc::UnboundedReceiver<HistoryRequest>) {
+    let mut reads = Reads::new(partition.number);
+    let mut pace = Pace::new(partition.config.page_bytes);
+    let longest = partition.config.reconnect_max;
     let mut delay = delays(longest);
     loop {
         if reads.is_idle() {
-            match asks.recv().await {
-                Some(ask) => reads.hear(ask),
-                None => return,
-            }
+            // The partition holds a sender, so there is always another request to wait for.
+            let Some(request) = requests.recv().await else { return };
+            reads.hear(request);
         }
-        while let Ok(ask) = asks.try_recv() {
-            reads.hear(ask);
+        while let Ok(request) = requests.try_recv() {
+            reads.hear(request);
         }
         reads.serve_cached(Instant::now());
         if reads.is_idle() {
             continue;
         }
         pace.turn().await;
-        while let Ok(ask) = asks.try_recv() {
-            reads.hear(ask);
+        while let Ok(request) = requests.try_recv() {
+            reads.hear(request);
         }
         let plan = reads.plan();
-        match read(&shared, &plan).await {
+        match read(&partition, &plan).await {
             Ok(snapshot) => {
                 delay = delays(longest);
                 reads.answered(snapshot, Instant::now());
             }
             Err(error) => {
                 tracing::debug!(%error, "history cannot be read; trying on");
-                shared.metrics.broker.history_reads.with_label_values(&["failed"]).inc();
+                partition.metrics.broker.history_reads.with_label_values(&["failed"]).inc();
                 let wait = delay.next().unwrap_or(longest);
                 tokio::time::sleep(wait).await;
             }
@@ -169,62 +181,97 @@ impl Waiting {
         }
     }
 
+    /// Removes the requests that the snapshot serves. Returns their tokens, by worker.
+    fn served(&mut self, snapshot: &Snapshot, cached: bool, workers: usize) -> Vec<Vec<ReadToken>> {
+        let mut tokens = vec![Vec::new(); workers];
+        self.order.retain(|key| {
+            let served = serves(snapshot, &self.requests[key], cached);
+            if served && let Some(request) = self.requests.remove(key) {
+                tokens[usize::from(request.worker)].push(request.token);
+            }
+            !served
+        });
+        tokens
+    }
+
     /// The parts to read next: all parts of the oldest request, then of others as many as fit.
     fn plan(&self) -> Vec<Part> {
-        let mut ranges = Vec::new();
+        let mut parts = Vec::new();
         let mut planned: HashSet<(&Channel, EventId, Extent)> = HashSet::new();
         let mut positions: HashMap<&Channel, usize> = HashMap::new();
         for key in &self.order {
             let request = &self.requests[key];
-            if !ranges.is_empty() && ranges.len() + request.channels.len() > RANGES {
+            if !parts.is_empty() && parts.len() + request.channels.len() > RANGES {
                 break;
             }
             for (channel, extent) in request.parts() {
                 let count = positions.entry(channel).or_default();
                 if *count < POSITIONS && planned.insert((channel, request.after, extent)) {
                     *count += 1;
-                    ranges.push((channel.clone(), request.after, extent));
+                    let (channel, newest) = (channel.clone(), extent == Extent::Newest);
+                    parts.push(Part { channel, after: request.after, newest });
                 }
             }
         }
-        ranges
+        parts
     }
+}
+
+/// Whether a snapshot answers a request. A cached one serves only positions below its clock: a
+/// connection at its clock needs its last page, which must be read after the request was made.
+fn serves(snapshot: &Snapshot, request: &ReadRequest, cached: bool) -> bool {
+    let of_now = request.epoch == Some(snapshot.clock.epoch());
+    if cached && (snapshot.clock < request.youngest || !of_now) {
+        return false;
+    }
+    if request.after > snapshot.clock || !snapshot.history {
+        // The request is answered without events.
+        return !cached && request.channels.iter().all(|c| snapshot.ranges.contains_key(c));
+    }
+    let covered = |(channel, extent)| snapshot.covering(channel, request.after, extent).is_some();
+    !(cached && request.after == snapshot.clock) && request.parts().all(covered)
+}
+
+/// Which part of a history a part of a read is.
+fn extent(part: &Part) -> Extent {
+    if part.newest { Extent::Newest } else { Extent::All }
 }
 
 /// Reads these parts in one call. An unreadable history becomes an unreadable range; the others are
 /// read all the same.
-pub async fn read(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
+pub async fn read(partition: &Partition, plan: &[Part]) -> Result<Snapshot, RedisError> {
     let (refused, allowed): (Vec<Part>, Vec<Part>) =
-        plan.iter().cloned().partition(|(channel, ..)| shared.refuses(channel));
-    let mut snapshot = match read_together(shared, &allowed).await {
+        plan.iter().cloned().partition(|part| partition.refuses(&part.channel));
+    let mut snapshot = match read_together(partition, &allowed).await {
         // Redis refuses the whole call if one of its keys is refused, and does not say which.
         Err(error) if error.code() == Some(NO_PERMISSION) && !allowed.is_empty() => {
-            find_refused(shared, &allowed).await?;
-            return Box::pin(read(shared, plan)).await;
+            find_refused(partition, &allowed).await?;
+            return Box::pin(read(partition, plan)).await;
         }
         other => other?,
     };
-    for (channel, after, extent) in refused {
-        let range = Range::unreadable(after, extent);
-        snapshot.ranges.entry(channel).or_default().push(range);
+    for part in refused {
+        let range = Range::unreadable(part.after, extent(&part));
+        snapshot.ranges.entry(part.channel).or_default().push(range);
     }
     Ok(snapshot)
 }
 
 /// Reads each history alone and records those that Redis refuses. Succeeds if it has found one, or
 /// if all can be read together after all.
-async fn find_refused(shared: &RedisShared, plan: &[Part]) -> Result<(), RedisError> {
+async fn find_refused(partition: &Partition, plan: &[Part]) -> Result<(), RedisError> {
     let mut found = false;
-    for part @ (channel, ..) in plan {
-        if shared.refuses(channel) {
+    for part in plan {
+        let channel = &part.channel;
+        if partition.refuses(channel) {
             continue;
         }
-        match read_together(shared, std::slice::from_ref(part)).await {
+        match read_together(partition, std::slice::from_ref(part)).await {
             Ok(_) => {}
             Err(error) if error.code() == Some(NO_PERMISSION) => {
                 found = true;
-                unreadable(shared, channel, &error.to_string());
-                shared.note_refused(channel);
+                unreadable(partition, channel, &error.to_string());
+                partition.note_refused(channel);
             }
             Err(error) => return Err(error),
         }
@@ -232,37 +279,21 @@ async fn find_refused(shared: &RedisShared, plan: &[Part]) -> Result<(), RedisEr
     match found {
         true => Ok(()),
         // No single history is refused, so the error has another cause.
-        false => read_together(shared, plan).await.map(|_| ()),
+        false => read_together(partition, plan).await.map(|_| ()),
     }
 }
 
 /// Counts and logs a history that cannot be read. The subscribers only get a gap; the log tells the
 /// operator why.
-fn unreadable(shared: &RedisShared, channel: &Channel, why: &str) {
-    shared.metrics.broker.unreadable_histories.inc();
+fn unreadable(partition: &Partition, channel: &Channel, why: &str) {
+    partition.metrics.broker.unreadable_histories.inc();
     tracing::warn!(channel.name = %channel, error = %why, "a history cannot be read");
 }
 
-/// The command that reads these parts in one call.
-pub fn read_call(shared: &RedisShared, plan: &[Part]) -> Cmd {
-    let mut cmd = shared.library.call(Function::Read, plan.len() + 1);
-    cmd.arg(shared.keys.state(0));
-    for (channel, ..) in plan {
-        cmd.arg(shared.keys.history(channel));
-    }
-    shared.add_gateway_args(&mut cmd);
-    cmd.arg(shared.config.page_bytes).arg(shared.config.page_bytes.saturating_mul(PAGES));
-    for (_, after, extent) in plan {
-        let mark = if *extent == Extent::Newest { "~" } else { "" };
-        cmd.arg(format!("{mark}{after}"));
-    }
-    cmd
-}
-
-async fn read_together(shared: &RedisShared, plan: &[Part]) -> Result<Snapshot, RedisError> {
-    let (_, value) = shared.command(&read_call(shared, plan)).await?;
-    shared.metrics.broker.history_reads.with_label_values(&["ok"]).inc();
-    let snapshot = snapshot(plan, value, |channel, why| unreadable(shared, channel, why));
+async fn read_together(partition: &Partition, plan: &[Part]) -> Result<Snapshot, RedisError> {
+    let value = partition.command(&partition.calls.read(plan)).await?;
+    partition.metrics.broker.history_reads.with_label_values(&["ok"]).inc();
+    let snapshot = snapshot(plan, value, |channel, why| unreadable(partition, channel, why));
     snapshot.ok_or_else(|| {
         RedisError::from((redis::ErrorKind::UnexpectedReturnType, "sse_read answered otherwise"))
     })
@@ -281,12 +312,13 @@ pub fn snapshot(
     let (now_ms, max_len, ttl_ms) =
         (number(&answer.next()?)?, number(&answer.next()?)?, number(&answer.next()?)?);
     let mut ranges: HashMap<Channel, Vec<Range>> = HashMap::with_capacity(plan.len());
-    for (channel, after, extent) in plan {
-        let range = range(*after, *extent, answer.next()?).unwrap_or_else(|why| {
-            unreadable(channel, &why);
-            Range::unreadable(*after, *extent)
+    for part in plan {
+        let (after, extent) = (part.after, extent(part));
+        let range = range(after, extent, answer.next()?).unwrap_or_else(|why| {
+            unreadable(&part.channel, &why);
+            Range::unreadable(after, extent)
         });
-        ranges.entry(channel.clone()).or_default().push(range);
+        ranges.entry(part.channel.clone()).or_default().push(range);
     }
     Some(Snapshot { clock, now_ms, history: max_len > 0, ttl_ms, ranges })
 }
@@ -325,40 +357,6 @@ fn range(after: EventId, extent: Extent, value: Value) -> Result<Range, String> 
         extent,
         readable: true,
     })
-}
-
-/// Answers every request that the snapshot serves, and leaves the others waiting. A cached snapshot
-/// serves only positions below its clock: a connection at its clock needs its last page, which must
-/// be read after the request was made.
-fn answer(waiting: &mut Waiting, snapshot: &Arc<Snapshot>, workers: &[Arc<Inbox>], cached: bool) {
-    let mut tokens: Vec<Vec<ReadToken>> = vec![Vec::new(); workers.len()];
-    let requests = &mut waiting.requests;
-    waiting.order.retain(|key| {
-        let request = &requests[key];
-        let of_now = request.epoch == Some(snapshot.clock.epoch());
-        if cached && (snapshot.clock < request.youngest || !of_now) {
-            return true;
-        }
-        let above = request.after > snapshot.clock;
-        let served = if above || !snapshot.history {
-            !cached && request.channels.iter().all(|c| snapshot.ranges.contains_key(c))
-        } else {
-            let covered =
-                |(channel, extent)| snapshot.covering(channel, request.after, extent).is_some();
-            !(cached && request.after == snapshot.clock) && request.parts().all(covered)
-        };
-        if !served {
-            return true;
-        }
-        tokens[usize::from(request.worker)].push(request.token);
-        requests.remove(key);
-        false
-    });
-    for (inbox, tokens) in workers.iter().zip(tokens) {
-        if !tokens.is_empty() {
-            inbox.send([ToHub::Snapshot { snapshot: snapshot.clone(), tokens, cached }]);
-        }
-    }
 }
 
 impl Cache {
@@ -442,58 +440,4 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::feed::inbox::ReadToken;
-    use crate::feed::snapshot::Extent;
-
-    fn id(ms: u64) -> EventId {
-        EventId::new(ms, 7, 0)
-    }
-
-    fn request(after: u64) -> Ask {
-        Ask::Read(ReadRequest {
-            worker: 0,
-            token: ReadToken { connection: after, number: 0 },
-            channels: ["a".parse().unwrap()].into(),
-            after: id(after),
-            youngest: EventId::ZERO,
-            extents: [Extent::All].into_iter().collect(),
-            epoch: Some(7),
-        })
-    }
-
-    /// A snapshot of channel `a`, read above `after` when the clock stood at `clock`.
-    fn page(after: u64, clock: u64) -> Snapshot {
-        let frames = [Frame::event(id(clock), "", "x")].into();
-        let unread = Range::unreadable(id(after), Extent::All);
-        let range = Range { frames, readable: true, ..unread };
-        Snapshot {
-            clock: id(clock),
-            now_ms: clock,
-            history: true,
-            ttl_ms: 1000,
-            ranges: HashMap::from([("a".parse().unwrap(), vec![range])]),
-        }
-    }
-
-    /// Otherwise a connection at the page's clock would get the same page for ever: the page that
-    /// makes it live must be read after it asked.
-    #[test]
-    fn a_page_of_before_serves_nobody_who_has_come_to_its_clock() {
-        let mut reads = Reads::default();
-        let now = Instant::now();
-        reads.hear(Ask::Register(Inbox::new(1000)));
-        reads.hear(request(10));
-        reads.answered(page(10, 50), now);
-        assert!(reads.is_idle());
-        reads.hear(request(30));
-        reads.serve_cached(now);
-        assert!(reads.is_idle());
-        reads.hear(request(50));
-        reads.serve_cached(now);
-        assert!(!reads.is_idle());
-        reads.answered(page(50, 50), now);
-        assert!(reads.is_idle());
-    }
-}
+mod tests;

@@ -35,7 +35,7 @@ struct Entry {
 
 /// What `attach` leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum Attaching {
     /// Nothing is sent: either a SUBSCRIBE is unconfirmed, or there is no session.
     Nothing,
     /// A SUBSCRIBE must be sent.
@@ -51,19 +51,24 @@ impl Interest {
     }
 
     /// A hub wants a channel. `online` says whether there is a session.
-    pub(crate) fn attach(&mut self, channel: &[u8], attachment: Attachment, online: bool) -> Ask {
+    pub(crate) fn attach(
+        &mut self,
+        channel: &[u8],
+        attachment: Attachment,
+        online: bool,
+    ) -> Attaching {
         let entry = self.channels.entry(channel.into()).or_default();
         entry.attachments.push(attachment);
         entry.idle_since = None;
         if !online {
-            return Ask::Nothing;
+            return Attaching::Nothing;
         }
         if !entry.asked {
             entry.asked = true;
             entry.unconfirmed += 1;
-            return Ask::Subscribe;
+            return Attaching::Subscribe;
         }
-        if entry.unconfirmed == 0 { Ask::Attached } else { Ask::Nothing }
+        if entry.unconfirmed == 0 { Attaching::Attached } else { Attaching::Nothing }
     }
 
     /// A hub no longer wants a channel.
@@ -165,25 +170,25 @@ mod tests {
     const A: &[u8] = b"sse:a";
 
     fn at(slot: u32) -> Attachment {
-        (0, ChannelKey { slot, generation: 1 })
+        (0, ChannelKey { slot, generation: 1, partition: 0 })
     }
 
     #[test]
     fn an_old_confirmation_does_not_speak_for_a_new_subscribe() {
         let mut interest = Interest::new(Duration::ZERO);
         let now = Instant::now();
-        assert_eq!(interest.attach(A, at(1), true), Ask::Subscribe);
+        assert_eq!(interest.attach(A, at(1), true), Attaching::Subscribe);
         interest.detach(A, at(1), now);
         assert_eq!(
             interest.expired(now),
             [A.into()],
             "UNSUBSCRIBE is sent before the first answer"
         );
-        assert_eq!(interest.attach(A, at(2), true), Ask::Subscribe);
+        assert_eq!(interest.attach(A, at(2), true), Attaching::Subscribe);
         assert!(interest.confirmed(A).is_empty(), "an UNSUBSCRIBE stands behind this one");
         assert!(interest.attachments(A).is_empty());
         assert_eq!(interest.confirmed(A), [at(2)]);
-        assert_eq!(interest.attach(A, at(3), true), Ask::Attached);
+        assert_eq!(interest.attach(A, at(3), true), Attaching::Attached);
     }
 
     #[test]
@@ -196,7 +201,7 @@ mod tests {
         assert!(interest.expired(start + Duration::from_secs(4)).is_empty());
         assert_eq!(
             interest.attach(A, at(2), true),
-            Ask::Attached,
+            Attaching::Attached,
             "it came back within the linger"
         );
         assert!(interest.expired(start + Duration::from_secs(6)).is_empty());

@@ -6,7 +6,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use redis::Cmd;
-use sse_contract::{Function, LIBRARY_VERSION, Meaning, eval_script, library_source, meaning};
+use sse_contract::{
+    Call, Function, LIBRARY_VERSION, Meaning, eval_script, library_source, meaning,
+};
 
 /// How this Redis is asked to run functions. Shared by all connections to it.
 #[derive(Debug, Default)]
@@ -29,29 +31,26 @@ pub(crate) enum Answer {
 }
 
 impl Library {
-    /// Begins a call of a function with this many keys. The caller adds keys and arguments with
-    /// [`Cmd::arg`].
-    pub(crate) fn call(&self, function: Function, keys: usize) -> Cmd {
-        let mut cmd = self.begin(function);
-        cmd.arg(keys);
-        cmd
-    }
-
-    /// Begins a call of a function. The caller adds the number of keys, the keys and the arguments.
-    pub(crate) fn begin(&self, function: Function) -> Cmd {
+    /// The command for a call.
+    pub(crate) fn command(&self, call: &Call<'_>) -> Cmd {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        match scripts.as_ref() {
+        let mut cmd = match scripts.as_ref() {
             None => {
                 let mut cmd = redis::cmd("FCALL");
-                cmd.arg(function.name());
+                cmd.arg(call.function().name());
                 cmd
             }
             Some(digests) => {
                 let mut cmd = redis::cmd("EVALSHA");
-                cmd.arg(&digests[function as usize]);
+                cmd.arg(&digests[call.function() as usize]);
                 cmd
             }
+        };
+        drop(scripts);
+        for word in call.words() {
+            cmd.arg(word);
         }
+        cmd
     }
 
     /// Loads the library unless it is there in this version or a newer one. `call` sends one

@@ -82,7 +82,7 @@ pub struct RedisSettings {
     pub hear_revocations: bool,
     /// Connections of the pool, for batches and reads.
     pub pool_size: usize,
-    /// The least time between two calls of the line while several publishers send many events.
+    /// The least time between two calls of the publish thread while several publishers send many events.
     pub gather: Duration,
     /// Bytes of events in one range of a read at most.
     pub page_bytes: usize,

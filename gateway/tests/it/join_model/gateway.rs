@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use redis::Value;
-use sse_contract::EventId;
+use sse_contract::{EventId, Part};
 use sse_gateway::broker::Broker;
-use sse_gateway::broker::redis::dispatch::{Command, Dispatch};
-use sse_gateway::broker::redis::history::{self, Part, Reads};
+use sse_gateway::broker::redis::RedisBroker;
+use sse_gateway::broker::redis::dispatch::{Dispatch, IngestRequest};
+use sse_gateway::broker::redis::history::{self, Reads};
+use sse_gateway::broker::redis::partition::{Partition, Works};
 use sse_gateway::broker::redis::resp;
 use sse_gateway::broker::redis::session::Session;
 use sse_gateway::broker::redis::settings::{HistoryLimits, RedisSettings};
-use sse_gateway::broker::redis::{RedisBroker, Works};
 use sse_gateway::config::StreamConfig;
 use sse_gateway::feed::snapshot::Extent;
 use sse_gateway::hub::Hub;
@@ -45,6 +46,7 @@ pub struct Worker {
 
 pub struct Gateway {
     pub shape: Shape,
+    partition: Arc<Partition>,
     works: Works,
     dispatch: Dispatch,
     reads: Reads,
@@ -131,18 +133,22 @@ impl Gateway {
         let metrics = Metrics::default();
         let (broker, works) =
             RedisBroker::without_threads(settings(shape), metrics.clone()).unwrap();
+        let partition = broker.partitions()[0].clone();
+        let works = works.into_iter().next().unwrap();
         let worker = |_| {
             let cells = metrics.worker();
             let broker = Broker::Redis(broker.clone());
-            let hub = Hub::new(broker, stream_config(shape), cells.clone()).unwrap();
+            let hub =
+                Hub::new(broker, stream_config(shape), Arc::default(), cells.clone()).unwrap();
             Worker { hub, cells, at: 0 }
         };
         Gateway {
             shape,
             workers: (0..shape.workers).map(worker).collect(),
-            dispatch: Dispatch::new(works.shared.clone()),
+            dispatch: partition.dispatch(),
+            partition,
             works,
-            reads: Reads::default(),
+            reads: Reads::new(0),
             prepared: None,
             link: None,
             sessions: 0,
@@ -158,7 +164,7 @@ impl Gateway {
 
     /// What the next call tells of what this gateway has seen.
     pub fn caller(&self) -> Caller {
-        let packed = self.works.shared.tick_call().get_packed_command();
+        let packed = self.partition.calls.tick().get_packed_command();
         match request(&packed).0 {
             Request::Tick(caller) => caller,
             _ => unreachable!(),
@@ -176,12 +182,12 @@ impl Gateway {
         let Some((link, answer)) = self.prepared.take() else { return };
         self.note(&answer);
         let (value, _) = resp::parse(&answer).unwrap().unwrap();
-        let shared = &self.works.shared;
-        let Ok(clock) = shared.read_tick(&value) else { return };
+        let partition = &self.partition;
+        let Ok(clock) = partition.calls.ticked(&value) else { return };
         self.sessions += 1;
         let (number, run) = (self.sessions, link.run.as_str().into());
-        let begun = shared.sessions.begin(number, run, clock.epoch(), &shared.info, &shared.config);
-        begun.unwrap();
+        let (info, config) = (&partition.info, &partition.config);
+        partition.sessions.begin(number, run, clock.epoch(), info, config).unwrap();
         self.dispatch.begin(clock);
         self.heard.push((clock.epoch(), link.server));
         self.link = Some(link);
@@ -199,7 +205,7 @@ impl Gateway {
 
     /// As `Ingest::offline` does.
     fn end(&mut self) {
-        self.works.shared.sessions.end();
+        self.partition.sessions.end();
         self.dispatch.end();
         self.link = None;
     }
@@ -223,13 +229,13 @@ impl Gateway {
     }
 
     pub fn want_tick(&mut self) {
-        self.dispatch.command(Command::Tick);
+        self.dispatch.request(IngestRequest::Tick);
     }
 
     /// The ingest hears what workers ask, writes, and reads so many values.
     pub fn ingest(&mut self, values: usize) {
-        while let Ok(command) = self.works.commands.try_recv() {
-            self.dispatch.command(command);
+        while let Ok(request) = self.works.requests.try_recv() {
+            self.dispatch.request(request);
         }
         let Some(link) = &mut self.link else { return };
         self.dispatch.maintain();
@@ -246,7 +252,10 @@ impl Gateway {
         replies.iter().for_each(|reply| self.note(reply));
         let input = replies.concat();
         let understood = self.dispatch.understand(&mut BytesMut::from(&input[..]));
-        if let Some(Ok(session)) = self.works.shared.sessions.get().now_or_never()
+        if let Ok(heard) = &understood {
+            self.partition.heard(heard);
+        }
+        if let Some(Ok(session)) = self.partition.sessions.get().now_or_never()
             && self.heard.last() != Some(&(session.epoch(), server))
         {
             self.heard.push((session.epoch(), server));
@@ -260,7 +269,7 @@ impl Gateway {
     /// The epoch that publications through this gateway are to live in, and the server.
     pub fn session(&self) -> Option<(u64, usize)> {
         let server = self.link.as_ref()?.server;
-        let session = self.works.shared.sessions.get().now_or_never()?.ok()?;
+        let session = self.partition.sessions.get().now_or_never()?.ok()?;
         Some((session.epoch(), server))
     }
 
@@ -282,28 +291,30 @@ impl Gateway {
         if self.flight.is_some() {
             return;
         }
-        while let Ok(ask) = self.works.asks.try_recv() {
-            self.reads.hear(ask);
+        while let Ok(request) = self.works.reads.try_recv() {
+            self.reads.hear(request);
         }
         self.reads.serve_cached(self.now(ms));
         if self.reads.is_idle() || self.link.is_none() {
             return;
         }
-        let shared = &self.works.shared;
-        let Some(Ok(session)) = shared.sessions.get().now_or_never() else { return };
+        let partition = &self.partition;
+        let Some(Ok(session)) = partition.sessions.get().now_or_never() else { return };
         let plan = self.reads.plan();
-        let call = history::read_call(shared, &plan);
+        let call = partition.calls.read(&plan);
         let (_, words, _) = words(&call.get_packed_command());
         // FCALL, name, number of keys, keys, then the caller's nine.
         let caller = Caller::of(&words[4 + plan.len()..]);
-        let part =
-            |(channel, after, extent): &Part| (channel_of(channel.as_str()), *after, *extent);
+        let part = |part: &Part| {
+            let extent = if part.newest { Extent::Newest } else { Extent::All };
+            (channel_of(part.channel.as_str()), part.after, extent)
+        };
         let parts = plan.iter().map(part).collect();
         let server = self.link.as_ref().unwrap().server;
         self.flight = Some(Flight { server, session, plan, caller, parts, answer: None });
     }
 
-    /// The read's answer arrives. As `RedisShared::command` does; without a session it waits for the next one.
+    /// The read's answer arrives. As `Partition::command` does; without a session it waits for the next one.
     pub fn finish_read(&mut self, ms: u64, patient: bool) {
         let Some(flight) = self.flight.take_if(|flight| flight.answer.is_some()) else { return };
         if self.link.is_none() && patient {
@@ -311,7 +322,7 @@ impl Gateway {
             return;
         }
         let Some(Some(value)) = flight.answer else { return };
-        let confirmed = self.works.shared.sessions.confirms(&flight.session);
+        let confirmed = self.partition.sessions.confirms(&flight.session);
         if self.link.is_none() || confirmed.now_or_never() != Some(true) {
             return;
         }

@@ -3,34 +3,50 @@
 use sse_contract::encode_live;
 
 use super::*;
-use crate::broker::redis::RedisBroker;
-use crate::broker::redis::settings::RedisSettings;
-use crate::config::Config;
+use crate::broker::redis::settings::HistoryLimits;
 use crate::metrics::Metrics;
 
-const KEY: ChannelKey = ChannelKey { slot: 3, generation: 1 };
+const PARTITION: u16 = 5;
+const KEY: ChannelKey = ChannelKey { slot: 3, generation: 1, partition: PARTITION };
+/// The live name of the channel `demo`.
+const DEMO: &str = "sse:demo";
+const PROBE: &str = "sse::probe:1";
+const REVOKED: &str = "sse::revoked";
 
 /// A dispatch with one worker that wants the channel `demo`.
 struct Bench {
     dispatch: Dispatch,
-    shared: Arc<RedisShared>,
     inbox: Arc<Inbox>,
-    metrics: Metrics,
-    // Without it the hubs' wishes would have nowhere to go.
-    _broker: Arc<RedisBroker>,
+    metrics: BrokerMetrics,
 }
 
 impl Bench {
     fn new() -> Self {
-        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
-        let metrics = Metrics::default();
-        let made = RedisBroker::without_threads(RedisSettings::of(&config), metrics.clone());
-        let (broker, works) = made.unwrap();
-        let shared = works.shared.clone();
-        let (mut dispatch, inbox) = (Dispatch::new(shared.clone()), Inbox::new(1 << 20));
-        dispatch.command(Command::Register(inbox.clone()));
-        dispatch.command(Command::Attach(0, "demo".parse().unwrap(), KEY));
-        Bench { dispatch, shared, inbox, metrics, _broker: broker }
+        let (hour, keys) = (Duration::from_secs(3600), Keys::new("sse", 1));
+        let limits = HistoryLimits {
+            max_len: 1000,
+            ttl: hour,
+            max_data: 100,
+            idempotency_ttl: hour,
+            durable: false,
+        };
+        let terms = Terms {
+            partition: PARTITION,
+            keys: keys.clone(),
+            probe_channel: PROBE.to_owned(),
+            revocation_channel: Some(REVOKED.to_owned()),
+            addr: String::new(),
+            linger: Duration::ZERO,
+            tick: hour,
+            answer_timeout: hour,
+        };
+        let metrics = Metrics::default().broker;
+        let calls = Arc::new(Calls::new(keys, 0, limits, 1000));
+        let mut dispatch = Dispatch::new(terms, calls, metrics.clone());
+        let inbox = Inbox::new(1 << 20);
+        dispatch.request(IngestRequest::Register(inbox.clone()));
+        dispatch.request(IngestRequest::Attach(0, "demo".parse().unwrap(), KEY));
+        Bench { dispatch, inbox, metrics }
     }
 
     /// The same in a session whose subscriptions are confirmed.
@@ -53,12 +69,12 @@ impl Bench {
         self.dispatch.asked.iter().map(of).collect()
     }
 
-    fn hears(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+    fn hears(&mut self, bytes: &[u8]) -> Result<Heard, SessionError> {
         let mut input = BytesMut::from(bytes);
-        self.dispatch.understand(&mut input)?;
+        let heard = self.dispatch.understand(&mut input)?;
         assert!(input.is_empty(), "all of it is understood");
         self.dispatch.deliver();
-        Ok(())
+        Ok(heard)
     }
 
     /// What the worker was told since.
@@ -69,18 +85,14 @@ impl Bench {
             ToHub::Event(key, frame) => format!("event {} {:?}", key.slot, frame.parts().1),
             ToHub::Attached(key) => format!("attached {}", key.slot),
             ToHub::Refused(key, why) => format!("refused {} {why}", key.slot),
+            ToHub::Missed(key) => format!("missed {}", key.slot),
             other => format!("{other:?}"),
         };
         messages.iter().map(word).collect()
     }
 
-    fn live_name(&self) -> String {
-        let channel: Channel = "demo".parse().unwrap();
-        String::from_utf8(self.shared.keys.live(&channel).as_bytes().to_vec()).unwrap()
-    }
-
     fn event(&self, id: EventId) -> Vec<u8> {
-        message(&self.live_name(), &encode_live(id, "", b"x"))
+        message(DEMO, &encode_live(id, "", b"x"))
     }
 }
 
@@ -108,14 +120,13 @@ fn a_session_subscribes_what_is_wanted_and_confirms_it_in_order() {
     assert!(bench.dispatch.out.is_empty(), "without a session wishes are only noted");
     bench.dispatch.begin(id(1, 0));
     let asked = bench.asked();
-    assert_eq!(asked[0], bench.live_name());
-    assert_eq!(asked[1], bench.shared.probe_channel);
+    assert_eq!(asked, [DEMO, PROBE, REVOKED]);
     assert!(bench.told().is_empty(), "asked is not subscribed");
     bench.hears(&subscribed(&asked[0])).unwrap();
     assert_eq!(bench.told(), ["attached 3"]);
     // Another session begins from nothing.
     bench.dispatch.end();
-    assert_eq!(bench.told(), ["Detached"]);
+    assert_eq!(bench.told(), ["Detached(5)"]);
     bench.dispatch.begin(id(1, 0));
     assert_eq!(bench.asked(), asked);
 }
@@ -124,9 +135,8 @@ fn a_session_subscribes_what_is_wanted_and_confirms_it_in_order() {
 fn an_answer_to_something_else_ends_the_session() {
     let mut bench = Bench::new();
     bench.dispatch.begin(id(1, 0));
-    let probe = bench.shared.probe_channel.clone();
     // The probe's confirmation comes before the channel's, which was asked first.
-    assert!(bench.hears(&subscribed(&probe)).is_err());
+    assert!(bench.hears(&subscribed(PROBE)).is_err());
     let mut bench = Bench::live();
     assert!(bench.hears(b"+OK\r\n").is_err(), "nothing was asked");
 }
@@ -135,11 +145,10 @@ fn an_answer_to_something_else_ends_the_session() {
 fn an_error_is_the_trouble_of_its_own_command() {
     let mut bench = Bench::new();
     bench.dispatch.begin(id(1, 0));
-    let asked = bench.asked();
     bench.hears(b"-NOPERM not this channel\r\n").unwrap();
     assert_eq!(bench.told(), ["refused 3 NOPERM not this channel"]);
-    assert_eq!(bench.metrics.broker.refused_subscriptions.get(), 1);
-    bench.hears(&subscribed(&asked[1])).unwrap();
+    assert_eq!(bench.metrics.refused_subscriptions.get(), 1);
+    bench.hears(&subscribed(PROBE)).unwrap();
     assert!(bench.told().is_empty());
 }
 
@@ -147,9 +156,9 @@ fn an_error_is_the_trouble_of_its_own_command() {
 fn an_event_goes_to_those_who_want_it_and_raises_what_was_seen() {
     let mut bench = Bench::live();
     let (first, elsewhere) = (bench.event(id(1, 1)), message("sse:live:other", b"x"));
-    bench.hears(&[first, elsewhere, message(&bench.live_name(), b"raw")].concat()).unwrap();
+    bench.hears(&[first, elsewhere, message(DEMO, b"raw")].concat()).unwrap();
     assert_eq!(bench.told(), ["event 3 \"x\"", "event 3 \"raw\""]);
-    assert_eq!(bench.metrics.broker.received.get(), 2);
+    assert_eq!(bench.metrics.received.get(), 2);
     // One in two pieces is one all the same.
     let whole = bench.event(id(1, 2));
     let mut input = BytesMut::from(&whole[..20]);
@@ -169,11 +178,11 @@ fn what_is_not_believed_sends_its_channels_streams_to_history() {
     {
         let mut bench = Bench::live();
         bench.dispatch.tick_wanted = false;
-        let frame = message(&bench.live_name(), &payload);
+        let frame = message(DEMO, &payload);
         bench.hears(&frame).unwrap();
-        assert_eq!(bench.told(), ["Lagged"], "{reason}");
+        assert_eq!(bench.told(), ["missed 3"], "{reason}");
         assert!(bench.dispatch.tick_wanted, "the next tick tells what holds");
-        let refused = bench.metrics.broker.refused_frames.with_label_values(&[reason]);
+        let refused = bench.metrics.refused_frames.with_label_values(&[reason]);
         assert_eq!(refused.get(), 1, "{reason}");
     }
 }
@@ -182,11 +191,10 @@ fn what_is_not_believed_sends_its_channels_streams_to_history() {
 fn a_probe_that_comes_back_is_answered_and_a_refused_one_says_why() {
     let mut bench = Bench::live();
     let (answer, mut waits) = oneshot::channel();
-    bench.dispatch.command(Command::Probe("p1".to_owned(), answer));
-    let probe = bench.shared.probe_channel.clone();
-    bench.hears(&message(&probe, b"p0")).unwrap();
+    bench.dispatch.request(IngestRequest::Probe("p1".to_owned(), answer));
+    bench.hears(&message(PROBE, b"p0")).unwrap();
     assert!(waits.try_recv().is_err(), "another one's");
-    bench.hears(&message(&probe, b"p1")).unwrap();
+    bench.hears(&message(PROBE, b"p1")).unwrap();
     assert_eq!(waits.try_recv(), Ok(Ok(())));
 
     let mut bench = Bench::new();
@@ -194,7 +202,7 @@ fn a_probe_that_comes_back_is_answered_and_a_refused_one_says_why() {
     let channel = bench.asked().remove(0);
     bench.hears(&[&subscribed(&channel)[..], b"-NOPERM no probes\r\n"].concat()).unwrap();
     let (answer, mut waits) = oneshot::channel();
-    bench.dispatch.command(Command::Probe("p2".to_owned(), answer));
+    bench.dispatch.request(IngestRequest::Probe("p2".to_owned(), answer));
     assert!(waits.try_recv().unwrap().unwrap_err().contains("NOPERM no probes"));
 }
 
@@ -206,9 +214,56 @@ fn a_tick_is_sent_once_and_its_answer_tells_every_worker() {
     };
     bench.dispatch.maintain();
     assert_eq!(sent(&bench), 1);
-    bench.dispatch.command(Command::Tick);
+    bench.dispatch.request(IngestRequest::Tick);
     bench.dispatch.maintain();
     assert_eq!(sent(&bench), 1, "one is under way");
     // An error in its place ends the session: nothing proves any more what was heard.
     assert!(bench.hears(b"-ERR busy\r\n").is_err());
+}
+
+/// A tick's answer.
+fn tick(clock: EventId) -> Vec<u8> {
+    let numbers = [0, 1000, 3_600_000, 100, 3_600_000, 0, 1].map(|n| format!(":{n}\r\n"));
+    [b"*8\r\n".to_vec(), bulk(clock.to_string().as_bytes()), numbers.concat().into()].concat()
+}
+
+#[test]
+fn a_tick_tells_every_worker_the_clock_and_others_the_epoch() {
+    let mut bench = Bench::live();
+    bench.dispatch.maintain();
+    let clock = id(2, 5);
+    let heard = bench.hears(&tick(clock)).unwrap();
+    assert_eq!(heard, Heard { epoch: Some(2), revocations: false });
+    assert_eq!(bench.told(), [format!("Tick(5, {clock})")]);
+    // Events of that epoch are believed from now on.
+    bench.hears(&bench.event(id(2, 6))).unwrap();
+    assert_eq!(bench.told(), ["event 3 \"x\""]);
+}
+
+#[test]
+fn revocations_are_read_when_another_gateway_asks_and_when_a_session_begins_to_listen() {
+    let mut bench = Bench::new();
+    bench.dispatch.begin(id(1, 0));
+    let heard = bench.hears(&[subscribed(DEMO), subscribed(PROBE)].concat()).unwrap();
+    assert_eq!(heard, Heard::default());
+    assert!(bench.hears(&subscribed(REVOKED)).unwrap().revocations);
+    assert!(!bench.hears(&bench.event(id(1, 1))).unwrap().revocations);
+    assert!(bench.hears(&message(REVOKED, b"")).unwrap().revocations);
+    // A user without the right to that channel hears events all the same.
+    let mut bench = Bench::new();
+    bench.dispatch.begin(id(1, 0));
+    let refused = [subscribed(DEMO), subscribed(PROBE), b"-NOPERM no\r\n".to_vec()].concat();
+    assert_eq!(bench.hears(&refused).unwrap(), Heard::default());
+}
+
+/// Nothing that an ended session said may be told of the next one.
+#[test]
+fn an_epoch_does_not_outlive_its_session() {
+    let mut bench = Bench::live();
+    bench.dispatch.maintain();
+    let then_broken = [tick(id(2, 5)), b"+nothing asked\r\n".to_vec()].concat();
+    assert!(bench.hears(&then_broken).is_err());
+    bench.dispatch.end();
+    bench.dispatch.begin(id(3, 0));
+    assert_eq!(bench.hears(&subscribed(DEMO)).unwrap(), Heard::default());
 }

@@ -1,5 +1,4 @@
-//! The line: one connection, worked by a thread of its own, for all events that are published one
-//! by one.
+//! The publish thread: one connection for all events that are published one by one.
 //!
 //! Taking a connection from the pool costs a round trip, so these events share this connection
 //! instead. Events that arrive while a call is under way wait, and go as one batch with the next
@@ -17,9 +16,10 @@ use redis::{PushInfo, PushKind, RedisError};
 use sse_contract::{Publish, batch_len};
 use tokio::sync::{Notify, oneshot};
 
-use crate::broker::redis::RedisShared;
 use crate::broker::redis::alarm::Alarm;
-use crate::broker::redis::publish::{self, Again, Failure, Outcome, Sent};
+use crate::broker::redis::failure::{Again, Failure, Outcome, unsent};
+use crate::broker::redis::partition::Partition;
+use crate::broker::redis::publish::{self, Sent};
 use crate::broker::redis::session::{Session, check_server};
 use crate::feed::publication::{Publication, PublishError};
 
@@ -32,15 +32,15 @@ const MUCH: (usize, Duration) = (8, Duration::from_millis(8));
 /// With this many events waiting, the call is sent at once: they share its cost well enough.
 const ENOUGH: usize = 16;
 
-/// The handlers' end of the queue. Dropping it ends the thread.
+/// The handlers' end of the queue.
 #[derive(Debug)]
-pub(crate) struct Line(Arc<Queue>);
+pub(crate) struct PublishThread(Arc<Queue>);
 
 /// The events that wait for the thread.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
-    /// Notified when the first event waits, when `ENOUGH` wait, and when the line is dropped.
+    /// Notified when the first event waits, and when `ENOUGH` wait.
     bell: Notify,
 }
 
@@ -54,7 +54,6 @@ struct State {
     met: Option<Instant>,
     /// The arrival times of the last `MUCH.0` events.
     came: VecDeque<Instant>,
-    closed: bool,
 }
 
 #[derive(Debug)]
@@ -63,11 +62,11 @@ struct Waiting {
     answer: oneshot::Sender<Outcome>,
 }
 
-impl Line {
-    /// Creates a line, and the queue for its thread.
-    pub(crate) fn new() -> (Line, Arc<Queue>) {
+impl PublishThread {
+    /// Creates the handlers' end, and the queue for the thread.
+    pub(crate) fn new() -> (PublishThread, Arc<Queue>) {
         let queue = Arc::new(Queue::default());
-        (Line(queue.clone()), queue)
+        (PublishThread(queue.clone()), queue)
     }
 
     /// Publishes one event, together with others that wait. If the thread ends before it has
@@ -97,27 +96,14 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.bell.notify_one();
-    }
-}
-
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for an event. Returns false when the line is closed and empty.
-    async fn filled(&self) -> bool {
-        loop {
-            {
-                let state = self.lock();
-                if !state.waiting.is_empty() || state.closed {
-                    return !state.waiting.is_empty();
-                }
-            }
+    /// Waits for an event.
+    async fn filled(&self) {
+        while self.lock().waiting.is_empty() {
             self.bell.notified().await;
         }
     }
@@ -144,8 +130,8 @@ impl Queue {
     }
 }
 
-/// Publishes events until the line is closed and empty.
-pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
+/// Publishes events for ever.
+pub(crate) async fn run(partition: Arc<Partition>, queue: Arc<Queue>) {
     let mut kept = None;
     let alarm = match Alarm::new() {
         Ok(alarm) => Some(alarm),
@@ -155,8 +141,9 @@ pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
         }
     };
     let mut called: Option<Instant> = None;
-    while queue.filled().await {
-        let gather = shared.config.gather;
+    loop {
+        queue.filled().await;
+        let gather = partition.config.gather;
         let pause = called
             .map_or(Duration::ZERO, |called| queue.lock().pause(Instant::now(), called, gather));
         if let Some(alarm) = alarm.as_ref().filter(|_| !pause.is_zero()) {
@@ -166,12 +153,12 @@ pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
             }
         }
         called = Some(Instant::now());
-        let (session, mut open) = match ready(&shared, kept.take()).await {
+        let (session, mut open) = match ready(&partition, kept.take()).await {
             Ok(ready) => ready,
             Err(error) => {
                 // Nothing was sent of any waiting event, so all fail now. Failing batch by batch
                 // would make each batch wait anew for a session.
-                let failure = publish::unsent(&error);
+                let failure = unsent(&error);
                 for waiting in queue.take_all() {
                     let _ = waiting.answer.send(Err(failure.clone()));
                 }
@@ -182,7 +169,8 @@ pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
         let items: Vec<Publish<'_>> =
             batch.iter().map(|waiting| waiting.item.as_publish()).collect();
         let connection = &mut open.connection;
-        let Sent { outcomes, usable } = publish::send(&shared, &session, connection, &items).await;
+        let Sent { outcomes, usable } =
+            publish::send(&partition, &session, connection, &items).await;
         queue.lock().busy = false;
         if usable {
             open.answered = Instant::now();
@@ -197,17 +185,17 @@ pub(crate) async fn run(shared: Arc<RedisShared>, queue: Arc<Queue>) {
 
 /// Returns the current session and a connection of it: the kept one if it is sound, else a new one.
 async fn ready(
-    shared: &RedisShared,
+    partition: &Partition,
     kept: Option<Open>,
 ) -> Result<(Arc<Session>, Open), RedisError> {
-    let session = shared.sessions.get().await?;
+    let session = partition.sessions.get().await?;
     let open = match kept {
-        Some(open) => open.checked(&session, shared.config.check_timeout()).await,
+        Some(open) => open.checked(&session, partition.config.check_timeout()).await,
         None => None,
     };
     let open = match open {
         Some(open) => open,
-        None => Open::connect(shared, &session).await?,
+        None => Open::connect(partition, &session).await?,
     };
     Ok((session, open))
 }
@@ -223,7 +211,7 @@ impl State {
     }
 }
 
-/// The line's connection, and the session it was opened in.
+/// The thread's connection, and the session it was opened in.
 #[derive(Debug)]
 struct Open {
     connection: MultiplexedConnection,
@@ -235,17 +223,17 @@ struct Open {
 }
 
 impl Open {
-    async fn connect(shared: &RedisShared, session: &Session) -> Result<Open, RedisError> {
+    async fn connect(partition: &Partition, session: &Session) -> Result<Open, RedisError> {
         let gone = Arc::new(AtomicBool::new(false));
         let closed = gone.clone();
-        let settings = shared.config.connections().set_push_sender(move |push: PushInfo| {
+        let settings = partition.config.connections().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 closed.store(true, Ordering::Relaxed);
             }
             Ok::<(), redis::aio::SendError>(())
         });
         let mut connection =
-            shared.client.get_multiplexed_async_connection_with_config(&settings).await?;
+            partition.client.get_multiplexed_async_connection_with_config(&settings).await?;
         check_server(&mut connection, session.run()).await?;
         Ok(Open { connection, session: session.number(), gone, answered: Instant::now() })
     }
@@ -314,9 +302,10 @@ mod tests {
         let config = Config::load(None, std::iter::empty(), &[]).unwrap();
         let settings = RedisSettings::of(&config);
         let (broker, works) = RedisBroker::without_threads(settings, Metrics::default()).unwrap();
+        let works = works.into_iter().next().unwrap();
         let queue = works.queue.clone();
         #[expect(clippy::disallowed_methods, reason = "it ends with this test's runtime")]
-        actix_web::rt::spawn(run(works.shared, works.queue));
+        actix_web::rt::spawn(run(broker.partitions[0].clone(), works.queue));
         let items = [item()];
         let mut publishers: FuturesUnordered<_> =
             (0..300).map(|_| broker.publish(&items)).collect();
@@ -331,21 +320,18 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_during_a_call_meets_others_and_enough_of_them_ring() {
-        let (line, queue) = Line::new();
+        let (thread, queue) = PublishThread::new();
         let mut publishers = FuturesUnordered::new();
-        publishers.push(line.publish(item()));
+        publishers.push(thread.publish(item()));
         assert!(publishers.next().now_or_never().is_none());
-        assert!(queue.filled().await);
+        queue.filled().await;
         assert_eq!(queue.lock().met, None);
         let call = queue.take();
         assert_eq!(call.len(), 1);
-        (0..ENOUGH).for_each(|_| publishers.push(line.publish(item())));
+        (0..ENOUGH).for_each(|_| publishers.push(thread.publish(item())));
         assert!(publishers.next().now_or_never().is_none());
         assert!(queue.lock().met.is_some());
         queue.enough().await;
         assert_eq!(queue.take().len(), ENOUGH);
-        drop(publishers);
-        drop(line);
-        assert!(!queue.filled().await);
     }
 }

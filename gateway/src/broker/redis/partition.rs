@@ -1,0 +1,281 @@
+//! One partition of the Redis broker: one clock, one history space, one master at a time.
+//!
+//! Three threads work for it: the ingest receives live events and ticks on a connection of its own,
+//! the history thread reads, and the publish thread publishes single events. They do not wait for
+//! one another, and all their connections belong to the ingest's session.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ConnectionInfo, Pipeline, RedisError, Value};
+use sse_contract::{Channel, EventId, Keys, Meaning, Part, meaning};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::broker::redis::calls::Calls;
+use crate::broker::redis::dispatch::{Dispatch, Heard, IngestRequest, Terms};
+use crate::broker::redis::failure::{EnsureError, pool_error, words};
+use crate::broker::redis::history::{self, HistoryRequest};
+use crate::broker::redis::ingest::Status;
+use crate::broker::redis::library::Answer;
+use crate::broker::redis::publish_thread::{PublishThread, Queue};
+use crate::broker::redis::session::{Session, Sessions};
+use crate::broker::redis::settings::{self, BadRedis, RedisSettings, RedisTls};
+use crate::config::redis_url::BadRedisUrl;
+use crate::feed::snapshot::Snapshot;
+use crate::metrics::Metrics;
+
+/// After Redis has refused to show a history, it is not asked for that history again for this long.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// What a partition's threads and callers share.
+#[derive(Debug)]
+pub struct Partition {
+    /// Its number.
+    pub number: u16,
+    /// The settings of the broker.
+    pub config: RedisSettings,
+    pub(crate) keys: Keys,
+    /// The address of Redis, with credentials and TLS.
+    pub info: ConnectionInfo,
+    /// Certificates for the ingest's TLS connection.
+    pub(crate) tls: RedisTls,
+    /// The address of Redis without credentials, for logs.
+    pub(crate) addr: String,
+    /// The calls of the function library.
+    pub calls: Arc<Calls>,
+    /// The current session, which every connection belongs to.
+    pub sessions: Sessions,
+    /// Opens the publish thread's connection, which is not of the pool.
+    pub(crate) client: redis::Client,
+    pub(crate) metrics: Metrics,
+    /// The pub/sub channel of this gateway's probes.
+    probe_channel: String,
+    /// Notified when another gateway asks to read the revocations.
+    pub(crate) revocations_called: Notify,
+    /// Channels whose history Redis refused to show this user, each with the time of the refusal.
+    refused: Mutex<HashMap<Channel, Instant>>,
+    requests: mpsc::UnboundedSender<IngestRequest>,
+    reads: mpsc::UnboundedSender<HistoryRequest>,
+    pub(crate) publish_thread: PublishThread,
+    pub(crate) status: watch::Sender<Status>,
+}
+
+/// The receiving ends for a partition's threads.
+#[derive(Debug)]
+pub struct Works {
+    /// Requests for the ingest.
+    pub requests: mpsc::UnboundedReceiver<IngestRequest>,
+    /// Requests for the history thread.
+    pub reads: mpsc::UnboundedReceiver<HistoryRequest>,
+    /// Single events for the publish thread.
+    pub queue: Arc<Queue>,
+}
+
+impl Partition {
+    /// Creates a partition without threads, and what they would work with. The error says that the
+    /// address or a certificate file is invalid.
+    pub(crate) fn new(
+        number: u16,
+        keys: Keys,
+        config: RedisSettings,
+        metrics: Metrics,
+    ) -> Result<(Arc<Self>, Works), BadRedis> {
+        let tls = config.tls()?;
+        let info = config.connection_info()?;
+        let client = settings::client(&info).map_err(BadRedisUrl::new)?;
+        #[expect(clippy::disallowed_methods, reason = "streams that open and end bound it")]
+        let (requests, heard) = mpsc::unbounded_channel();
+        #[expect(clippy::disallowed_methods, reason = "one for each stream that joins")]
+        let (reads, asked) = mpsc::unbounded_channel();
+        let (publish_thread, queue) = PublishThread::new();
+        let calls = Calls::new(keys.clone(), number, config.limits, config.page_bytes);
+        let partition = Partition {
+            number,
+            addr: info.addr().to_string(),
+            probe_channel: keys.probe(fastrand::u64(..)),
+            keys,
+            config,
+            info,
+            tls,
+            calls: Arc::new(calls),
+            sessions: Sessions::default(),
+            client,
+            metrics,
+            revocations_called: Notify::new(),
+            refused: Mutex::default(),
+            requests,
+            reads,
+            publish_thread,
+            status: watch::Sender::new(Status::Connecting),
+        };
+        Ok((Arc::new(partition), Works { requests: heard, reads: asked, queue }))
+    }
+
+    /// The dispatch for this partition's ingest.
+    pub fn dispatch(&self) -> Dispatch {
+        // Revocations are announced once, in the first partition.
+        let hears = self.config.hear_revocations && self.number == 0;
+        let terms = Terms {
+            partition: self.number,
+            keys: self.keys.clone(),
+            probe_channel: self.probe_channel.clone(),
+            revocation_channel: hears.then(|| self.keys.revocation_channel()),
+            addr: self.addr.clone(),
+            linger: self.config.linger,
+            tick: self.config.tick,
+            answer_timeout: self.config.answer_timeout,
+        };
+        Dispatch::new(terms, self.calls.clone(), self.metrics.broker.clone())
+    }
+
+    /// Gives the ingest a request.
+    pub(crate) fn tell(&self, request: IngestRequest) {
+        // The ingest outlives every caller, so a send can fail only at shutdown, when it does not
+        // matter.
+        let _ = self.requests.send(request);
+    }
+
+    /// Gives the history thread a request.
+    pub(crate) fn ask(&self, request: HistoryRequest) {
+        let _ = self.reads.send(request);
+    }
+
+    /// Takes in what the ingest heard.
+    pub fn heard(&self, heard: &Heard) {
+        if let Some(epoch) = heard.epoch {
+            self.sessions.ticked(epoch);
+        }
+        if heard.revocations {
+            self.revocations_called.notify_one();
+        }
+    }
+
+    /// Waits until live events are received. Returns the last error if that takes longer than
+    /// `patience`, and at once on a contract mismatch. With zero `patience` the first failure is
+    /// returned, after twice `connect_timeout` at most.
+    pub(crate) async fn online(&self, patience: Duration) -> Result<(), String> {
+        let mut status = self.status.subscribe();
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let last = match &*status.borrow_and_update() {
+                Status::Online => return Ok(()),
+                Status::Mismatch(text) => return Err(text.clone()),
+                Status::Offline(text) if patience.is_zero() => return Err(text.clone()),
+                Status::Offline(text) => text.clone(),
+                Status::Connecting => "no answer yet".to_owned(),
+            };
+            let bound = deadline.max(tokio::time::Instant::now());
+            let first = self.config.connect_timeout * 2;
+            let bound = if patience.is_zero() { bound + first } else { bound };
+            if tokio::time::timeout_at(bound, status.changed()).await.is_err() {
+                return Err(last);
+            }
+        }
+    }
+
+    /// Whether live events are being received, as far as is known now, without asking Redis. The
+    /// error says why not.
+    pub(crate) fn status(&self) -> Result<(), String> {
+        match &*self.status.borrow() {
+            Status::Online => Ok(()),
+            Status::Connecting => Err("not connected yet".to_owned()),
+            Status::Offline(why) | Status::Mismatch(why) => Err(why.clone()),
+        }
+    }
+
+    /// Publishes a probe event and waits until the ingest receives it. Fails after
+    /// `answer_timeout`.
+    pub(crate) async fn probe(&self) -> Result<(), String> {
+        let text = format!("{:032x}", fastrand::u128(..));
+        let (arrived, arrival) = oneshot::channel();
+        self.tell(IngestRequest::Probe(text.clone(), arrived));
+        let publish = redis::cmd("PUBLISH").arg(&self.probe_channel).arg(&text).to_owned();
+        let work = async {
+            self.command(&publish).await.map_err(|error| error.to_string())?;
+            arrival.await.map_err(|_| "the ingest is gone".to_owned())?
+        };
+        let timeout = self.config.answer_timeout;
+        let late = || Err(format!("a probe event did not come back within {timeout:?}"));
+        tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| late())
+    }
+
+    /// Reads one page of a channel's history above `after`. Fails after `request_timeout`.
+    pub(crate) async fn history(
+        &self,
+        channel: &Channel,
+        after: EventId,
+    ) -> Result<Snapshot, String> {
+        let parts = [Part { channel: channel.clone(), after, newest: false }];
+        let patience = self.config.request_timeout;
+        match tokio::time::timeout(patience, history::read(self, &parts)).await {
+            Ok(read) => read.map_err(|error| format!("Redis: {error}")),
+            Err(_) => Err(format!("Redis: no answer within {patience:?}")),
+        }
+    }
+
+    /// Whether Redis refused to show a channel's history within the last `REFUSED_FOR`.
+    pub(crate) fn refuses(&self, channel: &Channel) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(channel).is_some_and(|since| since.elapsed() < REFUSED_FOR)
+    }
+
+    /// Records that Redis refuses to show a channel's history.
+    pub(crate) fn note_refused(&self, channel: &Channel) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, since| since.elapsed() < REFUSED_FOR);
+        refused.insert(channel.clone(), Instant::now());
+    }
+
+    /// Sends one command on a connection of the pool and returns the answer. If the library is
+    /// missing, loads it again, and still returns the error. An answer after the end of the session
+    /// is an error, too.
+    pub(crate) async fn command(&self, cmd: &Cmd) -> Result<Value, RedisError> {
+        let session = self.sessions.get().await?;
+        let mut connection = pooled(&session).await?;
+        match cmd.query_async(&mut connection).await {
+            Err(error) if meaning(&words(&error)) == Meaning::Missing => {
+                self.ensure_library(&mut connection).await?;
+                Err(error)
+            }
+            Ok(value) if self.sessions.confirms(&session).await => Ok(value),
+            Ok(_) => {
+                let why = "the session ended before the answer came".to_owned();
+                Err(RedisError::from((redis::ErrorKind::Io, "no session", why)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends several commands at once and ignores their answers.
+    pub(crate) async fn commands(&self, pipeline: &Pipeline) -> Result<(), RedisError> {
+        let session = self.sessions.get().await?;
+        let mut connection = pooled(&session).await?;
+        pipeline.query_async(&mut connection).await
+    }
+
+    /// Loads the library into Redis unless it is there in this version or a newer one.
+    pub(crate) async fn ensure_library(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), RedisError> {
+        let ensured = self
+            .calls
+            .library
+            .ensure::<EnsureError>(async |cmd| match cmd.query_async::<Value>(connection).await {
+                Ok(Value::Int(n)) => Ok(Answer::Integer(n)),
+                Ok(value) => Ok(Answer::Text(redis::from_redis_value(value).unwrap_or_default())),
+                Err(error) if error.is_io_error() => Err(EnsureError(error)),
+                Err(error) => Ok(Answer::Error(words(&error))),
+            })
+            .await;
+        ensured.map_err(|EnsureError(error)| error)
+    }
+}
+
+/// Takes a connection from the pool. Boxed because this future takes 7 KB. Unboxed, so would every
+/// future that contains it, such as the one of each request for a stream.
+async fn pooled(session: &Session) -> Result<deadpool_redis::Connection, RedisError> {
+    Box::pin(session.pool.get()).await.map_err(pool_error)
+}

@@ -1,0 +1,304 @@
+//! How a worker's streams get to the live events: at their opening, after a lag and after an
+//! outage. What the broker's messages do to joining strands, and which strands leave the live side.
+
+use std::sync::Arc;
+
+use sse_contract::EventId;
+
+use crate::config::SlowReader;
+use crate::feed::frame;
+use crate::feed::inbox::{ChannelKey, ReadToken};
+use crate::feed::read::ReadRequest;
+use crate::feed::snapshot::Snapshot;
+use crate::hub::clocks::Clock;
+use crate::hub::subscribers::Subscribers;
+use crate::stream::close_reason::CloseReason;
+use crate::stream::connection::Connection;
+use crate::stream::join::{Join, Next, Output};
+use crate::stream::strand::Joining;
+use crate::stream::subscription::Refusal;
+
+impl Subscribers {
+    /// Every event of the partition at or below `clock` was dispatched here.
+    pub(crate) fn tick(&mut self, partition: u16, clock: EventId) {
+        if !self.clock(partition).permits(clock) {
+            self.lag_all(partition);
+        }
+        self.clock(partition).tick(clock);
+        for token in std::mem::take(&mut self.clock(partition).ticking) {
+            self.clock(partition).all_lagged = false;
+            let Some(slot) = self.find(token) else { continue };
+            let mut outputs = std::mem::take(&mut self.outputs);
+            if let Some(joining) = &mut self.connections[slot].strand(partition).joining {
+                let next = joining.join.tick(clock, &mut outputs);
+                self.act(slot, partition, &mut outputs, next);
+            }
+            self.outputs = outputs;
+        }
+    }
+
+    /// The broker has attached a channel.
+    pub(crate) fn channel_attached(&mut self, key: ChannelKey) {
+        if !self.channels.set_attached(key) {
+            return;
+        }
+        // Copied, because attaching may close a connection, and that changes the list.
+        let waiting: Vec<u64> = self
+            .channels
+            .subscribers(key)
+            .iter()
+            .map(|&slot| Self::token(slot as usize, self.connections[slot as usize].generation))
+            .collect();
+        for token in waiting {
+            let Some(slot) = self.find(token) else { continue };
+            let strand = self.connections[slot].strand(key.partition);
+            let Some(joining) = &mut strand.joining else { continue };
+            joining.unattached = joining.unattached.saturating_sub(1);
+            if joining.unattached == 0 {
+                self.all_attached(slot, key.partition);
+            }
+        }
+    }
+
+    /// Tells a joining strand that all its channels are attached.
+    pub(crate) fn all_attached(&mut self, slot: usize, partition: u16) {
+        if let Some(joining) = &mut self.connections[slot].strand(partition).joining {
+            let mut outputs = Vec::new();
+            let next = joining.join.attached(&mut outputs);
+            self.act(slot, partition, &mut outputs, next);
+        }
+    }
+
+    /// The broker refuses a channel. Clients that wait to be let in are told so. Other streams with
+    /// this channel end, and their clients are told when they reconnect.
+    pub(crate) fn refused(&mut self, key: ChannelKey, why: &Arc<str>) {
+        let now = self.now();
+        let slots: Vec<u32> = self.channels.subscribers(key).to_vec();
+        for slot in slots.into_iter().map(|slot| slot as usize) {
+            let channel = self.channels.name(key.slot).clone();
+            let retry = frame::retry(self.config.jittered_retry());
+            let connection = &mut self.connections[slot];
+            match connection.sink.let_in() {
+                // The handler abandons the stream when it receives this.
+                Some(waiter) => {
+                    let _ = waiter.send(Err(Refusal::Denied(channel, why.clone())));
+                }
+                None => {
+                    // A client that does not take this `retry:` reconnects all the same.
+                    let _ = connection.send_own(&retry, now);
+                    self.close(slot, CloseReason::Refused);
+                }
+            }
+        }
+    }
+
+    /// The broker's connection for a partition is lost. Every strand there waits until its channels
+    /// are attached again.
+    pub(crate) fn detach(&mut self, partition: u16) {
+        let clock = self.clock(partition).dispatched;
+        for slot in self.of_partition(partition) {
+            self.leave_live(slot, partition, clock);
+            let strand = self.connections[slot].strand(partition);
+            let unattached = strand.memberships.len();
+            if let Some(joining) = &mut strand.joining {
+                joining.join.detached();
+                joining.unattached = unattached;
+                joining.held = None;
+                joining.read_number = joining.read_number.wrapping_add(1);
+            }
+        }
+        self.channels.detach_all(partition);
+        *self.clock(partition) = Clock::new();
+    }
+
+    /// The connections with a strand in this partition.
+    fn of_partition(&self, partition: u16) -> Vec<usize> {
+        let has = |connection: &Connection| {
+            connection.strands.iter().any(|strand| strand.partition == partition)
+        };
+        let of = self.connections.iter().filter(|(_, connection)| has(connection));
+        of.map(|(slot, _)| slot).collect()
+    }
+
+    /// Every strand of a partition may have missed events.
+    pub(crate) fn lag_all(&mut self, partition: u16) {
+        if self.clock(partition).all_lagged {
+            return;
+        }
+        let slots = self.of_partition(partition);
+        self.clock(partition).all_lagged = !self.lag(slots, partition);
+    }
+
+    /// The subscribers of a channel may have missed an event.
+    pub(crate) fn lag_channel(&mut self, key: ChannelKey) {
+        let slots = self.channels.subscribers(key).iter().map(|slot| *slot as usize).collect();
+        self.lag(slots, key.partition);
+    }
+
+    /// Makes these strands read history from their positions. Returns whether that is new for any
+    /// of them. A queue stays: it is in order, and the read begins after it.
+    fn lag(&mut self, slots: Vec<usize>, partition: u16) -> bool {
+        let (mut news, clock) = (false, self.clock(partition).dispatched);
+        for slot in slots {
+            match &mut self.connections[slot].strand(partition).joining {
+                Some(joining) => news |= joining.join.lagged(),
+                None => {
+                    news = true;
+                    self.leave_live(slot, partition, clock);
+                    self.all_attached(slot, partition);
+                }
+            }
+        }
+        news
+    }
+
+    /// A reader is too slow for the live events and has everything up to `position`. The policies
+    /// of its channels decide what happens.
+    pub(crate) fn overflow(&mut self, slot: usize, partition: u16, position: EventId) {
+        let policies: Vec<SlowReader> = self.connections[slot]
+            .strand(partition)
+            .memberships
+            .iter()
+            .map(|m| self.config.slow_reader(self.channels.name(m.channel)))
+            .collect();
+        if policies.contains(&SlowReader::Close) {
+            return self.close(slot, CloseReason::Slow);
+        }
+        self.leave_live(slot, partition, Some(position));
+        if policies.contains(&SlowReader::Latest) {
+            let conflated: Vec<bool> = policies.iter().map(|p| *p == SlowReader::Latest).collect();
+            let all = conflated.iter().all(|conflated| *conflated);
+            self.conflate(slot, partition, conflated, all.then_some(position.epoch()));
+        }
+        self.all_attached(slot, partition);
+    }
+
+    /// Makes the marked channels send only their newest event. `epoch` is set if all channels are
+    /// marked: the queued events of that epoch are then superseded, and dropped.
+    fn conflate(&mut self, slot: usize, partition: u16, conflated: Vec<bool>, epoch: Option<u64>) {
+        let limits = self.limits();
+        let connection = &mut self.connections[slot];
+        let (position, raw) = epoch.map_or((None, 0), |epoch| connection.drop_events(epoch));
+        self.cells.missed.add(raw);
+        if let Some(joining) = &mut connection.strand(partition).joining {
+            let join = match position {
+                Some(position) => Join::resumed(position, limits),
+                None => std::mem::replace(&mut joining.join, Join::resumed(EventId::ZERO, limits)),
+            };
+            joining.join = join.conflating(conflated);
+        }
+    }
+
+    /// Makes a live strand join from its position.
+    fn leave_live(&mut self, slot: usize, partition: u16, position: Option<EventId>) {
+        let limits = self.limits();
+        let strand = self.connections[slot].strand(partition);
+        if strand.joining.is_some() || cfg!(feature = "sabotage") {
+            return;
+        }
+        let position = position.map_or(strand.seen, |position| position.max(strand.seen));
+        let names = strand.memberships.iter().map(|m| self.channels.name(m.channel).clone());
+        let joining = Joining::new(Join::resumed(position, limits), names.collect());
+        strand.joining = Some(Box::new(joining));
+        self.cells.lags.add(1);
+        self.cells.joining.add(1);
+    }
+
+    /// The answer to reads of a partition.
+    pub(crate) fn snapshot(
+        &mut self,
+        partition: u16,
+        snapshot: &Snapshot,
+        tokens: &[ReadToken],
+        cached: bool,
+    ) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let clock = self.clock(partition);
+        let dispatched = clock.confirms(snapshot.clock);
+        clock.all_lagged = false;
+        for token in tokens {
+            let Some(slot) = self.find(token.connection) else { continue };
+            let room = self.config.queue_bytes;
+            let strand = self.connections[slot].strand(partition);
+            let Some(joining) = &mut strand.joining else { continue };
+            if joining.read_number != token.number {
+                continue;
+            }
+            let Joining { join, channels, .. } = &mut **joining;
+            let next = join.snapshot(snapshot, channels, dispatched, cached, room, &mut outputs);
+            self.act(slot, partition, &mut outputs, next);
+        }
+        self.outputs = outputs;
+    }
+
+    /// Queues and writes what a join handed out, and does what the join asks for next.
+    fn act(&mut self, slot: usize, partition: u16, outputs: &mut Vec<Output>, next: Next) {
+        let now = self.now();
+        for output in outputs.iter() {
+            if let Output::Gap(gap) = output {
+                self.cells.gaps[gap.reason as usize].add(1);
+            }
+        }
+        let retry = self.config.jittered_retry();
+        let connection = &mut self.connections[slot];
+        let token = Self::token(slot, connection.generation);
+        let unchanged = outputs.is_empty() && next == Next::Tick;
+        let opened = outputs.iter().any(|output| matches!(output, Output::Opened(..)));
+        let waiter = if opened { connection.sink.let_in() } else { None };
+        if waiter.is_some() {
+            connection.queue_own(&frame::retry(retry), now);
+        }
+        connection.queue_outputs(outputs.drain(..), now);
+        if let Some(waiter) = waiter {
+            // The handler may have gone. It then abandons the stream.
+            let _ = waiter.send(Ok(()));
+        }
+        match next {
+            Next::Wait => {}
+            Next::Tick => {
+                self.clocks[usize::from(partition)].ticking.push(token);
+                self.broker.want_tick(self.worker, partition);
+            }
+            Next::Read(after) => {
+                if let Some(joining) = &mut connection.strand(partition).joining {
+                    joining.held = Some(after);
+                }
+            }
+            Next::Live(seen) => {
+                let strand = connection.strand(partition);
+                (strand.joining, strand.seen) = (None, seen);
+                self.cells.joining.sub(1);
+                self.clocks[usize::from(partition)].all_lagged = false;
+            }
+        }
+        if !unchanged {
+            self.flush(slot);
+        }
+    }
+
+    /// Sends the reads that were held back until the queue is empty, so that their answers have
+    /// room.
+    pub(crate) fn read_if_room(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if connection.pending() {
+            return;
+        }
+        let connection_token = Self::token(slot, connection.generation);
+        for strand in &mut connection.strands {
+            let Some(joining) = &mut strand.joining else { continue };
+            let Some(after) = joining.held.take() else { continue };
+            joining.read_number = joining.read_number.wrapping_add(1);
+            let dispatched = self.clocks[usize::from(strand.partition)].dispatched;
+            self.broker.read(ReadRequest {
+                partition: strand.partition,
+                worker: self.worker,
+                token: ReadToken { connection: connection_token, number: joining.read_number },
+                channels: joining.channels.clone(),
+                after,
+                youngest: joining.join.youngest(),
+                extents: (0..joining.channels.len()).map(|n| joining.join.extent(n)).collect(),
+                epoch: dispatched.map(EventId::epoch),
+            });
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The delivery of live events to a connection: what is delivered, and how it ended.
+
+use sse_contract::EventId;
+
+use crate::feed::frame::{Framing, SharedFrame};
+use crate::feed::inbox::ChannelKey;
+
+/// Live events of one channel, in order, prepared once for all deliveries.
+#[derive(Debug)]
+pub(crate) struct Batch<'a> {
+    run: &'a [(ChannelKey, SharedFrame)],
+    picks: &'a [u32],
+    /// The events' bytes in a row, indexed by framing.
+    bytes: [&'a [u8]; 2],
+    first: Option<EventId>,
+    /// The id of the last event that has one.
+    pub last: Option<EventId>,
+}
+
+/// The result of delivering a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// Events written as a whole.
+    pub written: u64,
+    /// Events without an id that this connection missed.
+    pub missed: u64,
+    /// How the delivery ended.
+    pub end: End,
+}
+
+/// How the delivery of a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Every event was written, queued, kept by the join, or skipped.
+    Taken,
+    /// The queue is full, because the reader is too slow. It has everything up to this position.
+    Overflow(EventId),
+    /// The socket failed.
+    Broken,
+}
+
+/// Bounds on a connection's queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueLimits {
+    /// How many blocks may wait.
+    pub blocks: usize,
+    /// How many bytes may wait. A single event may be larger.
+    pub bytes: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// The events of `run` that `picks` lists; `run` has events of all channels. If `picks` lists
+    /// several, `in_a_row` holds their bytes, in chunks and plain.
+    pub(crate) fn new(
+        run: &'a [(ChannelKey, SharedFrame)],
+        picks: &'a [u32],
+        in_a_row: (&'a [u8], &'a [u8]),
+    ) -> Self {
+        let frame = |n: &u32| &run[*n as usize].1;
+        let bytes = match picks {
+            [one] => [Framing::Chunked, Framing::Plain].map(|framing| frame(one).bytes(framing)),
+            _ => in_a_row.into(),
+        };
+        let first = picks.iter().find_map(|n| frame(n).id);
+        let last = picks.iter().rev().find_map(|n| frame(n).id);
+        Batch { run, picks, bytes, first, last }
+    }
+
+    /// The partition of the channel.
+    pub(crate) fn partition(&self) -> u16 {
+        self.picks.first().map_or(0, |&n| self.run[n as usize].0.partition)
+    }
+
+    /// The events.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &'a SharedFrame> {
+        self.picks.iter().map(|&n| &self.run[n as usize].1)
+    }
+
+    /// The events' bytes in a row.
+    pub(crate) fn bytes(&self, framing: Framing) -> &'a [u8] {
+        self.bytes[framing as usize]
+    }
+
+    /// How many events there are.
+    pub(crate) fn len(&self) -> usize {
+        self.picks.len()
+    }
+
+    /// Whether every event is above `seen`. Ids rise, so the first one decides.
+    pub(crate) fn begins_above(&self, seen: EventId) -> bool {
+        self.first.is_none_or(|first| first > seen)
+    }
+}
