@@ -170,7 +170,7 @@ impl MemoryBroker {
             Some(worker) => state.send(worker, ToHub::Tick(PARTITION, clock)),
             None => {
                 for inbox in &state.workers {
-                    inbox.send([ToHub::Tick(PARTITION, clock)]);
+                    inbox.send(PARTITION, [ToHub::Tick(PARTITION, clock)]);
                 }
                 state.expire(now, self.limits.ttl + EXPIRY_SLACK);
             }
@@ -271,7 +271,7 @@ impl State {
     }
 
     fn send(&self, worker: u16, message: ToHub) {
-        self.workers[usize::from(worker)].send([message]);
+        self.workers[usize::from(worker)].send(PARTITION, [message]);
     }
 
     /// Stores the event and queues it for every attached worker. Returns the inboxes to wake, which
@@ -291,7 +291,7 @@ impl State {
         let entry = self.channels.entry(channel.clone()).or_default();
         for (worker, key) in &entry.attached {
             let inbox = &self.workers[usize::from(*worker)];
-            inbox.push([ToHub::Event(*key, frame.clone())]);
+            inbox.push(PARTITION, [ToHub::Event(*key, frame.clone())]);
             told.push(inbox.clone());
         }
         if !kept {

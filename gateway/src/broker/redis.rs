@@ -145,12 +145,20 @@ impl RedisBroker {
     /// Attaches a channel. `Attached` follows once Redis has confirmed the subscription, `Refused`
     /// if Redis refuses it.
     pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
-        self.in_charge(key.partition).tell(IngestRequest::Attach(worker, channel.clone(), key));
+        self.partition_of(channel.as_str()).tell(IngestRequest::Attach(
+            worker,
+            channel.clone(),
+            key,
+        ));
     }
 
     /// Ends an attachment.
     pub fn detach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
-        self.in_charge(key.partition).tell(IngestRequest::Detach(worker, channel.clone(), key));
+        self.partition_of(channel.as_str()).tell(IngestRequest::Detach(
+            worker,
+            channel.clone(),
+            key,
+        ));
     }
 
     /// Asks a partition's ingest for a tick that covers everything it was asked for before.
@@ -254,5 +262,29 @@ impl Drop for Threads {
             // A panic was reported as a death.
             let _ = handle.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::vitals;
+
+    #[test]
+    fn threads_have_ended_once_they_are_dropped_and_are_not_missed() {
+        let (vitals, mut watch) = vitals::watch();
+        let (mut threads, held) = (Threads::new(), Arc::new(()));
+        for _ in 0..3 {
+            let held = held.clone();
+            threads.run("a thread", &vitals, move || async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+        }
+        drop(threads);
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert!(watch.death().now_or_never().is_none());
     }
 }

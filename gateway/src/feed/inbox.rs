@@ -14,16 +14,14 @@ use tokio::sync::{Notify, mpsc};
 use crate::feed::frame::SharedFrame;
 use crate::feed::snapshot::Snapshot;
 
-/// A channel of a hub: an index, a generation that tells it from earlier channels at that index,
-/// and its partition.
+/// A channel of a hub: an index, and a generation that tells it from earlier channels at that
+/// index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChannelKey {
     /// The index in the hub's table of channels.
     pub slot: u32,
     /// Differs for every channel that uses the index.
     pub generation: u32,
-    /// The channel's partition.
-    pub partition: u16,
 }
 
 /// A connection of a hub, and one of its reads.
@@ -120,10 +118,10 @@ impl Inbox {
         Arc::new(Inbox { queue: Mutex::default(), wake, taken, limit })
     }
 
-    /// Appends messages in order and wakes the hub. Never waits. Returns how many events were
-    /// dropped.
-    pub fn send(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
-        let dropped = self.push(messages);
+    /// Appends messages of a partition in order and wakes the hub. Never waits. Returns how many
+    /// events were dropped.
+    pub fn send(&self, partition: u16, messages: impl IntoIterator<Item = ToHub>) -> u64 {
+        let dropped = self.push(partition, messages);
         self.wake();
         dropped
     }
@@ -131,7 +129,7 @@ impl Inbox {
     /// Appends as [`Inbox::send`] does, but does not wake the hub; the caller must call
     /// [`Inbox::wake`]. A caller that holds a lock uses this, because waking another thread takes
     /// longer than the rest.
-    pub fn push(&self, messages: impl IntoIterator<Item = ToHub>) -> u64 {
+    pub fn push(&self, partition: u16, messages: impl IntoIterator<Item = ToHub>) -> u64 {
         let mut dropped = 0;
         let mut queue = self.lock();
         if queue.closed {
@@ -143,7 +141,7 @@ impl Inbox {
                 queue.dropping |= queue.bytes + bytes > self.limit;
                 if queue.dropping {
                     dropped += 1;
-                    queue.mark(partition(&message));
+                    queue.mark(partition);
                     continue;
                 }
                 queue.bytes += bytes;
@@ -151,6 +149,11 @@ impl Inbox {
             queue.messages.push_back(message);
         }
         dropped
+    }
+
+    /// Sends a message that is of no partition.
+    pub fn tell(&self, message: ToHub) {
+        self.send(0, [message]);
     }
 
     /// Wakes the hub.
@@ -244,14 +247,6 @@ fn event_bytes(message: &ToHub) -> usize {
     }
 }
 
-/// The partition of a message that counts against the bound.
-fn partition(message: &ToHub) -> u16 {
-    match message {
-        ToHub::Event(key, _) | ToHub::Missed(key) => key.partition,
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
@@ -263,11 +258,7 @@ mod tests {
     use crate::feed::frame::Frame;
 
     fn event(n: u64) -> ToHub {
-        event_of(0, n)
-    }
-
-    fn event_of(partition: u16, n: u64) -> ToHub {
-        let key = ChannelKey { slot: 0, generation: 0, partition };
+        let key = ChannelKey { slot: 0, generation: 0 };
         ToHub::Event(key, Frame::event(EventId::new(n, 1, 0), "", &"x".repeat(100)))
     }
 
@@ -275,15 +266,15 @@ mod tests {
     fn a_full_inbox_says_lagged_where_events_are_missing() {
         let inbox = Inbox::new(400);
         let tick = |n| ToHub::Tick(0, EventId::new(n, 1, 0));
-        assert_eq!(inbox.send([event(1), event(2), event(3), event(4)]), 2);
-        inbox.send([tick(5), event(6), event(7), ToHub::Detached(0), tick(8), event(9)]);
+        assert_eq!(inbox.send(0, [event(1), event(2), event(3), event(4)]), 2);
+        inbox.send(0, [tick(5), event(6), event(7), ToHub::Detached(0), tick(8), event(9)]);
         let mut got = Vec::new();
         inbox.take(&mut got);
         let missing: Vec<bool> = got.iter().map(|m| matches!(m, ToHub::Lagged(0))).collect();
         // Event, event, mark, tick, mark, detached, tick, mark.
         assert_eq!(missing, [false, false, true, false, true, false, false, true]);
         got.clear();
-        inbox.send([event(10)]);
+        inbox.send(0, [event(10)]);
         inbox.take(&mut got);
         assert!(
             matches!(got[..], [ToHub::Event(..)]),
@@ -295,10 +286,12 @@ mod tests {
     #[test]
     fn each_partition_is_marked_and_the_marks_are_bounded() {
         let inbox = Inbox::new(0);
-        inbox.send((0..100).map(|n| event_of(n % 3, n.into())));
-        inbox.send([ToHub::Tick(1, EventId::new(1, 1, 0))]);
-        let missed = ChannelKey { slot: 0, generation: 0, partition: 2 };
-        inbox.send((0..100).map(|_| ToHub::Missed(missed)));
+        for n in 0..100 {
+            inbox.send(n % 3, [event(n.into())]);
+        }
+        inbox.send(1, [ToHub::Tick(1, EventId::new(1, 1, 0))]);
+        let missed = ChannelKey { slot: 0, generation: 0 };
+        inbox.send(2, (0..100).map(|_| ToHub::Missed(missed)));
         let mut got = Vec::new();
         inbox.take(&mut got);
         let marks: Vec<Option<u16>> = got
@@ -315,8 +308,8 @@ mod tests {
     #[test]
     fn a_hub_is_given_a_run_at_a_time() {
         let inbox = Inbox::new(1 << 20);
-        inbox.send((0..300).map(event));
-        inbox.send((0..100).map(|n| ToHub::Tick(0, EventId::new(n, 1, 0))));
+        inbox.send(0, (0..300).map(event));
+        inbox.send(0, (0..100).map(|n| ToHub::Tick(0, EventId::new(n, 1, 0))));
         let mut sizes = Vec::new();
         let mut more = true;
         while more {
@@ -334,10 +327,10 @@ mod tests {
         let ask = || {
             #[expect(clippy::disallowed_methods, reason = "it gets one answer at most")]
             let (answer, answered) = mpsc::unbounded_channel();
-            inbox.send([ToHub::Count("demo".parse().unwrap(), answer)]);
+            inbox.tell(ToHub::Count("demo".parse().unwrap(), answer));
             answered
         };
-        inbox.send([event(1), event(2)]);
+        inbox.send(0, [event(1), event(2)]);
         let mut before = ask();
         assert!(!inbox.keeps_up() && before.try_recv() == Err(TryRecvError::Empty));
         inbox.close();
@@ -352,7 +345,7 @@ mod tests {
         let inbox = Inbox::new(400);
         let mut context = Context::from_waker(Waker::noop());
         assert_eq!(pin!(inbox.caught_up()).poll(&mut context), Poll::Ready(()));
-        inbox.send([event(1), event(2)]);
+        inbox.send(0, [event(1), event(2)]);
         let mut waiting = pin!(inbox.caught_up());
         assert_eq!(waiting.as_mut().poll(&mut context), Poll::Pending);
         inbox.take(&mut Vec::new());

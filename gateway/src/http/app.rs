@@ -93,7 +93,7 @@ impl App {
     pub(crate) fn tell_hubs(&self, what: impl Fn() -> ToHub) {
         let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
         for hub in hubs.iter() {
-            hub.send([what()]);
+            hub.tell(what());
         }
     }
 
@@ -170,7 +170,7 @@ impl App {
         let (answer, mut answers) = mpsc::unbounded_channel();
         let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for hub in &hubs {
-            hub.send([ToHub::Count(channel.clone(), answer.clone())]);
+            hub.tell(ToHub::Count(channel.clone(), answer.clone()));
         }
         drop(answer);
         let mut counts = Vec::new();

@@ -69,8 +69,8 @@ mod tests {
         let addr = "127.0.0.1:1".parse().unwrap();
         let app = Arc::new(App::new(config, broker, metrics, access, addr, 1));
         let hanging = Inbox::new(1000);
-        let key = ChannelKey { slot: 0, generation: 0, partition: 0 };
-        hanging.send([ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);
+        let key = ChannelKey { slot: 0, generation: 0 };
+        hanging.send(0, [ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);
         app.add_hub(hanging);
         let item = Publication {
             channel: "demo".parse().unwrap(),

@@ -21,7 +21,8 @@ pub(crate) struct Channels {
 #[derive(Debug)]
 struct Entry {
     name: Channel,
-    key: ChannelKey,
+    generation: u32,
+    partition: u16,
     attached: bool,
     subscribers: Vec<u32>,
 }
@@ -60,7 +61,8 @@ impl Channels {
                 let (slot, generation) = (entry.key() as u32, self.generation);
                 entry.insert(Entry {
                     name: name.clone(),
-                    key: ChannelKey { slot, generation, partition },
+                    generation,
+                    partition,
                     attached: false,
                     subscribers: Vec::new(),
                 });
@@ -71,7 +73,7 @@ impl Channels {
         let entry = &mut self.entries[slot as usize];
         entry.subscribers.push(connection);
         Added {
-            key: entry.key,
+            key: ChannelKey { slot, generation: entry.generation },
             place: entry.subscribers.len() as u32 - 1,
             first: entry.subscribers.len() == 1,
             attached: entry.attached,
@@ -86,7 +88,7 @@ impl Channels {
         let last = entry.subscribers.is_empty().then(|| {
             let entry = self.entries.remove(slot as usize);
             self.by_name.remove(&entry.name);
-            (entry.name, entry.key)
+            (entry.name, ChannelKey { slot, generation: entry.generation })
         });
         Removed { moved, last }
     }
@@ -94,9 +96,15 @@ impl Channels {
     /// The subscribers of a channel; empty if the channel is gone.
     pub(crate) fn subscribers(&self, key: ChannelKey) -> &[u32] {
         match self.entries.get(key.slot as usize) {
-            Some(entry) if entry.key == key => &entry.subscribers,
+            Some(entry) if entry.generation == key.generation => &entry.subscribers,
             _ => &[],
         }
+    }
+
+    /// The channel's partition; `None` if the channel is gone.
+    pub(crate) fn partition(&self, key: ChannelKey) -> Option<u16> {
+        let entry = self.entries.get(key.slot as usize)?;
+        (entry.generation == key.generation).then_some(entry.partition)
     }
 
     /// The name of the channel at this index.
@@ -107,7 +115,7 @@ impl Channels {
     /// Notes that the broker attached the channel. Returns whether that is new.
     pub(crate) fn set_attached(&mut self, key: ChannelKey) -> bool {
         match self.entries.get_mut(key.slot as usize) {
-            Some(entry) if entry.key == key && !entry.attached => {
+            Some(entry) if entry.generation == key.generation && !entry.attached => {
                 entry.attached = true;
                 true
             }
@@ -118,7 +126,7 @@ impl Channels {
     /// Notes that the broker lost every attachment of a partition.
     pub(crate) fn detach_all(&mut self, partition: u16) {
         for (_, entry) in &mut self.entries {
-            entry.attached &= entry.key.partition != partition;
+            entry.attached &= entry.partition != partition;
         }
     }
 

@@ -45,12 +45,14 @@ impl Subscribers {
         let mut start = 0;
         for (n, (key, frame)) in run.iter().enumerate() {
             let Some(id) = frame.id else { continue };
-            if !self.clock(key.partition).precedes(id) {
+            // Nobody listens to a channel that is gone.
+            let Some(partition) = self.channels.partition(*key) else { continue };
+            if !self.clock(partition).precedes(id) {
                 self.fan_out(&run[start..n]);
-                self.lag_all(key.partition);
+                self.lag_all(partition);
                 start = n;
             }
-            self.clock(key.partition).dispatched = Some(id);
+            self.clock(partition).dispatched = Some(id);
         }
         self.fan_out(&run[start..]);
     }
@@ -101,7 +103,7 @@ impl Subscribers {
         readers: Readers,
     ) -> bool {
         let (key, _) = &run[picks[0] as usize];
-        let partition = key.partition;
+        let Some(partition) = self.channels.partition(*key) else { return false };
         let mut row = std::mem::take(&mut self.row);
         row.clear();
         let mut chunks = 0;
@@ -116,7 +118,7 @@ impl Subscribers {
                 append(Framing::Plain);
             }
         }
-        let batch = Batch::new(run, picks, row.split_at(chunks));
+        let batch = Batch::new(partition, run, picks, row.split_at(chunks));
         let (now, limits) = (self.now(), self.queue_limits());
         let write = readers != Readers::OfSeveral;
         let (mut written, mut missed, mut others) = (0, 0, false);

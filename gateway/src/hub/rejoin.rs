@@ -39,6 +39,7 @@ impl Subscribers {
 
     /// The broker has attached a channel.
     pub(crate) fn channel_attached(&mut self, key: ChannelKey) {
+        let Some(partition) = self.channels.partition(key) else { return };
         if !self.channels.set_attached(key) {
             return;
         }
@@ -51,11 +52,11 @@ impl Subscribers {
             .collect();
         for token in waiting {
             let Some(slot) = self.find(token) else { continue };
-            let strand = self.connections[slot].strand(key.partition);
+            let strand = self.connections[slot].strand(partition);
             let Some(joining) = &mut strand.joining else { continue };
             joining.unattached = joining.unattached.saturating_sub(1);
             if joining.unattached == 0 {
-                self.all_attached(slot, key.partition);
+                self.all_attached(slot, partition);
             }
         }
     }
@@ -131,8 +132,9 @@ impl Subscribers {
 
     /// The subscribers of a channel may have missed an event.
     pub(crate) fn lag_channel(&mut self, key: ChannelKey) {
+        let Some(partition) = self.channels.partition(key) else { return };
         let slots = self.channels.subscribers(key).iter().map(|slot| *slot as usize).collect();
-        self.lag(slots, key.partition);
+        self.lag(slots, partition);
     }
 
     /// Makes these strands read history from their positions. Returns whether that is new for any

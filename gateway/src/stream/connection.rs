@@ -86,7 +86,7 @@ impl Connection {
         write: bool,
     ) -> Delivery {
         let mut delivery = Delivery { written: 0, missed: 0, end: End::Taken };
-        let strand = self.strand(batch.partition());
+        let strand = self.strand(batch.partition);
         let seen = strand.seen;
         if let Some(joining) = &mut strand.joining {
             let missed = batch.frames().filter(|frame| !joining.join.live(frame)).count();
@@ -98,7 +98,7 @@ impl Connection {
             match self.sink.write(bytes) {
                 Ok(n) if n == bytes.len() => {
                     self.last_write = now;
-                    self.strand(batch.partition()).seen = batch.last.unwrap_or(seen);
+                    self.strand(batch.partition).seen = batch.last.unwrap_or(seen);
                     delivery.written = batch.len() as u64;
                 }
                 Ok(n) => self.queue_batch(batch, n, limits, now, &mut delivery),
@@ -122,7 +122,7 @@ impl Connection {
         now: Deciseconds,
         delivery: &mut Delivery,
     ) {
-        let partition = batch.partition();
+        let partition = batch.partition;
         let mut seen = self.strand(partition).seen;
         for frame in batch.frames() {
             if frame.id.is_some_and(|id| id <= seen) {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn run_of(frames: impl Iterator<Item = SharedFrame>) -> Vec<(ChannelKey, SharedFrame)> {
-        frames.map(|frame| (ChannelKey { slot: 0, generation: 0, partition: 0 }, frame)).collect()
+        frames.map(|frame| (ChannelKey { slot: 0, generation: 0 }, frame)).collect()
     }
 
     fn deliver(
@@ -356,7 +356,7 @@ mod tests {
         let joined = [Framing::Chunked, Framing::Plain].map(|framing| {
             run.iter().flat_map(|(_, frame)| frame.bytes(framing).to_vec()).collect::<Vec<u8>>()
         });
-        let batch = Batch::new(run, &picks, (&joined[0], &joined[1]));
+        let batch = Batch::new(0, run, &picks, (&joined[0], &joined[1]));
         connection.deliver(&batch, LIMITS, 0, write)
     }
 

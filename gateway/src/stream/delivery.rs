@@ -8,6 +8,8 @@ use crate::feed::inbox::ChannelKey;
 /// Live events of one channel, in order, prepared once for all deliveries.
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
+    /// The channel's partition.
+    pub partition: u16,
     run: &'a [(ChannelKey, SharedFrame)],
     picks: &'a [u32],
     /// The events' bytes in a row, indexed by framing.
@@ -52,6 +54,7 @@ impl<'a> Batch<'a> {
     /// The events of `run` that `picks` lists; `run` has events of all channels. If `picks` lists
     /// several, `in_a_row` holds their bytes, in chunks and plain.
     pub(crate) fn new(
+        partition: u16,
         run: &'a [(ChannelKey, SharedFrame)],
         picks: &'a [u32],
         in_a_row: (&'a [u8], &'a [u8]),
@@ -63,12 +66,7 @@ impl<'a> Batch<'a> {
         };
         let first = picks.iter().find_map(|n| frame(n).id);
         let last = picks.iter().rev().find_map(|n| frame(n).id);
-        Batch { run, picks, bytes, first, last }
-    }
-
-    /// The partition of the channel.
-    pub(crate) fn partition(&self) -> u16 {
-        self.picks.first().map_or(0, |&n| self.run[n as usize].0.partition)
+        Batch { partition, run, picks, bytes, first, last }
     }
 
     /// The events.

@@ -164,7 +164,7 @@ impl Dispatch {
         self.interest.lost();
         for (inbox, batch) in self.workers.iter().zip(&mut self.batches) {
             batch.clear();
-            inbox.send([ToHub::Detached(self.terms.partition)]);
+            inbox.send(self.terms.partition, [ToHub::Detached(self.terms.partition)]);
         }
     }
 
@@ -395,7 +395,7 @@ impl Dispatch {
         let mut dropped = 0;
         for (inbox, batch) in self.workers.iter().zip(&mut self.batches) {
             if !batch.is_empty() {
-                dropped += inbox.send(batch.drain(..));
+                dropped += inbox.send(self.terms.partition, batch.drain(..));
             }
         }
         if dropped > 0 {

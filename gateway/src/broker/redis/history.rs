@@ -126,7 +126,7 @@ impl Reads {
         for (inbox, tokens) in self.workers.iter().zip(served) {
             if !tokens.is_empty() {
                 let (partition, snapshot) = (self.partition, snapshot.clone());
-                inbox.send([ToHub::Snapshot { partition, snapshot, tokens, cached }]);
+                inbox.send(partition, [ToHub::Snapshot { partition, snapshot, tokens, cached }]);
             }
         }
     }

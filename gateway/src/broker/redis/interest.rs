@@ -170,7 +170,7 @@ mod tests {
     const A: &[u8] = b"sse:a";
 
     fn at(slot: u32) -> Attachment {
-        (0, ChannelKey { slot, generation: 1, partition: 0 })
+        (0, ChannelKey { slot, generation: 1 })
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::broker::redis::settings::HistoryLimits;
 use crate::metrics::Metrics;
 
 const PARTITION: u16 = 5;
-const KEY: ChannelKey = ChannelKey { slot: 3, generation: 1, partition: PARTITION };
+const KEY: ChannelKey = ChannelKey { slot: 3, generation: 1 };
 /// The live name of the channel `demo`.
 const DEMO: &str = "sse:demo";
 const PROBE: &str = "sse::probe:1";
