@@ -6,7 +6,7 @@ use crate::feed::inbox::{ChannelKey, ToHub};
 use crate::hub::clocks::Clock;
 use crate::hub::subscribers::Subscribers;
 use crate::stream::close_reason::CloseReason;
-use crate::stream::delivery::{Batch, End, QueueLimits};
+use crate::stream::delivery::{Attempt, Batch, End, QueueLimits};
 
 /// Selects subscribers of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,16 +121,23 @@ impl Subscribers {
         let batch = Batch::new(partition, run, picks, row.split_at(chunks));
         let (now, limits) = (self.now(), self.queue_limits());
         let write = readers != Readers::OfSeveral;
-        let (mut written, mut missed, mut others) = (0, 0, false);
+        let (mut whole, mut written, mut missed, mut others) = (0, 0, 0, false);
         for &slot in self.channels.subscribers(*key) {
             let connection = &mut self.connections[slot as usize];
-            let several = connection.strand(partition).memberships.len() > 1;
-            if readers != Readers::All && several != (readers == Readers::OfSeveral) {
-                others = true;
+            if readers != Readers::All {
+                let several = connection.strand(partition).memberships.len() > 1;
+                if several == write {
+                    others = true;
+                    continue;
+                }
+            }
+            let attempt = if write { connection.write_now(&batch, now) } else { Attempt::NotMade };
+            if attempt == Attempt::Whole {
+                whole += 1;
                 continue;
             }
             let idle = !connection.pending();
-            let delivery = connection.deliver(&batch, limits, now, write);
+            let delivery = connection.deliver(&batch, attempt, limits, now, write);
             written += delivery.written;
             missed += delivery.missed;
             if !write && idle && connection.pending() {
@@ -140,7 +147,7 @@ impl Subscribers {
                 self.ends.push((slot, delivery.end));
             }
         }
-        self.cells.delivered.add(written);
+        self.cells.delivered.add(written + whole * batch.len() as u64);
         self.cells.missed.add(missed);
         self.row = row;
         let mut ends = std::mem::take(&mut self.ends);

@@ -12,7 +12,7 @@ use sse_contract::EventId;
 
 use crate::feed::frame::{self, Framing, SharedFrame};
 use crate::stream::account::Output;
-use crate::stream::delivery::{Batch, Delivery, End, QueueLimits};
+use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits};
 use crate::stream::outbox::{Block, Outbox};
 use crate::stream::sink::Sink;
 use crate::stream::strand::{Strand, Strands};
@@ -76,39 +76,55 @@ impl Connection {
         self.strands.iter().filter(|strand| strand.joining.is_some()).count()
     }
 
-    /// Sends live events, or has the join keep them. If `write` is false they are only queued, and
-    /// [`Connection::flush`] must follow.
+    /// Writes live events, if the strand is live and nothing else waits. Nearly every delivery is
+    /// this one write, which the socket takes whole; [`Connection::deliver`] does all others.
+    #[inline]
+    pub(crate) fn write_now(&mut self, batch: &Batch<'_>, now: Deciseconds) -> Attempt {
+        let strand = self.strand(batch.partition);
+        if strand.joining.is_some() || !batch.begins_above(strand.seen) || self.outbox.is_some() {
+            return Attempt::NotMade;
+        }
+        let bytes = batch.bytes(self.framing);
+        match self.sink.write(bytes) {
+            Ok(n) if n == bytes.len() => {
+                self.last_write = now;
+                if let Some(last) = batch.last {
+                    self.strand(batch.partition).seen = last;
+                }
+                Attempt::Whole
+            }
+            Ok(n) => Attempt::Part(n),
+            Err(_) => Attempt::Broken,
+        }
+    }
+
+    /// Delivers live events after this attempt to write them: queues what was not written, or has
+    /// the join keep it. If `write` is false, [`Connection::flush`] must follow.
+    #[inline(never)]
     pub(crate) fn deliver(
         &mut self,
         batch: &Batch<'_>,
+        attempt: Attempt,
         limits: QueueLimits,
         now: Deciseconds,
         write: bool,
     ) -> Delivery {
-        let mut delivery = Delivery { written: 0, missed: 0, end: End::Taken };
-        let strand = self.strand(batch.partition);
-        let seen = strand.seen;
-        if let Some(joining) = &mut strand.joining {
+        let nothing = Delivery { written: 0, missed: 0, end: End::Taken };
+        match attempt {
+            Attempt::Whole => return Delivery { written: batch.len() as u64, ..nothing },
+            Attempt::Broken => return Delivery { end: End::Broken, ..nothing },
+            Attempt::Part(_) | Attempt::NotMade => {}
+        }
+        if let Some(joining) = &mut self.strand(batch.partition).joining {
             let missed = batch.frames().filter(|frame| !joining.join.live(frame)).count();
-            return Delivery { missed: missed as u64, ..delivery };
+            return Delivery { missed: missed as u64, ..nothing };
         }
         let idle = self.outbox.is_none();
-        if write && idle && batch.begins_above(seen) {
-            let bytes = batch.bytes(self.framing);
-            match self.sink.write(bytes) {
-                Ok(n) if n == bytes.len() => {
-                    self.last_write = now;
-                    self.strand(batch.partition).seen = batch.last.unwrap_or(seen);
-                    delivery.written = batch.len() as u64;
-                }
-                Ok(n) => self.queue_batch(batch, n, limits, now, &mut delivery),
-                Err(_) => delivery.end = End::Broken,
-            }
-        } else {
-            self.queue_batch(batch, 0, limits, now, &mut delivery);
-            if write && idle {
-                self.flush_into(&mut delivery, now);
-            }
+        let (mut delivery, done) =
+            (nothing, if let Attempt::Part(done) = attempt { done } else { 0 });
+        self.queue_batch(batch, done, limits, now, &mut delivery);
+        if attempt == Attempt::NotMade && write && idle {
+            self.flush_into(&mut delivery, now);
         }
         delivery
     }
@@ -357,7 +373,8 @@ mod tests {
             run.iter().flat_map(|(_, frame)| frame.bytes(framing).to_vec()).collect::<Vec<u8>>()
         });
         let batch = Batch::new(0, run, &picks, (&joined[0], &joined[1]));
-        connection.deliver(&batch, LIMITS, 0, write)
+        let attempt = if write { connection.write_now(&batch, 0) } else { Attempt::NotMade };
+        connection.deliver(&batch, attempt, LIMITS, 0, write)
     }
 
     /// Every open stream has one, in the hub's slab.

@@ -30,6 +30,20 @@ pub(crate) struct Delivery {
     pub end: End,
 }
 
+/// An attempt to write a batch at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// The socket took the whole batch.
+    Whole,
+    /// The socket took this many bytes.
+    Part(usize),
+    /// Nothing was written: the strand joins, or other blocks wait, or some of the events are not
+    /// to be sent.
+    NotMade,
+    /// The socket failed.
+    Broken,
+}
+
 /// How the delivery of a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
