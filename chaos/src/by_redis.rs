@@ -1,8 +1,8 @@
 //! Publishes directly through Redis, as any service can, and interprets its answers.
 
 use sse_contract::{
-    Call, Channel, EventId, Function, Keys, Meaning, Publish, batch_answer, batch_len, eval_script,
-    meaning,
+    Call, Channel, EventId, Function, Keys, Meaning, Publish, Way, batch_answer, batch_len,
+    eval_script, meaning,
 };
 
 use crate::ledger::now_ms;
@@ -18,9 +18,7 @@ use crate::tally::Wrong;
 #[derive(Debug, Default)]
 pub struct Direct {
     connection: Option<(Redis, Option<u64>)>,
-    /// The digests of the scripts for one event and for a batch, where Redis runs scripts instead
-    /// of functions.
-    digests: Option<[String; 2]>,
+    way: Way,
 }
 
 /// One event of a publication.
@@ -93,11 +91,11 @@ impl Direct {
             let mut digests = Vec::new();
             for function in [Function::Publish, Function::PublishBatch] {
                 match redis.call(&["SCRIPT", "LOAD", &eval_script(function)]).await? {
-                    Reply::Text(digest) => digests.push(digest),
+                    Reply::Text(digest) => digests.push((function, digest)),
                     Reply::Error(error) => return Err(error),
                 }
             }
-            self.digests = digests.try_into().ok();
+            self.way = Way::Scripts(digests);
         }
         let state = redis.call(&["HGET", "sse:state", "id"]).await?;
         let Reply::Text(clock) = state else { return Err(format!("{state:?}")) };
@@ -114,12 +112,8 @@ impl Direct {
                 Call::batch(&keys, 0, &items, epoch)
             }
         };
-        let head = match &self.digests {
-            Some(digests) => ["EVALSHA", &digests[usize::from(batch)]],
-            None => ["FCALL", call.function().name()],
-        };
-        let head = head.map(|word| word.as_bytes().to_vec());
-        head.into_iter().chain(call.words().map(<[u8]>::to_vec)).collect()
+        let words = self.way.words(&call).expect("both functions are loaded");
+        words.map(<[u8]>::to_vec).collect()
     }
 }
 

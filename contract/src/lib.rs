@@ -15,6 +15,7 @@ mod item;
 mod keys;
 mod library;
 mod live_frame;
+mod loading;
 mod outcome;
 pub mod pattern;
 
@@ -29,4 +30,5 @@ pub use library::{
     CONTRACT_VERSION, Function, LIBRARY_VERSION, MAX_BATCH, eval_script, library_source,
 };
 pub use live_frame::{LiveMessage, decode_live, encode_live};
+pub use loading::{Found, Loading, Reply, Step, Way, is_passing};
 pub use outcome::{Meaning, batch_answer, detail, meaning};

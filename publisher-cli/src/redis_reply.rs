@@ -21,7 +21,7 @@ pub fn call_answer(error: &RedisError) -> Answer {
 /// What an error that answers a call means. An answer of another shape than a batch's has no code: it is not the
 /// library of the contract that was called.
 pub fn call_meaning(error: &RedisError) -> Meaning {
-    error.code().map_or(Meaning::Unknown, |code| meaning(&whole(code, error)))
+    error.code().map_or(Meaning::Unknown, |_| meaning(&words(error)))
 }
 
 fn refusal(meaning: Meaning, reason: Reason) -> Answer {
@@ -37,24 +37,9 @@ fn refusal(meaning: Meaning, reason: Reason) -> Answer {
     }
 }
 
-fn whole(code: &str, error: &RedisError) -> String {
-    format!("{code} {}", error.detail().unwrap_or_default())
-}
-
-/// States that a server leaves by itself, or by a failover. Asked only before anything is published.
-pub fn is_passing(code: &str) -> bool {
-    matches!(
-        code,
-        "LOADING"
-            | "READONLY"
-            | "MASTERDOWN"
-            | "CLUSTERDOWN"
-            | "TRYAGAIN"
-            | "BUSY"
-            | "OOM"
-            | "MISCONF"
-            | "NOREPLICAS"
-    )
+/// An error's text as Redis wrote it: its code, then its words.
+pub fn words(error: &RedisError) -> String {
+    format!("{} {}", error.code().unwrap_or_default(), error.detail().unwrap_or_default())
 }
 
 /// An error in words, with its code where the words depend on it.
@@ -65,7 +50,7 @@ pub fn reason(error: &RedisError) -> Reason {
             Reason { kind: Some("CLUSTER".to_owned()), text: text.to_owned() }
         }
         Some("ERR") => Reason::new(error.detail().unwrap_or_default()),
-        Some(code) => reason_of(&whole(code, error)),
+        Some(_) => reason_of(&words(error)),
         None => Reason::new(error.to_string()),
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, cmd,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
+    Value, cmd,
 };
 use sse_contract::{
-    CONTRACT_VERSION, Call, EventId, Function, Keys, LIBRARY_VERSION, Meaning, Publish, batch_len,
-    eval_script, library_source,
+    CONTRACT_VERSION, Call, EventId, Function, Keys, Loading, Meaning, Publish, Reply, Step, Way,
+    batch_len, is_passing,
 };
 
 use crate::attempt::{Answer, Attempt, Reason, Target};
@@ -36,13 +37,6 @@ struct Session {
     /// The epoch of each partition that was published to; none where there is no state yet. Passed with every
     /// call, so that no event goes into other data than those this session began with.
     epochs: BTreeMap<u16, Option<u64>>,
-}
-
-/// How the function is reached.
-enum Way {
-    Function,
-    /// The script's SHA-1.
-    Script(String),
 }
 
 /// Why there is no session.
@@ -106,41 +100,39 @@ impl RedisTarget {
     }
 }
 
-/// Makes sure that the function is there, at least as new as this program's; else loads the script.
+/// Makes sure that the function can be called. Redis' last error is returned if it cannot.
 async fn prepare(connection: &mut MultiplexedConnection) -> RedisResult<Way> {
-    let version: RedisResult<u32> =
-        cmd("FCALL").arg("sse_version").arg(0).query_async(connection).await;
-    let mut load = cmd("FUNCTION");
-    load.arg("LOAD");
-    match version {
-        Ok(version) if version >= LIBRARY_VERSION => return Ok(Way::Function),
-        Ok(_) => {
-            load.arg("REPLACE");
+    let (mut loading, mut step) = Loading::begin(&[Function::PublishBatch]);
+    let mut refusal = None;
+    loop {
+        match step {
+            Step::Send(words) => {
+                let answer = Cmd::new().arg(words).query_async::<Value>(connection).await;
+                let reply = match answer {
+                    Ok(Value::Int(n)) => Reply::Integer(n),
+                    Ok(value) => Reply::Text(redis::from_redis_value(value)?),
+                    Err(error) if error.code().is_none() => return Err(error),
+                    Err(error) => {
+                        let text = redis_reply::words(&error);
+                        refusal = Some(error);
+                        Reply::Error(text)
+                    }
+                };
+                step = loading.answered(reply);
+            }
+            Step::Done(way, _) => return Ok(way),
+            Step::Failed(text) => {
+                let odd = || RedisError::from((ErrorKind::Client, "no library", text));
+                return Err(refusal.unwrap_or_else(odd));
+            }
         }
-        // Without REPLACE: a newer one may have been loaded since the question, and must stay.
-        Err(error) if redis_reply::call_meaning(&error) == Meaning::Missing => {}
-        Err(error) if error.code().is_none_or(redis_reply::is_passing) => return Err(error),
-        Err(_) => return script(connection).await,
     }
-    match load.arg(library_source()).query_async::<String>(connection).await {
-        Ok(_) => Ok(Way::Function),
-        Err(error) if error.detail().is_some_and(|text| text.contains("already exists")) => {
-            Ok(Way::Function)
-        }
-        Err(error) if error.code().is_none_or(redis_reply::is_passing) => Err(error),
-        Err(_) => script(connection).await,
-    }
-}
-
-async fn script(connection: &mut MultiplexedConnection) -> RedisResult<Way> {
-    let text = eval_script(Function::PublishBatch);
-    cmd("SCRIPT").arg("LOAD").arg(text).query_async(connection).await.map(Way::Script)
 }
 
 impl From<RedisError> for NoSession {
     fn from(error: RedisError) -> Self {
         let passing = match error.code() {
-            Some(code) => redis_reply::is_passing(code),
+            Some(code) => is_passing(code),
             None => error.is_io_error(),
         };
         if passing {
@@ -187,14 +179,11 @@ impl Session {
             .collect();
         let epoch = self.epochs.get(&partition).copied().flatten();
         let call = Call::batch(&self.keys, partition, &items, epoch);
-        let mut command = match &self.way {
-            Way::Function => cmd("FCALL").arg(call.function().name()).to_owned(),
-            Way::Script(sha) => cmd("EVALSHA").arg(sha).to_owned(),
-        };
-        call.words().for_each(|word| {
+        let words = self.way.words(&call).expect("the function is loaded");
+        words.fold(Cmd::new(), |mut command, word| {
             command.arg(word);
-        });
-        command
+            command
+        })
     }
 }
 

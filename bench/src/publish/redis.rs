@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use sse_contract::{Call, Channel, ChannelError, Keys, Publish};
+
 use super::{Failure, Item};
 
 /// No answer takes longer, or the batch counts as failed.
@@ -14,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<TcpStream>,
-    prefix: String,
+    keys: Keys,
     wire: Vec<u8>,
 }
 
@@ -26,14 +28,14 @@ impl Client {
         stream.set_nodelay(true).map_err(text)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
         let stream = BufReader::new(stream);
-        Ok(Client { stream, prefix: prefix.to_owned(), wire: Vec::new() })
+        Ok(Client { stream, keys: Keys::new(prefix, 1), wire: Vec::new() })
     }
 
     /// Publishes all items; how many were taken.
     pub fn publish(&mut self, items: &[Item<'_>]) -> Result<usize, Failure> {
         self.wire.clear();
         for item in items {
-            command(&mut self.wire, &self.prefix, item);
+            command(&mut self.wire, &self.keys, item)?;
         }
         let sent = self.stream.get_mut().write_all(&self.wire);
         sent.map_err(|error| format!("send: {error}"))?;
@@ -70,17 +72,20 @@ impl Client {
     }
 }
 
-/// `FCALL sse_publish 2 <state> <history> <data>`.
-fn command(wire: &mut Vec<u8>, prefix: &str, item: &Item<'_>) {
-    let state = format!("{prefix}:state");
-    let history = format!("{prefix}:history:{}", item.channel);
-    wire.extend_from_slice(b"*6\r\n");
-    let words = [b"FCALL", b"sse_publish".as_slice(), b"2", state.as_bytes(), history.as_bytes()];
-    for word in words.into_iter().chain([item.data]) {
+/// Appends the call that publishes an item.
+fn command(wire: &mut Vec<u8>, keys: &Keys, item: &Item<'_>) -> Result<(), String> {
+    let channel: Channel = item.channel.parse().map_err(|error: ChannelError| error.to_string())?;
+    let item =
+        Publish { channel: &channel, event: None, data: item.data, idempotency_key: None };
+    let call = Call::publish(keys, &item, None);
+    let name = call.function().name().as_bytes();
+    wire.extend_from_slice(format!("*{}\r\n", 2 + call.words().len()).as_bytes());
+    for word in [b"FCALL", name].into_iter().chain(call.words()) {
         wire.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
         wire.extend_from_slice(word);
         wire.extend_from_slice(b"\r\n");
     }
+    Ok(())
 }
 
 #[cfg(test)]

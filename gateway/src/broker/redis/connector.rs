@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo};
 use rustls::pki_types::ServerName;
+use sse_contract::Reply;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::broker::redis::library::Answer;
 use crate::broker::redis::resp::{self, ProtocolError, Value};
 use crate::broker::redis::settings::RedisTls;
 use crate::config::pem;
@@ -155,11 +155,11 @@ impl Connection {
     }
 
     /// Sends one command whose answer is a number, a text or an error.
-    pub(crate) async fn ask(&mut self, cmd: &Cmd) -> Result<Answer, SessionError> {
+    pub(crate) async fn ask(&mut self, cmd: &Cmd) -> Result<Reply, SessionError> {
         self.call(cmd, |value| match value {
-            Value::Error(text) => Answer::Error(String::from_utf8_lossy(text).into_owned()),
-            Value::Integer(n) => Answer::Integer(*n),
-            other => Answer::Text(other.text().unwrap_or_default().to_owned()),
+            Value::Error(text) => Reply::Error(String::from_utf8_lossy(text).into_owned()),
+            Value::Integer(n) => Reply::Integer(*n),
+            other => Reply::Text(other.text().unwrap_or_default().to_owned()),
         })
         .await
     }

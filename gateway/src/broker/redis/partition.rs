@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, Pipeline, RedisError, Value};
-use sse_contract::{Channel, EventId, Keys, Meaning, Part, meaning};
+use sse_contract::{Channel, EventId, Keys, Meaning, Part, Reply, meaning};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::broker::redis::calls::Calls;
@@ -18,7 +18,6 @@ use crate::broker::redis::dispatch::{Dispatch, Heard, IngestRequest, Terms};
 use crate::broker::redis::failure::{EnsureError, pool_error, words};
 use crate::broker::redis::history::{self, HistoryRequest};
 use crate::broker::redis::ingest::Status;
-use crate::broker::redis::library::Answer;
 use crate::broker::redis::publish_thread::{PublishThread, Queue};
 use crate::broker::redis::session::{Session, Sessions};
 use crate::broker::redis::settings::{self, BadRedis, RedisSettings, RedisTls};
@@ -264,10 +263,10 @@ impl Partition {
             .calls
             .library
             .ensure::<EnsureError>(async |cmd| match cmd.query_async::<Value>(connection).await {
-                Ok(Value::Int(n)) => Ok(Answer::Integer(n)),
-                Ok(value) => Ok(Answer::Text(redis::from_redis_value(value).unwrap_or_default())),
+                Ok(Value::Int(n)) => Ok(Reply::Integer(n)),
+                Ok(value) => Ok(Reply::Text(redis::from_redis_value(value).unwrap_or_default())),
                 Err(error) if error.is_io_error() => Err(EnsureError(error)),
-                Err(error) => Ok(Answer::Error(words(&error))),
+                Err(error) => Ok(Reply::Error(words(&error))),
             })
             .await;
         ensured.map_err(|EnsureError(error)| error)
