@@ -75,8 +75,7 @@ impl Client {
 /// Appends the call that publishes an item.
 fn command(wire: &mut Vec<u8>, keys: &Keys, item: &Item<'_>) -> Result<(), String> {
     let channel: Channel = item.channel.parse().map_err(|error: ChannelError| error.to_string())?;
-    let item =
-        Publish { channel: &channel, event: None, data: item.data, idempotency_key: None };
+    let item = Publish { channel: &channel, event: None, data: item.data, idempotency_key: None };
     let call = Call::publish(keys, &item, None);
     let name = call.function().name().as_bytes();
     wire.extend_from_slice(format!("*{}\r\n", 2 + call.words().len()).as_bytes());
