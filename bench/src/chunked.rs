@@ -1,26 +1,26 @@
-//! `Transfer-Encoding: chunked`, taken apart wherever the network cut it.
+//! Decodes `Transfer-Encoding: chunked`, however the network splits it.
 
-/// What is not chunked encoding.
+/// The input is not chunked encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// A decoder; it holds no byte of the body.
+/// A decoder. It buffers no part of the body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Chunked(State);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// In a chunk's size: its value so far, and whether there was a digit.
+    /// Inside a chunk's size: its value so far, and whether a digit was read.
     Size(u64, bool),
-    /// In an extension, or before the LF, of a size line.
+    /// Behind the digits of a chunk's size, before the LF: the size.
     Extension(u64),
-    /// In a chunk: so many bytes are left.
+    /// Inside a chunk: how many of its bytes are still to come.
     Data(u64),
-    /// Behind a chunk's bytes: its CR or its LF.
+    /// Behind a chunk's bytes, before the LF that ends them.
     End,
-    /// In the trailer: whether the line has anything in it yet.
+    /// Inside the trailer: whether the current line has any text.
     Trailer(bool),
-    /// Behind the last byte.
+    /// The body has ended.
     Done,
 }
 
@@ -31,7 +31,7 @@ impl Default for State {
 }
 
 impl Chunked {
-    /// Takes the next bytes from the network and hands on those of the body.
+    /// Takes the next bytes from the network and passes those of the body to `body`.
     pub fn feed(&mut self, mut input: &[u8], mut body: impl FnMut(&[u8])) -> Result<(), Malformed> {
         while let Some(&byte) = input.first() {
             if let State::Data(left) = self.0 {
@@ -55,7 +55,7 @@ impl Chunked {
 }
 
 impl State {
-    /// The state behind a byte that is not the body's.
+    /// The state after a byte of the framing.
     fn next(self, byte: u8) -> Result<State, Malformed> {
         Ok(match (self, byte) {
             (State::Size(size, digits), _) => match (char::from(byte).to_digit(16), byte) {

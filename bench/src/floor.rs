@@ -1,12 +1,12 @@
-//! The floor: what a delivery costs at the very least. A server that does nothing for an event but
-//! `write(2)` the same prebuilt bytes to each socket, in a plain loop.
+//! The floor: the least that a delivery can cost. For an event, this server only calls `write(2)`
+//! with the same prebuilt bytes for each socket, in a plain loop.
 //!
-//! It has no channels, no ids, no history and no queue: **a socket that does not take the whole event at
-//! once is counted and closed.** Every `POST` goes to every stream. `GET /dropped` tells how many were
-//! closed and closes; any other `GET` opens a stream.
+//! It has no channels, ids, history or queue: **a socket that does not take a whole event at once
+//! is counted and closed.** Every `POST` goes to every stream. `GET /dropped` returns how many
+//! streams were closed. Any other `GET` opens a stream.
 //!
-//! With two threads each has its own listener (`SO_REUSEPORT`), epoll and streams; the thread that was
-//! posted to hands the event to the other.
+//! Each thread has its own listener (`SO_REUSEPORT`), epoll and streams. The thread that receives a
+//! `POST` also passes the event to the other threads.
 
 mod request;
 
@@ -31,13 +31,14 @@ use slab::Slab;
 
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
-/// Set in the token of a stream; without it, it is a connection that asks.
+/// Marks the epoll token of a stream. A token without it belongs to a connection that has yet to
+/// send its request.
 const STREAM: u64 = 1 << 62;
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
     Cache-Control: no-store\r\nConnection: close\r\n\r\n:\n\n";
 
-/// A running floor; dropping it ends it.
+/// A running floor. Dropping it stops it.
 #[derive(Debug)]
 pub struct Floor {
     addr: SocketAddr,
@@ -47,23 +48,24 @@ pub struct Floor {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The way to a thread.
+/// Sends events to a thread.
 #[derive(Debug, Clone)]
 struct Peer {
-    // Not bounded: a thread that waited for the other, while that waits for it, would wait for ever.
+    // Unbounded: with bounded inboxes, two threads that send to each other could both block
+    // forever.
     inbox: Sender<Arc<[u8]>>,
     wake: Arc<OwnedFd>,
 }
 
 impl Peer {
     fn wake(&self) {
-        // Only a full counter refuses, and then a wake is pending already.
+        // The write fails only if the counter is full, and then the thread will wake anyway.
         let _ = write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
 impl Floor {
-    /// Binds and starts its threads.
+    /// Binds the address and starts the threads.
     pub fn start(addr: SocketAddr, threads: usize) -> io::Result<Floor> {
         let first = bound(addr)?;
         let addr = SocketAddr::try_from(getsockname(&first)?)?;
@@ -90,17 +92,17 @@ impl Floor {
         Ok(Floor { addr, stop, dropped, peers, threads: running })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Streams closed because their socket did not take an event at once.
+    /// How many streams were closed because their socket did not take a whole event at once.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits for its end, which is the process's.
+    /// Waits for the threads, which run until the process is killed.
     pub fn join(mut self) {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -159,7 +161,7 @@ impl Worker {
                     LISTENER => self.accept(),
                     WAKE => self.receive(),
                     token if token & STREAM != 0 => {
-                        // A stream's client has nothing to say: it closed.
+                        // The client has closed the stream: clients of streams send nothing.
                         self.streams.try_remove((token & !STREAM) as usize);
                     }
                     token => self.request(token as usize),
@@ -170,7 +172,7 @@ impl Worker {
 
     fn accept(&mut self) {
         while let Ok(socket) = accept_with(&self.listener, SocketFlags::NONBLOCK) {
-            // Without it an answer to a publisher could wait for an acknowledgement.
+            // Otherwise Nagle's algorithm could hold back an answer to a publisher.
             let _ = sockopt::set_tcp_nodelay(&socket, true);
             let entry = self.requests.vacant_entry();
             let data = EventData::new_u64(entry.key() as u64);
@@ -180,7 +182,7 @@ impl Worker {
         }
     }
 
-    /// What another thread was posted.
+    /// Delivers the events that other threads received.
     fn receive(&mut self) {
         let _ = read(&self.own.wake, &mut [0_u8; 8]);
         while let Ok(frame) = self.events.try_recv() {
@@ -202,7 +204,7 @@ impl Worker {
             Requested::Event(frame) => {
                 let frame: Arc<[u8]> = frame.into();
                 for peer in &self.others {
-                    // A peer is gone only when all are about to end.
+                    // Fails only if the other thread has ended, because the floor stops.
                     let _ = peer.inbox.send(frame.clone());
                     peer.wake();
                 }
@@ -227,7 +229,7 @@ impl Worker {
         }
     }
 
-    /// The loop that all this is about.
+    /// Writes an event to each stream: the loop whose cost the floor measures.
     fn deliver(&mut self, frame: &[u8]) {
         let dropped = &self.dropped;
         self.streams.retain(|_, socket| {

@@ -1,7 +1,9 @@
-//! What the load generator is made of, in the order an event takes: a publisher stamps it, a server fans
-//! it out, the load receives and judges it; around that, the processes and what they cost.
+//! A load generator for servers of event streams, and the scenarios that compare servers with it.
 //!
-//! There is no async runtime here: what measures must cost little and hide nothing.
+//! A publisher stamps an event, a server fans it out, and the load receives it and checks its
+//! number. The other modules start servers and measure their CPU and memory.
+//!
+//! There is no async runtime, because the measuring code must be cheap and its cost visible.
 
 pub mod chunked;
 pub mod clock;

@@ -1,7 +1,8 @@
-//! The load: one thread, one epoll, tens of thousands of event streams, each of them judged.
+//! The load: one thread with one epoll reads tens of thousands of event streams and checks every
+//! event.
 //!
-//! The thread that starts a [`Load`] directs it through phases: open, measure, resume what was stalled,
-//! settle, stop. Each call returns when its phase is done.
+//! The owner of a [`Load`] directs the thread through phases: open, measure, resume stalled
+//! connections, settle, stop. Each call returns when its phase is over.
 
 pub mod account;
 mod connection;
@@ -23,46 +24,47 @@ use engine::Engine;
 use report::Report;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Extra header lines of a connection, each ended by CRLF; it is given the connection's number.
+/// Returns the extra header lines for a connection's number. Each line ends with CRLF.
 pub type Headers = Arc<dyn Fn(usize) -> String + Send + Sync>;
 
-/// What to open, and how.
+/// Which streams to open, and how.
 #[derive(Clone)]
 pub struct Plan {
-    /// The server.
+    /// The server's address.
     pub addr: SocketAddr,
-    /// More addresses of it; connections take all of them in turn.
+    /// Further addresses of the server. Connections use all addresses in turn.
     pub more_addrs: Vec<SocketAddr>,
-    /// What the `Host` header says; `None`: the address.
+    /// The value of the `Host` header; `None`: the address.
     pub host: Option<String>,
-    /// Speak TLS.
+    /// Use TLS with these settings.
     pub tls: Option<tls::Settings>,
-    /// How many connections.
+    /// The number of connections.
     pub connections: usize,
-    /// Path and query; `{n}` is the connection's number.
+    /// The path and query; `{n}` stands for the connection's number.
     pub target: String,
     /// Extra header lines, such as `Last-Event-ID`.
     pub headers: Option<Headers>,
-    /// How many source addresses (127.0.0.2, …) to use towards a loopback server: one alone gives only
-    /// 28,000 connections to one port. 0: the kernel's choice.
+    /// How many source addresses (127.0.0.2, …) to use towards a loopback server, because one
+    /// address can open only 28,000 connections to a port. 0: the kernel chooses the address.
     pub sources: u8,
-    /// How many connections may be on their way at once: from connecting until the first bytes.
+    /// How many connections may be opening at once, from connecting until their first bytes.
     pub in_flight: usize,
-    /// Which part of the connections, evenly spread, reads nothing once it is open, until it is resumed.
+    /// The share of the connections, evenly spread, that stop reading once they are open, until
+    /// they are resumed.
     pub stalled: f64,
-    /// `SO_RCVBUF` of the stalled ones, so that the stall reaches the server soon.
+    /// `SO_RCVBUF` of the stalled connections. A small one fills soon, so the server soon notices.
     pub stalled_receive_buffer: Option<usize>,
-    /// The number that every stream of numbers begins with; `None`: with the first that is received.
+    /// The first number of every stream of numbers; `None`: the first that is received.
     pub first: Option<u64>,
-    /// For a server of which nothing is known. The head of its answer opens the stream, as the first byte
-    /// may be that of an event minutes away; but the head must say that it is an event stream.
+    /// For a server that is not known: a stream counts as open once the head of the answer arrives,
+    /// because the first event may be minutes away. The head must then declare an event stream.
     pub any_server: bool,
-    /// Keep each connection's last event id, for [`Load::stop`].
+    /// Keep the last event id of each connection, for [`Load::stop`].
     pub remember_ids: bool,
 }
 
 impl Plan {
-    /// Streams that read everything, from eight addresses.
+    /// A plan for streams that read everything, from eight source addresses.
     pub fn new(addr: SocketAddr, connections: usize, target: impl Into<String>) -> Plan {
         Plan {
             addr,
@@ -82,13 +84,13 @@ impl Plan {
         }
     }
 
-    /// Whether a connection is one of the stalled.
+    /// Whether a connection is one of those that stall.
     pub fn is_stalled(&self, number: usize) -> bool {
         let up_to = |n: usize| (n as f64 * self.stalled).floor();
         up_to(number + 1) > up_to(number)
     }
 
-    /// Which of the server's addresses a connection goes to.
+    /// The server's address that a connection connects to.
     fn addr(&self, number: usize) -> SocketAddr {
         match number % (self.more_addrs.len() + 1) {
             0 => self.addr,
@@ -96,7 +98,7 @@ impl Plan {
         }
     }
 
-    /// Which of our own addresses a connection comes from, if that is ours to choose.
+    /// The local address that a connection connects from; `None` if the kernel chooses it.
     fn source(&self, number: usize) -> Option<SocketAddr> {
         let addr = self.addr(number);
         if self.sources == 0 || !addr.is_ipv4() || !addr.ip().is_loopback() {
@@ -106,7 +108,7 @@ impl Plan {
         Some(SocketAddr::from(([127, 0, 0, host], 0)))
     }
 
-    /// A connection's request.
+    /// The request that a connection sends.
     fn request(&self, number: usize) -> Vec<u8> {
         let target = self.target.replace("{n}", &number.to_string());
         let host = self.host.clone().unwrap_or_else(|| self.addr(number).to_string());
@@ -124,62 +126,62 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// How opening went.
+/// The result of opening streams.
 #[derive(Debug, Clone, Default)]
 pub struct Opened {
-    /// Streams whose first bytes came.
+    /// Streams whose first bytes arrived.
     pub open: usize,
-    /// Streams that failed before.
+    /// Connections that failed before that.
     pub failed: usize,
-    /// Why the first of them did.
+    /// Why the first of them failed.
     pub error: Option<String>,
-    /// From the first connect to the last stream's first bytes.
+    /// Seconds from the first connect to the first bytes of the last stream.
     pub seconds: f64,
 }
 
-/// What was measured.
+/// The result of measuring.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// Those that read.
+    /// The connections that read all the time.
     pub readers: Report,
-    /// Those that stalled, even if they were resumed since.
+    /// The connections that stalled, also after they were resumed.
     pub stalled: Report,
-    /// CPU seconds of the load's own thread.
+    /// CPU seconds that the load's thread used.
     pub own_cpu: f64,
-    /// Why the first stream that closed did, since the opening.
+    /// Why a stream closed; of several since the opening, the first.
     pub closed_because: Option<String>,
 }
 
-/// What streams of numbers should have reached.
+/// What connections should have received: names and last numbers of streams of numbers.
 #[derive(Debug, Clone)]
 pub enum Expected {
-    /// Every connection is on every stream of numbers: their names and last numbers.
+    /// Every connection receives all these streams of numbers.
     All(Vec<(u32, u64)>),
-    /// Connection n is on the stream of numbers n alone.
+    /// The n-th connection receives only the n-th of these streams of numbers.
     Own(Vec<(u32, u64)>),
 }
 
-/// How it stands once nothing more should come. Connections that closed, or that do not
-/// read, are not in it.
+/// The state once no more events should come. A connection that has closed or does not read is not
+/// checked for missing events, but what it received before is counted.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settled {
-    /// Connections that were asked.
+    /// Connections that are open and read.
     pub connections: usize,
-    /// Connections that lack something at their end.
+    /// Those of them that lack events at the end.
     pub behind: usize,
-    /// Lost since the opening, and what lacks at the end.
+    /// Numbers skipped since the opening, plus those that are lacking at the end.
     pub lost: u64,
-    /// Repeated since the opening.
+    /// Numbers received again since the opening.
     pub duplicated: u64,
-    /// Out of order since the opening.
+    /// Numbers received out of order since the opening.
     pub out_of_order: u64,
-    /// `gap` events since the opening.
+    /// `gap` events received since the opening.
     pub gaps: u64,
 }
 
 enum Command {
     Open(Duration, Sender<Opened>),
-    /// How it stands; true: and no more of it.
+    /// Asks for the state of the opening. True also ends the opening.
     Opening(bool, Sender<Opened>),
     Begin(Sender<()>),
     End(Sender<Measured>),
@@ -188,10 +190,10 @@ enum Command {
     Stop(Sender<LastIds>),
 }
 
-/// The last event id of each connection that had one.
+/// The last event id of each connection; `None` if it received no id or ids are not kept.
 pub type LastIds = Vec<Option<Box<[u8]>>>;
 
-/// A running load; dropping it closes its connections.
+/// A running load. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Load {
     commands: Option<Sender<Command>>,
@@ -200,7 +202,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the thread; nothing is opened yet.
+    /// Starts the thread. Opens no connection yet.
     pub fn start(plan: Plan) -> io::Result<Load> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (commands, receiver) = mpsc::channel();
@@ -210,42 +212,42 @@ impl Load {
         Ok(Load { commands: Some(commands), wake, thread })
     }
 
-    /// Opens all connections and waits for the first bytes of each, for so long at most.
+    /// Opens all connections and waits for the first bytes of each, for `bound` at most.
     pub fn open(&self, bound: Duration) -> Opened {
         self.ask(|reply| Command::Open(bound, reply))
     }
 
-    /// How far the opening is, for others than the thread that waits for it.
+    /// The state of the opening while another thread waits in [`Load::open`].
     pub fn opening(&self) -> Opened {
         self.ask(|reply| Command::Opening(false, reply))
     }
 
-    /// Opens no more; [`Load::open`] returns with what it has.
+    /// Ends the opening: [`Load::open`] returns with the streams that are open by then.
     pub fn cut_opening(&self) {
         self.ask(|reply| Command::Opening(true, reply));
     }
 
-    /// Begins to measure, from nothing.
+    /// Starts measuring, with all counts at zero except those of closed streams.
     pub fn begin(&self) {
         self.ask(Command::Begin);
     }
 
-    /// What was measured since it began.
+    /// The result of measuring since [`Load::begin`]. Does not stop it.
     pub fn end(&self) -> Measured {
         self.ask(Command::End)
     }
 
-    /// Lets the stalled ones read.
+    /// Lets the stalled connections read.
     pub fn resume(&self) {
         self.ask(Command::Resume);
     }
 
-    /// Waits until every connection that reads has what is expected, for so long at most.
+    /// Waits until every connection that reads has received what is expected, for `bound` at most.
     pub fn settle(&self, expected: Expected, bound: Duration) -> Settled {
         self.ask(|reply| Command::Settle(expected, bound, reply))
     }
 
-    /// Closes everything.
+    /// Closes all connections and returns their last event ids.
     pub fn stop(self) -> LastIds {
         self.ask(Command::Stop)
     }
@@ -257,12 +259,12 @@ impl Load {
         {
             self.wake();
         }
-        // The thread answers everything it is sent, unless it panicked: then `drop` says so.
+        // No answer means that the thread has panicked, which `drop` reports.
         answer.recv().unwrap_or_default()
     }
 
     fn wake(&self) {
-        // Only a full counter refuses, and then a wake is pending already.
+        // The write fails only if the counter is full, and then the thread will wake anyway.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }

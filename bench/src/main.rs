@@ -1,6 +1,6 @@
 //! `sse-bench`: compares servers of Server-Sent Events on this machine.
 //!
-//! Exit code 0: it ran; the tables say how it went. 2: it could not be run.
+//! Exit code 0: the run is complete, whatever its tables say. 2: it could not run.
 
 mod results;
 
@@ -27,14 +27,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run scenarios on servers, each started afresh
+    /// Run scenarios, on servers that are started afresh each time
     Run(Run),
-    /// Serve the least that a delivery can cost: write(2) of prebuilt bytes, in a loop
+    /// Run the floor, a server that only writes prebuilt bytes to sockets: the least a delivery can
+    /// cost
     Floor {
-        /// Where to listen
+        /// The address to listen on
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
-        /// Threads
+        /// The number of threads
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
         threads: u8,
     },
@@ -42,40 +43,42 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// One round, shorter and smaller, on the servers that targets speak of
+    /// One short round with fewer connections, on the servers that the targets compare
     #[arg(long)]
     quick: bool,
-    /// Only these scenarios
+    /// Run only these scenarios
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Only these servers; a name that none has lists them
+    /// Run only these servers; an unknown name lists all names
     #[arg(long, num_args = 1.., value_delimiter = ',', value_parser = kind)]
     server: Vec<Kind>,
-    /// The gateway's program [default: beside this one]
+    /// The gateway's program [default: sse-gateway in the directory of this program]
     #[arg(long)]
     gateway: Option<PathBuf>,
-    /// A setting of the gateway, as a variable: SSE_STREAM__HEARTBEAT=5s
+    /// Set an environment variable of the gateway: SSE_STREAM__HEARTBEAT=5s
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     set: Vec<(String, String)>,
-    /// Connections instead of the scenario's own number
+    /// The number of connections, instead of the scenario's own
     #[arg(long)]
     connections: Option<usize>,
-    /// Events a second instead of the scenario's own
+    /// Events per second, instead of the scenario's own
     #[arg(long)]
     rate: Option<f64>,
-    /// Seconds measured instead of the scenario's own
+    /// Seconds to measure, instead of the scenario's own
     #[arg(long)]
     seconds: Option<u64>,
-    /// In "stalled": let the stalled read again after 20 s, and check that nothing is missing
+    /// In "stalled": let the stalled readers read again after 20 s, and check that nothing is
+    /// missing
     #[arg(long)]
     resume: bool,
-    /// What scripts/instructions counted for a delivery, to be judged with the rest
+    /// User-space instructions of a delivery, as scripts/instructions counted them, to compare with
+    /// the target
     #[arg(long, value_name = "N")]
     instructions: Option<u64>,
-    /// Write each result to this file, too, a line of JSON each
+    /// Also write each result to this file, as one line of JSON
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
-    /// Write a page of Markdown, with what was measured and which targets were met
+    /// Write a page of Markdown that says what was measured and which targets were met
     #[arg(long, value_name = "PATH")]
     results: Option<PathBuf>,
 }
@@ -95,7 +98,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Every stream is an open file; the servers inherit the limit.
+/// Raises the limit of open files, because every stream is one. The servers inherit the limit.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

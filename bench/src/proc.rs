@@ -1,4 +1,4 @@
-//! What a process and all its descendants cost, from `/proc`.
+//! The CPU and memory that a process and its descendants use, read from `/proc`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,14 +9,14 @@ use rustix::param::clock_ticks_per_second;
 /// CPU seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cpu {
-    /// In the program.
+    /// In user space.
     pub user: f64,
-    /// In the kernel on its behalf. Over loopback that includes the receiver's half of each packet.
+    /// In the kernel. Over loopback this includes the receiver's half of the work for each packet.
     pub system: f64,
 }
 
 impl Cpu {
-    /// Both.
+    /// User and system together.
     pub fn total(self) -> f64 {
         self.user + self.system
     }
@@ -36,16 +36,16 @@ impl Sub for Cpu {
     }
 }
 
-/// Memory in bytes, shared pages counted by their share (PSS). The kernel's own, for sockets and their
-/// buffers, is in none of these.
+/// Memory in bytes. A page that several processes share is divided among them (PSS). Memory of the
+/// kernel, such as socket buffers, is not included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All.
+    /// All of it.
     pub pss: u64,
-    /// Heap and stacks, and shared memory without a file: what a program takes for its connections,
-    /// nginx in shared memory.
+    /// Heap, stacks and shared memory without a file. Programs keep their connections here; nginx
+    /// keeps them in shared memory.
     pub anonymous: u64,
-    /// Files: the program's text above all.
+    /// Mapped files, mostly the program's code.
     pub file: u64,
 }
 
@@ -60,7 +60,7 @@ impl Add for Memory {
     }
 }
 
-/// A process and all its descendants.
+/// The ids of a process and all its descendants.
 pub fn tree(root: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -80,19 +80,19 @@ pub fn tree(root: u32) -> Vec<u32> {
     all
 }
 
-/// CPU used by these processes so far, all threads, to 10 ms.
+/// The CPU that all threads of these processes have used so far, in steps of 10 ms.
 pub fn cpu(pids: &[u32]) -> Cpu {
     let each = pids.iter().filter_map(|pid| Stat::read(*pid)).map(|stat| stat.cpu);
     each.fold(Cpu::default(), Cpu::add)
 }
 
-/// CPU seconds that this machine has spent on anything, all cores together.
+/// The CPU seconds that this machine has spent on anything, on all cores.
 pub fn machine_cpu() -> f64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     parse_machine(&text) / clock_ticks_per_second() as f64
 }
 
-/// Memory of these processes now.
+/// The memory that these processes use now.
 pub fn memory(pids: &[u32]) -> Memory {
     let each = pids.iter().filter_map(|pid| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -112,7 +112,7 @@ impl Stat {
     }
 
     fn parse(text: &str) -> Option<Stat> {
-        // The name before may hold anything, parentheses and spaces too.
+        // The process name comes before the parenthesis. It may contain anything, even parentheses.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let seconds = |at: usize| {
             let ticks: f64 = fields.get(at)?.parse().ok()?;
@@ -123,7 +123,8 @@ impl Stat {
     }
 }
 
-/// Ticks of everything but idling and waiting for a disk. Guests' are in the first two already.
+/// The ticks of everything except being idle and waiting for a disk. Those of guests are left out,
+/// because user and nice time include them.
 fn parse_machine(text: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "));
     let ticks = line.unwrap_or_default().split_whitespace().take(8).enumerate();

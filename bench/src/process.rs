@@ -1,4 +1,4 @@
-//! Programs that a run starts: none outlives it.
+//! The programs that a run starts. None outlives the run.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use sse_lab::process;
 
 use crate::proc;
 
-/// How long a program may take to end when it is asked to.
+/// How long a program has to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A running program, ended when this is dropped.
+/// A running program. Dropping this ends the program and its descendants.
 #[derive(Debug)]
 pub struct Process {
     process: process::Process,
@@ -21,9 +21,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program with its own variables alone beside `PATH`; what it prints goes to a file.
-    /// Should this process be killed, the kernel ends that one, too: `setpriv`, whose place it takes,
-    /// says so.
+    /// Starts a program, which writes its output to the file `log`. Its environment has `PATH` and
+    /// the variables of the command, nothing else.
+    ///
+    /// The program starts through `setpriv`, so that the kernel ends it if this process is killed.
     pub fn start(program: &Command, log: PathBuf) -> Result<Process, String> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "--"]).arg(program.get_program());
@@ -34,12 +35,12 @@ impl Process {
         Ok(Process { process, log })
     }
 
-    /// Its number.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Why it ended, if it did: the end of what it printed.
+    /// The exit status and the last lines of output, if the program has ended.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.process.ended()?;
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -50,7 +51,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Those that outlive it are found by descriptors, as a number may be another's by then.
+        // Descendants that outlive the program are killed through descriptors, because their
+        // process ids may have been reused by then.
         let below: Vec<OwnedFd> = proc::tree(self.id()).iter().skip(1).filter_map(opened).collect();
         self.process.end();
         for process in below {

@@ -1,12 +1,13 @@
-//! Publishers: threads that send stamped events at a fixed rate, or as fast as they are answered.
+//! Publishers: threads that send stamped events, at a fixed rate or as fast as they are answered.
 //!
-//! **Rate.** Each publisher keeps an absolute schedule: event k is due at start + k/rate, however long
-//! the ones before took. A server that slows down is therefore not asked less of (no coordinated
-//! omission), and [`Published::late`] and [`Published::behind`] say when the schedule was not kept.
+//! **Rate.** Each publisher keeps an absolute schedule: event k is due at start + k/rate, however
+//! long earlier events took. A server that slows down is therefore not asked for less (no
+//! coordinated omission). [`Published::late`] and [`Published::behind`] say how far the schedule
+//! was missed.
 //!
-//! **Stamp.** [`StampAt::Sent`] stamps the moment just before the send and so measures the server's part
-//! alone; it is what the steady fan-out uses. [`StampAt::Due`] stamps the scheduled moment: then the wait
-//! of events that a slow server held up counts as latency, too.
+//! **Stamp.** [`StampAt::Sent`] is the moment before the send. It measures the server's part alone,
+//! and the scenarios use it. [`StampAt::Due`] is the scheduled moment: the time that an event waits
+//! because the server is slow then counts as latency too.
 
 mod http;
 mod publisher;
@@ -27,32 +28,32 @@ use crate::load::{Expected, tls};
 /// How events reach the server.
 #[derive(Debug, Clone)]
 pub enum Route {
-    /// One event a request, its body; `{c}` in the path is the channel's name.
+    /// One event per request, as the body. `{c}` in the path stands for the channel's name.
     Post {
-        /// The path, `/channels/{c}` or `/pub?id={c}`.
+        /// The path, such as `/channels/{c}` or `/pub?id={c}`.
         path: String,
     },
-    /// The same over TLS.
+    /// Like [`Route::Post`], over TLS.
     Secure {
         /// The path.
         path: String,
-        /// Whom to trust.
+        /// The TLS settings, which say which certificates to trust.
         tls: tls::Settings,
     },
-    /// One event a request, inside a text of the server's own.
+    /// One event per request, in a body of the server's own format.
     Wrapped(Wrap),
-    /// Many events a request, one JSON object a line.
+    /// Many events per request, one JSON object per line.
     Ndjson {
         /// The path.
         path: String,
-        /// Events a request.
+        /// Events per request.
         batch: usize,
     },
-    /// Straight to Redis by the function `sse_publish`, pipelined.
+    /// Straight to Redis with the function `sse_publish`, pipelined.
     Redis {
-        /// What every key begins with.
+        /// The prefix of all keys.
         prefix: String,
-        /// Events a round trip.
+        /// Events per round trip.
         batch: usize,
     },
 }
@@ -66,85 +67,85 @@ impl Route {
     }
 }
 
-/// How fast.
+/// How fast to publish.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// Events a second, all publishers together.
+    /// Events per second, all publishers together.
     Rate(f64),
-    /// The next as soon as the last was answered.
+    /// Each publisher sends the next request once the last is answered.
     Saturate,
 }
 
-/// Which channels, and how events are numbered.
+/// Which channels to publish to, and how events are numbered.
 #[derive(Debug, Clone)]
 pub enum Channels {
     /// One channel; each publisher numbers its own events.
     One(String),
-    /// Many, `{n}` in the name being 0, 1, …; each channel is numbered by the one publisher it has.
+    /// Many channels. Each belongs to one publisher, which numbers its events.
     Each {
-        /// The names.
+        /// The channels' name, in which `{n}` stands for 0, 1, …
         name: String,
-        /// How many.
+        /// The number of channels.
         count: u32,
     },
 }
 
-/// Which moment an event is stamped with.
+/// The moment that an event's stamp contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StampAt {
-    /// Just before it is sent.
+    /// Just before the event is sent.
     Sent,
-    /// When it was due.
+    /// When the event was due.
     Due,
 }
 
 /// What to publish.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The server, or Redis.
+    /// The address of the server, or of Redis.
     pub addr: SocketAddr,
-    /// How events get there.
+    /// How events reach it.
     pub route: Route,
-    /// Connections, each with a thread.
+    /// The number of publishers, each a thread with a connection.
     pub publishers: u32,
-    /// How fast.
+    /// How fast to publish.
     pub pace: Pace,
-    /// Where to.
+    /// Where to publish.
     pub channels: Channels,
-    /// Bytes of one event's data.
+    /// Bytes of data per event.
     pub size: usize,
-    /// What the stamp says.
+    /// The moment that stamps contain.
     pub stamp: StampAt,
-    /// How many batches each publisher sends; `None`: until it is stopped.
+    /// How many batches each publisher sends; `None`: it publishes until it is stopped.
     pub batches: Option<u64>,
 }
 
-/// How publishing went.
+/// The result of publishing.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
-    /// Events the server took.
+    /// Events that the server accepted.
     pub events: u64,
-    /// Events it did not take, or whose answer never came.
+    /// Events that the server refused or did not answer.
     pub failed: u64,
-    /// Why the first of them was not.
+    /// The error of a batch that failed as a whole.
     pub error: Option<String>,
     /// Events sent more than 10 ms after they were due.
     pub late: u64,
-    /// The furthest behind its schedule that a publisher was, in seconds.
+    /// How far a publisher was behind its schedule at most, in seconds.
     pub behind: f64,
-    /// How long it took.
+    /// How many seconds publishing took.
     pub seconds: f64,
-    /// The last number of each stream of numbers.
+    /// Each stream of numbers with its last number.
     pub last: Vec<(u32, u64)>,
 }
 
 impl Published {
-    /// What a subscriber of all channels should have.
+    /// What subscribers of all channels should have received.
     pub fn expected(&self) -> Expected {
         Expected::All(self.last.iter().copied().filter(|(_, last)| *last > 0).collect())
     }
 
-    /// What subscribers should have of which each is on the channel of its own number.
+    /// What subscribers should have received if the n-th is subscribed to the n-th channel alone.
     pub fn expected_of_own(&self) -> Expected {
         Expected::Own(self.last.clone())
     }
@@ -159,7 +160,7 @@ pub struct Publishers {
 }
 
 impl Publishers {
-    /// Starts them.
+    /// Starts the publishers.
     pub fn start(plan: &Plan) -> Publishers {
         let stop = Arc::new(AtomicBool::new(false));
         let began = clock::now();
@@ -170,13 +171,13 @@ impl Publishers {
         Publishers { threads: (0..plan.publishers).map(spawn).collect(), stop, began }
     }
 
-    /// Stops them, each after the answer it waits for.
+    /// Stops the publishers. Each still waits for the answer to its last request.
     pub fn stop(self) -> Published {
         self.stop.store(true, Ordering::Relaxed);
         self.finish()
     }
 
-    /// Waits until each has sent all that it was to send.
+    /// Waits until each publisher has sent all its batches.
     pub fn finish(mut self) -> Published {
         let mut all = Published::default();
         for thread in self.threads.drain(..) {
@@ -206,9 +207,9 @@ impl Drop for Publishers {
 /// Why a batch failed.
 #[derive(Debug)]
 enum Failure {
-    /// The connection broke: it may have been published or not.
+    /// The connection failed. The events may have been published nevertheless.
     Broken(String),
-    /// The server said no.
+    /// The server refused the events.
     Refused(String),
 }
 
@@ -218,14 +219,14 @@ impl From<String> for Failure {
     }
 }
 
-/// One event, on its way.
+/// An event to send.
 #[derive(Debug)]
 struct Item<'a> {
     channel: &'a str,
     data: &'a [u8],
 }
 
-/// A publisher's connection, and how it is used.
+/// A publisher's connection, with what each [`Route`] needs.
 #[derive(Debug)]
 enum Wire {
     Post(http::Client, String),
@@ -248,7 +249,7 @@ impl Wire {
         })
     }
 
-    /// Sends and waits for the answer; how many were taken.
+    /// Sends events, waits for the answer, and returns how many were accepted.
     fn send(&mut self, items: &[Item<'_>]) -> Result<usize, Failure> {
         match self {
             Wire::Post(client, path) => client.post(path, items),

@@ -1,6 +1,6 @@
-//! The page of a run: when and where it ran, what it should have come to, and everything it measured.
+//! The page of results: when and where the run took place, its targets, and everything it measured.
 //!
-//! Nothing is left out of it: neither a row that loses nor a window that other programs disturbed.
+//! It leaves nothing out: neither bad results nor those that other programs disturbed.
 
 mod targets;
 
@@ -9,19 +9,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sse_bench::table::{Kept, Output, Table};
 
-/// Where and on what it ran.
+/// When and where the run took place, and what it compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// When it began.
+    /// When the run began.
     pub date: String,
-    /// Made with smaller numbers.
+    /// Whether this was a quick run, with smaller numbers.
     pub quick: bool,
-    /// What and what of it.
+    /// Facts about the machine and the servers: name and value.
     pub facts: Vec<(&'static str, String)>,
 }
 
 impl Setting {
-    /// Of now and here, with the versions of what is compared.
+    /// The current time and this machine, with the versions of the servers.
     pub fn here(versions: Vec<(&'static str, String)>, quick: bool) -> Setting {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -48,7 +48,7 @@ impl Setting {
     }
 }
 
-/// The whole page.
+/// The page in Markdown.
 pub fn page(setting: &Setting, output: &Output) -> String {
     let how = if setting.quick { "make bench QUICK=1" } else { "make bench" };
     let mut text = format!(
@@ -72,7 +72,8 @@ pub fn page(setting: &Setting, output: &Output) -> String {
     for kept in output.kept() {
         match kept {
             Kept::Table(table) => text += &format!("\n{}", table.markdown()),
-            // Markdown would make one paragraph of lines that follow each other.
+            // Remarks are list items, because Markdown joins plain lines into a paragraph. The list
+            // needs an empty line before it.
             Kept::Remark(remark) if after_table => text += &format!("\n- {}\n", remark.trim()),
             Kept::Remark(remark) => text += &format!("- {}\n", remark.trim()),
         }
@@ -92,12 +93,13 @@ fn after_colon(text: &str, name: &str) -> String {
     value.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
 }
 
-/// Without what whoever built it added.
+/// The kernel's version without what its distributor added.
 fn kernel(release: &str) -> String {
     release.trim().split('-').next().unwrap_or_default().to_owned()
 }
 
-/// Their names: `lo` alone is a namespace of its own, where no firewall's rules make a packet dearer.
+/// The names of the network interfaces. `lo` alone means a network namespace, in which no firewall
+/// makes packets more expensive.
 fn interfaces(text: &str) -> String {
     let names = text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
     names.collect::<Vec<_>>().join(", ")
@@ -108,9 +110,10 @@ fn gigabytes(kilobytes: &str) -> String {
     number.map_or_else(|| kilobytes.to_owned(), |kb| format!("{:.1} GB", kb * 1024.0 / 1e9))
 }
 
-/// A moment of Unix time as people write it.
+/// The date and time of a moment in Unix time.
 fn date(seconds: u64) -> String {
-    // Counted in years that begin in March, a leap day is the last of its year (Hinnant, "civil_from_days").
+    // In years that begin in March, a leap day is the last day of its year (see "civil_from_days"
+    // by Howard Hinnant).
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -1,5 +1,6 @@
-//! The scenarios, and what they share: a server and its load, measured over a window while it is
-//! published to.
+//! The scenarios, and what they share.
+//!
+//! Most scenarios start a server, open streams to it, publish events, and measure for a while.
 
 mod fanout;
 mod idle;
@@ -24,53 +25,55 @@ use crate::load::{Load, Plan};
 use crate::servers::{Kind, Settings};
 use crate::table::Output;
 
-/// How long opening may take.
+/// How long opening all streams may take.
 const OPENING: Duration = Duration::from_secs(30);
-/// Bytes of an event's data.
+/// Bytes of data per event.
 const SIZE: usize = 200;
-/// The channel of scenarios that have one.
+/// The channel of scenarios that need only one.
 const CHANNEL: &str = "bench";
 
-/// For estimates: seconds of starting a server, attaching, settling and ending it.
+/// For estimates: seconds that it takes to start a server, attach, settle and stop the server.
 const AROUND: f64 = 1.5;
-/// For estimates: streams opened a second.
+/// For estimates: streams that are opened per second.
 const OPENED_A_SECOND: f64 = 5000.0;
 
 /// A scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scenario {
-    /// 2,000 readers of one channel, 50 events a second: what a delivery costs, and how late it is
+    /// 2,000 readers of one channel, 50 events per second: CPU and latency of a delivery
     Steady,
-    /// The same at 25 events a second, at which no server falls behind
+    /// Like steady at 25 events per second, at which no server falls behind
     SteadyHalf,
-    /// As steady, as fast as publishers are answered
+    /// Like steady, but publishers send the next event once the last is answered
     Saturation,
-    /// 8,000 readers of a channel each, 5,000 events a second, through HTTP and straight to Redis
+    /// 8,000 readers with a channel each, 5,000 events per second, through HTTP and straight to
+    /// Redis
     PerUser,
-    /// 2,000 readers of the same 20 channels, 50 events a second
+    /// 2,000 readers of the same 20 channels, 50 events per second
     MultiChannel,
-    /// 200 readers, events of 64 KB, 20 a second
+    /// 200 readers, 20 events of 64 KB per second
     Large,
-    /// A tenth of the readers reads nothing: what the others notice, and what memory it takes
+    /// A tenth of the readers stops reading: what the other readers notice, and the memory it takes
     Stalled,
-    /// 10,000 readers come back at once, 100 events behind
+    /// 10,000 readers reconnect at once, each 100 events behind
     Storm,
-    /// 15,000 idle streams (FastAPI 5,000): memory of each, on one channel and on one each
+    /// 15,000 idle streams (FastAPI 5,000): memory of each, on one channel and on a channel each
     Idle,
-    /// TLS beside none, and beside nginx' in front: what a delivery costs, and 10,000 idle streams
+    /// The gateway without TLS, with TLS, and behind nginx with TLS: CPU of a delivery, and memory
+    /// of 10,000 idle streams
     Tls,
-    /// 10,000 streams opened with a token of their own each, and again; 2,000 readers with one each
+    /// 10,000 streams opened twice, each with its own token; then 2,000 readers with a token each
     Tokens,
     /// How fast streams can be opened
     Ramp,
-    /// Two gateways on one Redis, published through one, read on both
+    /// Two gateways on one Redis: events are published through one and read on both
     Replicas,
-    /// How fast batches are taken that nobody reads, beside Redis itself
+    /// How fast batches without readers are accepted, compared with Redis itself
     Publish,
 }
 
 impl Scenario {
-    /// All there are, in the order they run.
+    /// All scenarios, in the order they run.
     pub const ALL: [Scenario; 14] = [
         Scenario::Steady,
         Scenario::SteadyHalf,
@@ -88,7 +91,8 @@ impl Scenario {
         Scenario::Publish,
     ];
 
-    /// Runs it on every server. What one server fails at is said, and the others go on.
+    /// Runs the scenario on every server. If one fails, its error is reported and the others still
+    /// run.
     pub fn run(self, options: &Options, output: &mut Output) {
         match self {
             Scenario::Steady => steady::case(options).run(options, output),
@@ -113,7 +117,7 @@ impl Scenario {
         }
     }
 
-    /// How many seconds it takes, about, were all servers there.
+    /// About how many seconds the scenario takes.
     pub fn estimate(self, options: &Options) -> f64 {
         match self {
             Scenario::Steady => steady::case(options).estimate(options),
@@ -138,27 +142,27 @@ impl Scenario {
     }
 }
 
-/// Whether the targets compare it.
+/// Whether the targets compare this server.
 pub fn compared(kind: Kind) -> bool {
     kind.is_gateway() || matches!(kind, Kind::Floor2 | Kind::Nchan)
 }
 
-/// How to run.
+/// How to run scenarios.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Once, shorter and smaller.
+    /// Run one round, shorter and with fewer connections.
     pub quick: bool,
-    /// Which servers.
+    /// The servers to run.
     pub servers: Vec<Kind>,
-    /// What starting them needs.
+    /// The settings to start servers with.
     pub settings: Settings,
-    /// Connections instead of the scenario's own number.
+    /// The number of connections, instead of the scenario's own.
     pub connections: Option<usize>,
-    /// Events a second instead of the scenario's own.
+    /// Events per second, instead of the scenario's own.
     pub rate: Option<f64>,
-    /// Seconds measured instead of the scenario's own.
+    /// Seconds to measure, instead of the scenario's own.
     pub seconds: Option<u64>,
-    /// In `stalled`: the stalled ones read again after 20 seconds.
+    /// In `stalled`: let the stalled readers read again after 20 seconds.
     pub resume: bool,
 }
 
@@ -171,12 +175,13 @@ impl Options {
         Duration::from_secs(self.seconds.unwrap_or(if self.quick { quick } else { full }))
     }
 
-    /// How often what is repeated runs: thrice on the servers that targets speak of, once on others.
+    /// How many rounds a repeated scenario runs: three on the servers that the targets compare, one
+    /// on the others.
     fn rounds(&self, kind: Kind) -> u32 {
         if self.quick || !compared(kind) { 1 } else { 3 }
     }
 
-    /// The servers that a scenario is for.
+    /// The chosen servers that `which` accepts.
     fn servers_for(&self, which: fn(Kind) -> bool) -> impl Iterator<Item = Kind> {
         self.servers.iter().copied().filter(move |kind| which(*kind))
     }
@@ -186,7 +191,7 @@ impl Options {
     }
 }
 
-/// A load with all its streams open.
+/// Starts a load and opens all its streams. Fails if any stream does not open.
 fn opened(plan: Plan) -> Result<Load, String> {
     let (connections, load) = (plan.connections, Load::start(plan));
     let load = load.map_err(|error| format!("the load does not start: {error}"))?;
@@ -198,14 +203,14 @@ fn opened(plan: Plan) -> Result<Load, String> {
     Ok(load)
 }
 
-/// The middle of some numbers.
+/// The median; NaN if there are no values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// A ratio for a table: of nothing, a dash.
+/// A ratio as text; a dash if there is nothing to compare with.
 fn ratio(value: f64, to: Option<f64>) -> String {
     to.map_or_else(|| "-".to_owned(), |to| format!("{:.2}", value / to))
 }

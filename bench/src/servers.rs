@@ -1,5 +1,7 @@
-//! The servers that are compared: each started afresh, on ports of the kernel's choice, and ended with its
-//! owner. Another rival is another [`Kind`], a way to start it, and its two URLs.
+//! The servers that are compared. Each is started afresh, on ports that the kernel chooses, and
+//! ends when its [`Server`] is dropped.
+//!
+//! A further server needs a [`Kind`], a way to start it, and its two URLs.
 
 mod centrifugo;
 mod fastapi;
@@ -33,22 +35,22 @@ use crate::proc::{self, Cpu, Memory};
 use crate::process::Process;
 use crate::publish::Route;
 
-/// How long a server may take until it accepts connections.
+/// How long a server may take to accept connections.
 const START: Duration = Duration::from_secs(30);
 
-/// What starting needs to know.
+/// What is needed to start servers.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The gateway's program.
+    /// The path of the gateway's program.
     pub gateway: PathBuf,
-    /// The gateway's settings that are not its defaults, as variables.
+    /// The gateway's settings that differ from its defaults, as environment variables.
     pub variables: Vec<(String, String)>,
-    /// Events a channel keeps, where the server keeps any.
+    /// How many events a channel keeps, on servers that keep any.
     pub history: u32,
 }
 
 impl Settings {
-    /// The gateway's program and settings; a history as long as the gateway's by default.
+    /// Settings with a history as long as the gateway's default.
     pub fn new(gateway: PathBuf, variables: Vec<(String, String)>) -> Settings {
         Settings { gateway, variables, history: 1000 }
     }
@@ -57,9 +59,9 @@ impl Settings {
 /// Why a server did not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartError {
-    /// It is not installed here, which is no fault: the others are compared.
+    /// The server is not installed. This is no failure: the other servers are compared.
     Unavailable(String),
-    /// It should have started.
+    /// The server is installed but does not start.
     Failed(String),
 }
 
@@ -87,23 +89,24 @@ impl From<StartError> for String {
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    /// Which.
+    /// Which server it is.
     pub kind: Kind,
-    /// Where it serves.
+    /// The address it listens on.
     pub addr: SocketAddr,
     admin: Option<SocketAddr>,
     route: Route,
     tls: Option<load::tls::Settings>,
-    /// What streams show.
+    /// The tokens that streams present.
     tokens: Option<tokens::Tokens>,
-    // In this order: whoever needs Redis, or an origin, ends before it does.
+    // Fields are dropped in this order, and the process that was started last comes first: a server
+    // ends before the Redis, gateway or origin that it needs.
     processes: Vec<Process>,
     origin: Option<pushpin::Origin>,
     _scratch: Scratch,
 }
 
 impl Server {
-    /// Starts one and waits until it accepts connections.
+    /// Starts a server and waits until it accepts connections.
     pub fn start(kind: Kind, settings: &Settings) -> Result<Server, StartError> {
         let mut server = Server {
             kind,
@@ -138,7 +141,7 @@ impl Server {
         Ok(server)
     }
 
-    /// The path of a stream of a channel.
+    /// The path of a stream of this channel.
     pub fn target(&self, channel: &str) -> String {
         match self.kind {
             Kind::Nchan => format!("/sub?id={channel}"),
@@ -148,7 +151,7 @@ impl Server {
         }
     }
 
-    /// Streams of a target, opened as many at once as the server bears.
+    /// A plan for streams with this path. It opens as many at once as the server can take.
     pub fn streams(&self, connections: usize, target: String) -> load::Plan {
         let mut plan = load::Plan::new(self.addr, connections, target);
         plan.tls = self.tls.clone();
@@ -159,22 +162,23 @@ impl Server {
         plan
     }
 
-    /// How one event is published, a request each.
+    /// How to publish one event per request.
     pub fn route(&self) -> Route {
         self.route.clone()
     }
 
-    /// CPU used so far.
+    /// The CPU that all processes of the server have used so far.
     pub fn cpu(&self) -> Cpu {
         proc::cpu(&self.pids())
     }
 
-    /// Memory used now.
+    /// The memory that all processes of the server use now.
     pub fn memory(&self) -> Memory {
         proc::memory(&self.pids())
     }
 
-    /// Streams that the server itself says it closed, by reason; empty where it says nothing.
+    /// The streams that the server says it closed, by reason. Empty if the server has no such
+    /// count.
     pub fn closed(&self) -> BTreeMap<String, u64> {
         if self.kind.is_floor() {
             let count = get(self.addr, "/dropped").and_then(|text| text.trim().parse().ok());
@@ -186,7 +190,7 @@ impl Server {
         gateway::closed(&text)
     }
 
-    /// How often a reader of the gateway's was sent to history for being slow.
+    /// How often a slow reader was sent to history. `None` if the server has no such count.
     pub fn lags(&self) -> Option<u64> {
         gateway::lags(&get(self.admin?, "/metrics")?)
     }
@@ -211,7 +215,7 @@ impl Server {
         let addr = free_addr()?;
         programs::find("redis-server", None)?;
         let mut command = redis_server::command(addr, self.dir());
-        // Some servers have a connection for each stream.
+        // Some servers open a connection to Redis for each stream.
         command.args(["--maxclients", "18000"]);
         self.launch(&command, addr)?;
         Ok(addr)
@@ -236,13 +240,13 @@ impl Server {
         self.listens(addr)
     }
 
-    /// Waits until what was started last accepts connections there.
+    /// Waits until the program that was started last accepts connections on `addr`.
     fn listens(&mut self, addr: SocketAddr) -> Result<(), StartError> {
         self.until(&format!("listen on {addr}"), || TcpStream::connect(addr).is_ok())
     }
 
-    /// Waits until a stream of it opens. Some listen before they can answer: what came in the meantime
-    /// would wait, or fail.
+    /// Waits until a stream opens. Some servers listen before they can answer, and a stream that
+    /// came before would wait or fail.
     fn opens(&mut self) -> Result<(), StartError> {
         let (addr, path) = (self.addr, self.target("ready"));
         self.until("open a stream", || opens(addr, &path).unwrap_or(false))
@@ -270,7 +274,7 @@ pub fn free_addr() -> Result<SocketAddr, String> {
         .map_err(|error| format!("no free port: {error}"))
 }
 
-/// The body of a small answer.
+/// Requests a path and returns the body of the answer; `None` if that fails.
 pub fn get(addr: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -1,27 +1,27 @@
-//! What every published event carries: when it was sent, and its number in its stream of numbers.
+//! The stamp that every published event carries: when it was sent, and its number.
 //!
-//! The text is `t=<ns> s=<sequence> c=<stream> ` and padding, without anything that JSON would escape, so
-//! that it is found again in whatever envelope a server puts around it.
+//! The text is `t=<ns> s=<sequence> c=<stream> ` and padding. It contains nothing that JSON would
+//! escape, so it can be found in any format that a server puts around it.
 
 use memchr::memmem;
 
-/// How far into a line a stamp is looked for; envelopes put some text before it.
+/// How many bytes of a line are searched for a stamp. Some servers put text before it.
 pub const REACH: usize = 256;
 
 /// An event's stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// When it was sent, by [`crate::clock::now`].
+    /// When the event was sent or due, by [`crate::clock::now`].
     pub time: u64,
-    /// Its number in its stream: each publisher counts by one.
+    /// The number of the event in its stream of numbers, in which numbers rise by one.
     pub sequence: u64,
-    /// Which stream of numbers. Numbers rise by one within a stream, and nothing is said across two: it is
-    /// the publisher where several write one channel, and the channel where there are many.
+    /// The stream of numbers; numbers of different streams are not compared. It is the publisher's
+    /// number if all publish to one channel, and the channel's number if there are many channels.
     pub stream: u32,
 }
 
 impl Stamp {
-    /// Writes it, padded to a size. Shorter than the stamp itself it never gets.
+    /// Appends the stamp, padded to `size` bytes. A stamp that is longer is not cut.
     pub fn write(self, size: usize, out: &mut Vec<u8>) {
         let start = out.len();
         let text = format!("t={} s={} c={} ", self.time, self.sequence, self.stream);
@@ -29,7 +29,7 @@ impl Stamp {
         out.resize(out.len().max(start + size), b'x');
     }
 
-    /// Finds one in the first [`REACH`] bytes of a line.
+    /// Finds a stamp in the first [`REACH`] bytes of a line.
     pub fn find(line: &[u8]) -> Option<Stamp> {
         let line = &line[..line.len().min(REACH)];
         memmem::find_iter(line, b"t=").find_map(|at| Stamp::parse(&line[at..]))
@@ -43,7 +43,7 @@ impl Stamp {
     }
 }
 
-/// Digits and the space behind them.
+/// Parses digits and the space after them. Returns the number and the rest.
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     for (at, byte) in text.iter().enumerate() {

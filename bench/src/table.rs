@@ -1,4 +1,4 @@
-//! What a run prints for people, and the same, a line of JSON each, for programs.
+//! The output of a run: tables for people, and lines of JSON for programs.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-/// A table of text; the first column is flush left, the others right.
+/// A table of text. The first column is aligned left, the others right.
 #[derive(Debug)]
 pub struct Table {
     title: String,
@@ -14,7 +14,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// One with these columns.
+    /// An empty table with these columns.
     pub fn new(title: impl Into<String>, columns: &[&str]) -> Table {
         let head = columns.iter().map(|name| (*name).to_owned()).collect();
         Table { title: title.into(), rows: vec![head] }
@@ -25,12 +25,12 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The same for a page of Markdown.
+    /// The table in Markdown.
     pub fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut text = format!("### {}\n\n", self.title);
         for (at, row) in self.rows.iter().enumerate() {
-            // A bar in an error's text would be one column more.
+            // A bar in an error's text would start another column.
             text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
             if at == 0 {
                 let side = |at| if at == 0 { "---" } else { "---:" }.to_owned();
@@ -40,7 +40,7 @@ impl Table {
         text
     }
 
-    /// The text.
+    /// The table as aligned text.
     pub fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |at: usize| {
@@ -64,16 +64,16 @@ impl Table {
     }
 }
 
-/// What of a run is kept for its page.
+/// A part of the output that the page of results repeats.
 #[derive(Debug)]
 pub enum Kept {
     /// A table.
     Table(Table),
-    /// A line below it.
+    /// A line below a table.
     Remark(String),
 }
 
-/// Where results go.
+/// Prints and collects the output of a run.
 #[derive(Debug)]
 pub struct Output {
     json: Option<File>,
@@ -83,23 +83,23 @@ pub struct Output {
 }
 
 impl Output {
-    /// To standard output, and to a file if there is one.
+    /// Writes to standard output, and records to the file if there is one.
     pub fn new(json: Option<File>) -> Output {
         Output { json, kept: Vec::new(), records: Vec::new(), skipped: BTreeSet::new() }
     }
 
-    /// A line on how it goes.
+    /// Prints a line about the progress.
     pub fn note(&self, text: &str) {
         println!("{text}");
     }
 
-    /// A line that belongs to the table before it.
+    /// Prints a line about the last table, and keeps it for the page.
     pub fn remark(&mut self, text: &str) {
         println!("{text}");
         self.kept.push(Kept::Remark(text.to_owned()));
     }
 
-    /// What a server failed at. One that is not installed is told once, however often it is tried.
+    /// Reports the error of a server. That a server is not installed is reported once per run.
     pub fn failed(&mut self, scenario: &str, server: &str, error: &str) {
         let skipped = format!("{server}: {error}");
         if !error.starts_with("skipped: ") {
@@ -110,13 +110,13 @@ impl Output {
         }
     }
 
-    /// A table.
+    /// Prints a table, and keeps it for the page.
     pub fn table(&mut self, table: Table) {
         println!("{}", table.text());
         self.kept.push(Kept::Table(table));
     }
 
-    /// One result for programs.
+    /// Records a result as JSON.
     pub fn record(&mut self, value: Value) {
         if let Some(file) = &mut self.json
             && let Err(error) = writeln!(file, "{value}")
@@ -127,12 +127,12 @@ impl Output {
         self.records.push(value);
     }
 
-    /// Every table and remark so far, in their order.
+    /// All tables and remarks so far, in order.
     pub fn kept(&self) -> &[Kept] {
         &self.kept
     }
 
-    /// Every result so far.
+    /// All results so far.
     pub fn records(&self) -> &[Value] {
         &self.records
     }

@@ -1,4 +1,5 @@
-//! The load, the publishers and the floor in one process: what is published is what is counted.
+//! The load, the publishers and the floor in one process: the load counts exactly what is
+//! published.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use sse_bench::floor::Floor;
 use sse_bench::load::{Load, Plan};
 use sse_bench::publish::{self, Channels, Pace, Publishers, Route, StampAt};
 
-/// No wait is longer: past it something is broken, not slow.
+/// The longest wait. If it is exceeded, something is broken, not slow.
 const BOUND: Duration = Duration::from_secs(60);
 const STREAMS: usize = 20;
 
@@ -81,7 +82,8 @@ fn what_does_not_come_is_lost() {
     let load = load(&floor, |_| {});
     let mut published = publish(&floor, 1, 10);
     published.last[0].1 += 3;
-    // Long enough for what does come: the publisher was answered after the last write.
+    // Long enough for the events that do arrive: the floor answers a publisher after the last
+    // write.
     let settled = load.settle(published.expected(), Duration::from_secs(1));
     assert_eq!((settled.behind, settled.lost), (STREAMS, 3 * STREAMS as u64));
 }

@@ -1,43 +1,43 @@
-//! A connection to the floor that asks: for a stream, or to publish.
+//! A connection to the floor before it becomes a stream: its request to open one, or to publish.
 
 use std::os::fd::OwnedFd;
 
 use rustix::io::{Errno, write};
 use rustix::net::{RecvFlags, recv};
 
-/// A request longer than this is refused.
+/// Requests longer than this are refused.
 const LONGEST: usize = 4 << 20;
 
-/// A connection, and what it has sent of a request.
+/// A connection and the part of its request that was received.
 #[derive(Debug)]
 pub struct Request {
-    /// Its socket.
+    /// The connection's socket.
     pub socket: OwnedFd,
     input: Vec<u8>,
 }
 
-/// What it asks.
+/// What a connection asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Requested {
-    /// The rest is still to come.
+    /// Nothing yet: the request is incomplete.
     Nothing,
-    /// It closed, or what it sent is no request.
+    /// To be closed: the client closed the connection, or did not send a valid request.
     Closed,
     /// A stream.
     Stream,
-    /// The number of streams closed for not taking an event.
+    /// The number of streams that were closed because they did not take an event.
     Dropped,
-    /// To publish; this is the event as it goes out.
+    /// To publish this event, which is already in wire format.
     Event(Vec<u8>),
 }
 
 impl Request {
-    /// A connection just accepted.
+    /// A connection that was just accepted.
     pub fn new(socket: OwnedFd) -> Request {
         Request { socket, input: Vec::new() }
     }
 
-    /// Reads once. One request is answered before the next is sent; nothing here pipelines.
+    /// Reads once. Clients do not pipeline: they send a request only after the last was answered.
     pub fn read(&mut self) -> Requested {
         let mut piece = [0; 16 * 1024];
         match recv(&self.socket, &mut piece[..], RecvFlags::empty()) {
@@ -55,10 +55,11 @@ impl Request {
         }
     }
 
-    /// Answers 200 with a text.
+    /// Answers 200 with this text as the body.
     pub fn answer(&self, text: &str) {
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        // Some dozens of bytes into an empty buffer; a publisher that is gone is noticed by its EOF.
+        // The socket's buffer is empty and takes the few bytes. If the publisher has gone, the next
+        // read reports it.
         let _ = write(&self.socket, answer.as_bytes());
     }
 }

@@ -1,24 +1,24 @@
-//! What became of each number: received, lost, twice, or out of order.
+//! Checks the numbers that a connection receives: which are lost, repeated or out of order.
 //!
-//! Numbers rise by one within a stream of numbers (see [`crate::stamp::Stamp::stream`]). A jump is counted
-//! as lost at once; if a skipped number comes after all, it becomes one out of order.
+//! Numbers rise by one within a stream of numbers (see [`crate::stamp::Stamp::stream`]). A skipped
+//! number counts as lost at once, and as out of order instead if it arrives later.
 
 use std::ops::AddAssign;
 
 use smallvec::SmallVec;
 
-/// Counts of one group of connections.
+/// The counts of a group of connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Events received, repeated ones included.
+    /// Stamped events received, repeated ones included.
     pub events: u64,
-    /// Numbers skipped and not seen since.
+    /// Numbers that were skipped and have not arrived since.
     pub lost: i64,
-    /// Numbers seen again.
+    /// Numbers that had arrived before.
     pub duplicated: u64,
-    /// Numbers that came after a higher one.
+    /// Numbers that arrived after a higher one, for the first time.
     pub out_of_order: u64,
-    /// `gap` events: the server says that something may be missing.
+    /// `gap` events, by which a server says that events may be missing.
     pub gaps: u64,
 }
 
@@ -32,17 +32,17 @@ impl AddAssign for Counts {
     }
 }
 
-/// One connection's position in one stream of numbers: 16 bytes.
+/// The position of a connection in a stream of numbers. It takes 16 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
-    /// The next number expected: one above the highest seen.
+    /// The next number in order: one above the highest received.
     next: u64,
-    /// Bit i: the number `next - 1 - i` was seen. What is older counts as seen.
+    /// Bit i: the number `next - 1 - i` was received. Older numbers count as received.
     seen: u64,
 }
 
 impl Sequence {
-    /// Starts at a number: what is below it was not meant for this connection, so it is not missed.
+    /// Starts at `first`. Lower numbers were not meant for this connection, so they are not missed.
     fn new(first: u64) -> Self {
         Sequence { next: first, seen: u64::MAX }
     }
@@ -72,12 +72,13 @@ impl Sequence {
     }
 }
 
-/// One connection's positions. A single stream of numbers, the usual case, is held inline.
+/// The positions of a connection. One stream of numbers, the usual case, needs no heap.
 #[derive(Debug, Default)]
 pub struct Tracker(SmallVec<[(u32, Sequence); 1]>);
 
 impl Tracker {
-    /// Judges a number. The first of a stream is its start, unless one is told.
+    /// Counts a received event. A stream of numbers starts at `first`, or else at the first number
+    /// that arrives.
     pub fn take(&mut self, stream: u32, number: u64, first: Option<u64>, counts: &mut Counts) {
         counts.events += 1;
         if let Some((_, known)) = self.0.iter_mut().find(|(name, _)| *name == stream) {
@@ -88,8 +89,8 @@ impl Tracker {
         self.0.push((stream, sequence));
     }
 
-    /// How many numbers up to `last` have not come and would still be in order. Where nothing came at
-    /// all, everything from `first` on is missing.
+    /// How many numbers above the highest received are missing, up to `last`. If nothing arrived in
+    /// this stream, all numbers from `first` on are missing.
     pub fn missing(&self, stream: u32, last: u64, first: u64) -> u64 {
         let known = self.0.iter().find(|(name, _)| *name == stream);
         let next = known.map_or(first, |(_, sequence)| sequence.next);

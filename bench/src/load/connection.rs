@@ -1,7 +1,8 @@
-//! One connection: its request, the answer's head and body, and the judgement of each event in it.
+//! One connection: sends its request, reads the answer, and checks each event.
 //!
-//! An idle one costs this struct (some 200 bytes) and no heap: the read buffer belongs to the loop, and
-//! a line's start is kept only while a line is cut. The kernel's socket costs far more.
+//! An idle connection takes the memory of this struct (some 200 bytes) and no heap: the loop owns
+//! the read buffer, and the start of a line is stored only while the line is incomplete. The
+//! kernel's socket takes far more.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -18,68 +19,67 @@ use crate::chunked::Chunked;
 use crate::clock;
 use crate::stamp::Stamp;
 
-/// A head longer than this is a fault.
+/// A longer head is an error.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// What all connections of a load have in common in judging what they read.
+/// How all connections of a load treat what they read.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// The number each stream of numbers begins with; `None`: with the first received.
+    /// The first number of every stream of numbers; `None`: the first that is received.
     pub first: Option<u64>,
-    /// The head opens the stream, and must be that of one.
+    /// The head opens the stream, and must declare an event stream.
     pub any_server: bool,
     /// Keep the last event id.
     pub remember_ids: bool,
 }
 
-/// A connection.
 #[derive(Debug)]
 pub struct Connection {
     /// Its socket.
     pub socket: OwnedFd,
-    /// One that stops reading once it is open.
+    /// Whether it stops reading once it is open.
     pub stalled: bool,
-    /// It is not reading now.
+    /// Whether it has stopped reading for now.
     pub paused: bool,
     /// Its position in each stream of numbers.
     pub tracker: Tracker,
-    /// The last event id, if it is to be remembered.
+    /// The last event id, if it is kept.
     pub last_id: Option<Box<[u8]>>,
     phase: Phase,
     tls: Option<Tls>,
     event: Event,
 }
 
-/// What is known of the event whose lines are coming.
+/// The facts about an event whose lines are still arriving.
 #[derive(Debug, Default)]
 struct Event {
-    /// It has data, none of it a stamp.
+    /// It has a data line without a stamp.
     unstamped: bool,
-    /// It is a `gap`, a `checkpoint` or a stamped event: counted otherwise, or not an event of anybody's.
+    /// It is a stamped event, a `gap` or a `checkpoint`, none of which counts as unstamped.
     apart: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Until the kernel says that the socket is writable.
+    /// Waiting for the kernel to connect.
     Connecting,
-    /// Collecting the answer's head.
+    /// Collecting the head of the answer.
     Head(Vec<u8>),
     /// Reading events.
     Body { chunked: Option<Chunked>, lines: Lines, open: bool },
 }
 
-/// What reading came to.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// More will follow.
+    /// This read did not open the stream.
     Going,
-    /// The first bytes of the body came: the stream is open.
+    /// This read opened the stream.
     Opened,
 }
 
 impl Connection {
-    /// Begins to connect, from one of our own addresses if one is given.
+    /// Starts to connect, from the address `from` if there is one.
     pub fn begin(
         to: SocketAddr,
         from: Option<SocketAddr>,
@@ -92,7 +92,8 @@ impl Connection {
         let socket =
             socket_with(family, SocketType::STREAM, flags, None).map_err(text("socket"))?;
         if let Some(bytes) = receive_buffer {
-            // Before connecting: the window offered in the handshake follows from it.
+            // This must precede connecting, because it determines the window that the handshake
+            // offers.
             sockopt::set_socket_recv_buffer_size(&socket, bytes).map_err(text("SO_RCVBUF"))?;
         }
         if let Some(from) = from {
@@ -114,17 +115,17 @@ impl Connection {
         })
     }
 
-    /// Whether it waits for its connection.
+    /// Whether it is still connecting.
     pub fn connecting(&self) -> bool {
         matches!(self.phase, Phase::Connecting)
     }
 
-    /// Whether the stream's first bytes have come.
+    /// Whether the stream is open.
     pub fn open(&self) -> bool {
         matches!(self.phase, Phase::Body { open: true, .. })
     }
 
-    /// The kernel is done with connecting: sends the request.
+    /// Sends the request, once the kernel is done with connecting. Fails if it could not connect.
     pub fn connected(&mut self, request: &[u8], tls: Option<&tls::Settings>) -> Result<(), String> {
         match sockopt::socket_error(&self.socket) {
             Ok(Ok(())) => {}
@@ -135,11 +136,12 @@ impl Connection {
             self.phase = Phase::Head(Vec::new());
             return Ok(());
         }
-        // A request is small and the socket's buffer is empty: less than all of it is a fault.
+        // A request is small and the socket's buffer is empty, so a partial send is an error.
         match send(&self.socket, request, SendFlags::NOSIGNAL) {
             Ok(sent) if sent == request.len() => {
-                // Fewer acknowledgements, which are half of what a read costs this loop: it leaves more of the machine
-                // to the server. Refused, all stays as it is.
+                // Delays acknowledgements. Sending them is half of what a read costs the load, and
+                // the server can use the CPU that this saves. If the kernel refuses, the results
+                // are still valid.
                 let _ = sockopt::set_tcp_quickack(&self.socket, false);
             }
             Ok(_) => return Err("the request was not taken whole".to_owned()),
@@ -162,8 +164,9 @@ impl Connection {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Progress::Going),
             Err(error) => return Err(format!("recv: {error}")),
         };
-        // Once a read, not once a batch of the epoll: the last of a batch of a thousand would otherwise
-        // be credited some milliseconds. It costs 25 ns beside a system call of 2,000.
+        // The clock is read for each read, not once for a batch of epoll events. Otherwise the last
+        // event of a batch of a thousand would seem some milliseconds faster than it was. Reading
+        // the clock takes 25 ns, the system call 2,000 ns.
         let now = clock::now();
         tally.bytes += count as u64;
         let Some(mut tls) = self.tls.take() else {
@@ -259,8 +262,8 @@ fn judge(
     }
 }
 
-/// The head's length and whether the body is chunked; `None` while it is not whole. `strict`: it must
-/// announce an event stream.
+/// The length of the head, and whether the body is chunked. `None` while the head is incomplete. If
+/// `strict`, the head must declare an event stream.
 fn parse_head(head: &[u8], strict: bool) -> Result<Option<(usize, bool)>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
@@ -313,7 +316,8 @@ mod tests {
         (tally, connection.last_id, open)
     }
 
-    /// An answer's body with two events, the second behind a lost one, in chunks cut at awkward places.
+    /// An answer with the events 1 and 3 of a stream of numbers, in chunks that end at awkward
+    /// places.
     fn chunked_answer() -> Vec<u8> {
         let mut body = b":\n\nid: a-1\ndata: ".to_vec();
         Stamp { time: 1_000_000, sequence: 1, stream: 3 }.write(300, &mut body);

@@ -1,5 +1,5 @@
-//! The loop of the load: opens connections, reads what is ready, and does what it is told between two
-//! waits.
+//! The loop of the load: opens connections, reads those that are ready, and obeys commands after
+//! each wait.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,13 +18,14 @@ use super::report::{Report, Tally};
 use super::{Command, Expected, LastIds, Measured, Opened, Plan, Settled};
 use crate::clock;
 
-/// The token of the eventfd that announces commands.
+/// The epoll token of the eventfd that announces commands.
 const WAKE: u64 = u64::MAX;
-/// One read takes this much: a stream that fell behind is caught up with in few calls.
+/// The size of one read. It is large so that a stream that fell behind catches up in few calls.
 const READ_BYTES: usize = 256 * 1024;
-/// Readiness taken from the kernel at once.
+/// How many epoll events one wait returns at most.
 const BATCH: usize = 1024;
-/// How often a pending wait (opening, settling) is looked at when nothing else happens.
+/// How long a wait takes at most while the load opens or settles, so that neither misses its
+/// deadline.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 pub struct Engine {
@@ -34,14 +35,14 @@ pub struct Engine {
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,
     connections: Vec<Option<Connection>>,
-    /// What is left of closed connections.
+    /// The last event ids of closed connections.
     last_ids: LastIds,
     buffer: Vec<u8>,
     opening: Option<Opening>,
     settling: Option<Settling>,
     readers: Tally,
     stalled: Tally,
-    /// What was counted before the measuring began.
+    /// What was counted before measuring began.
     before: Counts,
     began: (u64, Duration),
     closed_because: Option<String>,
@@ -115,11 +116,11 @@ impl Engine {
     }
 
     fn rearm_wake(&self) {
-        // It is read so that it is not ready again; how often it was rung does not matter.
+        // Reading resets the eventfd. How often it was written does not matter.
         let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
     }
 
-    /// Does what it is told; false: to end.
+    /// Obeys the commands in the queue. False means that the loop must end.
     fn obey(&mut self) -> bool {
         loop {
             let command = match self.commands.try_recv() {
@@ -127,7 +128,7 @@ impl Engine {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             };
-            // Whoever asked and did not wait for the answer does not want it.
+            // A reply fails only if nobody waits for it any more.
             match command {
                 Command::Open(bound, reply) => self.opening = Some(Opening::new(bound, reply)),
                 Command::Opening(cut, reply) => {
@@ -140,7 +141,8 @@ impl Engine {
                 Command::Begin(reply) => {
                     self.before = self.total();
                     for tally in [&mut self.readers, &mut self.stalled] {
-                        // A stream that was lost is lost, whenever.
+                        // Closed streams stay counted: a stream that ended before measuring began
+                        // is still lost.
                         *tally = Tally { closed: tally.closed, ..Tally::default() };
                     }
                     self.began = (clock::now(), clock::thread_cpu());
@@ -168,9 +170,9 @@ impl Engine {
         }
     }
 
-    /// A connection is ready for something.
+    /// Handles an epoll event of a connection.
     fn ready(&mut self, number: usize) {
-        // A connection that was closed within this batch.
+        // The connection may have been closed by an earlier event of this batch.
         let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) else {
             return;
         };
@@ -257,7 +259,7 @@ impl Engine {
         Ok(connection)
     }
 
-    /// Lets the stalled ones read. They stay in their own group.
+    /// Lets the stalled connections read. They are still counted apart from the others.
     fn resume(&mut self) {
         for number in 0..self.connections.len() {
             let Some(connection) = &mut self.connections[number] else { continue };

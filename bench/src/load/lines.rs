@@ -1,24 +1,25 @@
-//! Lines of an event stream, wherever the network cut it.
+//! Splits an event stream into lines, however the network splits it.
 //!
-//! A line that arrived whole is handed on where it lies. Of one that was cut only the first bytes are
-//! kept, as no more of it matters: a line of 64 KB costs no more than one of 256 bytes.
+//! A line that arrives whole is not copied. Of a line that arrives in pieces, only the start is
+//! stored, because nothing else is looked at: a line of 64 KB takes no more memory than one of 256
+//! bytes.
 
 use memchr::memchr2;
 
 use crate::stamp::REACH;
 
-/// A scanner. An idle connection's owns no memory; one that ever saw a cut line keeps [`REACH`] bytes.
+/// A scanner. It owns no memory until a line arrives in pieces, and [`REACH`] bytes from then on.
 #[derive(Debug, Default)]
 pub struct Lines {
-    /// The start of the line that has not ended.
+    /// The start of the incomplete line.
     head: Vec<u8>,
-    /// The last line ended with CR, so that an LF behind it is no line of its own.
+    /// The last line ended with CR, so a following LF belongs to that line end.
     after_cr: bool,
 }
 
 impl Lines {
-    /// Takes the next bytes and hands on the start of each line that ended, at most [`REACH`] bytes of
-    /// it. An empty line ends an event.
+    /// Takes the next bytes and passes on the start of each complete line, at most [`REACH`] bytes
+    /// of it. An empty line ends an event.
     pub fn feed(&mut self, mut input: &[u8], mut line: impl FnMut(&[u8])) {
         while let Some(end) = memchr2(b'\r', b'\n', input) {
             let text = &input[..end];
@@ -46,7 +47,7 @@ impl Lines {
     }
 }
 
-/// The value of a field, if the line is one of that name.
+/// The value of the field `name`, if the line is such a field.
 pub fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(name)?.strip_prefix(b":")?;
     Some(value.strip_prefix(b" ").unwrap_or(value))

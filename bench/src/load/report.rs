@@ -1,4 +1,4 @@
-//! What a stretch of measuring found.
+//! The results of measuring a group of connections: what is counted, and the report on it.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use serde_json::{Value, json};
 
 use super::account::Counts;
 
-/// The longest latency told apart; what is longer counts as this.
+/// The longest latency that is recorded, in microseconds. Longer ones are recorded as this.
 const LONGEST_US: u64 = 600_000_000;
 
-/// What is counted while measuring, for one group of connections.
+/// What is counted for a group of connections while it is measured.
 #[derive(Debug)]
 pub struct Tally {
-    /// Events, by what became of them.
+    /// Stamped events and `gap` events.
     pub counts: Counts,
-    /// Events without a stamp, `gap` and `checkpoint` apart.
+    /// Events without a stamp, except `gap` and `checkpoint`.
     pub unstamped: u64,
-    /// Bytes received, heads and framing included.
+    /// Bytes received, including heads and framing, and as encrypted by TLS.
     pub bytes: u64,
-    /// Streams that ended.
+    /// Streams that have ended since the opening.
     pub closed: u64,
-    /// Receive time minus stamp, in microseconds.
+    /// The time of the read minus the stamp, in microseconds.
     pub latency: Histogram<u64>,
 }
 
@@ -32,34 +32,34 @@ impl Default for Tally {
     }
 }
 
-/// One group of connections over a stretch of time.
+/// The report on a group of connections that was measured.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Connections open at the end.
+    /// Connections that are open at the end.
     pub connections: usize,
     /// Stamped events received.
     pub events: u64,
-    /// Other events received, `gap` and `checkpoint` apart.
+    /// Events without a stamp received, except `gap` and `checkpoint`.
     pub unstamped: u64,
     /// Bytes received.
     pub bytes: u64,
-    /// Numbers skipped and not seen since.
+    /// Numbers that were skipped and have not arrived since.
     pub lost: u64,
-    /// Numbers seen again.
+    /// Numbers that had arrived before.
     pub duplicated: u64,
-    /// Numbers that came after a higher one.
+    /// Numbers that arrived after a higher one, for the first time.
     pub out_of_order: u64,
     /// `gap` events received.
     pub gaps: u64,
-    /// Streams that ended.
+    /// Streams that have ended since the opening.
     pub closed: u64,
-    /// Latencies in milliseconds: p50, p90, p99, p99.9 and the longest.
+    /// The latencies of stamped events.
     pub latency: Latency,
-    /// How long it was measured.
+    /// How many seconds were measured.
     pub seconds: f64,
 }
 
-/// Quantiles in milliseconds.
+/// Quantiles and maximum in milliseconds.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Latency {
@@ -71,7 +71,7 @@ pub struct Latency {
 }
 
 impl Report {
-    /// What a tally says after so long.
+    /// Makes a report from what was counted within `time`.
     pub fn of(tally: &Tally, connections: usize, time: Duration) -> Report {
         let quantile = |q| tally.latency.value_at_quantile(q) as f64 / 1000.0;
         Report {
@@ -95,12 +95,12 @@ impl Report {
         }
     }
 
-    /// Events a second.
+    /// Stamped events per second.
     pub fn rate(&self) -> f64 {
         self.events as f64 / self.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// The same for programs.
+    /// The report as JSON.
     pub fn json(&self) -> Value {
         let Latency { p50, p90, p99, p999, max } = self.latency;
         json!({

@@ -1,5 +1,4 @@
-//! TLS of one connection: what the network brings goes in, what the server said comes out. It never
-//! waits: the loop says when there is something to read.
+//! TLS of one connection. It never blocks: the load's loop says when the socket is readable.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -9,23 +8,24 @@ use rustix::net::{SendFlags, send};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-/// What all connections of a load have in common: the roots and so on, and whom the server must prove to be.
+/// What all connections of a load share: the configuration with the trusted roots, and the name
+/// that the server's certificate must have.
 pub type Settings = (Arc<ClientConfig>, ServerName<'static>);
 
-/// A session.
+/// A TLS session.
 #[derive(Debug)]
 pub struct Tls(Box<ClientConnection>);
 
 impl Tls {
-    /// A session that sends a request as soon as its handshake is done.
+    /// Starts a session that sends `request` once the handshake is done.
     pub fn begin((config, name): &Settings, request: &[u8]) -> Result<Tls, String> {
         let mut session = ClientConnection::new(config.clone(), name.clone()).map_err(text)?;
         session.writer().write_all(request).map_err(text)?;
         Ok(Tls(Box::new(session)))
     }
 
-    /// Sends what is to be sent: some hundred bytes into an empty buffer, so that less than all of it is
-    /// a fault.
+    /// Sends what the session has to send. That is some hundred bytes and the socket's buffer is
+    /// empty, so a full buffer is an error.
     pub fn flush(&mut self, socket: &OwnedFd) -> Result<(), String> {
         while self.0.wants_write() {
             self.0.write_tls(&mut Socket(socket)).map_err(|error| format!("send: {error}"))?;
@@ -33,7 +33,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Takes bytes from the network and hands on those that the server said.
+    /// Takes bytes from the network and passes on what the server said in them.
     pub fn take(
         &mut self,
         mut input: &[u8],
@@ -60,7 +60,7 @@ fn text(error: impl std::fmt::Display) -> String {
     format!("TLS: {error}")
 }
 
-/// The sending half of a socket.
+/// Writes to a socket.
 struct Socket<'a>(&'a OwnedFd);
 
 impl Write for Socket<'_> {

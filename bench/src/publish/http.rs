@@ -1,4 +1,4 @@
-//! A publisher's HTTP connection: kept alive, one request at a time, its answer read to the end.
+//! A publisher's HTTP connection. It is kept alive and carries one request at a time.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,10 +12,9 @@ use super::{Failure, Item, Wrap};
 use crate::chunked::Chunked;
 use crate::load::tls;
 
-/// No answer takes longer, or the request counts as failed.
+/// A request without an answer in this time has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection.
 #[derive(Debug)]
 pub struct Client {
     stream: Box<dyn Stream>,
@@ -23,7 +22,7 @@ pub struct Client {
     wire: Vec<u8>,
 }
 
-/// What requests are written to and answers read from.
+/// What a client writes requests to and reads answers from: TCP or TLS.
 trait Stream: Read + Write + std::fmt::Debug {}
 impl<T: Read + Write + std::fmt::Debug> Stream for T {}
 
@@ -35,19 +34,18 @@ fn tcp(addr: SocketAddr) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-/// An answer's status and body.
 struct Answer {
     status: u16,
     body: Vec<u8>,
 }
 
 impl Client {
-    /// Connects.
+    /// Connects without TLS.
     pub fn connect(addr: SocketAddr) -> Result<Client, String> {
         Ok(Client { stream: Box::new(tcp(addr)?), host: addr, wire: Vec::new() })
     }
 
-    /// Connects, and speaks TLS.
+    /// Connects with TLS.
     pub fn secure(addr: SocketAddr, (config, name): &tls::Settings) -> Result<Client, String> {
         let session = ClientConnection::new(config.clone(), name.clone());
         let session = session.map_err(|error| format!("TLS: {error}"))?;
@@ -55,7 +53,7 @@ impl Client {
         Ok(Client { stream: Box::new(stream), host: addr, wire: Vec::new() })
     }
 
-    /// Publishes each item by a request of its own.
+    /// Publishes each item with a request of its own, whose body is the item's data.
     pub fn post(&mut self, path: &str, items: &[Item<'_>]) -> Result<usize, Failure> {
         for item in items {
             let path = path.replace("{c}", item.channel);
@@ -64,7 +62,7 @@ impl Client {
         Ok(items.len())
     }
 
-    /// Publishes each item by a request of its own, in the server's own words.
+    /// Publishes each item with a request of its own, whose body has the server's own format.
     pub fn wrapped(&mut self, wrap: &Wrap, items: &[Item<'_>]) -> Result<usize, Failure> {
         for item in items {
             let body = wrap.body(item.channel, &String::from_utf8_lossy(item.data));
@@ -73,7 +71,7 @@ impl Client {
         Ok(items.len())
     }
 
-    /// Publishes all items by one request.
+    /// Publishes all items with one request.
     pub fn ndjson(&mut self, path: &str, items: &[Item<'_>]) -> Result<usize, Failure> {
         let mut body = Vec::new();
         for item in items {
@@ -85,7 +83,7 @@ impl Client {
         }
         let answer = self.exchange(path, "Content-Type: application/x-ndjson\r\n", &body)?;
         accepted(&answer)?;
-        // Each item that was taken is answered with its id.
+        // The answer has an id for each accepted item.
         Ok(memmem::find_iter(&answer.body, b"\"id\":").count().min(items.len()))
     }
 
@@ -191,7 +189,8 @@ mod tests {
 
     use super::*;
 
-    /// A client of somebody who answers each request that ends with `}` or `hi` with the next answer.
+    /// A client of a server that sends the next answer after each request, which ends with `hi` or
+    /// with `}` and a line feed.
     fn answered(answers: &'static [&'static str]) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = Client::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! One publisher's schedule, numbers and failures.
+//! One publisher: its schedule, its numbers and its failures.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,29 +7,32 @@ use super::{Channels, Failure, Item, Pace, Plan, Published, StampAt, Wire};
 use crate::clock::{self, SECOND};
 use crate::stamp::Stamp;
 
-/// An event later than this on its schedule counts as late.
+/// An event sent this many nanoseconds after it was due counts as late.
 const LATE_NS: u64 = 10_000_000;
 
-/// One publisher: a thread, a connection, and the channels it alone numbers.
+/// A publisher: a thread with a connection. No other publisher numbers events in its streams of
+/// numbers.
 pub struct Publisher {
     plan: Plan,
-    /// Name, stream of numbers, last number.
+    /// The name, stream of numbers and last number of each channel.
     channels: Vec<(String, u32, u64)>,
     turn: usize,
-    /// Time between two of its batches in nanoseconds; 0: none.
+    /// Nanoseconds from one batch of this publisher to the next; 0 if there is no schedule.
     interval: f64,
-    /// When its first batch is due, after the start: publishers take turns.
+    /// Nanoseconds from the start to its first batch. It differs between publishers, so that they
+    /// take turns.
     offset: f64,
     done: Published,
 }
 
 impl Publisher {
-    /// One of the plan's publishers.
     pub fn new(plan: Plan, number: u32) -> Publisher {
         let channels = match &plan.channels {
             Channels::One(name) => vec![(name.clone(), number, 0)],
             Channels::Each { name, count } => {
-                // In a row: every n-th would go along with how servers deal connections to threads.
+                // Neighbouring channels: if a publisher had every n-th channel instead, its readers
+                // might all be on the same thread of the server, which may assign connections to
+                // threads in turn.
                 let at = |n| (u64::from(*count) * u64::from(n) / u64::from(plan.publishers)) as u32;
                 let own = at(number)..at(number + 1);
                 own.map(|n| (name.replace("{n}", &n.to_string()), n, 0)).collect()
@@ -44,7 +47,7 @@ impl Publisher {
         Publisher { plan, channels, turn: 0, interval, offset, done: Published::default() }
     }
 
-    /// Publishes until it is stopped or has sent all it was to send.
+    /// Publishes until it is stopped or has sent all its batches.
     pub fn run(mut self, began: u64, stop: &AtomicBool) -> Published {
         let mut wire = None;
         let mut batch = 0_u64;
@@ -66,7 +69,8 @@ impl Publisher {
         self.done
     }
 
-    /// The next events, each stamped, as text and where in it each lies.
+    /// The data of the next events, all stamped, and for each its channel's index and its place in
+    /// the data.
     fn stamped(&mut self, size: usize, time: u64) -> (Vec<u8>, Vec<(usize, Range<usize>)>) {
         let (mut data, mut places) = (Vec::with_capacity(size * self.plan.size), Vec::new());
         for _ in 0..size {
@@ -82,9 +86,9 @@ impl Publisher {
         (data, places)
     }
 
-    /// Sends a batch. A server may close a connection just when it is used again; as any client would,
-    /// this one then tries once on a new connection. Was it taken the first time, it is seen twice, and
-    /// counted so.
+    /// Sends a batch. If the connection turns out to be broken, it tries once more on a new one, as
+    /// any client would, because a server may close a connection just when it is used again. If the
+    /// server accepted the first try after all, readers count the events as duplicates.
     fn send(&self, wire: &mut Option<Wire>, items: &[Item<'_>]) -> Result<usize, Failure> {
         if let Some(mut used) = wire.take() {
             match used.send(items) {
@@ -101,8 +105,8 @@ impl Publisher {
         Ok(taken)
     }
 
-    /// Publishes one batch. What failed is not repeated: its numbers are missing at every subscriber,
-    /// unless the server took it after all.
+    /// Publishes one batch. A batch that failed is not repeated: readers count its numbers as lost,
+    /// unless the server accepted it after all.
     fn batch(&mut self, wire: &mut Option<Wire>, due: u64) {
         let size = self.plan.route.batch();
         let now = clock::now();
@@ -126,7 +130,7 @@ impl Publisher {
             Err(Failure::Broken(error) | Failure::Refused(error)) => {
                 self.done.failed += size as u64;
                 self.done.error.get_or_insert(error);
-                // A server that refuses connections is not asked a million times a second.
+                // Otherwise the loop would spin while the server refuses connections.
                 clock::sleep_until(now + SECOND / 100);
             }
         }

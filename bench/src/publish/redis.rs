@@ -1,5 +1,5 @@
-//! A publisher's connection to Redis: `FCALL sse_publish`, as any service may call it, a batch a round
-//! trip.
+//! A publisher's connection to Redis. It calls the function `sse_publish` as any service can, one
+//! batch per round trip.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,9 @@ use sse_contract::{Call, Channel, ChannelError, Keys, Publish};
 
 use super::{Failure, Item};
 
-/// No answer takes longer, or the batch counts as failed.
+/// A batch without an answer in this time has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<TcpStream>,
@@ -31,7 +30,7 @@ impl Client {
         Ok(Client { stream, keys: Keys::new(prefix, 1), wire: Vec::new() })
     }
 
-    /// Publishes all items; how many were taken.
+    /// Publishes all items and returns how many were accepted.
     pub fn publish(&mut self, items: &[Item<'_>]) -> Result<usize, Failure> {
         self.wire.clear();
         for item in items {
@@ -52,7 +51,7 @@ impl Client {
         }
     }
 
-    /// One answer: the event's id, or Redis' error.
+    /// Reads one answer: the event's id, or an error of Redis.
     fn reply(&mut self) -> Result<Result<(), String>, String> {
         let text = |error: std::io::Error| format!("no answer: {error}");
         let mut line = String::new();
@@ -93,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Publishes two events to somebody who answers that.
+    /// Publishes two events to a server that sends this answer.
     fn answered(answer: &'static [u8]) -> Result<usize, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();

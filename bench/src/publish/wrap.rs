@@ -1,35 +1,35 @@
-//! Requests that publish in a server's own words.
+//! Requests that publish an event in the format of a particular server.
 
 use std::net::SocketAddr;
 
-/// How a server wants an event.
+/// The format of a server's requests.
 #[derive(Debug, Clone)]
 pub struct Wrap {
-    /// Where: not every server is published to where it serves.
+    /// The address for publishing, which may differ from the one for streams.
     pub addr: SocketAddr,
     /// The path.
     pub path: String,
-    /// Header lines, each ended by CRLF.
+    /// Header lines. Each ends with CRLF.
     pub headers: String,
-    /// The body, in which `{c}` is the channel's name and `{d}` the event.
+    /// The body; `{c}` stands for the channel's name, `{d}` for the event.
     pub body: &'static str,
-    /// What the body is.
+    /// The syntax of the body.
     pub text: Text,
 }
 
-/// What may stand in a body.
+/// The syntax of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {
-    /// Neither names nor stamped events have anything in them that JSON would escape.
+    /// JSON. Neither channels' names nor stamped events contain anything that must be escaped.
     Json,
-    /// A form's fields.
+    /// Form fields.
     Form,
 }
 
 impl Wrap {
     /// The body for one event.
     pub fn body(&self, channel: &str, data: &str) -> String {
-        // The name first: what stands in an event is not looked at again.
+        // The name comes first, so that `{c}` in an event is not replaced.
         let body = self.body.replace("{c}", channel);
         match self.text {
             Text::Json => body.replace("{d}", data),

@@ -1,9 +1,9 @@
-//! What the gateway should come to, and whether it did, from the records of one run.
+//! The targets of the gateway, and whether the records of a run meet them.
 
 use serde_json::Value;
 use sse_bench::table::Table;
 
-/// On which side of it a value should be.
+/// The limit for a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Bound {
     AtMost(f64),
@@ -11,7 +11,7 @@ enum Bound {
 }
 use Bound::{AtLeast, AtMost};
 
-/// A target, and what was measured of it.
+/// A target, and the value that was measured.
 #[derive(Debug, Clone)]
 pub struct Judgement {
     what: &'static str,
@@ -21,7 +21,7 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Whether it was met, or by how much not.
+    /// Whether the target was met, and otherwise by how much it was missed.
     fn verdict(&self) -> String {
         let Some(measured) = self.measured else { return "not measured".to_owned() };
         let excess = match self.bound {
@@ -35,7 +35,7 @@ impl Judgement {
     }
 }
 
-/// A table without a title.
+/// The targets as a table without a title.
 pub fn table(all: &[Judgement]) -> Table {
     let mut table = Table::new("", &["target", "server", "bound", "measured", "verdict"]);
     for one in all {
@@ -63,7 +63,7 @@ const FLOOR: &str = "floor-2";
 const ONE_THREAD: &str = "floor-1";
 const NCHAN: &str = "nchan";
 
-/// Every target, in the order of the scenarios.
+/// All targets, in the order of the scenarios.
 pub fn judge(records: &[Value]) -> Vec<Judgement> {
     let (run, mut judged) = (Run(records), Judged::default());
     fan_out(run, &mut judged);
@@ -72,7 +72,7 @@ pub fn judge(records: &[Value]) -> Vec<Judgement> {
     judged.0
 }
 
-/// What was judged so far.
+/// The targets that were judged so far.
 #[derive(Default)]
 struct Judged(Vec<Judgement>);
 
@@ -89,7 +89,7 @@ impl Judged {
     }
 }
 
-/// One channel with many readers.
+/// Targets for one channel with many readers.
 fn fan_out(run: Run<'_>, judged: &mut Judged) {
     for server in [MEMORY, REDIS] {
         let to = |scenario, value, other| run.ratio(scenario, value, server, other);
@@ -132,7 +132,7 @@ fn fan_out(run: Run<'_>, judged: &mut Judged) {
     }
 }
 
-/// A channel each, readers that stall, and all that come back at once.
+/// Targets for a channel per user, for stalled readers, and for many reconnects at once.
 fn bad_days(run: Run<'_>, judged: &mut Judged) {
     let user = |value, server| run.ratio("per-user", value, server, NCHAN);
     judged.add(
@@ -171,12 +171,13 @@ fn bad_days(run: Run<'_>, judged: &mut Judged) {
         );
         judged.add("storm: events lost, readers incomplete", server, AtMost(0.0), lost);
     }
-    // A read from this process's own memory is one a reader, and costs none of Redis.
+    // Only Redis has this target: a gateway in memory reads its own memory for each reader, which
+    // costs no round trip.
     let reads = run.median("storm", REDIS, "/reads");
     judged.add("storm: reads of history", REDIS, AtMost(100.0), reads);
 }
 
-/// What streams cost while they open and while they wait, with TLS and tokens too; what publishing costs.
+/// Targets for opening streams and keeping them idle, with TLS and tokens too, and for publishing.
 fn connections(run: Run<'_>, judged: &mut Judged) {
     let idle = |server, channels| run.bytes_each("idle", server, channels);
     judged.add(
@@ -197,7 +198,8 @@ fn connections(run: Run<'_>, judged: &mut Judged) {
     judged.add("TLS: memory an idle stream, B", TLS, AtMost(8192.0), idle);
     let delivery = run.ratio("tls", COST, TLS, MEMORY);
     judged.add("TLS: CPU a delivery, × without", TLS, AtMost(1.3), delivery);
-    // Checking a signature of RSA takes half as long as all else that a connect does.
+    // RS256 has a lower limit: verifying an RSA signature takes half as long as everything else
+    // that opening a stream takes.
     for (server, bound) in [(HS256, 0.7), (RS256, 0.5)] {
         let opened = |value| run.ratio("tokens", value, server, MEMORY);
         let opening = opened("/streams_per_second");
@@ -217,7 +219,6 @@ fn connections(run: Run<'_>, judged: &mut Judged) {
     judged.add("publish: NDJSON, × redis-benchmark", REDIS, AtLeast(0.5), publish);
 }
 
-/// The records of a run.
 #[derive(Clone, Copy)]
 struct Run<'a>(&'a [Value]);
 
@@ -228,7 +229,7 @@ impl<'a> Run<'a> {
             .filter(move |record| record["scenario"] == scenario && record["server"] == server)
     }
 
-    /// Over the rounds.
+    /// The median of a value over the rounds.
     fn median(self, scenario: &str, server: &str, value: &str) -> Option<f64> {
         let values = self.of(scenario, server).filter_map(|record| record.pointer(value)?.as_f64());
         let mut values: Vec<f64> = values.collect();
@@ -240,7 +241,8 @@ impl<'a> Run<'a> {
         Some(self.median(scenario, server, value)? / self.median(scenario, to, value)?)
     }
 
-    /// Of every server but the gateway; of the floors the one with as many threads as the gateway has.
+    /// The medians of all servers except the gateway and the floor with one thread, since the
+    /// gateway has more threads.
     fn others(self, scenario: &str, value: &str) -> impl Iterator<Item = f64> {
         let servers = self.0.iter().filter_map(|record| record["server"].as_str());
         let others = servers.filter(|name| !name.starts_with("gateway") && *name != ONE_THREAD);
@@ -256,8 +258,8 @@ impl<'a> Run<'a> {
         Some(p99(true)? / p99(false)?)
     }
 
-    /// How far the memory, some being stalled, rose once their queues were full, in percent. The first sample is taken
-    /// before they are.
+    /// By how many percent memory grew at most, with stalled readers, once their queues were full.
+    /// That is at the second sample: the first is taken before.
     fn stall_growth(self, server: &str) -> Option<f64> {
         let samples = self.stalled(server, true)?["anonymous_bytes"].as_array()?;
         let bytes: Vec<f64> = samples.iter().filter_map(|sample| sample[1].as_f64()).collect();
@@ -301,7 +303,7 @@ mod tests {
         let mut records: Vec<Value> =
             [3.0, 90.0, 2.0].into_iter().map(|cost| steady(MEMORY, cost, 4.0)).collect();
         records.extend([steady(NCHAN, 6.0, 4.0), steady(FLOOR, 2.0, 5.0)]);
-        // It has fewer threads than the gateway.
+        // This floor has fewer threads than the gateway, so it is not compared.
         records.push(steady(ONE_THREAD, 2.0, 1.0));
         let of = |what| verdict(&records, what, MEMORY);
         assert_eq!(of("steady: CPU a delivery, × Nchan"), (Some(0.5), "met".to_owned()));

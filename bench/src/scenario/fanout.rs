@@ -1,9 +1,9 @@
-//! Readers and a publisher or some, measured over a window: what the scenarios that differ only in their
-//! numbers have in common.
+//! Measures readers and publishers over a window, for all scenarios that differ only in their
+//! numbers.
 //!
-//! The servers take turns within each round, so that a slow spell of the machine does not fall on one of
-//! them. Faults are added up over the rounds; costs and latencies are the rounds' medians, and
-//! lateness is the worst round's.
+//! The servers take turns within each round, so that a slow period of the machine does not hit one
+//! server alone. Faults are summed over the rounds, costs and latencies are medians of the rounds,
+//! and lateness is that of the worst round.
 
 use std::time::Duration;
 
@@ -16,38 +16,38 @@ use crate::publish::{Channels, Pace, Plan, Published, Route, StampAt};
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// What of it differs.
+/// The numbers of such a scenario.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// In results.
+    /// The scenario's name in records.
     pub name: &'static str,
-    /// Of its table.
+    /// The title of the table.
     pub title: String,
-    /// Repeated as often as [`Options::rounds`] says, or run once.
+    /// Whether to run as many rounds as [`Options::rounds`] says, instead of one.
     pub repeated: bool,
-    /// On which servers.
+    /// The servers to measure.
     pub servers: fn(Kind) -> bool,
-    /// Readers.
+    /// The number of readers.
     pub connections: usize,
-    /// Their path.
+    /// The path that readers request.
     pub target: fn(&Server) -> String,
-    /// Threads that publish.
+    /// The number of publishers.
     pub publishers: u32,
-    /// How fast.
+    /// How fast to publish.
     pub pace: Pace,
-    /// By requests of so many events each, instead of one.
+    /// Events per request, as NDJSON; `None`: one event per request.
     pub batch: Option<usize>,
-    /// Where to.
+    /// Where to publish.
     pub channels: Channels,
-    /// Bytes of an event's data.
+    /// Bytes of data per event.
     pub size: usize,
-    /// What each reader should have.
+    /// What each reader should have received.
     pub expected: fn(&Published) -> Expected,
-    /// Seconds measured, and before.
+    /// How long to measure, and how long to warm up before.
     pub time: (Duration, Duration),
 }
 
-/// A row: whose, and its rounds.
+/// A row of the table: the server's name and its rounds.
 pub type Row = (String, Vec<Window>);
 
 #[rustfmt::skip]
@@ -57,13 +57,13 @@ const COLUMNS: [&str; 18] = [
 ];
 
 impl Case {
-    /// Runs it and prints its table.
+    /// Runs the scenario and prints its table.
     pub fn run(&self, options: &Options, output: &mut Output) {
         let rows = self.rows(options, output);
         print(&self.title, &rows, output);
     }
 
-    /// Runs it on every server.
+    /// Runs the scenario on every server.
     pub fn rows(&self, options: &Options, output: &mut Output) -> Vec<Row> {
         let servers: Vec<Kind> = options.servers_for(self.servers).collect();
         let mut found: Vec<Row> =
@@ -85,7 +85,7 @@ impl Case {
         found
     }
 
-    /// What it takes, about.
+    /// About how many seconds it takes.
     pub fn estimate(&self, options: &Options) -> f64 {
         let runs: u32 =
             options.servers_for(self.servers).map(|kind| self.rounds(kind, options)).sum();
@@ -94,7 +94,7 @@ impl Case {
         f64::from(runs) * each
     }
 
-    /// How its window runs.
+    /// The timing of a window.
     pub fn timing(&self) -> Timing {
         Timing {
             warm_up: self.time.1,
@@ -104,7 +104,7 @@ impl Case {
         }
     }
 
-    /// What it publishes, to a server.
+    /// What to publish to a server.
     pub fn plan(&self, server: &Server) -> Plan {
         let route = match self.batch {
             Some(batch) => Route::Ndjson { path: "/publish".to_owned(), batch },
@@ -122,14 +122,14 @@ impl Case {
         }
     }
 
-    /// Its readers.
+    /// The streams to open to a server.
     pub fn readers(&self, server: &Server) -> load::Plan {
         let mut streams = server.streams(self.connections, (self.target)(server));
         streams.first = Some(1);
         streams
     }
 
-    /// A line on how a round went, and its record.
+    /// Prints a line about a round and records its result.
     pub fn tell(&self, server: &str, round: u32, window: &Window, output: &mut Output) {
         output.record(json!({
             "scenario": self.name, "server": server, "round": round, "result": window.json(),
@@ -158,7 +158,7 @@ impl Case {
     }
 }
 
-/// Prints the rows there are.
+/// Prints the table of these rows.
 pub fn print(title: &str, found: &[Row], output: &mut Output) {
     output.table(table(title, found));
     output.note(LEGEND);
@@ -170,7 +170,7 @@ fn table(title: &str, found: &[Row]) -> Table {
         let row = found.iter().find(|(server, windows)| server == name && !windows.is_empty());
         row.map(|(_, windows)| cost(windows))
     };
-    // The gateway has as many threads as this floor.
+    // On two cores the gateway has as many threads as this floor.
     let (floor, nchan) = (cost_of(Kind::Floor2.name()), cost_of(Kind::Nchan.name()));
     let mut table = Table::new(title, &COLUMNS);
     for (server, windows) in found.iter().filter(|(_, windows)| !windows.is_empty()) {

@@ -1,4 +1,4 @@
-//! What an idle stream holds in the server's memory: many on one channel, and each on its own.
+//! How much of the server's memory an idle stream takes: all on one channel, and each on its own.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::proc::Memory;
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// Allocators and page tables come to rest.
+/// A pause before memory is read, so that allocators and page tables come to rest.
 const REST: Duration = Duration::from_secs(1);
 
-/// The floor keeps nothing of a stream.
+/// The floor is left out, because it stores nothing but a socket for each stream.
 const SERVERS: fn(Kind) -> bool = |kind| !kind.is_floor();
 
-/// Runs it on every server.
+/// Runs the scenario on every server.
 pub fn run(options: &Options, output: &mut Output) {
     let servers: Vec<Kind> = options.servers_for(SERVERS).collect();
     let options = Options { servers, ..options.clone() };
@@ -25,7 +25,8 @@ pub fn run(options: &Options, output: &mut Output) {
     table(title, "idle", &channels, |kind| connections(kind, &options), &options, output);
 }
 
-/// Runs one on every server, for each of these channels, and prints the table.
+/// Measures every server on each of these channels, given by name and pattern, and prints the
+/// table.
 pub fn table(
     title: &str,
     scenario: &str,
@@ -72,20 +73,20 @@ pub fn table(
     output.table(table);
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     let of = |kind| seconds(connections(kind, options));
     2.0 * options.servers_for(SERVERS).map(of).sum::<f64>()
 }
 
-/// What one server takes, about.
+/// About how many seconds it takes for one server.
 pub fn seconds(connections: usize) -> f64 {
     connections as f64 / OPENED_A_SECOND + 2.0 * REST.as_secs_f64() + AROUND
 }
 
 fn connections(kind: Kind, options: &Options) -> usize {
     match kind {
-        // It opens some 400 a second.
+        // FastAPI opens about 400 streams per second.
         Kind::FastApi => options.connections(5_000, 3_000),
         _ => options.connections(15_000, 3_000),
     }

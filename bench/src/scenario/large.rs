@@ -1,4 +1,4 @@
-//! Large events: where a delivery is mostly copying.
+//! Large events, whose delivery is mostly copying.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::{CHANNEL, Options};
 use crate::publish::{Channels, Pace, Published};
 use crate::servers::Kind;
 
-/// Bytes of an event's data.
+/// Bytes of data per event.
 const LARGE: usize = 64 * 1024;
 
-/// With these numbers.
+/// The numbers of the scenario.
 pub fn case(options: &Options) -> Case {
     let (connections, rate) = (options.connections(200, 200), options.rate(20.0));
     Case {

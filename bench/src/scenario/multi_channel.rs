@@ -1,4 +1,4 @@
-//! Many readers of the same twenty channels each, one stream a reader.
+//! Many readers that each read the same twenty channels through one stream.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::{Options, SIZE};
 use crate::publish::{Channels, Pace, Published};
 use crate::servers::{Kind, Server};
 
-/// Channels of each reader.
+/// The number of channels.
 const CHANNELS: u32 = 20;
 
-/// With these numbers.
+/// The numbers of the scenario.
 pub fn case(options: &Options) -> Case {
     let (connections, rate) = (options.connections(2000, 1000), options.rate(50.0));
     Case {
@@ -34,18 +34,18 @@ pub fn case(options: &Options) -> Case {
     }
 }
 
-/// What stands before the name of each further channel, where a server's URLs can name several.
+/// What separates the names of channels in a URL; `None` if the server's URLs cannot name several.
 fn another(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::GatewayMemory | Kind::GatewayRedis => Some("&channel="),
         Kind::Mercure => Some("&match="),
-        // Whatever it is asked for.
+        // The floor ignores the URL.
         Kind::Floor2 => Some("&"),
         _ => None,
     }
 }
 
-/// One stream of all channels.
+/// The path of a stream of all channels.
 fn target(server: &Server) -> String {
     let before = another(server.kind).unwrap_or_default();
     let more = (1..CHANNELS).map(|n| format!("{before}multi-{n}"));

@@ -1,8 +1,9 @@
-//! A channel for each user: every event has one reader, so that its cost is publishing it and finding
-//! that reader.
+//! A channel per user: every event has one reader, so its cost is to publish it and to find that
+//! reader.
 //!
-//! Published through HTTP, the cost is the server's, a Redis behind it included. Published straight to
-//! Redis, the gateway's process and Redis are told apart: who publishes so pays Redis, whoever delivers.
+//! When events are published through HTTP, the cost is that of the server and of any Redis behind
+//! it. When they are published straight to Redis, the gateway's cost is reported apart from that of
+//! Redis, which such a publisher causes whichever server delivers.
 
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use crate::publish::{Channels, Pace, Plan, Published, Route};
 use crate::servers::Kind;
 use crate::table::Output;
 
-/// Events a round trip of a publisher to Redis.
+/// Events per round trip of a publisher to Redis.
 const PIPELINED: usize = 10;
 
-/// Through HTTP.
+/// The numbers of the scenario, through HTTP.
 pub fn case(options: &Options) -> Case {
     let (connections, rate) = (options.connections(8000, 2000), options.rate(5000.0));
     Case {
@@ -41,7 +42,7 @@ pub fn case(options: &Options) -> Case {
     }
 }
 
-/// Through HTTP on every server, then straight to Redis.
+/// Runs the scenario through HTTP on every server, then straight to Redis.
 pub fn run(options: &Options, output: &mut Output) {
     let case = case(options);
     let mut rows = case.rows(options, output);
@@ -63,7 +64,7 @@ pub fn run(options: &Options, output: &mut Output) {
     split.iter().for_each(|split| output.remark(split));
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     let case = case(options);
     let straight = options.servers.contains(&Kind::GatewayRedis);
@@ -72,7 +73,8 @@ pub fn estimate(options: &Options) -> f64 {
     case.estimate(options) + if straight { one.estimate(&redis) } else { 0.0 }
 }
 
-/// The gateway's window, and Redis' CPU for an event in microseconds.
+/// Publishes straight to Redis. Returns the gateway's window, and the CPU of Redis in microseconds
+/// per event.
 fn straight(case: &Case, options: &Options, output: &mut Output) -> Result<(Window, f64), String> {
     let shared = Shared::start()?;
     let gateway = shared.gateway(&options.settings)?;
@@ -87,7 +89,8 @@ fn straight(case: &Case, options: &Options, output: &mut Output) -> Result<(Wind
     let mut look = |_| redis.push(shared.cpu().total());
     let window = Window::measure(&gateway, &load, &plan, case.timing(), &mut look);
     look(0);
-    // What is published after the window is but the last round trip.
+    // This includes what Redis did after the window, which is little: publishers stop after the
+    // round trip that they wait for.
     let used = redis.last().zip(redis.first()).map_or(f64::NAN, |(end, start)| end - start);
     let window = window.checked()?.without(used);
     let redis = used * 1e6 / window.deliveries().max(1) as f64;

@@ -1,5 +1,5 @@
-//! How fast events are taken that nobody reads: NDJSON through a gateway, beside what Redis itself takes
-//! of the same call from its own benchmark.
+//! How fast events that have no readers are accepted: NDJSON through a gateway, compared with the
+//! same function called by `redis-benchmark`.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -16,12 +16,12 @@ use crate::table::{Output, Table};
 
 const CHANNELS: u32 = 100;
 const CONNECTIONS: u32 = 4;
-/// Events a request.
+/// Events per request.
 const BATCH: usize = 1000;
-/// Commands of redis-benchmark's that are on their way at once, on each connection.
+/// How many commands redis-benchmark sends per connection before it waits for answers.
 const PIPELINED: u32 = 64;
 
-/// Runs it, where the gateway on Redis is among the servers.
+/// Runs the scenario if the gateway on Redis is among the servers.
 pub fn run(options: &Options, output: &mut Output) {
     if !options.servers.contains(&Kind::GatewayRedis) {
         return;
@@ -49,13 +49,13 @@ pub fn run(options: &Options, output: &mut Output) {
     output.table(table);
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
-    // The benchmark takes about as long as the gateway is measured.
+    // redis-benchmark runs about as long as the gateway is measured.
     f64::from(repeats(options)) * 2.0 * time(options).as_secs_f64() + AROUND
 }
 
-/// Events a second of each round: through the gateway, and redis-benchmark's.
+/// The events per second of each round, through the gateway and by redis-benchmark.
 fn rounds(options: &Options) -> Result<Vec<(f64, f64)>, String> {
     let shared = Shared::start()?;
     let gateway = shared.gateway(&options.settings)?;
@@ -100,7 +100,7 @@ fn redis_benchmark(addr: SocketAddr, events: u32) -> Result<f64, String> {
     let [connections, pipelined, events, channels] = &numbers;
     let mut command = Command::new("redis-benchmark");
     command.args(["-h", &host, "-p", &port, "-c", connections, "-P", pipelined, "-n", events]);
-    // It writes a number below that of `-r` where the key says so.
+    // redis-benchmark replaces `__rand_int__` in the key by a number below that of `-r`.
     command.args(["-r", channels, "--csv", "FCALL", "sse_publish", "2", "sse:state"]);
     command.args(["sse:history:pub-__rand_int__", &"x".repeat(SIZE)]);
     let done = command.output().map_err(|error| format!("redis-benchmark: {error}"))?;

@@ -1,4 +1,4 @@
-//! How fast streams can be opened: what a deploy or a network's hiccup asks of a server.
+//! How fast streams can be opened, as many clients demand after a deployment or a network failure.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::proc::Cpu;
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// Runs it on every server.
+/// Runs the scenario on every server.
 pub fn run(options: &Options, output: &mut Output) {
     let title = "ramp: streams opened, 200 on their way at once";
     let mut table =
@@ -42,19 +42,19 @@ pub fn run(options: &Options, output: &mut Output) {
     output.table(table);
 }
 
-/// One round on one server.
+/// A round on a server.
 struct Found {
     opened: Opened,
     cpu: Cpu,
 }
 
 impl Found {
-    /// Streams opened a second.
+    /// Streams opened per second.
     fn rate(&self) -> f64 {
         self.opened.open as f64 / self.opened.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// CPU microseconds each.
+    /// CPU microseconds per stream.
     fn cost(&self) -> f64 {
         self.cpu.total() * 1e6 / self.opened.open.max(1) as f64
     }
@@ -71,7 +71,7 @@ impl Found {
     }
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     let of = |kind| {
         let opening = connections(kind, options) as f64 / OPENED_A_SECOND;
@@ -82,7 +82,7 @@ pub fn estimate(options: &Options) -> f64 {
 
 fn connections(kind: Kind, options: &Options) -> usize {
     match kind {
-        // They open some 400 and 700 a second.
+        // They open about 400 and 700 streams per second.
         Kind::FastApi | Kind::Pushpin => options.connections(3_000, 3_000),
         _ => options.connections(10_000, 3_000),
     }

@@ -1,4 +1,4 @@
-//! Two gateways on one Redis: what is published through one reaches the readers of both.
+//! Two gateways on one Redis: events published through one reach the readers of both.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::publish::{self, Channels, Pace, Published, StampAt};
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// Runs it, where the gateway on Redis is among the servers.
+/// Runs the scenario if the gateway on Redis is among the servers.
 pub fn run(options: &Options, output: &mut Output) {
     if !options.servers.contains(&Kind::GatewayRedis) {
         return;
@@ -54,16 +54,16 @@ pub fn run(options: &Options, output: &mut Output) {
     output.note(LEGEND);
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     let opening = 2.0 * connections(options) as f64 / OPENED_A_SECOND;
     time(options).as_secs_f64() + 1.0 + opening + AROUND
 }
 
 struct Found {
-    /// Of the gateway that was published through.
+    /// The gateway that events are published through.
     window: Window,
-    /// Of the other.
+    /// The other gateway.
     measured: Measured,
     settled: Settled,
 }

@@ -1,7 +1,8 @@
-//! One channel and many readers, each publisher sending the next as soon as it is answered.
+//! One channel with many readers. Each publisher sends the next request once the last is answered.
 //!
-//! The compared rows all publish alike, one event a request. Where that is what limits them, the table
-//! measures publishing; the gateways are therefore measured with batches as well, in a table of their own.
+//! All compared servers are published to alike, one event per request, because some take no
+//! batches. Where requests are the limit, the table measures publishing. So the gateways are also
+//! measured with batches, in a table of their own.
 
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use super::fanout::Case;
 use super::{CHANNEL, Options, SIZE};
 use crate::publish::{Channels, Pace, Published};
 
-/// Events a request, where they come in batches.
+/// Events per request in batches.
 const BATCH: usize = 20;
 
-/// One event a request, on every server.
+/// The numbers for one event per request, on every server.
 pub fn single(options: &Options) -> Case {
     let connections = options.connections(2000, 2000);
     Case {
@@ -35,7 +36,7 @@ pub fn single(options: &Options) -> Case {
     }
 }
 
-/// In batches, on the gateways.
+/// The numbers for batches, on the gateways.
 pub fn batches(options: &Options) -> Case {
     let single = single(options);
     Case {

@@ -1,5 +1,6 @@
-//! A Redis and gateways on it, for what asks more than one server that is started and counted as a whole:
-//! publishing past the gateway, two gateways, and what a gateway's process says of itself.
+//! A Redis and the gateways on it, for scenarios that need more than one [`Server`] that is
+//! measured as a whole: publishing straight to Redis, two gateways on one Redis, and the numbers of
+//! a gateway's process.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -13,20 +14,20 @@ use crate::proc::{self, Cpu};
 use crate::process::Process;
 use crate::servers::{Kind, Server, Settings, free_addr, get};
 
-/// How long Redis may take until it accepts connections.
+/// How long Redis may take to accept connections.
 const START: Duration = Duration::from_secs(10);
 
-/// A Redis; ended when this is dropped, so after the gateways on it.
+/// A Redis. Dropping this ends it, so drop the gateways first.
 #[derive(Debug)]
 pub struct Shared {
-    /// Where it serves.
+    /// The address it listens on.
     pub addr: SocketAddr,
     process: Process,
     _scratch: Scratch,
 }
 
 impl Shared {
-    /// Starts one, empty and without a disk.
+    /// Starts an empty Redis that writes nothing to disk.
     pub fn start() -> Result<Shared, String> {
         let (addr, scratch) = (free_addr()?, Scratch::new("bench"));
         let command = redis_server::command(addr, scratch.path());
@@ -44,7 +45,7 @@ impl Shared {
         Ok(Shared { addr, process, _scratch: scratch })
     }
 
-    /// A gateway on it, alone in its [`Server`].
+    /// Starts a gateway on this Redis. The CPU and memory of the [`Server`] do not include Redis.
     pub fn gateway(&self, settings: &Settings) -> Result<Server, String> {
         let mut settings = settings.clone();
         let broker = ("SSE_BROKER".to_owned(), "redis".to_owned());
@@ -53,13 +54,13 @@ impl Shared {
         Ok(Server::start(Kind::GatewayMemory, &settings)?)
     }
 
-    /// CPU it used so far.
+    /// The CPU that Redis has used so far.
     pub fn cpu(&self) -> Cpu {
         proc::cpu(&[self.process.id()])
     }
 }
 
-/// A gateway's process, seen from outside.
+/// The process of a gateway, observed from outside.
 #[derive(Debug)]
 pub struct Gateway {
     pid: u32,
@@ -67,7 +68,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The one of this server: the child of ours that was told to listen there.
+    /// Finds the gateway of this server: the descendant of this process that listens on the
+    /// server's address.
     pub fn of(server: &Server) -> Option<Gateway> {
         let addr = server.addr.to_string();
         proc::tree(std::process::id()).into_iter().find_map(|pid| {
@@ -79,18 +81,18 @@ impl Gateway {
         })
     }
 
-    /// How often it read history.
+    /// How often the gateway has read history.
     pub fn reads(&self) -> Option<u64> {
         reads_in(&get(self.admin, "/metrics")?)
     }
 
-    /// The most memory that it ever had resident, in bytes.
+    /// The most memory that was ever resident, in bytes.
     pub fn peak(&self) -> Option<u64> {
         peak_in(&fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?)
     }
 }
 
-/// A counter that was never raised is not there.
+/// The value of the metric; 0 if it is missing.
 fn reads_in(metrics: &str) -> Option<u64> {
     let name = "sse_history_reads_total{result=\"ok\"} ";
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");

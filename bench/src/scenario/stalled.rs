@@ -1,9 +1,9 @@
-//! Readers that stop reading: what the others notice, what memory it takes, and what becomes of the
-//! stalled ones.
+//! Readers that stop reading: what the other readers notice, how much memory it takes, and what
+//! happens to the stalled readers.
 //!
-//! Each server runs twice, afresh: without a stall, then with it; what the others notice is the ratio of
-//! their p99. With `--resume` the stalled ones read again after 20 seconds and must then, some time after
-//! the last publish, have every event in order, or have been told of a gap.
+//! Each server is started twice, without and with stalled readers. What the others notice is the
+//! ratio of their p99 in the two runs. With `--resume` the stalled readers read again after 20
+//! seconds. The table then shows whether they received every event in order, or were told of a gap.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,19 +16,22 @@ use crate::publish::{Channels, Pace, Plan, Published, StampAt};
 use crate::servers::{Kind, Server, Settings};
 use crate::table::{Output, Table};
 
-/// The part of the readers that stalls.
+/// The share of the readers that stalls.
 const STALLED: f64 = 0.1;
-/// Their receive buffer: the kernel makes it a few kilobytes, so the server notices within some events.
+/// The receive buffer of stalled readers. The kernel makes it a few kilobytes, so the server
+/// notices after some events.
 const RECEIVE_BUFFER: usize = 4096;
-/// The gateway's progress deadline (its default is 120 s), so that a short run sees it.
+/// The gateway's progress deadline: short enough to pass within a short run, unlike the default of
+/// 120 s.
 const DEADLINE: &str = "4s";
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Seconds between two looks at the server's memory.
+/// Seconds between two samples of the server's memory.
 const SAMPLE: u64 = 2;
-/// When the stalled ones read again.
+/// The second at which stalled readers read again.
 const RESUME_AT: u64 = 20;
 
-/// The floor closes whatever stalls at once, and only these can deliver a million events a second.
+/// The floor is left out because it closes stalled readers at once. Of the other servers, only
+/// these can deliver a million events per second.
 const SERVERS: fn(Kind) -> bool =
     |kind| (compared(kind) && !kind.is_floor()) || kind == Kind::PlainActix;
 
@@ -41,13 +44,13 @@ const COLUMNS: [&str; 16] = [
 /// One run of one server.
 struct Found {
     window: Window,
-    /// Second of the window, anonymous bytes.
+    /// Anonymous memory in bytes by second of the window.
     memory: Vec<(u64, u64)>,
     closed: BTreeMap<String, u64>,
     lags: Option<u64>,
 }
 
-/// Runs it on every server.
+/// Runs the scenario on every server.
 pub fn run(options: &Options, output: &mut Output) {
     let (connections, rate) = (options.connections(2000, 2000), options.rate(500.0));
     let seconds = time(options).as_secs();
@@ -85,13 +88,13 @@ pub fn run(options: &Options, output: &mut Output) {
     notes.iter().for_each(|note| output.remark(note));
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     let runs = 2 * options.servers_for(SERVERS).count();
     runs as f64 * ((time(options) + WARM_UP).as_secs_f64() + AROUND)
 }
 
-/// The stalled who come back need time to do so.
+/// How long to measure. Stalled readers that read again need time to catch up.
 fn time(options: &Options) -> Duration {
     if options.resume { options.seconds(30, 25) } else { options.seconds(8, 3) }
 }
@@ -132,13 +135,14 @@ fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
         }
     })
     .checked()?;
-    // Once settled: what is left when everything was delivered that will be.
+    // The load has settled by now, so this is the memory that stays after all deliveries.
     memory.push((timing.time.as_secs(), server.memory().anonymous));
     let (closed, lags) = (server.closed(), server.lags());
     Ok(Found { window, memory, closed, lags })
 }
 
-/// A short deadline, so that it is seen; or, where the stalled shall come back, time and history enough.
+/// With `--resume`: a long history and the default deadline, so that stalled readers can catch up.
+/// Otherwise: a deadline that passes within the run.
 fn settings(options: &Options) -> Settings {
     let mut settings = options.settings.clone();
     if options.resume {

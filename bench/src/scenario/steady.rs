@@ -1,7 +1,8 @@
-//! One channel and many readers: what a delivery costs, and how late it is.
+//! One channel with many readers: CPU and latency of a delivery.
 //!
-//! On two cores the full rate leaves some servers behind, and those then write several events at once, which is
-//! cheaper and late. At half the rate all write each event by itself.
+//! On two cores some servers cannot keep up with the full rate. They then write several events at
+//! once, which costs less and delays events. At half the rate, all servers write each event by
+//! itself.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use super::{CHANNEL, Options, SIZE, compared};
 use crate::publish::{Channels, Pace, Published};
 use crate::servers::Kind;
 
-/// On all servers.
+/// The numbers for the full rate, on all servers.
 pub fn case(options: &Options) -> Case {
     with("steady", 50.0, |_| true, options)
 }
 
-/// At half the rate, on those that targets compare.
+/// The numbers for half the rate, on the servers that the targets compare.
 pub fn half(options: &Options) -> Case {
     with("steady-half", 25.0, compared, options)
 }

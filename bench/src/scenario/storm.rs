@@ -1,5 +1,5 @@
-//! A storm of reconnects: ten thousand readers come back at once, each a hundred events behind. What
-//! counts is when the last of them has caught up, and how often history was read for it.
+//! A storm of reconnects: many readers come back at once, each a hundred events behind. It measures
+//! when the last of them has caught up, and how often the gateway read history for that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::publish::{Channels, Pace, Plan, Published, Publishers, StampAt};
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// Events behind.
+/// How many events each reader is behind.
 const BEHIND: u64 = 100;
-/// Readers on their way at once.
+/// How many readers connect at once.
 const IN_FLIGHT: usize = 1000;
-/// How long the last may take to have everything.
+/// How long readers may take to receive everything.
 const CATCHING_UP: Duration = Duration::from_secs(30);
 
 #[rustfmt::skip]
@@ -28,7 +28,7 @@ const COLUMNS: [&str; 11] = [
     "CPU µs each", "peak MB",
 ];
 
-/// One server's.
+/// The result of one server.
 struct Found {
     seconds: f64,
     settled: Settled,
@@ -37,7 +37,7 @@ struct Found {
     peak: Option<u64>,
 }
 
-/// Runs it on the servers that resume by `Last-Event-ID`.
+/// Runs the scenario on the servers that resume by `Last-Event-ID`.
 pub fn run(options: &Options, output: &mut Output) {
     let connections = connections(options);
     let title = format!(
@@ -80,7 +80,7 @@ pub fn run(options: &Options, output: &mut Output) {
     output.table(table);
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     let opening = connections(options) as f64 / OPENED_A_SECOND;
     options.servers_for(SERVERS).count() as f64 * (opening + 2.0 + AROUND)
@@ -120,12 +120,13 @@ fn one(kind: Kind, options: &Options) -> Result<Found, String> {
     }
 }
 
-/// Where the readers were when they lost their connections: the id of an event that one of them saw.
+/// The event id at which readers lost their connection: the last one that a reader of ten events
+/// saw.
 fn last_id(server: &Server) -> Result<String, String> {
     let mut plan = server.streams(1, server.target(CHANNEL));
     plan.remember_ids = true;
     let load = opened(plan)?;
-    // As long as a window waits before its first event.
+    // A server may answer before it has subscribed the reader (see `window::ATTACHING`).
     clock::sleep(Duration::from_millis(500));
     let published = publish(server, 10)?;
     load.settle(published.expected(), CATCHING_UP);
@@ -133,7 +134,7 @@ fn last_id(server: &Server) -> Result<String, String> {
     String::from_utf8(id.into()).map_err(|_| "an id is not UTF-8".to_owned())
 }
 
-/// So many events, one after the other. Each call numbers its own from 1 on.
+/// Publishes this many events, one after the other. Each call numbers its events from 1.
 fn publish(server: &Server, events: u64) -> Result<Published, String> {
     let plan = Plan {
         addr: server.addr,

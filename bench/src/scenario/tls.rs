@@ -1,6 +1,7 @@
-//! TLS of the gateway's own beside none and beside nginx' in front: what a delivery costs, and what an idle stream holds.
+//! The gateway with TLS, without, and behind nginx with TLS: the cost of a delivery, and the memory
+//! of an idle stream.
 //!
-//! At half of the steady rate all write each event by itself.
+//! The rate is half of that of `steady`, at which all of them write each event by itself.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::publish::{Channels, Pace, Published};
 use crate::servers::Kind;
 use crate::table::Output;
 
-/// Runs it, if the gateway is among the servers.
+/// Runs the scenario if the gateway is among the servers.
 pub fn run(options: &Options, output: &mut Output) {
     if let Some(options) = with_tls(options) {
         case(&options).run(&options, output);
@@ -26,7 +27,7 @@ pub fn run(options: &Options, output: &mut Output) {
     }
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     with_tls(options).map_or(0.0, |options| {
         let streams = connections(&options)(Kind::GatewayTls);

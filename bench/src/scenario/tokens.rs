@@ -1,4 +1,5 @@
-//! Tokens beside none: what they cost when streams open, when the same clients come back, and for each delivery.
+//! Streams with and without tokens: what tokens cost when streams open, when the same clients come
+//! back, and for each delivery.
 
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use crate::publish::{Channels, Pace, Published};
 use crate::servers::{Kind, Server};
 use crate::table::{Output, Table};
 
-/// For estimates: seconds of signing the tokens.
+/// For estimates: seconds that it takes to sign the tokens.
 const SIGNING: f64 = 12.0;
 
-/// Runs it, if the gateway is among the servers.
+/// Runs the scenario if the gateway is among the servers.
 pub fn run(options: &Options, output: &mut Output) {
     let Some(options) = with_tokens(options) else { return };
     let title =
@@ -52,7 +53,7 @@ pub fn run(options: &Options, output: &mut Output) {
     case(&options).run(&options, output);
 }
 
-/// What it takes, about.
+/// About how many seconds it takes.
 pub fn estimate(options: &Options) -> f64 {
     with_tokens(options).map_or(0.0, |options| {
         let rounds = if options.quick { 1.0 } else { 3.0 };
@@ -71,16 +72,17 @@ fn connections(options: &Options) -> usize {
     options.connections(10_000, 3_000)
 }
 
-/// Streams opened on one server.
+/// The streams that were opened on a server.
 struct Found {
     open: usize,
-    /// A second.
+    /// Streams opened per second.
     rate: f64,
-    /// CPU microseconds each.
+    /// CPU microseconds per stream.
     cost: f64,
 }
 
-/// Opens streams, ends them, and opens them again: those tokens were seen.
+/// Opens streams, closes them, and opens them again with the same tokens, which the gateway has
+/// seen by then.
 fn one(kind: Kind, options: &Options) -> Result<[Found; 2], String> {
     let server = Server::start(kind, &options.settings)?;
     let open = || {

@@ -1,4 +1,4 @@
-//! A window of time in which everything is measured at once.
+//! A window of time in which the load, the publishers and the server's CPU are all measured.
 
 use std::time::Duration;
 
@@ -10,46 +10,49 @@ use crate::proc::{self, Cpu};
 use crate::publish::{Plan, Published, Publishers};
 use crate::servers::Server;
 
-/// Between the last stream's first bytes and the first event. A server may answer before it has
-/// subscribed inside: with no pause, 976 of 2,000 streams of Nchan's were once seen to miss the first event.
+/// The pause between the last stream's first bytes and the first event. A server may answer before
+/// it has subscribed the reader: without a pause, 976 of 2,000 streams of Nchan once missed the
+/// first event.
 const ATTACHING: Duration = Duration::from_millis(500);
 
-/// More of a core than this spent by others, and a window is no measurement.
+/// If other programs take more than this share of a core, the results are not comparable.
 const QUIET: f64 = 0.25;
-/// What the mark of [`disturbed`] means.
+/// Explains the column `others` and the mark of [`disturbed`].
 pub const LEGEND: &str =
     "others: CPU that other programs took meanwhile; !: more than a quarter of a core, repeat it.";
 
-/// How a window runs.
+/// The timing of a window.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// Published but not measured before.
+    /// How long to publish before measuring.
     pub warm_up: Duration,
-    /// Measured.
+    /// How long to measure.
     pub time: Duration,
     /// How long the last events may take to arrive once publishing has stopped.
     pub settling: Duration,
-    /// What each subscriber should have by then.
+    /// What each reader should have received by then.
     pub expected: fn(&Published) -> Expected,
 }
 
-/// What was found.
+/// The results of a window.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
-    /// By the load.
+    /// The results of the load.
     pub measured: Measured,
-    /// By the publishers, warm-up included.
+    /// The results of the publishers, including the warm-up.
     pub published: Published,
-    /// Once publishing had stopped: every number accounted for, from the first.
+    /// The state of all numbers from the first on, once publishing has stopped.
     pub settled: Settled,
-    /// The server's CPU within the window.
+    /// The CPU that the server used within the window.
     pub cpu: Cpu,
-    /// CPU seconds in the window of whatever is neither the server nor this program: what disturbed it.
+    /// The CPU seconds within the window that were used by neither the server nor this program, and
+    /// may have disturbed the measurement.
     pub others: f64,
 }
 
 impl Window {
-    /// Measures; `each_second` is called with the second since the window began, from 0 on.
+    /// Measures a window. `each_second` is called each second with the seconds since the window
+    /// began, from 0 on.
     pub fn measure(
         server: &Server,
         load: &Load,
@@ -76,7 +79,7 @@ impl Window {
         Window { measured, published, settled, cpu, others }
     }
 
-    /// It, or why nothing could be published or was delivered.
+    /// Returns the window, or an error if no event was accepted or none was delivered.
     pub fn checked(self) -> Result<Window, String> {
         match &self.published.error {
             Some(error) if self.published.events == 0 => Err(error.clone()),
@@ -88,39 +91,39 @@ impl Window {
         }
     }
 
-    /// It, where some CPU was not others' after all, but of what is measured beside the server.
+    /// Takes CPU seconds out of `others`, for processes that are measured besides the server.
     pub fn without(mut self, seconds: f64) -> Window {
         self.others = (self.others - seconds).max(0.0);
         self
     }
 
-    /// Deliveries within the window, to all.
+    /// Deliveries within the window, to all connections.
     pub fn deliveries(&self) -> u64 {
         self.measured.readers.events + self.measured.stalled.events
     }
 
-    /// Deliveries a second.
+    /// Deliveries per second.
     pub fn rate(&self) -> f64 {
         self.deliveries() as f64 / self.measured.readers.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// The server's CPU for each delivery, in microseconds.
+    /// The server's CPU microseconds per delivery.
     pub fn cost(&self) -> Cpu {
         let deliveries = self.deliveries().max(1) as f64 / 1e6;
         Cpu { user: self.cpu.user / deliveries, system: self.cpu.system / deliveries }
     }
 
-    /// The part of a core that the load's own thread used.
+    /// The share of a core that the load's thread used.
     pub fn own_share(&self) -> f64 {
         self.measured.own_cpu / self.measured.readers.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// What disturbed, in cores.
+    /// The CPU that other programs used, in cores.
     pub fn disturbance(&self) -> f64 {
         self.others / self.measured.readers.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// How well the publishers kept their schedule, if not: late events and the worst delay.
+    /// The late events and the worst delay of the publishers, and their failures.
     pub fn lateness(&self) -> String {
         let Published { late, behind, failed, events, .. } = &self.published;
         let part = 100.0 * *late as f64 / (*events + *failed).max(1) as f64;
@@ -134,7 +137,7 @@ impl Window {
         }
     }
 
-    /// The same for programs.
+    /// The results as JSON.
     pub fn json(&self) -> Value {
         let cost = self.cost();
         let (published, settled) = (&self.published, &self.settled);
@@ -160,13 +163,14 @@ impl Window {
     }
 }
 
-/// A disturbance for a table, in percent of a core; marked where it forbids a comparison.
+/// The CPU of other programs for a table, in percent of a core. A mark says that the results are
+/// not comparable.
 pub fn disturbed(cores: f64) -> String {
     let mark = if cores > QUIET { " !" } else { "" };
     format!("{:.0} %{mark}", 100.0 * cores)
 }
 
-/// CPU of this program: the load and the publishers.
+/// The CPU that this program has used: the load and the publishers.
 fn own_cpu() -> f64 {
     proc::cpu(&[std::process::id()]).total()
 }

@@ -1,5 +1,5 @@
-//! Centrifugo 6, if it is installed: its one-way event stream, everything in memory, nobody asked for a
-//! token.
+//! Centrifugo 6, if it is installed: its unidirectional event stream, with everything in memory and
+//! without tokens.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ impl Server {
         let config = json!({
             "http_server": { "address": self.addr.ip().to_string(), "port": self.addr.port() },
             "client": { "insecure": true },
-            // Errors are statuses, not texts in an answer of 200.
+            // Errors are then statuses, not texts in an answer with status 200.
             "http_api": { "insecure": true, "error_mode": "transport" },
             "uni_sse": { "enabled": true },
             // As long as the gateway's history.
@@ -40,13 +40,13 @@ impl Server {
     }
 }
 
-/// A reader's path: `{"subs":{"CHANNEL":{}}}`, its braces escaped, as a number may stand in braces in a
-/// channel's name until the load sets it in.
+/// The path of a stream: `{"subs":{"CHANNEL":{}}}` with its braces escaped. A `{n}` in the
+/// channel's name is not escaped, so that the load can replace it.
 pub fn target(channel: &str) -> String {
     format!("/connection/uni_sse?cf_connect=%7B%22subs%22:%7B%22{channel}%22:%7B%7D%7D%7D")
 }
 
-/// Its version.
+/// The version of Centrifugo.
 pub fn version() -> Result<String, StartError> {
     programs::says(&program()?, &["version"])
 }

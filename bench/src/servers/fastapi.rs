@@ -1,11 +1,11 @@
-//! FastAPI with sse-starlette under uvicorn, and a Redis of its own, see `bench/rivals/fastapi`.
+//! FastAPI with sse-starlette under uvicorn, and a Redis of its own (see `bench/rivals/fastapi`).
 
 use std::path::PathBuf;
 
 use super::{Server, StartError, programs};
 
 const APP: &str = include_str!("../../rivals/fastapi/app.py");
-/// Where `scripts/rivals` installs what it needs.
+/// Where `scripts/rivals` installs Python and its packages.
 const PYTHON: &str = "target/rivals/venv/bin/python";
 
 impl Server {
@@ -40,7 +40,7 @@ impl Server {
     }
 }
 
-/// The versions of what is installed.
+/// The versions of the packages and of Python.
 pub fn version() -> Result<String, StartError> {
     let script = "from importlib.metadata import version as v; import sys; \
                   print(', '.join(f'{n} {v(n)}' for n in \
@@ -49,7 +49,8 @@ pub fn version() -> Result<String, StartError> {
 }
 
 fn python() -> Result<PathBuf, StartError> {
-    // Not resolved further: where a link lies tells Python which packages are its own.
+    // Symbolic links are not resolved, because Python finds its packages by the location of the
+    // link.
     let path = std::path::absolute(PYTHON).unwrap_or_else(|_| PYTHON.into());
     let missing = || StartError::Unavailable(format!("no {PYTHON}; scripts/rivals makes it"));
     path.is_file().then_some(path).ok_or_else(missing)

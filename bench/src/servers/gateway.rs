@@ -1,4 +1,4 @@
-//! sse-gateway, alone or with Redis, and what its metrics tell.
+//! The gateway, alone or with Redis, and its metrics.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ impl Server {
     }
 }
 
-/// `sse_streams_closed_total`, by reason.
+/// The counts of `sse_streams_closed_total` by reason, without zeros.
 pub fn closed(metrics: &str) -> BTreeMap<String, u64> {
     let line = |line: &str| {
         let rest = line.strip_prefix("sse_streams_closed_total{reason=\"")?;
@@ -35,7 +35,7 @@ pub fn closed(metrics: &str) -> BTreeMap<String, u64> {
     metrics.lines().filter_map(line).filter(|(_, count)| *count > 0).collect()
 }
 
-/// `sse_lags_total`.
+/// The value of `sse_lags_total`.
 pub fn lags(metrics: &str) -> Option<u64> {
     let value = metrics.lines().find_map(|line| line.strip_prefix("sse_lags_total "))?;
     value.trim().parse::<f64>().ok().map(|count| count as u64)

@@ -1,4 +1,4 @@
-//! Which servers there are, what each is called, and which version of it is installed here.
+//! The kinds of servers: their names, and the versions that are installed.
 
 use std::path::Path;
 
@@ -6,41 +6,41 @@ use super::{
     Settings, StartError, centrifugo, fastapi, mercure, nchan, plain_actix, programs, pushpin,
 };
 
-/// Which server.
+/// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The floor with one thread.
     Floor1,
     /// The floor with two threads.
     Floor2,
-    /// sse-gateway alone.
+    /// The gateway alone.
     GatewayMemory,
-    /// sse-gateway with a Redis of its own; both are counted.
+    /// The gateway with a Redis of its own. Both are measured.
     GatewayRedis,
-    /// sse-gateway alone, with TLS.
+    /// The gateway alone, with TLS.
     GatewayTls,
-    /// sse-gateway alone, where each stream shows a token of its own, signed with a shared secret.
+    /// The gateway alone. Each stream presents its own token, signed with a shared secret.
     GatewayHs256,
-    /// The same, signed with RSA.
+    /// The gateway alone. Each stream presents its own token, signed with RSA.
     GatewayRs256,
-    /// sse-gateway alone behind nginx, two workers, with TLS; both are counted.
+    /// The gateway alone, behind nginx with TLS and two workers. Both are measured.
     NginxTls,
-    /// nginx with Nchan, two workers.
+    /// nginx with Nchan and two workers.
     Nchan,
-    /// Pushpin; its origin is a thread of this program and not counted.
+    /// Pushpin. Its origin is a thread of this program and not measured.
     Pushpin,
-    /// Mercure, with the transport that keeps nothing.
+    /// Mercure with the transport that keeps no history.
     Mercure,
-    /// Centrifugo, everything in memory.
+    /// Centrifugo with everything in memory.
     Centrifugo,
-    /// What one writes first with actix-web.
+    /// The obvious server in actix-web.
     PlainActix,
-    /// What one writes first in Python, two workers, with a Redis of its own; both are counted.
+    /// The obvious server in Python, with two workers and a Redis of its own. All are measured.
     FastApi,
 }
 
 impl Kind {
-    /// All there are, but for those with TLS and with tokens, which have scenarios of their own.
+    /// All kinds except those with TLS or tokens, which have scenarios of their own.
     pub const ALL: [Kind; 10] = [
         Kind::Floor1,
         Kind::Floor2,
@@ -54,7 +54,7 @@ impl Kind {
         Kind::FastApi,
     ];
 
-    /// Its name in tables and on the command line.
+    /// The name in tables and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Floor1 => "floor-1",
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// What is installed here of it, by its own words; an error where it is not.
+    /// The installed version, as the program reports it. Fails if the server is not installed.
     pub fn version(self, settings: &Settings) -> Result<String, StartError> {
         match self {
             Kind::Floor1 | Kind::Floor2 => {
@@ -94,7 +94,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is what the others are compared with.
+    /// Whether it is a floor, with which the others are compared.
     pub fn is_floor(self) -> bool {
         matches!(self, Kind::Floor1 | Kind::Floor2)
     }

@@ -1,5 +1,5 @@
-//! Mercure 1.0, if it is installed: without TLS, readers without a token, and the transport that keeps no
-//! history, which is its fastest. Its configuration is what its documentation has for that.
+//! Mercure 1.0, if it is installed: without TLS, without tokens for readers, and with the transport
+//! that keeps no history, which is its fastest. The configuration follows its documentation.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use super::{Server, StartError, programs};
 use crate::publish::{Route, Text, Wrap};
 
-/// Who signs, and for whom.
+/// The issuer of the publisher's token, and the start of its audience.
 const ISSUER: &str = "https://localhost";
-/// The key of Mercure's own examples.
+/// The key that Mercure's examples use.
 const KEY: &str = "!ChangeThisMercureHubJWTSecretKey!";
-/// Says that its bearer may publish to every topic, until 2100; signed with [`KEY`]. As JSON:
+/// A token that allows publishing to every topic until 2100, signed with [`KEY`]:
+///
 /// `{"iss":"https://localhost","aud":"https://localhost/.well-known/mercure","exp":4102444800,
-/// "authorization_details":[{"type":"https://mercure.rocks/authorization-detail","actions":["publish"],
-/// "topics":[{"match":"*"}]}]}`.
+/// "authorization_details":[{"type":"https://mercure.rocks/authorization-detail",
+/// "actions":["publish"], "topics":[{"match":"*"}]}]}`.
 const TOKEN: &str = concat!(
     "eyJhbGciOiJIUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJpc3MiOiJodHRwczovL2xvY2FsaG9zdCIsImF1ZCI6Imh",
     "0dHBzOi8vbG9jYWxob3N0Ly53ZWxsLWtub3duL21lcmN1cmUiLCJleHAiOjQxMDI0NDQ4MDAsImF1dGhvcml6YXR",
@@ -48,7 +49,7 @@ impl Server {
     }
 }
 
-/// Its version.
+/// The version of Mercure.
 pub fn version() -> Result<String, StartError> {
     Ok(format!("mercure {}", programs::says(&program()?, &["version"])?))
 }

@@ -1,4 +1,4 @@
-//! nginx with Nchan, configured as its documentation has it for `EventSource`, with two workers.
+//! nginx with Nchan and two workers, configured as its documentation says for `EventSource`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 use super::{Server, Settings, StartError, programs};
 use crate::publish::Route;
 
-/// Where Debian's `libnginx-mod-nchan` puts it.
+/// Where Debian's `libnginx-mod-nchan` installs the module.
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
 impl Server {
@@ -22,7 +22,7 @@ impl Server {
     }
 }
 
-/// nginx' version and the package's.
+/// The versions of nginx and of the module's package.
 pub fn version() -> Result<String, StartError> {
     let nginx = programs::says(&program()?, &["-v"])?;
     let nginx = nginx.trim_start_matches("nginx version: ");
@@ -37,10 +37,11 @@ fn program() -> Result<PathBuf, StartError> {
     programs::find("nginx", None)
 }
 
-/// Writes a configuration; the answer is its path.
+/// Writes the configuration and returns its path.
 fn configure(dir: &Path, addr: SocketAddr, history: u32) -> Result<PathBuf, String> {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    // Its workers could not enter a directory of root's as another user.
+    // Started by root, nginx would otherwise run its workers as a user who may not enter root's
+    // directories.
     let user = if geteuid().is_root() { "user root;" } else { "" };
     let dir_text = dir.display();
     let config = format!(

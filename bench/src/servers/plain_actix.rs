@@ -1,14 +1,14 @@
-//! `plain-actix`, the server beside this one in the workspace, see `bench/rivals/plain-actix`.
+//! `plain-actix`, a server in this workspace (see `bench/rivals/plain-actix`).
 
 use std::path::PathBuf;
 
 use super::{Server, StartError};
 
-/// What it was built with.
+/// The versions that it was built with.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
 impl Server {
-    /// Starts it.
+    /// Starts plain-actix.
     pub(super) fn plain_actix(&mut self) -> Result<(), StartError> {
         self.run(&program()?, &[self.addr.to_string()], &[], self.addr)
     }
@@ -20,7 +20,7 @@ pub fn version() -> Result<String, StartError> {
     Ok(format!("actix-web {}", locked(LOCK, "actix-web").unwrap_or("unknown")))
 }
 
-/// Beside this program, and built as this one was.
+/// The program next to this one, where cargo puts both.
 fn program() -> Result<PathBuf, StartError> {
     let own = std::env::current_exe().map_err(|error| StartError::Failed(error.to_string()))?;
     let path = own.with_file_name("plain-actix");

@@ -1,4 +1,4 @@
-//! Finds the programs that are compared, and asks them which version they are.
+//! Finds the programs of the servers and asks them for their versions.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,11 @@ use std::process::Command;
 
 use super::StartError;
 
-/// Debian installs servers where only an administrator's `PATH` leads.
+/// Directories where Debian installs servers, and which only root has on its `PATH`.
 const MORE: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// A program: the one that the variable names, if that is set, or else the first on `PATH`.
+/// The path of a program: what the environment variable says if it is set, or else the first on
+/// `PATH`.
 pub fn find(name: &str, variable: Option<&str>) -> Result<PathBuf, StartError> {
     if let Some((variable, path)) = variable.and_then(|name| Some((name, env::var_os(name)?))) {
         let path = PathBuf::from(path);
@@ -23,7 +24,7 @@ pub fn find(name: &str, variable: Option<&str>) -> Result<PathBuf, StartError> {
     found.ok_or_else(|| StartError::Unavailable(format!("no {name} on PATH")))
 }
 
-/// The first line that a program prints, to either output.
+/// The first line that a program prints, on standard output or else on standard error.
 pub fn says(program: &Path, args: &[&str]) -> Result<String, StartError> {
     let failed = |error| StartError::Failed(format!("{}: {error}", program.display()));
     let output = Command::new(program).args(args).output().map_err(failed)?;
@@ -33,7 +34,7 @@ pub fn says(program: &Path, args: &[&str]) -> Result<String, StartError> {
     Ok(line.unwrap_or("tells no version").to_owned())
 }
 
-/// The version of one of Debian's packages.
+/// The name and version of an installed Debian package.
 pub fn package(name: &str) -> Result<String, StartError> {
     let query = find("dpkg-query", None)?;
     Ok(format!("{name} {}", says(&query, &["--show", "--showformat=${Version}", name])?))

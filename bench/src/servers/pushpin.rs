@@ -1,9 +1,13 @@
 //! Pushpin, and the origin that it asks what to do with a reader.
 //!
-//! Its configuration is Debian's, with three differences. Everything lies in a directory of its own, zurl
-//! (which asks the origin) too. There are files enough for all readers. And `message_rate`, by default 2,500 a second
-//! and 25,000 waiting, is 0, which is no limit: beyond it Pushpin drops events, and with any limit, however high, it
-//! takes one event of a channel every 20 ms or so, which at 50 events a second makes seconds of delay.
+//! The configuration is Debian's, with three differences:
+//!
+//! - All files and sockets are in a scratch directory, including those of zurl, which sends
+//!   requests to the origin.
+//! - The limit of open files is high enough for all readers.
+//! - `message_rate` is 0, which means no limit. The default is 2,500 per second with 25,000
+//!   waiting, beyond which Pushpin drops events. With any limit, however high, Pushpin takes one
+//!   event of a channel about every 20 ms, which at 50 events per second delays events by seconds.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -17,12 +21,13 @@ use std::time::Duration;
 use super::{Server, StartError, free_addr, programs};
 use crate::publish::{Route, Text, Wrap};
 
-/// How many readers may ask at once. Of 200 that came together on a busy machine, Pushpin answered up to half
-/// with 502, as zurl had not yet taken the requests before them; of 50, some streams ended again at once.
+/// How many streams to open at once. On a busy machine, when 200 came at once, Pushpin answered up
+/// to half with 502, because zurl had not yet taken the requests before them. When 50 came at once,
+/// some streams ended immediately.
 pub const AT_ONCE: usize = 20;
 
 impl Server {
-    /// Starts Pushpin; it is published to at its control port.
+    /// Starts Pushpin. Publishers use its control port.
     pub(super) fn pushpin(&mut self) -> Result<(), StartError> {
         let program = programs::find("pushpin", None)?;
         let origin = Origin::start()?;
@@ -44,7 +49,7 @@ impl Server {
     }
 }
 
-/// Its version, and that of what holds its connections.
+/// The versions of Pushpin and of condure, which holds its connections.
 pub fn version() -> Result<String, StartError> {
     let pushpin = programs::says(&programs::find("pushpin", None)?, &["--version"])?;
     let condure = programs::says(&programs::find("condure", None)?, &["--version"])?;
@@ -101,8 +106,11 @@ message_hwm=25000
     Ok(path)
 }
 
-/// The origin: whoever asks for `/events?channel=C` is to be held, subscribed to C. One request a
-/// connection, one after the other: it is asked once for each reader, and its answer is always ready.
+/// The origin. It tells Pushpin to keep the stream of a request for `/events?channel=C` open and to
+/// subscribe it to C.
+///
+/// It serves connections one after the other, with one request each. That is enough: Pushpin asks
+/// once per reader, and the answer needs no work.
 #[derive(Debug)]
 pub struct Origin {
     addr: SocketAddr,
@@ -115,7 +123,7 @@ impl Origin {
         let text = |error: std::io::Error| format!("the origin does not start: {error}");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
         let addr = listener.local_addr().map_err(text)?;
-        // A burst of readers is more than the 128 that std asks for.
+        // The standard library asks for a backlog of 128, too few for many readers at once.
         rustix::net::listen(&listener, 4096).map_err(|error| text(error.into()))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -124,7 +132,7 @@ impl Origin {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                // Who does not ask, or leaves, is the load's to notice: its stream does not open.
+                // If this fails, a stream does not open, and the load reports that.
                 let _ = stream.and_then(serve);
             }
         };
@@ -136,7 +144,7 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes it.
+        // Wakes the thread, which then sees `stop`.
         let woken = TcpStream::connect(self.addr).is_ok();
         if let Some(thread) = self.thread.take()
             && woken
@@ -157,7 +165,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(instruct(&request).as_bytes())
 }
 
-/// What is to be done with a reader.
+/// The answer to a request, which tells Pushpin what to do with the reader.
 fn instruct(request: &str) -> String {
     let target = request.split(' ').nth(1).unwrap_or_default();
     let Some((_, channel)) = target.split_once("?channel=") else {

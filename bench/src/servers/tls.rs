@@ -1,4 +1,5 @@
-//! TLS: the gateway's own, and nginx' in front of a gateway, as `nginx/` has it for HTTP/1.1, with two workers.
+//! Servers with TLS: the gateway itself, and nginx with two workers in front of a gateway,
+//! configured as in `nginx/` for HTTP/1.1.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::load::tls;
 use crate::publish::Route;
 
 impl Server {
-    /// Starts a gateway that speaks TLS.
+    /// Starts a gateway with TLS.
     pub(super) fn gateway_tls(&mut self, settings: &Settings) -> Result<(), StartError> {
         self.certify()?;
         let file = |name| self.dir().join(name).display().to_string();
@@ -27,7 +28,7 @@ impl Server {
         self.gateway(&settings, None)
     }
 
-    /// Starts a gateway, and nginx in front of it.
+    /// Starts a gateway without TLS, and nginx in front of it.
     pub(super) fn nginx_tls(&mut self, settings: &Settings) -> Result<(), StartError> {
         let nginx = programs::find("nginx", None)?;
         let (own, gateway) = (self.addr, free_addr()?);
@@ -41,7 +42,7 @@ impl Server {
         self.run(&nginx, &["-c".to_owned(), path.display().to_string()], &[], own)
     }
 
-    /// Makes a certificate, and has clients trust it alone.
+    /// Creates a certificate, and lets the load and publishers trust only that.
     fn certify(&mut self) -> Result<(), StartError> {
         programs::find("openssl", None)?;
         let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| self.dir().join(name));
@@ -53,7 +54,7 @@ impl Server {
     }
 }
 
-/// What a client needs that trusts this certificate alone, of this machine.
+/// Settings of a client that trusts only this certificate, for 127.0.0.1.
 fn trusting(certificate: &Path) -> Result<tls::Settings, String> {
     let text = |error: &dyn std::fmt::Display| format!("{}: {error}", certificate.display());
     let certificate = CertificateDer::from_pem_file(certificate).map_err(|error| text(&error))?;
@@ -71,7 +72,8 @@ fn trusting(certificate: &Path) -> Result<tls::Settings, String> {
 
 fn configuration(dir: &Path, addr: SocketAddr, gateway: SocketAddr) -> String {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    // Its workers could not enter a directory of root's as another user.
+    // Started by root, nginx would otherwise run its workers as a user who may not enter root's
+    // directories.
     let user = if geteuid().is_root() { "user root;" } else { "" };
     let dir = dir.display();
     format!(

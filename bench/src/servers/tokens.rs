@@ -1,5 +1,5 @@
-//! A gateway that lets nobody in without a token: each stream shows one of its own, signed with a shared secret or with RSA,
-//! of 2,048 bits.
+//! A gateway that requires tokens. Each stream presents its own, signed with a shared secret or
+//! with RSA of 2,048 bits.
 
 use std::fmt;
 use std::process::Command;
@@ -12,12 +12,13 @@ use sse_token::{Algorithm, Claims, SigningKey};
 use super::{Server, Settings, StartError, programs};
 use crate::load::Headers;
 
-/// How many there are: as many as a scenario opens streams. Signing one with RSA takes about a millisecond.
+/// The number of tokens: as many as a scenario opens streams. Signing one with RSA takes about a
+/// millisecond.
 const MOST: usize = 10_000;
 
 const SECRET: &str = "not-a-secret-but-long-enough-for-one";
 
-/// What streams show.
+/// The tokens that streams present.
 #[derive(Clone)]
 pub(super) struct Tokens(Arc<Vec<String>>);
 
@@ -28,7 +29,7 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// The n-th stream shows the n-th token.
+    /// Makes the n-th stream present the n-th token.
     pub(super) fn headers(&self) -> Headers {
         let tokens = self.0.clone();
         Arc::new(move |n| format!("Authorization: Bearer {}\r\n", tokens[n % tokens.len()]))
@@ -36,7 +37,7 @@ impl Tokens {
 }
 
 impl Server {
-    /// Starts a gateway that takes tokens; anybody may publish.
+    /// Starts a gateway that requires tokens for streams. Publishing needs none.
     pub(super) fn gateway_tokens(
         &mut self,
         settings: &Settings,
@@ -59,7 +60,8 @@ impl Server {
         settings.variables.extend([
             ("SSE_AUTH__JWT__KEYS".to_owned(), keys),
             ("SSE_AUTH__ANONYMOUS__PUBLISH".to_owned(), "*".to_owned()),
-            // All come from a few addresses of this machine, and each is somebody else.
+            // The limit per subject is off. It would not be reached anyway: each token has its own
+            // subject.
             ("SSE_LIMITS__STREAMS_PER_SUBJECT".to_owned(), "0".to_owned()),
         ]);
         self.tokens = Some(signed(&key, algorithm)?);

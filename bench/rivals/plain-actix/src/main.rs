@@ -1,5 +1,7 @@
-//! What one writes first: actix-web, a `tokio::sync::broadcast` for each channel, a stream for each reader.
-//! Nothing is tuned, and what a slow reader missed is left out. Its only argument is where to listen.
+//! The obvious server in actix-web: a `tokio::sync::broadcast` per channel, a stream per reader.
+//!
+//! Nothing is tuned, and events that a slow reader missed are skipped. The only argument is the
+//! address to listen on.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
