@@ -1,14 +1,15 @@
-//! What publishing costs Redis, by its own `INFO commandstats`: microseconds an event, of one call each and of
-//! batches, with and without idempotency keys, beside the bare commands. Starts a `redis-server` of its own.
+//! Measures what publishing costs Redis: microseconds per event, from its own `INFO commandstats`.
+//! Compares single calls and batches, with and without idempotency keys, with bare `XADD` and
+//! `PUBLISH`. Starts its own `redis-server`.
 //!
-//! One after another in each of some rounds, so that a machine that slows down slows all of them down; the median
-//! round is shown, and the fastest.
+//! Every round measures all ways of publishing in turn, so that a slowdown of the machine affects
+//! all of them. The output is the median round and the fastest one.
 
 use sse_contract::{Call, Caller, Channel, Keys, MAX_BATCH, Publish, library_source};
 use sse_lab::redis_server::RedisServer;
 use sse_lab::resp::{Connection, command};
 
-/// Events that a round publishes in each way.
+/// How many events a round publishes in each way.
 const EVENTS: usize = 6400;
 const ROUNDS: usize = 15;
 const DATA: [u8; 200] = [b'x'; 200];
@@ -25,7 +26,7 @@ fn main() -> Outcome<()> {
         for round in 0..=ROUNDS {
             for (way, costs) in Way::ALL.iter().zip(&mut costs) {
                 let cost = way.measure(&mut redis, &mut load)?;
-                // In the first one histories and memory are new.
+                // The first round is not counted: its histories and memory are new.
                 if round > 0 {
                     costs.push(cost);
                 }
@@ -57,7 +58,7 @@ enum Way {
     KeyedSingle,
     Batch,
     KeyedBatch,
-    /// XADD and PUBLISH by the client, which promise nothing.
+    /// The client sends `XADD` and `PUBLISH` itself, without what the library guarantees.
     Bare,
 }
 
@@ -110,7 +111,7 @@ impl Way {
     }
 }
 
-/// Channels in turn, and keys that are never the same.
+/// Hands out channels in turn, and idempotency keys that never repeat.
 struct Load {
     keys: Keys,
     channels: Vec<Channel>,
@@ -119,7 +120,8 @@ struct Load {
 
 impl Load {
     fn new(channels: usize) -> Outcome<Self> {
-        // A step that is prime to their number, so that neighbours are not published on one after the other.
+        // 37 has no factor in common with the number of channels, so every channel occurs once and
+        // channels with adjacent numbers do not follow each other.
         let channels: Result<Vec<Channel>, _> =
             (0..channels).map(|n| format!("user:{}", n * 37 % channels).parse()).collect();
         Ok(Load { keys: Keys::new("sse", 1), channels: channels?, next: 0 })
@@ -136,7 +138,7 @@ impl Load {
     }
 }
 
-/// A server of its own, and a connection to it.
+/// A `redis-server` and a connection to it.
 struct Redis {
     connection: Connection,
     _server: RedisServer,
@@ -148,7 +150,7 @@ impl Redis {
         Redis { connection: Connection::to(server.addr), _server: server }
     }
 
-    /// Sends calls in one piece; every answer is to be one of success.
+    /// Sends the calls in one write. Fails if an answer is an error.
     fn call(&mut self, calls: &[Call<'_>]) -> Outcome<()> {
         let mut wire = Vec::new();
         for call in calls {
@@ -180,7 +182,7 @@ impl Redis {
         self.answer()
     }
 
-    /// What these commands have taken since the counters were reset.
+    /// The microseconds that these commands have taken since the counters were reset.
     fn microseconds(&mut self, commands: &[&str]) -> Outcome<f64> {
         let stats = self.ask(&[b"INFO", b"commandstats"])?;
         let mut total = 0.0;
@@ -193,7 +195,8 @@ impl Redis {
         Ok(total)
     }
 
-    /// An answer's texts, one a line. An error, also that of one event, ends the measurement.
+    /// Reads an answer and returns its texts, one per line. Fails if the answer, or an event in it,
+    /// is an error.
     fn answer(&mut self) -> Outcome<String> {
         let answer = self.connection.read();
         let text = answer.to_string();

@@ -1,7 +1,7 @@
-//! What the gateway does for every event, each part by itself:   make microbench [ARGS=pattern]
+//! Benchmarks each step of the gateway's work for an event:   make microbench [ARGS=pattern]
 //!
-//! Times are this machine's; `scripts/instructions` counts what does not depend on it. What a whole gateway
-//! does under load is `bench/`'s to tell.
+//! The times depend on the machine; `scripts/instructions` counts instructions, which hardly do.
+//! The crate in `bench/` measures whole gateways under load.
 
 mod worker;
 
@@ -29,7 +29,7 @@ fn id(n: u64) -> EventId {
     EventId::new(1_700_000_000_000 + n, 7, 0)
 }
 
-/// Data to encode, named as divan shows it.
+/// The data to encode. divan shows the variants' names.
 #[derive(Debug)]
 enum Data {
     Short,
@@ -52,8 +52,8 @@ impl Data {
     }
 }
 
-/// From an id and data of 200 bytes or 64 KB, in one line or in lines of 40 bytes, to the bytes that all
-/// subscribers share. Freeing them counts too.
+/// Encodes an event into the bytes that all subscribers share, and frees them. The data has 200
+/// bytes or 64 KB, in one line or in lines of 40 bytes.
 #[divan::bench(args = Data::ALL)]
 fn encode(bencher: Bencher, data: &Data) {
     let text = data.text();
@@ -62,14 +62,15 @@ fn encode(bencher: Bencher, data: &Data) {
         .bench(|| drop(black_box(Frame::event(id(1), "", black_box(&text)))));
 }
 
-/// What the ingest does first with what was published: id, type and data, without a copy.
+/// The ingest's first step: splits a published message into id, type and data, without copying.
 #[divan::bench(args = [DATA, 64 * 1024])]
 fn decode(bencher: Bencher, size: usize) {
     let live = encode_live(id(1), "tick", "x".repeat(size).as_bytes());
     bencher.counter(BytesCount::new(live.len())).bench(|| black_box(decode_live(black_box(&live))));
 }
 
-/// Finds the 100 messages in what one read of the ingest's connection brought. Each takes one list.
+/// Parses the 100 messages that one read of the ingest's connection returned. Each message
+/// allocates one list.
 #[divan::bench]
 fn parse_100_pushes(bencher: Bencher) {
     let live = encode_live(id(1), "tick", "x".repeat(DATA).as_bytes());
@@ -88,8 +89,8 @@ fn parse_100_pushes(bencher: Bencher) {
     });
 }
 
-/// A client that missed 10,000 events, from its position to live: what the join hands out of 100 pages of
-/// 100 events each, by reference, without the writes.
+/// A client that missed 10,000 events joins. Measures how the join hands out 100 pages of 100
+/// events each, by reference, without the writes.
 #[divan::bench]
 fn join_100_pages(bencher: Bencher) {
     let channels = [worker::channel(0)];
@@ -106,12 +107,11 @@ fn join_100_pages(bencher: Bencher) {
             handed_out += items.len();
             items.clear();
         }
-        // The last is the checkpoint.
         assert_eq!((next, handed_out), (Next::Live(clock), 100 * 100));
     });
 }
 
-/// The n-th page of 100 events; only the last reaches the clock.
+/// The n-th page of 100 events. Only the last page reaches the clock.
 fn page(channel: &Channel, n: u64, clock: EventId) -> Snapshot {
     let frame = |m| Frame::event(id(100 * n + m), "", &"x".repeat(DATA));
     let upto = id(100 * (n + 1));
@@ -135,32 +135,33 @@ fn page(channel: &Channel, n: u64, clock: EventId) -> Snapshot {
     }
 }
 
-/// One event to each of so many subscribers of one channel, from its publication until the last of them can
-/// read it. Most of it is the kernel's: one `send` for each.
+/// Sends one event to every subscriber of one channel, from its publication until the last
+/// subscriber can read it. Most of the time is the kernel's, for one `send` per subscriber.
 #[divan::bench(args = [100, 1000], sample_size = 1)]
 fn round_of_one_event(bencher: Bencher, subscribers: usize) {
     round(bencher, subscribers, 1, 1);
 }
 
-/// 32 events that came together: still one `send` for each subscriber.
+/// Sends 32 events that arrived together. This still takes one `send` per subscriber.
 #[divan::bench(args = [100, 1000], sample_size = 1)]
 fn round_of_32_events(bencher: Bencher, subscribers: usize) {
     round(bencher, subscribers, 32, 1);
 }
 
-/// The same event where every subscriber has 20 channels.
+/// Sends one event when every subscriber has 20 channels.
 #[divan::bench(args = [100, 1000], sample_size = 1)]
 fn round_of_one_event_with_20_channels(bencher: Bencher, subscribers: usize) {
     round(bencher, subscribers, 1, 20);
 }
 
-/// The same run, over those 20 channels.
+/// Sends 32 events that arrived together, spread over the subscribers' 20 channels.
 #[divan::bench(args = [100, 1000], sample_size = 1)]
 fn round_of_32_events_with_20_channels(bencher: Bencher, subscribers: usize) {
     round(bencher, subscribers, 32, 20);
 }
 
-/// Rounds of the same events. What the subscribers got is read and counted between the rounds.
+/// Measures rounds of the same events. The subscribers' sockets are read between the rounds, so
+/// that reading is not measured.
 fn round(bencher: Bencher, subscribers: usize, events: usize, channels: usize) {
     let worker = Worker::new();
     let (sockets, clients): (Vec<OwnedFd>, Vec<UnixStream>) = (0..subscribers).map(pair).unzip();
@@ -180,11 +181,11 @@ fn round(bencher: Bencher, subscribers: usize, events: usize, channels: usize) {
         .bench_local_values(|()| worker.round(&items, arrived));
     read += read_all(&clients);
     assert_eq!(worker.delivered() % (subscribers * events) as u64, 0, "whole rounds");
-    // Heartbeats may have come as well.
+    // `>=`, because heartbeats may have arrived too.
     assert!(read as u64 >= worker.delivered() * DATA as u64, "all of it arrived");
 }
 
-/// A worker's end and a client's end, both without waiting.
+/// A socket pair: the worker's end and the client's end, both non-blocking.
 fn pair(_: usize) -> (OwnedFd, UnixStream) {
     let (server, client) = UnixStream::pair().expect("a socket pair");
     for end in [&server, &client] {
@@ -193,7 +194,7 @@ fn pair(_: usize) -> (OwnedFd, UnixStream) {
     (server.into(), client)
 }
 
-/// Reads what there is, and answers how many bytes that was.
+/// Reads everything that the sockets hold and returns the number of bytes.
 fn read_all(clients: &[UnixStream]) -> usize {
     let mut scrap = [0; 16 * 1024];
     let mut sum = 0;

@@ -1,10 +1,11 @@
-//! Does a given amount of work and ends: `scripts/instructions` counts what that takes.
+//! Does a fixed amount of work and exits, so that `scripts/instructions` can count its
+//! instructions.
 //!
-//!   instructions deliver SUBSCRIBERS ROUNDS EVENTS   rounds of so many events to each subscriber
-//!   instructions connect STREAMS                     streams opened one after the other
+//!   instructions deliver SUBSCRIBERS ROUNDS EVENTS   EVENTS events to each subscriber, per round
+//!   instructions connect STREAMS                     opens the streams one after the other
 //!
-//! The clients are a process of their own, this program again, so that their work is not counted. Neither
-//! mode depends on how fast either process is: each waits for the other.
+//! The clients run in a second process of this program, so that their work is not counted. The two
+//! processes wait for each other, so the work does not depend on their speed.
 
 mod worker;
 
@@ -18,7 +19,7 @@ use sse_gateway::Gateway;
 use sse_gateway::http::listener;
 use worker::{DATA, Worker};
 
-/// What a browser's EventSource asks for.
+/// The request of a browser's EventSource.
 const REQUEST: &[u8] = b"GET /events?channel=demo HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
     Accept: text/event-stream\r\nAccept-Language: en-US,en;q=0.5\r\n\
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
             read(address(addr), number(subscribers), number(rounds), number(events))
         }
         ["open", addr, streams] => open(address(addr), number(streams)),
-        // `cargo bench` runs every bench; this one has nothing to say by itself.
+        // `cargo bench` starts every bench with this argument. This one measures nothing by itself.
         ["--bench"] => Ok(()),
         _ => Err(io::Error::other("run scripts/instructions, which says what to do")),
     };
@@ -58,7 +59,8 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-/// This program as the clients, and what it says: one byte for each thing it has seen done.
+/// Starts this program as the clients. The clients write one byte to the returned output for each
+/// step that they have seen done.
 fn clients(arguments: &[String]) -> io::Result<(Child, ChildStdout)> {
     let program = std::env::current_exe()?;
     let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn()?;
@@ -66,8 +68,11 @@ fn clients(arguments: &[String]) -> io::Result<(Child, ChildStdout)> {
     Ok((child, seen))
 }
 
-/// The next round begins when the clients have all of the one before, so nothing is ever queued. TCP, because it
-/// says that there is room only to who found none; socket pairs say so after every read, which no gateway sees.
+/// Delivers rounds of events. Each round waits until the clients have read the one before, so
+/// nothing is ever queued.
+///
+/// The streams use TCP, which reports room for writing only after a write that found none. A socket
+/// pair reports room after every read, and no gateway sees such reports.
 fn deliver(subscribers: usize, rounds: usize, events: usize) -> io::Result<()> {
     let worker = Worker::new();
     let listener = listener::public(&worker::config().map_err(io::Error::other)?)?;
@@ -94,7 +99,8 @@ fn deliver(subscribers: usize, rounds: usize, events: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The clients of [`deliver`]: an event is known by its data, which no other byte of a stream is like.
+/// The clients of [`deliver`]. They count the bytes `x`, because only the data of events contain
+/// that letter.
 fn read(addr: SocketAddr, subscribers: usize, rounds: usize, events: usize) -> io::Result<()> {
     listener::raise_descriptor_limit();
     let streams: io::Result<Vec<TcpStream>> =
@@ -118,7 +124,8 @@ fn read(addr: SocketAddr, subscribers: usize, rounds: usize, events: usize) -> i
     Ok(())
 }
 
-/// A whole gateway, and its end as soon as the clients are connected: no stream is closed before.
+/// Runs a whole gateway, and exits as soon as the clients' streams are open, so that closing
+/// streams is not counted.
 fn connect(streams: usize) -> io::Result<()> {
     actix_rt::System::new().block_on(async {
         let config = worker::config().map_err(io::Error::other)?;
@@ -127,7 +134,8 @@ fn connect(streams: usize) -> io::Result<()> {
         let (mut child, mut seen) = clients(&arguments)?;
         std::thread::spawn(move || {
             let connected = seen.read_exact(&mut [0]);
-            // Not awaited: it ends when its streams do, and they end with this process.
+            // The clients' process is not awaited: it ends after its streams, and these end with
+            // this process.
             let _ = child.try_wait();
             std::process::exit(i32::from(connected.is_err()));
         });
@@ -135,7 +143,7 @@ fn connect(streams: usize) -> io::Result<()> {
     })
 }
 
-/// The clients of [`connect`]: a stream that has told its first position is live.
+/// The clients of [`connect`]. A stream is open when its first checkpoint arrives.
 fn open(addr: SocketAddr, streams: usize) -> io::Result<()> {
     listener::raise_descriptor_limit();
     let mut opened = Vec::new();
@@ -154,7 +162,7 @@ fn open(addr: SocketAddr, streams: usize) -> io::Result<()> {
     }
     io::stdout().write_all(b".")?;
     io::stdout().flush()?;
-    // The gateway's process ends now, and so do the streams.
+    // The gateway's process ends now and closes the streams.
     for mut stream in opened {
         let _ = io::copy(&mut stream, &mut io::sink());
     }

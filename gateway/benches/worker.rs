@@ -1,5 +1,5 @@
-//! One worker's hub on this thread, fed by the embedded broker: a gateway's worker without its HTTP. Every
-//! bench that delivers events does so through this.
+//! A gateway's worker without HTTP: one hub on this thread, fed by the memory broker. All benches
+//! that deliver events use it.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -24,12 +24,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-/// What the deployed program uses.
+/// The allocator of the deployed program.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Bytes of an event's data: as many as in every other measurement here.
+/// Bytes of an event's data, as usual in the measurements of this repository.
 pub const DATA: usize = 200;
 
 /// A worker and its broker.
@@ -39,12 +39,12 @@ pub struct Worker {
     hub: Rc<Hub>,
     broker: Arc<MemoryBroker>,
     cells: Arc<Cells>,
-    /// Held, because nobody ends this worker's streams.
+    /// Kept alive but never signalled, because no bench drains the worker.
     _drain: watch::Sender<Option<Duration>>,
 }
 
-/// The defaults, on ports of the kernel's choice. Events gather only where a bench gathers them, not because
-/// the round before took long.
+/// The default configuration, on ports that the kernel chooses. `stream.coalesce` is off, so that
+/// events gather only where a bench gathers them, and not after a slow round.
 pub fn config() -> Result<Config, ConfigError> {
     let flags = [
         ("server.listen", "127.0.0.1:0"),
@@ -56,12 +56,11 @@ pub fn config() -> Result<Config, ConfigError> {
     Config::load(None, std::iter::empty(), &flags)
 }
 
-/// The n-th channel.
 pub fn channel(n: usize) -> Channel {
     format!("demo:{n}").parse().expect("a channel's name")
 }
 
-/// As many events, on each of the channels in turn.
+/// `count` events, each on the next of the channels in turn.
 pub fn events(count: usize, channels: usize) -> Vec<Publication> {
     let event = |n| Publication {
         channel: channel(n % channels),
@@ -98,7 +97,8 @@ impl Worker {
         Worker { runtime, tasks, hub, broker, cells, _drain: drain }
     }
 
-    /// Opens a stream on each of the sockets, to the first `channels` channels, and waits until all are live.
+    /// Opens a stream with the first `channels` channels on each socket, and waits until all
+    /// streams are live.
     pub fn open(&self, sockets: impl IntoIterator<Item = OwnedFd>, channels: usize) {
         let subscription = Subscription {
             channels: (0..channels).map(channel).collect(),
@@ -119,7 +119,7 @@ impl Worker {
         self.rest();
     }
 
-    /// One round: publishes, and lets the hub work until `done`.
+    /// Publishes the events and lets the hub work until `done`.
     pub fn round(&self, events: &[Publication], done: impl Fn() -> bool) {
         self.tasks.block_on(&self.runtime, async {
             for event in events {
@@ -131,14 +131,14 @@ impl Worker {
         });
     }
 
-    /// Lets the hub do whatever is left to do, such as to hear that sockets have room again.
+    /// Lets the hub finish its other work, such as noticing that sockets have room again.
     pub fn rest(&self) {
         self.tasks.block_on(&self.runtime, async {
             tokio::time::sleep(Duration::from_millis(2)).await;
         });
     }
 
-    /// Events written since the beginning, over all subscribers.
+    /// How many events were written to all subscribers since the start.
     pub fn delivered(&self) -> u64 {
         self.cells.delivered.get()
     }

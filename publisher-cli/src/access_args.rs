@@ -1,5 +1,5 @@
-//! The command lines of `token` and `key`. No option takes a secret: other users of the machine could read it there, and
-//! the shell would keep it.
+//! The command lines of `token` and `key`. No option takes a secret, because other users of the
+//! machine can read the command line and the shell keeps it in its history.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use sse_token::Algorithm;
 
 use crate::args::positive_duration;
 
-/// What `token --help` ends with.
+/// The end of `token --help`.
 pub const TOKEN_HELP: &str = "\
 Examples:
   sse-publish token secret --out jwt.secret      make a secret, once; the gateway reads the same file
@@ -32,7 +32,7 @@ tokens, with any library for JSON Web Tokens.
 Exit codes: 0 when the token was made, or is one that a gateway with this key takes; 1 when it is not, or
 when nothing was proven because no key was given; 64 when the command line is wrong.";
 
-/// What `key --help` ends with.
+/// The end of `key --help`.
 pub const KEY_HELP: &str = "\
 Example:
   sse-publish key --name billing --publish orders --publish 'user:*'
@@ -41,20 +41,21 @@ Give the key to the service, which sends it as X-API-Key, or to sse-publish (--k
 into the gateway's auth.keys: it holds a hash, from which nobody can find the key. Nothing keeps the key,
 so it is shown this once. A line may say more: rate=EVENTS_A_SECOND, streams=NUMBER.";
 
-/// Where a key is. One of them, at most.
+/// Where to find a key: in at most one of three places.
 #[derive(Debug, Args)]
 pub struct KeyArguments {
-    /// A shared secret, as the gateway's secret_file: of 32 bytes or more
+    /// File with a shared secret of at least 32 bytes, like the gateway's secret_file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["secret_env", "pem"])]
     pub secret_file: Option<PathBuf>,
-    /// The environment's variable that holds a shared secret
+    /// Environment variable that holds a shared secret
     #[arg(long, value_name = "NAME", conflicts_with = "pem")]
     pub secret_env: Option<String>,
-    /// A key pair's private key, in PEM; for check the public key, or a certificate
+    /// PEM file with the private key of a key pair; for check, with the public key or a certificate
     #[arg(long, value_name = "FILE")]
     pub pem: Option<PathBuf>,
-    /// HS256, HS384, HS512; RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA with --pem.
-    /// HS256 if there is a secret; check takes the one that the token names and the key is for
+    /// Algorithm: HS256, HS384 or HS512 with a secret; RS256, RS384, RS512, PS256, PS384, PS512,
+    /// ES256, ES384 or EdDSA with --pem. Default with a secret: HS256; default of check: the
+    /// algorithm that the token names, if the key fits it
     #[arg(long, value_name = "ALG", value_parser = algorithm)]
     pub alg: Option<Algorithm>,
 }
@@ -63,15 +64,15 @@ pub struct KeyArguments {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct TokenArguments {
-    /// What else there is.
+    /// A task other than making a token.
     #[command(subcommand)]
     pub command: Option<TokenCommand>,
-    /// Those of making a token.
+    /// The arguments of making a token.
     #[command(flatten)]
     pub make: MakeArguments,
 }
 
-/// What can be done beside making a token.
+/// The tasks of `token` other than making a token.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Say what a token allows, until when, and whether its signature is right
@@ -83,10 +84,10 @@ pub enum TokenCommand {
 /// The arguments of making a token.
 #[derive(Debug, Args)]
 pub struct MakeArguments {
-    /// The key that signs.
+    /// The key that signs the token.
     #[command(flatten)]
     pub key: KeyArguments,
-    /// Who the bearer is; {sub} in a pattern stands for it
+    /// The token's subject, which names its bearer; {sub} in a pattern stands for it
     #[arg(long, value_name = "SUBJECT")]
     pub sub: Option<String>,
     /// Channels that the bearer may listen to; may be repeated
@@ -95,49 +96,49 @@ pub struct MakeArguments {
     /// Channels that the bearer may publish to; may be repeated
     #[arg(long, value_name = "PATTERN", value_parser = template)]
     pub publish: Vec<String>,
-    /// How long the token is good; never: for ever, which a gateway refuses unless it is told otherwise
-    /// (auth.jwt.require_expiry)
+    /// How long the token is valid; with never it does not expire, and a gateway refuses it unless
+    /// auth.jwt.require_expiry is false
     #[arg(long, value_name = "TIME|never", default_value = "1h", value_parser = lifetime)]
     pub expires: Lifetime,
-    /// Who issued it, as the gateway's iss
+    /// The token's issuer, equal to iss in the gateway's line
     #[arg(long, value_name = "ISSUER")]
     pub iss: Option<String>,
-    /// Whom it is for, as the gateway's aud
+    /// The token's audience, equal to aud in the gateway's line
     #[arg(long, value_name = "AUDIENCE")]
     pub aud: Option<String>,
-    /// The token's own name, by which it can be revoked [default: a random one]
+    /// The token's id, by which it can be revoked [default: a random one]
     #[arg(long, value_name = "ID")]
     pub jti: Option<String>,
-    /// The key's name, as the gateway's kid
+    /// The key's name, equal to kid in the gateway's line
     #[arg(long, value_name = "ID")]
     pub kid: Option<String>,
-    /// A further claim, its value in JSON ('room="a"'); may be repeated
+    /// A further claim, with its value in JSON ('room="a"'); may be repeated
     #[arg(long = "claim", value_name = "NAME=JSON", value_parser = claim)]
     pub claims: Vec<(String, Value)>,
 }
 
-/// How long a token is good.
+/// How long a token is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// So long.
+    /// This long from now.
     For(Duration),
-    /// For ever.
+    /// Without end.
     Ever,
 }
 
 /// The arguments of `token check`.
 #[derive(Debug, Args)]
 pub struct CheckArguments {
-    /// The token; standard input if it is left out
+    /// The token; without it, the token is read from standard input
     #[arg(value_name = "TOKEN")]
     pub token: Option<String>,
-    /// The key that checks. Without one the claims are shown, and nothing is proven
+    /// The key that checks the signature. Without a key the claims are shown but nothing is proven.
     #[command(flatten)]
     pub key: KeyArguments,
-    /// The iss of the gateway's line
+    /// The issuer to require, equal to iss in the gateway's line
     #[arg(long, value_name = "ISSUER")]
     pub iss: Option<String>,
-    /// The aud of the gateway's line
+    /// The audience to require, equal to aud in the gateway's line
     #[arg(long, value_name = "AUDIENCE")]
     pub aud: Option<String>,
 }
@@ -145,7 +146,8 @@ pub struct CheckArguments {
 /// The arguments of `token secret`.
 #[derive(Debug, Args)]
 pub struct SecretArguments {
-    /// Write it to this file, which nobody else may read, instead of printing it. A file that is there stays
+    /// Write the secret to this new file, which only its owner can read, instead of printing it. An
+    /// existing file is not overwritten
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
@@ -153,29 +155,30 @@ pub struct SecretArguments {
 /// The arguments of `key`.
 #[derive(Debug, Args)]
 pub struct ApiKeyArguments {
-    /// What the key is called in logs and in revocations [default: key- and some digits of its hash]
+    /// The key's name in logs and revocations [default: key- and the first digits of its hash]
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
-    /// Channels that its bearer may listen to; may be repeated
+    /// Channels that the key's bearer may listen to; may be repeated
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub subscribe: Vec<String>,
-    /// Channels that its bearer may publish to; may be repeated
+    /// Channels that the key's bearer may publish to; may be repeated
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub publish: Vec<String>,
-    /// Its bearer may use the admin port's calls that change something
+    /// Let the key's bearer make changes by the admin port
     #[arg(long)]
     pub admin: bool,
-    /// One line of JSON, {"key","line"}
+    /// Print one line of JSON, {"key","line"}
     #[arg(long)]
     pub json: bool,
 }
 
-/// An error that repeats no token: one that stands where a subcommand is expected is on its way into a log, perhaps.
+/// Replaces an error that would quote a token. clap quotes arguments that it does not expect, and
+/// its messages may end up in a log.
 pub fn without_tokens(error: clap::Error) -> clap::Error {
     let named =
         [ContextKind::InvalidSubcommand, ContextKind::InvalidArg, ContextKind::InvalidValue];
     let is_token = |value: &ContextValue| {
-        // The head of each token is a JSON object, {"…
+        // A token begins with its encoded header, a JSON object: {"…
         matches!(value, ContextValue::String(text) if text.starts_with("eyJ"))
     };
     if !named.iter().any(|kind| error.get(*kind).is_some_and(is_token)) {
@@ -220,7 +223,8 @@ fn claim(text: &str) -> Result<(String, Value), String> {
     Ok((name.to_owned(), value))
 }
 
-/// It stands as a word in a line of the gateway's configuration, which may itself stand in quotes.
+/// Accepts a key's name. The name becomes a word in a line of the gateway's configuration, and that
+/// line may be quoted, so the name must contain neither spaces nor quotes.
 fn name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.:@/+~-".contains(c);
     if text.is_empty() || text.len() > 100 || !text.chars().all(fits) {

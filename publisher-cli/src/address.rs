@@ -1,15 +1,16 @@
-//! Where events go to or come from: the command line, else the environment, else this machine. The
-//! environment is read here and nowhere else, also what it says of who is asking.
+//! Where events are published or read, and who asks: from the command line, else from the
+//! environment, else the default. No other module reads the environment.
 
 use std::fmt;
 use std::str::FromStr;
 
 use hyper::Uri;
 
-/// Where a gateway listens by default.
+/// The default URL of a gateway.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
-/// The base of a gateway's URLs: `http` or `https`, a host, perhaps a path; never a trailing slash.
+/// The base of a gateway's URLs: `http` or `https`, a host, and an optional path without a trailing
+/// slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     tls: bool,
@@ -19,12 +20,12 @@ pub struct BaseUrl {
     path: String,
 }
 
-/// A gateway, or Redis itself.
+/// Where to publish: a gateway, or Redis itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A gateway's HTTP API.
     Gateway(BaseUrl),
-    /// A `redis://` or `rediss://` URL. It may hold a password: it is never printed.
+    /// A `redis://` or `rediss://` URL. It is never printed, because it may contain a password.
     Redis(String),
 }
 
@@ -34,22 +35,22 @@ impl BaseUrl {
         self.tls
     }
 
-    /// What the `Host` header says.
+    /// The value of the `Host` header.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Where to connect, without the brackets of an IPv6 address.
+    /// The host to connect to, without the brackets of an IPv6 address.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Where to connect.
+    /// The port to connect to.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// What every request's path begins with: empty, or `/` and more.
+    /// The beginning of every request's path: empty, or a path that begins with `/`.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -93,7 +94,8 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// A variable whose name the command line says, because what it holds must not stand there itself.
+/// Reads an environment variable that must be set. For values that the command line may only name,
+/// because they are secret.
 pub fn variable(name: &str) -> Result<String, String> {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(value),
@@ -102,7 +104,7 @@ pub fn variable(name: &str) -> Result<String, String> {
     }
 }
 
-/// What the environment may say.
+/// What this program reads from the environment. Empty variables count as not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     /// `SSE_URL`
@@ -115,7 +117,7 @@ pub struct Environment {
     pub key: Option<String>,
 }
 
-/// What says to a gateway who is asking.
+/// How a request says who sends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
     /// `Authorization: Bearer …`
@@ -125,7 +127,7 @@ pub enum Credential<'a> {
 }
 
 impl Environment {
-    /// Reads this process's environment. An empty variable is one that is not set.
+    /// Reads this process's environment.
     pub fn read() -> Self {
         let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         Environment {
@@ -136,7 +138,8 @@ impl Environment {
         }
     }
 
-    /// Who is asking. The command line wins over the environment; two answers in one of them are none.
+    /// The credential to send, if there is one. The command line overrides the environment. A token
+    /// and a key from the same source are an error.
     pub fn credential<'a>(
         &'a self,
         token: Option<&'a str>,
@@ -157,7 +160,8 @@ impl Environment {
         }
     }
 
-    /// The gateway that `--url` names, else the environment, else the default.
+    /// The gateway that `url`, the value of `--url`, names; else the environment's, else the
+    /// default.
     pub fn gateway(&self, url: Option<&str>) -> Result<BaseUrl, String> {
         match (url, &self.url) {
             (Some(url), _) => url.parse().map_err(|why| format!("--url: {why}")),
@@ -166,7 +170,8 @@ impl Environment {
         }
     }
 
-    /// Where to publish. The command line wins over the environment; there, two answers are none.
+    /// Where to publish. The command line overrides the environment. A gateway and a Redis from the
+    /// same source are an error.
     pub fn address(&self, url: Option<&str>, redis: Option<&str>) -> Result<Address, String> {
         match (url, redis) {
             (Some(_), Some(_)) => Err("--url and --redis exclude each other".to_owned()),

@@ -1,4 +1,4 @@
-//! Makes API keys: the key, for a service, and its line, for the gateway.
+//! Makes API keys. A service gets the key, and the gateway gets the line that holds the key's hash.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use sse_token::api_key;
 use crate::access_args::ApiKeyArguments;
 use crate::exit::{self, Failure};
 
-/// Makes a key and prints it; answers the exit code.
+/// Makes a key and prints it. Returns the exit code.
 pub fn run(arguments: &ApiKeyArguments) -> Result<u8, Failure> {
     let key = api_key::new().map_err(|why| Failure::new(exit::FAILED, why))?;
     let line = line(arguments, &key);
@@ -30,7 +30,7 @@ pub fn run(arguments: &ApiKeyArguments) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// What stands in `auth.keys`.
+/// The line for `auth.keys`.
 fn line(arguments: &ApiKeyArguments, key: &str) -> String {
     let hash = api_key::hash_in_hex(key);
     let name = arguments.name.clone().unwrap_or_else(|| format!("key-{}", &hash[..8]));

@@ -1,5 +1,6 @@
-//! The command line: `sse-publish CHANNEL DATA` needs no subcommand, `tail`, `publish`, `bench`, `token` and `key` are
-//! those that exist, and what could be taken either way is refused rather than guessed.
+//! The command line. `sse-publish CHANNEL DATA` publishes without a subcommand; the subcommands are
+//! `tail`, `publish`, `bench`, `token` and `key`. A command line with two possible meanings is
+//! refused.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,10 +15,11 @@ use crate::address::{BaseUrl, Credential, Environment};
 use crate::bench_target::BenchUrl;
 use crate::item::parse_channels;
 
-/// What an API key is sent in.
+/// The header that carries an API key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-// In `{\x1b[0mn}` the escape keeps clap from making a line break of {n}; it is never seen.
+// clap replaces a plain `{n}` with a line break. The escape sequence in `{\x1b[0mn}` prevents this
+// and is invisible.
 const BENCH_HELP: &str = "\
 Use it only against servers that you run: it is an attack on any other. It stops by itself; Ctrl-C
 ends it with the report so far.
@@ -66,7 +68,8 @@ Exit codes:
   64   the command line is wrong
   130  ended by Ctrl-C; a second one does not wait for the account";
 
-/// Publishes events to an sse-gateway, or straight to its Redis, follows channels, and loads servers.
+/// Publishes events to an sse-gateway or straight to its Redis, follows channels, and load-tests
+/// servers.
 #[derive(Debug, Parser)]
 #[command(
     name = "sse-publish",
@@ -89,20 +92,20 @@ struct CommandLine {
     publish: PublishArguments,
 }
 
-/// What to do.
+/// A subcommand with its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Follow channels and print their events
     Tail(TailArguments),
-    /// Publish: the default, by its name
+    /// Publish events; this is the default without a subcommand
     Publish(PublishArguments),
-    /// Load an event stream of a server that you run, and report what came
+    /// Load-test an event stream of a server that you run, and report what arrived
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArguments),
-    /// Make a token for a gateway and print it; check one; make a secret
+    /// Make a token for a gateway and print it, check a token, or make a secret
     #[command(after_help = access_args::TOKEN_HELP)]
     Token(Box<TokenArguments>),
-    /// Make an API key, and the line by which a gateway knows it
+    /// Make an API key, and the line that lets a gateway recognize it
     #[command(after_help = access_args::KEY_HELP)]
     Key(ApiKeyArguments),
 }
@@ -111,7 +114,7 @@ pub enum Command {
 #[derive(Debug, Clone)]
 pub struct Channels(pub Vec<Channel>);
 
-/// What goes with every HTTP request.
+/// What every HTTP request carries.
 #[derive(Debug, Args)]
 pub struct HttpArguments {
     /// Send `Authorization: Bearer TOKEN` [env: SSE_TOKEN]
@@ -125,10 +128,10 @@ pub struct HttpArguments {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The arguments of publishing.
+/// The arguments of `publish`.
 #[derive(Debug, Args)]
 pub struct PublishArguments {
-    /// Where to publish: one or more channels
+    /// One or more channels to publish on
     #[arg(value_name = "CHANNEL[,CHANNEL...]", value_parser = channels, required_unless_present = "ndjson")]
     pub channels: Option<Channels>,
     /// The event's data; without it, each line of --file or standard input is an event
@@ -137,24 +140,24 @@ pub struct PublishArguments {
     /// Read events from a file instead of standard input
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// Each line is {"channel"|"channels", "data", "event"?, "idempotency_key"?}; CHANNEL is used
-    /// where an item names none
+    /// Each line is a JSON object {"channel"|"channels", "data", "event"?, "idempotency_key"?}; an
+    /// item without a channel is published on CHANNEL
     #[arg(long)]
     pub ndjson: bool,
     /// The events' type
     #[arg(long, value_name = "TYPE")]
     pub event: Option<EventType>,
-    /// Publish at most N lines per second, evenly
+    /// Publish at most N lines per second, evenly spaced
     #[arg(long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
-    /// A line of JSON for each event, and one for the whole, on stdout
+    /// Print a line of JSON on stdout for each event, and one for the whole run
     #[arg(long)]
     pub json: bool,
     /// Stop at the first line that is not a valid event or is not published
     #[arg(long)]
     pub strict: bool,
-    /// Keep retrying for this long without any success; 0 never retries. Stay below the time a
-    /// gateway remembers idempotency keys (10 minutes by default)
+    /// Give up when nothing has succeeded for this long; 0 never retries. Choose less than the time
+    /// that a gateway remembers idempotency keys (10 minutes by default)
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub retry_for: Duration,
     /// How long to wait for a connection or an answer
@@ -166,50 +169,50 @@ pub struct PublishArguments {
     /// Publish straight to Redis: redis://… or rediss://… [env: SSE_REDIS]
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
-    /// What the gateway's keys in Redis begin with
+    /// The prefix of the gateway's keys in Redis
     #[arg(long, value_name = "PREFIX", default_value = "sse", value_parser = prefix)]
     pub prefix: String,
-    /// What goes with HTTP requests.
+    /// What HTTP requests carry.
     #[command(flatten)]
     pub http: HttpArguments,
 }
 
-/// The arguments of following.
+/// The arguments of `tail`.
 #[derive(Debug, Args)]
 pub struct TailArguments {
-    /// What to follow
+    /// The channels to follow
     #[arg(value_name = "CHANNEL", required = true)]
     pub channels: Vec<Channel>,
-    /// Begin after this event id, or with the oldest event kept; otherwise from now
+    /// Begin after the event with this id, or with the oldest event kept; without it, begin now
     #[arg(long, value_name = "ID|oldest")]
     pub from: Option<String>,
-    /// End after N events
+    /// Stop after N events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// Print {"id","event","data"} a line, gaps included; the id of a raw PUBLISH is null
+    /// Print a line {"id","event","data"} for each event and gap; the id of a raw PUBLISH is null
     #[arg(long)]
     pub json: bool,
-    /// Print only each event's data, as it is
+    /// Print only each event's data, unchanged
     #[arg(long, conflicts_with = "json")]
     pub data_only: bool,
-    /// Print checkpoints, too: nothing new, but the position moved
+    /// Also print checkpoints: they move the position without an event
     #[arg(long, conflicts_with = "data_only")]
     pub checkpoints: bool,
-    /// Say nothing on stderr about connecting and reconnecting; gaps are still told
+    /// Do not report on stderr when the connection is made or lost; gaps are still reported
     #[arg(long)]
     pub quiet: bool,
-    /// Reconnect when not one byte came for this long
+    /// Reconnect when no byte arrives for this long
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = positive_duration)]
     pub idle_timeout: Duration,
     /// The gateway [env: SSE_URL] [default: http://127.0.0.1:8080]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// What goes with every request.
+    /// What every request carries.
     #[command(flatten)]
     pub http: HttpArguments,
 }
 
-/// The arguments of loading.
+/// The arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
     /// The event stream.
@@ -218,41 +221,41 @@ pub struct BenchArguments {
     /// How many connections to open
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     pub connections: usize,
-    /// How many connections may be on their way at once
+    /// How many connections may be opening at once
     #[arg(long, value_name = "N", default_value = "200", value_parser = count)]
     pub ramp: usize,
-    /// How long to listen once all are open
+    /// How many seconds to listen after all connections are open
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub seconds: u64,
-    /// Publish stamped events on this channel meanwhile
+    /// While listening, publish stamped events on this channel
     #[arg(long, value_name = "CHANNEL")]
     pub publish: Option<Channel>,
     /// Events to publish per second
     #[arg(long, value_name = "N", default_value = "50", value_parser = rate, requires = "publish")]
     pub rate: f64,
-    /// Bytes of an event's data; never less than its stamp, some 40
+    /// Bytes of an event's data; at least its stamp, about 40 bytes
     #[arg(long, value_name = "BYTES", default_value = "200", value_parser = count, requires = "publish")]
     pub size: usize,
-    /// Which part of the connections reads nothing once it is open, 0 to 1
+    /// The share of connections that read nothing once they are open, from 0 to 1
     #[arg(long, value_name = "PART", default_value = "0", value_parser = part)]
     pub stalled: f64,
-    /// One line of JSON instead of the table
+    /// Print one line of JSON instead of the table
     #[arg(long)]
     pub json: bool,
-    /// What goes with every request.
+    /// What every request carries.
     #[command(flatten)]
     pub http: HttpArguments,
 }
 
 impl TailArguments {
-    /// The gateway.
+    /// The gateway to follow channels on.
     pub fn gateway(&self, environment: &Environment) -> Result<BaseUrl, String> {
         environment.gateway(self.url.as_deref())
     }
 }
 
 impl HttpArguments {
-    /// All headers, that of the token or key included.
+    /// All headers, including the one for the token or key.
     pub fn headers(
         &self,
         environment: &Environment,
@@ -273,7 +276,7 @@ impl HttpArguments {
     }
 }
 
-/// Reads the command line.
+/// Parses the command line.
 pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<Command, clap::Error> {
@@ -282,8 +285,8 @@ pub fn parse(
     if let Some(command) = command {
         return Ok(command);
     }
-    // With an option before it, a subcommand's name reads as a channel. Publishing there what was
-    // meant to be followed would be a nasty surprise.
+    // After an option, clap takes the name of a subcommand for a channel. Without this check such a
+    // command line would publish instead of, for example, following a channel.
     if let Some(name @ ("tail" | "publish" | "bench" | "token" | "key")) =
         publish.channels.as_ref().map(|channels| channels.0[0].as_str())
     {
@@ -326,7 +329,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|why| format!("{why}; write 30s, 500ms or 2m"))
 }
 
-/// A time above zero.
+/// Parses a duration above zero.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time.is_zero() { Err("must be above zero".to_owned()) } else { Ok(time) }

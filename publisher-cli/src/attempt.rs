@@ -1,74 +1,75 @@
-//! What one attempt to publish a few events told, in terms that HTTP and Redis share.
+//! The result of one attempt to publish some events, in the same terms for HTTP and Redis.
 
 use std::future::Future;
 use std::time::Duration;
 
 use crate::item::Event;
 
-/// Why an event is not published, or may not be.
+/// Why an event was not published, or why that is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// The problem's type, where the other side named one.
+    /// The type of the problem, if the server named one.
     pub kind: Option<String>,
-    /// For people.
+    /// A text for people.
     pub text: String,
 }
 
 impl Reason {
-    /// A reason found on this side, or one without a type.
+    /// A reason without a type.
     pub fn new(text: impl Into<String>) -> Self {
         Reason { kind: None, text: text.into() }
     }
 }
 
-/// What became of one event in one attempt.
+/// The result of one attempt for one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// It has this id.
+    /// The event was published with this id.
     Published(String),
-    /// It was refused, and would be again.
+    /// The event was refused, and another attempt would be refused too.
     Refused(Reason),
-    /// Nobody can say, and another attempt would not tell.
+    /// It is unknown whether the event was published, and another attempt would not clarify it.
     Unknown(Reason),
     /// Another attempt may succeed.
     Again {
-        /// Why this one did not.
+        /// Why this attempt did not succeed.
         reason: Reason,
-        /// Whether the event may have been published all the same.
+        /// Whether the event may have been published nevertheless.
         perhaps_published: bool,
     },
 }
 
-/// What became of all events of one attempt.
+/// The result of one attempt for all its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// One for each event sent, in order.
+    /// One answer for each event sent, in order.
     pub answers: Vec<Answer>,
-    /// How long the other side asks to be left alone.
+    /// How long the server asks to wait before the next attempt.
     pub retry_after: Option<Duration>,
-    /// Whether a connection was made and could be used.
+    /// Whether a usable connection was made.
     pub connected: bool,
-    /// The request was too large as a whole: fewer events at a time may pass.
+    /// The server refused the request for its size. Fewer events per request may pass.
     pub too_large: bool,
-    /// Whatever is sent next would fare alike (a wrong URL, a refused token).
+    /// Every further attempt would fail in the same way, for example because of a wrong URL or a
+    /// refused token.
     pub stop: bool,
 }
 
 impl Attempt {
-    /// Every event has the same answer.
+    /// An attempt with the same answer for all events.
     pub fn alike(events: usize, answer: Answer) -> Self {
         Attempt::of(vec![answer; events])
     }
 
-    /// Each event has its own answer.
+    /// An attempt with these answers.
     pub fn of(answers: Vec<Answer>) -> Self {
         Attempt { answers, retry_after: None, connected: true, too_large: false, stop: false }
     }
 }
 
-/// What events are published to.
+/// A server that events are published to.
 pub trait Target {
-    /// Makes one attempt at these events, in order. Every event carries an idempotency key, so that an
-    /// event may be sent again after any answer.
+    /// Makes one attempt to publish these events, in order. Every event has an idempotency key, so
+    /// it may be sent again after any answer.
     fn send(&mut self, events: &[&Event]) -> impl Future<Output = Attempt>;
 }

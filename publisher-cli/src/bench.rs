@@ -1,7 +1,7 @@
-//! Loads an event stream: opens the connections, listens, perhaps publishes, and tells what it found.
+//! Load-tests an event stream: opens the connections, listens, publishes if asked to, and reports.
 //!
-//! The load has a thread of its own (see `sse_bench::load`). What is asked of it blocks, so it is
-//! asked from blocking tasks: the publishers' schedule must not wait for an answer.
+//! The load runs on its own thread, see `sse_bench::load`. Calls to it block, so they run as
+//! blocking tasks. Otherwise the publishers would miss their schedule while a call waits.
 
 use std::io::{self, IsTerminal, Write};
 use std::pin::pin;
@@ -24,20 +24,21 @@ use crate::http_client::{USER_AGENT_TEXT, tls_config};
 use crate::interrupt::Interrupt;
 use crate::tail::percent_encode;
 
-/// Opening ends when no connection opened or failed for this long.
+/// Opening ends if no connection has opened or failed for this long.
 const NO_PROGRESS: Duration = Duration::from_secs(15);
-/// Opening ends by a lack of progress, never by this.
+/// The time limit of [`Load::open`]. Only a lack of progress ends the opening.
 const FOR_EVER: Duration = Duration::from_secs(1 << 32);
-/// Between the last stream's head and the first event: a server may answer before it has subscribed inside.
+/// The pause between the last stream's head and the first event. A server may send the head before
+/// it has subscribed the stream.
 const ATTACHING: Duration = Duration::from_millis(500);
-/// Once publishing has stopped: when nothing came for this long, nothing more will.
+/// After publishing has stopped, the wait for missing events ends if none arrived for this long.
 const SILENCE: Duration = Duration::from_secs(5);
-/// The same after Ctrl-C.
+/// The wait for missing events after Ctrl-C.
 const AFTER_CTRL_C: Duration = Duration::from_millis(500);
-/// How long the last events may take to arrive, if some come all the time.
+/// The longest wait for missing events while some still arrive.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// Loads; answers the exit code, or what is wrong with the arguments.
+/// Runs the load test and returns the exit code. The error says why there is no report.
 pub async fn run(
     arguments: BenchArguments,
     environment: &Environment,
@@ -140,7 +141,7 @@ impl Bench {
                 None => None,
             };
             self.listen(time, interrupt).await;
-            // The publishers stop now, however long the load takes to answer.
+            // The publishers stop at once, even if the load takes long to answer.
             let stopped = async {
                 match publishers {
                     Some(publishers) => Some(publishers.stop().await),
@@ -187,7 +188,7 @@ impl Bench {
         }
     }
 
-    /// Until the time is over, somebody presses Ctrl-C, or no stream is left.
+    /// Waits until the time is over, Ctrl-C is pressed, or no stream is left.
     async fn listen(&mut self, time: Duration, interrupt: &mut Interrupt) {
         let pressed = tokio::select! {
             () = interrupt.pressed() => true,
@@ -197,7 +198,7 @@ impl Bench {
         self.findings.interrupted = pressed;
     }
 
-    /// A line a second, until no stream is left.
+    /// Reports the progress every second until no stream is left.
     async fn watch(&self) {
         let (began, mut tick) = (Instant::now(), ticks());
         let mut last = self.findings.before.readers.clone();
@@ -212,7 +213,7 @@ impl Bench {
         }
     }
 
-    /// Waits until every stream has what was published, or nothing comes any more.
+    /// Waits until every stream has received what was published, or until nothing arrives any more.
     async fn settle(&mut self, published: &Published, interrupt: &mut Interrupt) -> Settled {
         let began = Instant::now();
         let mut received = self.measured().await.readers.events;
@@ -238,7 +239,7 @@ impl Bench {
         self.ask(Load::end).await
     }
 
-    /// Asks the load without holding up whatever else runs.
+    /// Asks the load in a blocking task, so that other tasks go on.
     fn ask<T, F>(&self, question: F) -> impl Future<Output = T> + use<T, F>
     where
         T: Send + 'static,
@@ -257,7 +258,7 @@ fn ticks() -> tokio::time::Interval {
     ticks
 }
 
-/// A line a second, where somebody looks on.
+/// Prints progress if standard error is a terminal.
 struct Progress {
     shown: bool,
 }

@@ -1,8 +1,8 @@
-//! What `bench --publish` sends: stamped events on an absolute schedule, each by a request of its own.
+//! Publishes for `bench --publish`: stamped events on an absolute schedule, one request for each.
 //!
-//! Event k is due at start + k/rate, however long the ones before took: a server that slows down is
-//! not asked less of. A number whose event was surely not taken is used again, so that only what the
-//! server may have taken can be missing at a reader.
+//! Event k is due at start + k/rate, however long earlier events took. So a slow server gets no
+//! less load. A number is used again if its event was certainly not published. So every number that
+//! readers miss belongs to an event that the server may have taken.
 
 use std::time::Duration;
 
@@ -18,49 +18,49 @@ use crate::address::BaseUrl;
 use crate::http_client::{HttpClient, read_document};
 use crate::http_head;
 
-/// How many events a second one connection is asked to carry, answers awaited.
+/// Events per second that one connection carries, waiting for each answer.
 const RATE_OF_ONE: f64 = 200.0;
 const MOST_PUBLISHERS: u32 = 16;
-/// How long to wait for a connection or an answer.
+/// The longest wait for a connection or an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After a failure: a server that is gone is not asked a thousand times a second.
+/// The pause after a failure, so that a server that is gone is not flooded with attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What to publish.
+/// What to publish, and where.
 #[derive(Debug, Clone)]
 pub struct PublishPlan {
-    /// Whose `/channels/…`.
+    /// The server.
     pub origin: BaseUrl,
-    /// With every request.
+    /// The headers of every request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Path of the channel.
+    /// The path of the channel.
     pub path: String,
-    /// Events a second.
+    /// Events per second.
     pub rate: f64,
-    /// Bytes of one event's data.
+    /// Bytes of an event's data.
     pub size: usize,
 }
 
-/// How it went.
+/// What was published.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
     /// Events that the server took.
     pub events: u64,
-    /// Events that it surely did not take.
+    /// Events that the server certainly did not take.
     pub failed: u64,
-    /// Events without a clear answer; if it did not take them, readers miss their numbers.
+    /// Events without a clear answer. If the server did not take one, readers miss its number.
     pub in_doubt: u64,
-    /// Why the first of those was not taken.
+    /// The first error that a publisher met.
     pub error: Option<String>,
-    /// The furthest behind its schedule that a publisher was, in seconds.
+    /// The furthest that a publisher was behind its schedule, in seconds.
     pub behind: f64,
-    /// How long it took.
+    /// How long publishing took, in seconds.
     pub seconds: f64,
-    /// The last number of each stream of numbers.
+    /// Each publisher's stream of numbers and the last number in it.
     pub last: Vec<(u32, u64)>,
 }
 
-/// Publishers that run.
+/// The running publishers.
 pub struct Publishers {
     began: Instant,
     stop: watch::Sender<bool>,
@@ -68,7 +68,7 @@ pub struct Publishers {
 }
 
 impl Publishers {
-    /// Starts them.
+    /// Starts as many publishers as the rate needs.
     pub fn start(plan: &PublishPlan) -> Result<Publishers, String> {
         let count = ((plan.rate / RATE_OF_ONE).ceil() as u32).clamp(1, MOST_PUBLISHERS);
         let (stop, stopped) = watch::channel(false);
@@ -79,7 +79,8 @@ impl Publishers {
                 client: HttpClient::new(origin, headers, PATIENCE, PATIENCE)?,
                 path: plan.path.clone(),
                 size: plan.size,
-                // Another run's events, if the server replays them, must not pass for this one's.
+                // Derived from the process id, so that replayed events of another run are not
+                // mistaken for events of this run.
                 stream: std::process::id().wrapping_mul(MOST_PUBLISHERS).wrapping_add(number),
                 sequence: 0,
                 done: Published::default(),
@@ -91,7 +92,8 @@ impl Publishers {
         Ok(Publishers { began, stop, tasks })
     }
 
-    /// Stops them, each after the answer it waits for.
+    /// Stops the publishers, each after the answer that it waits for. Returns their results
+    /// together.
     pub async fn stop(mut self) -> Published {
         self.stop.send(true).ok();
         let mut all = Published::default();
@@ -109,7 +111,7 @@ impl Publishers {
     }
 }
 
-/// One connection, and the stream of numbers that it alone writes.
+/// One connection. Each publisher numbers its own stream.
 struct Publisher {
     client: HttpClient,
     path: String,
@@ -136,7 +138,7 @@ impl Publisher {
             let due = first + Duration::from_secs_f64(interval * turn as f64);
             tokio::select! {
                 () = sleep_until(due) => {}
-                // Its sender is dropped only when nobody wants the outcome.
+                // The sender is dropped only when nobody wants the result any more.
                 _ = stopped.wait_for(|stop| *stop) => break,
             }
             if *stopped.borrow() {
@@ -165,7 +167,7 @@ impl Publisher {
 
     async fn send(&mut self) -> Result<(), NotTaken> {
         self.sequence += 1;
-        // Connecting is no part of a delivery: the stamp is made behind it.
+        // The stamp is made after connecting, so that the latency does not include it.
         let unconnected = |why: String| NotTaken { surely: true, why };
         self.client.connect_ahead().await.map_err(|error| unconnected(error.text))?;
         let stamp = Stamp { time: clock::now(), sequence: self.sequence, stream: self.stream };

@@ -1,4 +1,4 @@
-//! What a bench found: for people, for programs, and as an exit code. Pure.
+//! The result of a load test: as text for people, as JSON for programs, and whether it is good.
 
 use std::fmt::Write;
 
@@ -10,34 +10,35 @@ use sse_bench::load::{Measured, Opened, Settled};
 use crate::bench_publish::Published;
 use crate::http_head::advice;
 
-/// More of its core than this used by the load, and what it measures is its own lateness, too.
+/// If the load used more than this share of a core, the latency contains the load's own delays.
 const BUSY: f64 = 0.8;
 
-/// All that was found.
+/// Everything that a load test measured.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
-    /// Connections that were to be opened.
+    /// How many connections were to be opened.
     pub asked: usize,
-    /// How that went.
+    /// The result of opening them.
     pub opened: Opened,
-    /// Counts as they were when all were open.
+    /// The counts when listening began.
     pub before: Measured,
-    /// The same at the end of the time.
+    /// The counts when listening ended.
     pub window: Measured,
-    /// And once nothing more came.
+    /// The counts after the last event arrived.
     pub total: Measured,
-    /// What was published, if anything, and whether it came.
+    /// What was published, if anything, and whether the streams received it.
     pub published: Option<(Published, Settled)>,
-    /// How long the load took to answer when the time was over, in seconds: it was still reading.
+    /// How many seconds the load took to answer when the time was over, because it was still
+    /// reading.
     pub load_behind: f64,
-    /// Ctrl-C.
+    /// Whether Ctrl-C was pressed.
     pub interrupted: bool,
 }
 
-/// An answer of the load that took longer than this: it did not keep up.
+/// The load did not keep up with reading if its answer took longer than this, in seconds.
 const LATE: f64 = 0.5;
 
-/// What became of stamped events.
+/// What happened to stamped events.
 struct Judgement {
     lost: u64,
     duplicated: u64,
@@ -45,7 +46,8 @@ struct Judgement {
 }
 
 impl Findings {
-    /// Whether all is well: all opened and stayed, nothing was lost, and all that was to be published was.
+    /// Whether all connections opened and stayed open, nothing was lost, no gap arrived, and
+    /// everything was published.
     pub fn good(&self) -> bool {
         let lost = self.judgement().is_some_and(|judgement| judgement.lost > 0);
         let published = self.published.as_ref().is_none_or(|(published, settled)| {
@@ -94,13 +96,15 @@ impl Findings {
         self.opened.open as f64 / self.opened.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// The part of a core that the load's own thread used.
+    /// The share of a core that the load's thread used.
     fn own_share(&self) -> f64 {
         let cpu = self.window.own_cpu - self.before.own_cpu;
         cpu / self.seconds().max(f64::MIN_POSITIVE)
     }
 
-    /// Only numbers tell what is missing, and only what was published here has a known last one.
+    /// The verdict on stamped events; none if no stamped event arrived or was published. Only
+    /// events that this run published have a known last number. So only then do events missing at
+    /// the end count as lost.
     fn judgement(&self) -> Option<Judgement> {
         match &self.published {
             Some((published, settled)) if !published.last.is_empty() => Some(Judgement {
@@ -116,7 +120,7 @@ impl Findings {
         }
     }
 
-    /// For people.
+    /// The report for people.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
@@ -231,7 +235,7 @@ impl Findings {
         notes
     }
 
-    /// For programs; `null` is what cannot be told.
+    /// The report for programs. A value that cannot be known is `null`.
     pub fn json(&self) -> Value {
         let judgement = self.judgement();
         let judgement = judgement.as_ref();

@@ -1,5 +1,5 @@
-//! What `bench` loads: a URL of anybody's server, its addresses, and whether this machine has the
-//! descriptors and the ports for so many connections.
+//! The target of `bench`: the URL of any server, and the server's addresses. Also checks that this
+//! machine has enough descriptors and ports for the connections.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,20 +12,20 @@ use tokio::time::timeout;
 
 use crate::address::BaseUrl;
 
-/// Descriptors besides the streams: standard ones, epoll, publishers, name look-ups.
+/// Descriptors other than the streams' ones: standard streams, epoll, publishers, name resolution.
 const OTHER_DESCRIPTORS: u64 = 64;
-/// Up to so many connections to a loopback server come from its own address, as anybody's would.
+/// Up to this many connections to a loopback server use one source address, as those of any client.
 const FROM_ONE_ADDRESS: usize = 20_000;
-/// What Linux gives one address of ours towards one of theirs, unless it was told otherwise.
+/// Local ports that Linux offers by default towards one address and port of a server.
 const USUAL_PORTS: usize = 28_232;
 const PROBE: Duration = Duration::from_secs(5);
 
-/// A URL to load; `{n}` behind the host is the connection's number.
+/// A URL to load; `{n}` after the host stands for the connection's number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BenchUrl {
-    /// Scheme, host and port.
+    /// The scheme, host, and port.
     pub origin: BaseUrl,
-    /// Path and query.
+    /// The path and query.
     pub target: String,
 }
 
@@ -46,7 +46,8 @@ impl FromStr for BenchUrl {
     }
 }
 
-/// The server's addresses that take connections, and what is to be said of the others.
+/// The server's addresses that accept connections, and a note on each address that does not. A
+/// single address is not tried.
 pub async fn resolve(origin: &BaseUrl) -> Result<(Vec<SocketAddr>, Vec<String>), String> {
     let host = origin.host();
     let found = lookup_host((host, origin.port())).await;
@@ -59,7 +60,7 @@ pub async fn resolve(origin: &BaseUrl) -> Result<(Vec<SocketAddr>, Vec<String>),
     if addresses.len() < 2 {
         return Ok((addresses, Vec::new()));
     }
-    // localhost is often two addresses of which the server listens on one.
+    // `localhost` often has two addresses, and the server listens on only one of them.
     let (mut usable, mut notes) = (Vec::new(), Vec::new());
     for address in addresses {
         match timeout(PROBE, TcpStream::connect(address)).await {
@@ -75,11 +76,11 @@ pub async fn resolve(origin: &BaseUrl) -> Result<(Vec<SocketAddr>, Vec<String>),
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one; the error says what is missing.
+/// Raises the soft limit of descriptors to the hard limit. The error says how many are missing.
 pub fn allow_descriptors(connections: usize) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Where it may not be raised it stays, and is what counts.
+    // If the limit cannot be raised, the old one is checked below.
     setrlimit(Resource::Nofile, limit).ok();
     let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let need = connections as u64 + OTHER_DESCRIPTORS;
@@ -92,8 +93,8 @@ pub fn allow_descriptors(connections: usize) -> Result<(), String> {
     ))
 }
 
-/// How many source addresses to use, 0 being the kernel's choice; the error says that the ports do not
-/// suffice.
+/// How many source addresses to use; 0 leaves the choice to the kernel. Fails if there are too few
+/// ports.
 pub fn sources(addresses: &[SocketAddr], connections: usize) -> Result<u8, String> {
     if addresses.iter().all(|address| address.is_ipv4() && address.ip().is_loopback()) {
         let few = connections <= FROM_ONE_ADDRESS;

@@ -1,9 +1,9 @@
-//! Delivers one batch: attempt, take account, wait, attempt what is left. No event of the batch is
-//! ever without an account, wherever an attempt broke off.
+//! Delivers one batch: sends it, records the answers, waits, and sends again what is left. Every
+//! event of the batch has an outcome, wherever an attempt broke off.
 //!
-//! Order within a channel holds because the next request is made only when every event of the one
-//! before it is settled. Within a request only what has no final answer is sent again: an event that
-//! has its id would be answered the same id, so leaving it out changes nothing but the cost.
+//! The order within a channel is kept, because the next request is made only when every event of
+//! the previous one is settled. Only events without a final answer are sent again. A repeated event
+//! would get the same id, so leaving it out is safe and saves work.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use crate::gather::{BATCH_BYTES, BATCH_EVENTS};
 use crate::item::Event;
 use crate::retry::Patience;
 
-/// What finally became of an event.
+/// The final result of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Published, with this id.
+    /// The event was published with this id.
     Published(String),
-    /// Surely not published.
+    /// The event was certainly not published.
     Failed(Reason),
-    /// An attempt may have published it, and no answer ever said so.
+    /// An attempt may have published the event, but no answer confirmed it.
     Unknown(Reason),
 }
 
@@ -29,35 +29,35 @@ enum State {
     Settled(Outcome),
 }
 
-/// The account of one batch.
+/// The state of every event of a batch.
 #[derive(Debug)]
 pub struct Ledger {
     events: Vec<Event>,
     states: Vec<State>,
-    /// The first event that may still be waiting; all before it are settled.
+    /// The index of the first event that may still be waiting. All events before it are settled.
     first: usize,
-    /// Whether any attempt found a usable connection.
+    /// Whether any attempt had a usable connection.
     pub connected: bool,
 }
 
 /// How the delivery of a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Every event was published or refused by itself.
+    /// Every event has its own final answer.
     Settled,
-    /// Patience ran out, or whatever is sent next would fare alike.
+    /// Nothing has succeeded for too long, or further attempts would fail in the same way.
     GaveUp,
 }
 
 impl Ledger {
-    /// Nothing was sent yet.
+    /// A ledger of events that were not sent yet.
     pub fn new(events: Vec<Event>) -> Self {
         let states = vec![State::Waiting { why: None, perhaps_published: false }; events.len()];
         Ledger { events, states, first: 0, connected: false }
     }
 
-    /// Each event with its outcome. One still waiting is in
-    /// doubt if an attempt may have published it, and failed otherwise.
+    /// Each event with its outcome. An event that is still waiting is unknown if an attempt may
+    /// have published it, and failed otherwise.
     pub fn outcomes(&self) -> impl Iterator<Item = (&Event, Outcome)> {
         let outcome = |state: &State| match state {
             State::Settled(outcome) => outcome.clone(),
@@ -69,7 +69,7 @@ impl Ledger {
         self.events.iter().zip(self.states.iter().map(outcome))
     }
 
-    /// The attempts were broken off from outside, perhaps in the middle of one.
+    /// Records that the delivery was interrupted, perhaps in the middle of an attempt.
     pub fn interrupt(&mut self) {
         for state in &mut self.states {
             if let State::Waiting { why, .. } = state {
@@ -78,7 +78,8 @@ impl Ledger {
         }
     }
 
-    /// The next events to send: the first that wait, as many as one request may hold.
+    /// The indices of the events to send next: the first that wait, at most `most` events and
+    /// `BATCH_BYTES`, but at least one if any waits.
     fn next_request(&self, most: usize) -> Vec<usize> {
         let mut bytes = 0;
         let waiting = (self.first..self.events.len())
@@ -92,7 +93,8 @@ impl Ledger {
             .collect()
     }
 
-    /// From here to the answer an interruption would leave these in doubt.
+    /// Marks the events as perhaps published, in case the delivery is interrupted before the
+    /// answer. Returns the previous marks.
     fn begin(&mut self, request: &[usize]) -> Vec<bool> {
         let mut before = Vec::with_capacity(request.len());
         for &at in request {
@@ -103,13 +105,13 @@ impl Ledger {
         before
     }
 
-    /// Enters the answers; true if any event was settled.
+    /// Records the answers. Returns whether any event was settled.
     fn record(&mut self, request: &[usize], in_doubt: Vec<bool>, answers: Vec<Answer>) -> bool {
         let mut settled_any = false;
         for ((&at, in_doubt), answer) in request.iter().zip(in_doubt).zip(answers) {
             let outcome = match answer {
                 Answer::Published(id) => Outcome::Published(id),
-                // A refusal now does not undo what an earlier attempt may have done.
+                // A refusal says nothing about an earlier attempt that may have succeeded.
                 Answer::Refused(reason) if in_doubt => Outcome::Unknown(reason),
                 Answer::Refused(reason) => Outcome::Failed(reason),
                 Answer::Unknown(reason) => Outcome::Unknown(reason),
@@ -128,14 +130,14 @@ impl Ledger {
         settled_any
     }
 
-    /// What was refused along with the whole request was never looked at by itself.
+    /// Restores the marks after the server refused the whole request and looked at no single event.
     fn put_back(&mut self, request: &[usize], in_doubt: Vec<bool>) {
         for (&at, perhaps_published) in request.iter().zip(in_doubt) {
             self.states[at] = State::Waiting { why: None, perhaps_published };
         }
     }
 
-    /// None of those left was sent: they share the fate, and the reason, of those that were.
+    /// Gives the events that were never sent a reason: the failure of those that were.
     fn explain_unsent(&mut self, reason: &Reason) {
         for state in &mut self.states[self.first..] {
             if let State::Waiting { why: why @ None, .. } = state {
@@ -145,8 +147,9 @@ impl Ledger {
     }
 }
 
-/// Publishes the events of a ledger, as far as patience goes. `trying_on` is told why an attempt failed and how much
-/// longer others will be made, once until something succeeds.
+/// Publishes the events of a ledger, and gives up once nothing has succeeded for `patience`. Before
+/// it tries again, it calls `trying_on` with the reason of the failure and the time left, but only
+/// once until something succeeds.
 pub async fn deliver(
     target: &mut impl Target,
     ledger: &mut Ledger,

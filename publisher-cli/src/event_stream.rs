@@ -1,37 +1,38 @@
-//! Reads an event stream (WHATWG HTML §9.2.6) from chunks of any size. It does no I/O, and its memory
-//! is bounded by the limit it was made with.
+//! Parses an event stream (WHATWG HTML §9.2.6) from chunks of any size. Does no I/O, and uses no
+//! more memory than its limit allows.
 //!
-//! Why not `russe`, whose encoder is good: its decoder (0.3.1) keeps a leading byte order mark, fails
-//! on invalid UTF-8 where a browser replaces it, takes an id that holds NUL, cannot tell `data:` (an
-//! event) from no data at all (none), and searches a growing buffer without bound from its start at
-//! every chunk.
+//! `russe` is not used because of its decoder (0.3.1). It keeps a leading byte order mark, fails on
+//! invalid UTF-8 where a browser replaces it, and accepts an id with NUL. It cannot tell an event
+//! with empty data from a block without data. And at every chunk it searches its buffer, which has
+//! no bound, from the start.
 
 use std::time::Duration;
 
 /// One dispatched event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamEvent {
-    /// The last `id:` of the event's own block. `None` for a raw `PUBLISH`, which no cursor can find
-    /// again; the reader's [`last_event_id`](EventStream::last_event_id) is then an earlier event's.
+    /// The last `id:` in the event's own block. `None` for a raw `PUBLISH`, which a client cannot
+    /// resume after; [`last_event_id`](EventStream::last_event_id) is then the id of an earlier
+    /// event.
     pub id: Option<String>,
     /// The type; empty for an untyped event.
     pub event: String,
-    /// The data, its lines joined by LF.
+    /// The data; lines are joined by LF.
     pub data: String,
 }
 
-/// A line, or the data of one event, is longer than the reader's limit.
+/// The data of an event and the current line together are longer than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event of the stream is larger than {0} bytes")]
 pub struct TooLarge(pub usize);
 
-/// The reader of one connection's stream.
+/// The parser of one connection's stream.
 #[derive(Debug)]
 pub struct EventStream {
     limit: usize,
-    /// The unfinished line.
+    /// The current line, as far as it has arrived.
     line: Vec<u8>,
-    /// A CR ended the last line, so an LF that follows belongs to it.
+    /// The last line ended with CR, so an LF that follows belongs to that line end.
     after_cr: bool,
     first_line: bool,
     data: String,
@@ -44,8 +45,9 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// `last_event_id` is what an earlier connection ended with. A block without an id keeps it, as
-    /// every browser does, although the letter of the standard begins each stream with an empty one.
+    /// Begins a stream. `last_event_id` is the id with which the previous connection ended. A block
+    /// without an id keeps it. So do all browsers, although the standard begins each stream with an
+    /// empty id.
     pub fn new(last_event_id: &str, limit: usize) -> Self {
         EventStream {
             limit,
@@ -62,18 +64,18 @@ impl EventStream {
         }
     }
 
-    /// The cursor: the id of the last block that a blank line finished. An unfinished block does not
-    /// move it, so that a cut connection asks for that event again.
+    /// The position to resume after: the last id in the blocks that a blank line has ended. An
+    /// unfinished block does not change it, so after a cut the client asks for that event again.
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
 
-    /// The last `retry:` that came.
+    /// The last valid `retry:` that arrived.
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Reads a chunk and appends the events that it finished.
+    /// Parses a chunk and appends the events that it completes.
     pub fn feed(
         &mut self,
         mut chunk: &[u8],
@@ -103,7 +105,7 @@ impl EventStream {
         if std::mem::take(&mut self.first_line) && bytes.starts_with(b"\xEF\xBB\xBF") {
             bytes.drain(..3);
         }
-        // No UTF-8 sequence holds a line end, so decoding by the line is decoding the stream.
+        // A line can be decoded alone, because no multi-byte UTF-8 sequence contains CR or LF.
         let line = String::from_utf8_lossy(&bytes);
         if line.is_empty() {
             self.dispatch(events);
@@ -111,7 +113,7 @@ impl EventStream {
             let (field, value) = line.split_once(':').unwrap_or((&line, ""));
             self.field(field, value.strip_prefix(' ').unwrap_or(value));
         }
-        // The buffer's memory serves the next line, unless one huge line has made it huge.
+        // Keeps the buffer for the next line, unless a huge line has grown it.
         if bytes.capacity() <= 64 * 1024 {
             bytes.clear();
             self.line = bytes;
@@ -137,7 +139,7 @@ impl EventStream {
                     self.retry = Some(Duration::from_millis(ms));
                 }
             }
-            // A comment (its field is empty), or a field of another age.
+            // A comment, which has an empty field name, or an unknown field.
             _ => {}
         }
     }
@@ -240,7 +242,7 @@ mod tests {
         assert_eq!(stream.feed(endless.as_bytes(), &mut events), Err(TooLarge(100)));
     }
 
-    /// The standard's words, taken one by one over the whole text.
+    /// A direct transcription of the standard that parses the whole text at once.
     fn model(bytes: &[u8]) -> (Vec<StreamEvent>, String) {
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
         let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n").replace('\r', "\n");

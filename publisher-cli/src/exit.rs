@@ -1,34 +1,34 @@
-//! The exit codes, which `--help` documents.
+//! The exit codes, which `--help` documents, and the error that carries one.
 
-/// Everything that was asked for happened.
+/// Everything was done that was asked for.
 pub const OK: u8 = 0;
-/// Something was not published, or the stream ended for good.
+/// Something failed, or its outcome is unknown.
 pub const FAILED: u8 = 1;
 /// Nothing was sent, because no connection could be made.
 pub const NO_CONNECTION: u8 = 2;
-/// The command line cannot be understood (`EX_USAGE`).
+/// The command line is wrong (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 /// Ended by Ctrl-C (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
 
-/// Why there is nothing to do, or no way to do it.
+/// An error that ends the program, with the exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// For people.
+    /// A text for people.
     pub why: String,
 }
 
 impl Failure {
-    /// The machine cannot do it.
+    /// A failure with its own exit code.
     pub fn new(code: u8, why: impl std::fmt::Display) -> Self {
         Failure { code, why: why.to_string() }
     }
 }
 
 impl From<String> for Failure {
-    /// What is only told in words is a fault of the command line.
+    /// An error that is only a text is a mistake in the command line or the environment.
     fn from(why: String) -> Self {
         Failure { code: USAGE, why }
     }

@@ -1,5 +1,6 @@
-//! Gathers events into batches: full ones while input is plenty, small ones soon after they were read
-//! while it trickles. Lines that are no item are set aside with their reason.
+//! Gathers lines of input into batches of events. Batches are full while input is plentiful.
+//! Otherwise they are small, and complete soon after their first line was read. A line that is not
+//! a valid item is kept apart, with the reason.
 
 use std::time::{Duration, Instant};
 
@@ -11,60 +12,63 @@ use crate::input::{Chunk, Line};
 use crate::item::{Event, ItemReader, Place};
 use crate::pace::Pace;
 
-/// Events in a batch before it is full. The answers of so many fit into the socket's buffers even if
-/// all are errors, so a gateway that answers while it reads never waits for a client that still writes.
+/// A batch is full with this many events. Even if all its answers are errors, they fit into the
+/// socket's buffers. So a gateway that answers while it reads never waits for a client that is
+/// still writing.
 pub const BATCH_EVENTS: usize = 256;
-/// Bytes in a batch before it is full: below the request limits of a gateway and of common proxies.
+/// A batch is full with this many bytes. The limit is below the request limits of gateways and of
+/// common proxies.
 pub const BATCH_BYTES: usize = 512 * 1024;
-/// How long the first event of a batch waits for company.
+/// How long a batch waits for more events after its first one.
 const LINGER: Duration = Duration::from_millis(50);
-/// The same where `--rate` asks for evenness.
+/// The same with `--rate`, which asks for even spacing.
 const PACED_LINGER: Duration = Duration::from_millis(5);
 
 /// What to publish next, in order.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Valid events.
+    /// The valid events.
     pub events: Vec<Event>,
-    /// Lines that are no event, and why.
+    /// The lines that are no valid items, and why.
     pub refused: Vec<(Place, Reason)>,
-    /// Reading the input failed, here.
+    /// The error if reading the input failed after these lines.
     pub input_error: Option<String>,
     bytes: usize,
 }
 
 impl Batch {
-    /// Only events.
+    /// A batch of these events.
     pub fn of(events: Vec<Event>) -> Self {
         Batch { events, ..Batch::default() }
     }
 }
 
-/// Makes batches of lines.
+/// Gathers lines into batches.
 #[derive(Debug)]
 pub struct Gather {
     input: mpsc::Receiver<Chunk>,
     ready: std::vec::IntoIter<Line>,
-    /// A line whose time has not come, and that time: its batch went without it.
+    /// A line that was due after its batch's deadline, and the time when it is due. The next batch
+    /// takes it.
     held: Option<(Line, Instant)>,
     items: ItemReader,
     pace: Option<Pace>,
     strict: bool,
     ended: bool,
-    /// The last line that went into a batch; 0 for none.
+    /// The number of the last line that went into a batch; 0 if there is none.
     pub last_line: u64,
 }
 
 enum Next {
     Line(Line),
-    /// Nothing came before the deadline.
+    /// Nothing arrived before the deadline.
     Late,
     End,
     Failed(String),
 }
 
 impl Gather {
-    /// With `strict`, a line that is no event is the last one looked at.
+    /// With `strict`, gathering ends at the first line that is not a valid item.
     pub fn new(
         input: mpsc::Receiver<Chunk>,
         items: ItemReader,
@@ -76,7 +80,7 @@ impl Gather {
         Gather { input, ready, held: None, items, pace, strict, ended: false, last_line: 0 }
     }
 
-    /// Waits for the next batch; `None` at the end of the input.
+    /// Waits for the next batch. Returns `None` at the end of the input.
     pub async fn next(&mut self) -> Option<Batch> {
         let linger = if self.pace.is_some() { PACED_LINGER } else { LINGER };
         let mut batch = Batch::default();
@@ -100,7 +104,7 @@ impl Gather {
         (!empty || batch.input_error.is_some()).then_some(batch)
     }
 
-    /// The next line, when it is its turn.
+    /// Waits for the next line, and until it is due.
     async fn next_due(&mut self, deadline: Option<Instant>) -> Next {
         let (line, due) = match self.held.take() {
             Some(held) => held,
@@ -205,7 +209,7 @@ mod tests {
     fn a_paced_line_does_not_hold_back_those_before_it() {
         let input = "{\"data\":1}\n{\"data\":2}\n";
         let started = Instant::now();
-        // The second line is due in a day: the first batch must go without it.
+        // The second line is due in a day. The first batch must not wait for it.
         let batch = run(async { gather(input, false, Some(1.0 / 86400.0)).next().await }).unwrap();
         assert_eq!(batch.events.len(), 1);
         assert!(started.elapsed() < Duration::from_secs(60));

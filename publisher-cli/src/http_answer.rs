@@ -1,5 +1,5 @@
-//! Reads a gateway's answer to an NDJSON `POST /publish`: a result a line, or a problem. Pure, and
-//! never at a loss: whatever the answer leaves out stays unanswered, and is told so.
+//! Reads a gateway's answer to an NDJSON `POST /publish`: one result per line, or a problem
+//! document. Does no I/O. Every event gets an answer, also if the gateway's answer leaves it out.
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -8,14 +8,15 @@ use serde::Deserialize;
 use crate::attempt::{Answer, Attempt, Reason};
 use crate::http_head::{Problem, reason};
 
-/// Longer than any line of results.
+/// Bytes of a line; no result is that long.
 const MAX_LINE: usize = 64 * 1024;
 
 const OUTCOME_UNKNOWN: &str = "urn:sse-gateway:publish-outcome-unknown";
 
 #[derive(Deserialize)]
 struct ResultLine {
-    /// Counted from 1; `item` counts from 0. Each request line of ours is one item on one channel.
+    /// The line of the request, counted from 1. Each line that this program sends is one item on
+    /// one channel, so `item`, counted from 0, has the same meaning.
     line: Option<usize>,
     item: Option<usize>,
     id: Option<String>,
@@ -27,7 +28,7 @@ struct Document {
     results: Vec<ResultLine>,
 }
 
-/// Collects the answers of one request.
+/// The answers to one request.
 #[derive(Debug)]
 pub struct Answers {
     answers: Vec<Option<Answer>>,
@@ -35,12 +36,12 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Of a request with so many lines.
+    /// Answers to a request with this many lines.
     pub fn new(lines: usize) -> Self {
         Answers { answers: vec![None; lines], line: Vec::new() }
     }
 
-    /// Takes a piece of an NDJSON body.
+    /// Reads a chunk of an NDJSON body. Fails at a line that is no result.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<(), String> {
         for part in chunk.split_inclusive(|&byte| byte == b'\n') {
             if self.line.len() + part.len() > MAX_LINE {
@@ -54,7 +55,7 @@ impl Answers {
         Ok(())
     }
 
-    /// The body ended: its last line may lack a line end.
+    /// Reads the last line, which may lack a line end.
     pub fn end(&mut self) -> Result<(), String> {
         self.end_line()
     }
@@ -86,7 +87,7 @@ impl Answers {
         };
     }
 
-    /// Takes a whole problem document: the results in it, if it has any.
+    /// Reads the results in a problem document. Returns whether it has a list of results.
     fn feed_document(&mut self, document: &[u8]) -> bool {
         let Ok(document) = serde_json::from_slice::<Document>(document) else {
             return false;
@@ -95,14 +96,14 @@ impl Answers {
         true
     }
 
-    /// The attempt, in which `rest` is the answer of every event without one.
+    /// The attempt; every event without an answer gets `rest`.
     pub fn finish(self, rest: Answer) -> Attempt {
         let fill = |answer: Option<Answer>| answer.unwrap_or_else(|| rest.clone());
         Attempt::of(self.answers.into_iter().map(fill).collect())
     }
 }
 
-/// The attempt when the answer's status is not 2xx.
+/// The attempt if the answer is not NDJSON and its status is not 2xx.
 pub fn refused(lines: usize, status: StatusCode, headers: &HeaderMap, document: &[u8]) -> Attempt {
     let mut answers = Answers::new(lines);
     let answer = classify(status, reason(status, headers, document));
@@ -114,11 +115,11 @@ pub fn refused(lines: usize, status: StatusCode, headers: &HeaderMap, document: 
     Attempt { too_large, stop, ..Attempt::alike(lines, answer) }
 }
 
-/// What a status says about an event.
+/// What a status says about one event.
 fn classify(status: StatusCode, reason: Reason) -> Answer {
     let unknown = reason.kind.as_deref() == Some(OUTCOME_UNKNOWN);
     match status.as_u16() {
-        // A proxy says 502 and 504 when the gateway behind it may have had the request.
+        // A proxy answers 502 or 504 even if the gateway behind it got the request.
         408 | 502 | 504 => Answer::Again { reason, perhaps_published: true },
         425 | 429 | 503 => Answer::Again { reason, perhaps_published: unknown },
         500..=599 => Answer::Unknown(reason),

@@ -1,11 +1,13 @@
-//! The HTTP client that publishing and following share: HTTP/1.1 over one connection at a time, whose
-//! every failure is told apart by whether the request may have arrived.
+//! The HTTP client of `publish`, `tail` and `bench`: HTTP/1.1 on one connection at a time. Its
+//! errors say whether the request may have arrived.
 //!
-//! Why not awc: it takes an HTTP/1.1 answer with neither a length nor chunks for one without a body
-//! (actix-http 3.20, against RFC 9112 §6.3), and such is an event stream that ends with its connection.
-//! It also panics where a machine has no root certificates, even for `http://`.
+//! awc is not used. It treats an HTTP/1.1 answer with neither a length nor chunks as one without a
+//! body (actix-http 3.20), although RFC 9112 §6.3 says that its body ends with the connection.
+//! Event streams may be such answers. awc also panics on a machine without root certificates, even
+//! for `http://`.
 //!
-//! Redirects are not followed: a POST would become a GET, and a token would go where nobody pointed it.
+//! The client follows no redirects. A redirected POST would become a GET, and a token would go to a
+//! server that the user did not name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +26,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::address::BaseUrl;
 
-/// The longest error document that is read.
+/// Bytes of the longest document that [`read_document`] accepts.
 const MAX_DOCUMENT: usize = 1 << 20;
 
-/// Who is asking, unless the user says otherwise.
+/// The `User-Agent` header, unless the user gives another one.
 pub const USER_AGENT_TEXT: &str = concat!("sse-publish/", env!("CARGO_PKG_VERSION"));
 
 /// A client of one gateway.
@@ -41,10 +43,10 @@ pub struct HttpClient {
     idle: Option<SendRequest<Full<Bytes>>>,
 }
 
-/// Why no head of an answer came.
+/// Why no head of an answer arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoAnswer {
-    /// For people.
+    /// A text for people.
     pub text: String,
     /// Whether a connection was made, so that the request may have arrived.
     pub connected: bool,
@@ -57,8 +59,9 @@ impl NoAnswer {
 }
 
 impl HttpClient {
-    /// `connect_wait` bounds connecting, and `answer_wait` the time to the head of an answer. `headers`
-    /// go with every request.
+    /// A client that sends `headers` with every request. It waits at most `connect_wait` for a
+    /// connection and `answer_wait` for the head of an answer. Fails if TLS is needed and there are
+    /// no root certificates.
     pub fn new(
         base: BaseUrl,
         headers: Vec<(HeaderName, HeaderValue)>,
@@ -71,7 +74,7 @@ impl HttpClient {
         all.insert(HOST, host);
         all.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_TEXT));
         for (name, value) in headers {
-            // The user's Host or User-Agent takes the place of ours.
+            // A Host or User-Agent from the user replaces the default.
             if name == HOST || name == USER_AGENT {
                 all.insert(name, value);
             } else {
@@ -81,7 +84,7 @@ impl HttpClient {
         Ok(HttpClient { base, tls, headers: all, connect_wait, answer_wait, idle: None })
     }
 
-    /// Makes one request and waits for the head of its answer. `path` begins with a slash.
+    /// Sends a request and waits for the head of its answer. `path` begins with a slash.
     pub async fn send(
         &mut self,
         method: Method,
@@ -114,15 +117,15 @@ impl HttpClient {
         }
     }
 
-    /// Connects now, unless there is a connection to use.
+    /// Connects if there is no usable connection.
     pub async fn connect_ahead(&mut self) -> Result<(), NoAnswer> {
         self.idle = Some(self.connection().await?);
         Ok(())
     }
 
     async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
-        // It is ready as soon as its task has seen the end of the last answer, and closed if that was
-        // dropped unread.
+        // The connection is ready once its task has read the last answer to the end. It is closed
+        // if that answer was dropped unread.
         if let Some(mut idle) = self.idle.take()
             && let Ok(Ok(())) = timeout(self.connect_wait, idle.ready()).await
         {
@@ -147,7 +150,7 @@ impl HttpClient {
         handshake(tls.connect(name, socket).await.map_err(text)?).await
     }
 
-    /// The gateway.
+    /// The gateway's base URL.
     pub fn base(&self) -> &BaseUrl {
         &self.base
     }
@@ -159,13 +162,14 @@ where
 {
     let (sender, connection) =
         http1::handshake(TokioIo::new(socket)).await.map_err(|why| why.to_string())?;
-    // It ends with the connection, which ends when the sender and the last body are dropped. What goes
-    // wrong in it reaches the request as well.
+    // The task ends with the connection, which closes when the sender and the last body are
+    // dropped. Errors of the task also reach the request.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// Roots are looked up only when TLS is asked for: a slim container without any can use `http://`.
+/// The TLS configuration. Root certificates are loaded only when TLS is needed, so that a container
+/// without any can use `http://`.
 pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
@@ -181,12 +185,12 @@ pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// hyper's own words name the layer, not the fault.
+/// The text of an error's innermost source. hyper's own texts name only the layer.
 fn innermost(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), innermost)
 }
 
-/// The next piece of a body; `None` at its end.
+/// The next chunk of a body; `None` at its end. Fails if none arrives within `wait`.
 pub async fn next_chunk(body: &mut Incoming, wait: Duration) -> Result<Option<Bytes>, String> {
     loop {
         let frame = match timeout(wait, body.frame()).await {
@@ -197,14 +201,14 @@ pub async fn next_chunk(body: &mut Incoming, wait: Duration) -> Result<Option<By
             }
             Ok(Some(Ok(frame))) => frame,
         };
-        // Trailers are nobody's business here.
+        // Skips trailers.
         if let Ok(chunk) = frame.into_data() {
             return Ok(Some(chunk));
         }
     }
 }
 
-/// Reads a whole body, of which nobody should hold more than a little.
+/// Reads a whole body of at most 1 MiB. Waits at most `wait` for each chunk.
 pub async fn read_document(body: &mut Incoming, wait: Duration) -> Result<Vec<u8>, String> {
     let mut document = Vec::new();
     while let Some(chunk) = next_chunk(body, wait).await? {

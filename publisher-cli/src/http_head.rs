@@ -1,4 +1,4 @@
-//! What the head of an answer, and the problem document behind it, say. Pure.
+//! Interprets the head of an answer and the problem document that follows it. Does no I/O.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,25 +8,26 @@ use serde::Deserialize;
 
 use crate::attempt::Reason;
 
-/// A problem document (RFC 9457), as far as this program looks into it.
+/// The members of a problem document (RFC 9457) that this program uses.
 #[derive(Debug, Default, Deserialize)]
 pub struct Problem {
-    /// Its type.
+    /// The type of the problem.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Says what kind of problem it is.
+    /// A text that describes the type.
     pub title: Option<String>,
     /// The HTTP status.
     pub status: Option<u16>,
-    /// Says what happened here.
+    /// A text about this occurrence.
     pub detail: Option<String>,
 }
 
 impl Problem {
-    /// What to tell people: the most particular text there is.
+    /// The most specific text in the document, with advice if a credential is missing or
+    /// insufficient.
     pub fn into_reason(self, status: StatusCode) -> Reason {
         let mut text = self.detail.or(self.title).unwrap_or_else(|| format!("HTTP {status}"));
-        // Somebody else's 403 may be about anything.
+        // A 403 that is not the gateway's may have any cause, so advice could be wrong.
         let ours = self.kind.as_deref().is_some_and(|kind| DENIED.contains(&kind));
         if let Some(advice) = advice(status).filter(|_| ours || status != StatusCode::FORBIDDEN) {
             text += &format!("; {advice}");
@@ -35,10 +36,10 @@ impl Problem {
     }
 }
 
-/// The problems of a gateway that does not let somebody do what was asked for.
+/// The types of problems with which a gateway denies a request.
 const DENIED: [&str; 2] = ["urn:sse-gateway:publish-denied", "urn:sse-gateway:subscribe-denied"];
 
-/// What to do when a gateway lets nobody in with what was sent.
+/// What to do about a credential that the gateway does not accept.
 pub fn advice(status: StatusCode) -> Option<&'static str> {
     match status {
         StatusCode::UNAUTHORIZED => Some(
@@ -53,7 +54,8 @@ pub fn advice(status: StatusCode) -> Option<&'static str> {
     }
 }
 
-/// Why an answer's status is what it is: its problem document, or where it points, or just the status.
+/// The reason for a status: from the problem document, from the target of a redirect, or else the
+/// status itself.
 pub fn reason(status: StatusCode, headers: &HeaderMap, document: &[u8]) -> Reason {
     if status.is_redirection()
         && let Some(to) = headers.get(LOCATION).and_then(|to| to.to_str().ok())
@@ -63,7 +65,7 @@ pub fn reason(status: StatusCode, headers: &HeaderMap, document: &[u8]) -> Reaso
     serde_json::from_slice::<Problem>(document).unwrap_or_default().into_reason(status)
 }
 
-/// `Retry-After`, in seconds or as a date.
+/// The value of `Retry-After`, which is a number of seconds or a date.
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -73,7 +75,7 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// The media type, in lower case and without parameters; empty for none.
+/// The media type in lower case, without parameters; empty if there is none.
 pub fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()

@@ -1,4 +1,4 @@
-//! Publishes through a gateway: each request is one NDJSON `POST /publish`.
+//! Publishes through a gateway. Each request is one NDJSON `POST /publish`.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use crate::item::Event;
 
 const NDJSON: &str = "application/x-ndjson";
 
-/// A gateway.
+/// A gateway to publish to.
 pub struct HttpTarget {
     client: HttpClient,
     /// The longest silence while an answer is read.
@@ -32,7 +32,7 @@ struct Item<'a> {
 }
 
 impl HttpTarget {
-    /// The gateway of a client.
+    /// A target that uses this client. `wait` is the longest silence while an answer is read.
     pub fn new(client: HttpClient, wait: Duration) -> Self {
         HttpTarget { client, wait }
     }
@@ -56,9 +56,10 @@ impl Target for HttpTarget {
         let status = response.status();
         let retry_after = retry_after(response.headers(), SystemTime::now());
         let media_type = media_type(response.headers());
-        // Results come with any status: that of all of them, where they failed alike.
+        // An NDJSON answer has results whatever its status: if all items failed alike, the status
+        // is theirs.
         if !status.is_success() && media_type != NDJSON {
-            // A document that broke off still leaves the status, which says enough.
+            // If the document cannot be read, the status alone says enough.
             let document = read_document(response.body_mut(), self.wait).await.unwrap_or_default();
             return Attempt { retry_after, ..refused(all, status, response.headers(), &document) };
         }

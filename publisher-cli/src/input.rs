@@ -1,12 +1,12 @@
-//! Lines of standard input or a file, read by a thread of their own, because reading a terminal or a
-//! pipe blocks. What is read ahead is bounded: a few chunks, each of at most one long line or many
-//! short ones.
+//! Reads the lines of standard input or of a file on a separate thread, because reading a terminal
+//! or a pipe blocks. The thread reads only a few chunks ahead. A chunk is many short lines or at
+//! most one long one.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use tokio::sync::mpsc;
 
-/// The longest line, in bytes.
+/// Bytes of the longest line that is accepted.
 pub const MAX_LINE: usize = 16 << 20;
 const CHUNK_BYTES: usize = 64 * 1024;
 const CHUNKS_AHEAD: usize = 2;
@@ -14,27 +14,27 @@ const CHUNKS_AHEAD: usize = 2;
 /// One line, without its line end (LF or CRLF).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Counted from 1.
+    /// The line's number, counted from 1.
     pub number: u64,
-    /// The text, or why it has none.
+    /// The text, or why it is not valid.
     pub text: Result<String, LineError>,
 }
 
 /// Why a line is not text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// The byte at this position (from 1) begins no UTF-8 sequence.
+    /// The byte at this position, counted from 1, is not valid UTF-8.
     #[error("not UTF-8 at byte {0}")]
     NotUtf8(usize),
-    /// Longer than [`MAX_LINE`].
+    /// The line is longer than [`MAX_LINE`].
     #[error("longer than {MAX_LINE} bytes")]
     TooLong,
 }
 
-/// What the reading thread hands over: lines, or how reading failed.
+/// Lines from the reading thread, or the error that ended reading.
 pub type Chunk = io::Result<Vec<Line>>;
 
-/// Starts to read. The thread ends with the input, or when nobody wants the lines any more.
+/// Starts the reading thread. It ends with the input, or when the receiver is dropped.
 pub fn read_lines(input: impl Read + Send + 'static) -> mpsc::Receiver<Chunk> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let mut lines = Lines { input: BufReader::with_capacity(CHUNK_BYTES, input), number: 0 };
@@ -46,7 +46,7 @@ pub fn read_lines(input: impl Read + Send + 'static) -> mpsc::Receiver<Chunk> {
                 return;
             }
             if let Some(error) = failure {
-                // Nobody left to tell is as good as told.
+                // Sending fails only if the receiver is gone, and then nobody needs the error.
                 sender.blocking_send(Err(error)).ok();
             }
             if ended {
@@ -63,8 +63,9 @@ struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    /// Waits for one line and takes the whole ones that are buffered behind it, so that a slow pipe is
-    /// not kept waiting and a fast one costs a hand-over for many lines. No lines: the end.
+    /// Waits for one line and adds the complete lines that are buffered after it. So the lines of a
+    /// slow pipe are not delayed, and the lines of a fast one are handed over together. No lines
+    /// mean the end.
     fn next_chunk(&mut self) -> (Vec<Line>, Option<io::Error>) {
         let (mut lines, mut bytes) = (Vec::new(), 0);
         loop {

@@ -1,5 +1,5 @@
-//! Ctrl-C. The first is a request, remembered until somebody looks; the second ends the process at
-//! once, because a write to a pipe that nobody reads may block everything else.
+//! Handles Ctrl-C. The first one is a request, remembered until the program looks. The second one
+//! ends the process at once, because a write to a pipe that nobody reads may block everything else.
 
 use std::io;
 
@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use crate::exit;
 
-/// Tells whether Ctrl-C was pressed.
+/// Says whether Ctrl-C was pressed.
 #[derive(Debug, Clone)]
 pub struct Interrupt(watch::Receiver<bool>);
 
 impl Interrupt {
-    /// From here on, Ctrl-C no longer ends the process by itself.
+    /// Begins to handle Ctrl-C, which then no longer ends the process by itself.
     pub fn listen() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
@@ -24,7 +24,7 @@ impl Interrupt {
         std::thread::spawn(move || {
             runtime.block_on(async {
                 signals.recv().await;
-                // Nobody listens any more when the work is done; then the process ends by itself.
+                // Sending fails if the work is done; then the process ends by itself.
                 pressed.send(true).ok();
                 signals.recv().await;
                 std::process::exit(exit::INTERRUPTED.into());
@@ -33,10 +33,10 @@ impl Interrupt {
         Ok(Interrupt(receiver))
     }
 
-    /// Waits for Ctrl-C; at once, if it was pressed before.
+    /// Waits until Ctrl-C is pressed. Returns at once if it was pressed before.
     pub async fn pressed(&mut self) {
         if self.0.wait_for(|pressed| *pressed).await.is_err() {
-            // The listening thread cannot end before the process does.
+            // Cannot happen: the listening thread lives as long as the process.
             std::future::pending::<()>().await;
         }
     }

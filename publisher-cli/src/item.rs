@@ -1,5 +1,5 @@
-//! From a line of input to events: one event is on one channel, is valid by the contract, and has an
-//! idempotency key. Pure.
+//! Turns a line of input into events. Each event is on one channel, is valid by the contract, and
+//! has an idempotency key. Does no I/O.
 
 use std::sync::Arc;
 
@@ -19,44 +19,46 @@ pub enum Place {
 /// One event on one channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Where it came from.
+    /// Where the event came from.
     pub place: Place,
     /// The channel.
     pub channel: Channel,
-    /// The type, if typed.
+    /// The type; `None` for an untyped event.
     pub event: Option<EventType>,
-    /// The data, shared by the events of one item.
+    /// The data, shared by all events of an item.
     pub data: Arc<str>,
-    /// Makes publishing it again harmless.
+    /// The idempotency key, which makes it harmless to publish the event again.
     pub key: Arc<str>,
 }
 
 impl Event {
-    /// About what it takes on the wire.
+    /// Roughly the bytes of this event in a request.
     pub fn size(&self) -> usize {
         self.data.len() + self.key.len() + self.channel.as_str().len() + 64
     }
 
-    /// The bytes of its block in a subscriber's stream, with the longest id that is likely.
+    /// The bytes of this event's block in a subscriber's stream, for an id of the greatest likely
+    /// length.
     pub fn block_bytes(&self) -> usize {
         const ID_LINE: usize = "id: 1795412348206-18446744073709551615\n\n".len();
         let lines = memchr::memchr2_iter(b'\n', b'\r', self.data.as_bytes()).count() + 1;
         let event = self.event.as_ref().map_or(0, |event| "event: \n".len() + event.as_str().len());
-        // Each line's end is among the data's bytes, except the last one's.
+        // The data already contain all line ends but the last.
         self.data.len() + 1 + lines * "data: ".len() + event + ID_LINE
     }
 }
 
-/// What a line of input is, and what it does not say itself.
+/// Turns items into events, with defaults for what an item does not name.
 #[derive(Debug, Clone)]
 pub struct ItemReader {
-    /// Each line is a JSON item, as of `POST /publish`; otherwise it is data.
+    /// Whether each line is a JSON item, as in `POST /publish`. Otherwise a line is the data of an
+    /// event.
     pub ndjson: bool,
     /// The channels of an item that names none.
     pub channels: Vec<Channel>,
     /// The type of an item that names none.
     pub event: Option<EventType>,
-    /// What this run's idempotency keys begin with.
+    /// The beginning of this run's idempotency keys.
     pub run: String,
 }
 
@@ -131,8 +133,8 @@ fn events(
     channels.iter().map(one).collect()
 }
 
-/// Channel names in order, each once: an idempotency key publishes once on a channel, so a name given
-/// twice could only be reported twice.
+/// Parses channel names and drops repeated ones. An idempotency key publishes only once on a
+/// channel, so a repeated name would only be reported twice.
 pub fn parse_channels<'a>(
     names: impl IntoIterator<Item = &'a str>,
 ) -> Result<Vec<Channel>, Reason> {

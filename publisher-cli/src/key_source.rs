@@ -1,4 +1,5 @@
-//! Reads the keys that sign and check tokens, from where the command line says they are. No message holds any of a key.
+//! Reads the keys that sign and check tokens from the place that the command line names. No error
+//! message contains any part of a key.
 
 use std::path::Path;
 
@@ -7,14 +8,14 @@ use sse_token::{Algorithm, Family, KeyError, SigningKey, VerifyingKey, family};
 use crate::access_args::KeyArguments;
 use crate::address;
 
-/// What the key is, read.
+/// The content of a key file or variable.
 enum Key {
     Secret(Vec<u8>),
     Pem(Vec<u8>),
 }
 
 impl KeyArguments {
-    /// The key to sign with, and how.
+    /// The key to sign with, and its algorithm.
     pub fn signing(&self) -> Result<(SigningKey, Algorithm), String> {
         let Some((key, place)) = self.read()? else {
             return Err("no key: give --secret-file, --secret-env or --pem; sse-publish token secret --out FILE \
@@ -41,9 +42,11 @@ impl KeyArguments {
         Ok((key.map_err(wrong)?, algorithm))
     }
 
-    /// The key to check a token with that names this algorithm, and where it came from; none if no key is given.
+    /// The key to check a token with, and where it came from; `None` if the command line names no
+    /// key. `named` is the algorithm that the token names.
     ///
-    /// The token never chooses the kind of its key: a secret checks HMAC alone, and a public key all but that.
+    /// The token never chooses the kind of key: a secret checks only HMAC, and a public key
+    /// everything else.
     pub fn verifying(&self, named: Algorithm) -> Result<Option<(VerifyingKey, String)>, String> {
         let Some((key, place)) = self.read()? else {
             return match self.alg {
@@ -71,7 +74,7 @@ impl KeyArguments {
         key.map(|key| Some((key, place.clone()))).map_err(wrong)
     }
 
-    /// The key, and what to call it in a message.
+    /// Reads the key, and returns it with its name for error messages.
     fn read(&self) -> Result<Option<(Key, String)>, String> {
         let file = |path: &Path| {
             let place = path.display().to_string();
@@ -81,7 +84,8 @@ impl KeyArguments {
         Ok(match (&self.secret_file, &self.secret_env, &self.pem) {
             (Some(path), _, _) => {
                 let (bytes, place) = file(path)?;
-                // As the gateway does: the line end of an editor is none of the secret's.
+                // Ignores trailing white space, as the gateway does: an editor ends the file with a
+                // line end.
                 Some((Key::Secret(bytes.trim_ascii_end().to_vec()), place))
             }
             (None, Some(name), _) => {

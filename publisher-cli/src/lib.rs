@@ -1,9 +1,10 @@
-//! `sse-publish`: publishes events to a gateway or straight to Redis, and follows channels; loads servers; and makes tokens and
-//! API keys.
+//! The library of `sse-publish`, which publishes events to a gateway or straight to Redis, follows
+//! channels, load-tests servers, and makes tokens and API keys.
 //!
-//! A library only so that its tests can reach the parts, which are, in the order an event takes:
+//! It is a library only so that tests and fuzz targets can use its modules. The modules are
+//! declared in the order in which an event passes them.
 
-// What the command line and the environment say.
+// The command line, the environment, and the end of the process.
 pub mod access_args;
 pub mod address;
 pub mod args;
@@ -17,12 +18,12 @@ pub mod pace;
 
 pub mod gather;
 
-// From a batch to an account of it.
+// Delivers a batch and records the outcome of every event.
 pub mod attempt;
 pub mod deliver;
 pub mod retry;
 
-// The two targets.
+// The two targets: a gateway and Redis.
 pub mod http_answer;
 pub mod http_client;
 pub mod http_head;
@@ -33,22 +34,22 @@ pub mod redis_target;
 
 pub mod report;
 
-// What runs all of that.
+// Runs the modules above.
 pub mod publish;
 
-// The other way: from a stream to the terminal.
+// From a stream to the terminal.
 pub mod event_stream;
 pub mod tail_output;
 
 pub mod tail;
 
-// Who may do what: tokens and API keys, made and checked.
+// Makes and checks tokens, and makes API keys.
 pub mod api_key;
 pub mod key_source;
 pub mod token;
 pub mod token_check;
 
-// A load, and what it found.
+// Load-tests a server.
 pub mod bench_target;
 
 pub mod bench_publish;

@@ -1,4 +1,4 @@
-//! The life of the process: arguments, one runtime, one job, an exit code.
+//! The `sse-publish` program: parses the command line, runs one task, and returns its exit code.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,7 +10,8 @@ use sse_publish::interrupt::Interrupt;
 use sse_publish::{api_key, bench, publish, tail, token};
 
 fn main() -> ExitCode {
-    // Both HTTP and Redis use rustls without a built-in provider. Only a second installation fails.
+    // HTTP and Redis use rustls without a built-in crypto provider. Installing one fails only the
+    // second time.
     rustls::crypto::ring::default_provider().install_default().ok();
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
@@ -36,7 +37,7 @@ fn execute(command: Command) -> Result<u8, Failure> {
     }
 }
 
-/// Runs what waits for others, and for Ctrl-C.
+/// Runs a job that waits for the network and for Ctrl-C.
 fn wait(
     job: impl AsyncFnOnce(&Environment, Interrupt) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
@@ -46,7 +47,7 @@ fn wait(
     let interrupt = Interrupt::listen().map_err(broken)?;
     let environment = Environment::read();
     let done = runtime.block_on(job(&environment, interrupt));
-    // A name that is still being looked up must not hold up the end.
+    // Does not wait for a name that is still being resolved.
     runtime.shutdown_background();
     done
 }

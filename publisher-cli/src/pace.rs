@@ -1,11 +1,12 @@
-//! Spaces events evenly for `--rate`. Pure: time is given to it.
+//! Spaces events evenly for `--rate`. Does not read the clock: callers pass the time.
 
 use std::time::{Duration, Instant};
 
-/// After a stall the schedule does not try to make up more than this: a retry must not end in a burst.
+/// How far the schedule may fall behind. The rest of a stall is not made up for, so that a retry
+/// does not end in a burst.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// When each event is due.
+/// The schedule of a run's events.
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
@@ -13,14 +14,14 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// `rate` is in events per second, above zero.
+    /// A schedule for `rate` events per second. `rate` is above zero.
     pub fn new(rate: f64) -> Self {
         let interval = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX);
         Pace { interval, next: None }
     }
 
-    /// When the next event may go, which then has its place in the schedule. Never before `now` less
-    /// the time that may be caught up.
+    /// The time when the next event is due, never more than a second before `now`. The event takes
+    /// that place in the schedule.
     pub fn take(&mut self, now: Instant) -> Instant {
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
         let due = self.next.map_or(now, |next| next.max(earliest));

@@ -1,5 +1,5 @@
-//! One run of publishing: gather a batch, deliver it, report it, until the input ends, patience does,
-//! or somebody presses Ctrl-C.
+//! Runs `publish`: gathers a batch, delivers it and reports it, until the input ends, delivery
+//! gives up, or Ctrl-C is pressed.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -36,7 +36,7 @@ impl Source {
         }
     }
 
-    /// The last line that went into a batch.
+    /// The last line that went into a batch; `None` if the event is an argument.
     fn last_line(&self) -> Option<u64> {
         match self {
             Source::Argument(_) => None,
@@ -45,7 +45,7 @@ impl Source {
     }
 }
 
-/// Publishes; answers the exit code, or what is wrong with the arguments.
+/// Publishes and returns the exit code. The error says why publishing could not begin.
 pub async fn run(
     arguments: PublishArguments,
     environment: &Environment,
@@ -96,7 +96,7 @@ fn source(arguments: &PublishArguments) -> Result<Source, String> {
     Ok(Source::Lines(Box::new(Gather::new(lines, items, arguments.rate, arguments.strict))))
 }
 
-/// 128 random bits: what the idempotency keys of this run begin with.
+/// The beginning of this run's idempotency keys: 128 random bits in hex.
 fn run_id() -> Result<String, String> {
     let mut bits = [0; 16];
     rustls::crypto::ring::default_provider()
@@ -130,7 +130,7 @@ async fn publish<O: Write, E: Write>(
             report.refused(*place, reason);
         }
         let mut ledger = Ledger::new(events);
-        // Half a minute of silence would look as if something hung.
+        // Retries may take half a minute. Without this message the program would seem to hang.
         let trying_on = |why: &Reason, left: Duration| {
             let left = humantime::format_duration(left);
             report.say(&format!("{}; trying again for {left}, see --retry-for", why.text));

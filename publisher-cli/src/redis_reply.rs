@@ -1,11 +1,11 @@
-//! What an answer of Redis means for the event it answers. Pure.
+//! Interprets the answers of Redis. Does no I/O.
 
 use redis::RedisError;
 use sse_contract::{Meaning, batch_answer, meaning};
 
 use crate::attempt::{Answer, Reason};
 
-/// The answer to one event of a batch, from its text.
+/// The answer to one event of a batch, from Redis' text.
 pub fn answer(text: &str) -> Answer {
     match batch_answer(text) {
         Ok(id) => Answer::Published(id.to_string()),
@@ -13,20 +13,20 @@ pub fn answer(text: &str) -> Answer {
     }
 }
 
-/// The answer to every event of a call that was answered with an error.
+/// The answer to every event of a call that failed as a whole.
 pub fn call_answer(error: &RedisError) -> Answer {
     refusal(call_meaning(error), reason(error))
 }
 
-/// What an error that answers a call means. An answer of another shape than a batch's has no code: it is not the
-/// library of the contract that was called.
+/// The meaning of an error that answers a call. An error without a code is not the library's, for
+/// example an answer of another shape, so its meaning is [`Meaning::Unknown`].
 pub fn call_meaning(error: &RedisError) -> Meaning {
     error.code().map_or(Meaning::Unknown, |_| meaning(&words(error)))
 }
 
 fn refusal(meaning: Meaning, reason: Reason) -> Answer {
     match meaning {
-        // Nothing was published, and another attempt may fare better.
+        // Nothing was published, and another attempt may succeed.
         Meaning::Missing | Meaning::OtherEpoch | Meaning::Undone => {
             Answer::Again { reason, perhaps_published: false }
         }
@@ -42,7 +42,8 @@ pub fn words(error: &RedisError) -> String {
     format!("{} {}", error.code().unwrap_or_default(), error.detail().unwrap_or_default())
 }
 
-/// An error in words, with its code where the words depend on it.
+/// The reason in an error. The text contains the error's code if the words alone would not explain
+/// it.
 pub fn reason(error: &RedisError) -> Reason {
     match error.code() {
         Some("MOVED" | "ASK" | "CROSSSLOT") => {
@@ -55,7 +56,8 @@ pub fn reason(error: &RedisError) -> Reason {
     }
 }
 
-/// A text that begins with a code. The library's own codes are spelt out by the words behind them.
+/// The reason in a text that begins with a code. The words after the library's own codes are
+/// enough, so the code is then left out of the text.
 fn reason_of(text: &str) -> Reason {
     let (code, words) = text.split_once(' ').unwrap_or((text, ""));
     let own = !matches!(meaning(text), Meaning::Unknown | Meaning::Missing);

@@ -1,8 +1,8 @@
-//! Publishes straight to Redis by the written contract: `FCALL sse_publish_batch`, pipelined. Where the user
-//! may not load functions the same text runs as a script.
+//! Publishes straight to Redis, as `docs/redis-contract.md` says: pipelined calls of
+//! `sse_publish_batch`. If the user may not load functions, the same code runs as a script.
 //!
-//! Every connection is set up anew (library, partitions, epochs), because a restart may have taken the library
-//! away. A library newer than this program's is used as it is, never replaced.
+//! Every new connection checks the library, the partitions and the epochs again, because a restart
+//! may have removed the library. A library newer than this program's is used and never replaced.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::attempt::{Answer, Attempt, Reason, Target};
 use crate::item::Event;
 use crate::redis_reply;
 
-/// A Redis server.
+/// A Redis server to publish to.
 pub struct RedisTarget {
     client: Client,
     prefix: String,
@@ -34,23 +34,24 @@ struct Session {
     connection: MultiplexedConnection,
     keys: Keys,
     way: Way,
-    /// The epoch of each partition that was published to; none where there is no state yet. Passed with every
-    /// call, so that no event goes into other data than those this session began with.
+    /// The epoch of each partition that was published to; `None` if the partition has no state yet.
+    /// Every call passes it, so that no event is written to data of another epoch.
     epochs: BTreeMap<u16, Option<u64>>,
 }
 
-/// Why there is no session.
+/// Why no session could be opened.
 enum NoSession {
     /// Another attempt may succeed.
     Passing(Reason),
-    /// It would not.
+    /// Another attempt would fail too.
     Final(Reason),
 }
 
 impl RedisTarget {
-    /// Checks the URL; connects only when something is sent.
+    /// Checks the URL. Connects only when something is sent. `wait` is the longest wait for a
+    /// connection or an answer.
     pub fn new(url: &str, prefix: &str, wait: Duration) -> Result<Self, String> {
-        // The error could quote a URL with a password in it, so it is not repeated.
+        // The error is not repeated, because it could quote the URL with its password.
         let info = url.into_connection_info().map_err(|error| {
             let detail = error.category().to_owned();
             format!("not a redis:// or rediss:// URL ({detail})")
@@ -75,15 +76,16 @@ impl RedisTarget {
         Ok(Session { connection, keys, way, epochs: BTreeMap::new() })
     }
 
-    /// Reads how the keys are named here. With one partition the state is at a plain name, else each
-    /// partition has one, and they agree. Where no gateway was yet, there is one partition.
+    /// Reads how many partitions the data have, which determines the names of the keys. A single
+    /// partition has its state under a plain name. Several partitions each have a state, and all
+    /// states name the same number. Without any state there is one partition.
     async fn keys(&self, connection: &mut MultiplexedConnection) -> Result<Keys, NoSession> {
         for state in [Keys::new(&self.prefix, 1).state(0), Keys::new(&self.prefix, 2).state(0)] {
             let read = cmd("HMGET").arg(state).arg("partitions").arg("version").to_owned();
             let (partitions, version): (Option<u16>, Option<u32>) =
                 match read.query_async(connection).await {
                     Ok(fields) => fields,
-                    // A user confined to the plain names may not look at the others.
+                    // The rights of this user may be limited to keys with plain names.
                     Err(error) if error.code() == Some("NOPERM") => continue,
                     Err(error) => return Err(error.into()),
                 };
@@ -100,7 +102,8 @@ impl RedisTarget {
     }
 }
 
-/// Makes sure that the function can be called. Redis' last error is returned if it cannot.
+/// Makes sure that the function can be called, by its name or as a script. Fails with Redis' last
+/// error.
 async fn prepare(connection: &mut MultiplexedConnection) -> RedisResult<Way> {
     let (mut loading, mut step) = Loading::begin(&[Function::PublishBatch]);
     let mut refusal = None;
@@ -154,7 +157,7 @@ fn describe(error: &RedisError) -> String {
 }
 
 impl Session {
-    /// Learns the epochs of these partitions, as far as they are not known.
+    /// Reads the epochs of those partitions whose epochs are not known.
     async fn learn_epochs(&mut self, partitions: impl Iterator<Item = u16>) -> RedisResult<()> {
         for partition in partitions {
             if !self.epochs.contains_key(&partition) {
@@ -187,7 +190,8 @@ impl Session {
     }
 }
 
-/// The places of the events of each call: events of one partition, in order, as many as a call takes.
+/// Splits the events into calls. Each call is a partition and the indices of some of its events, in
+/// order, at most as many as a call may have.
 fn calls(keys: &Keys, events: &[&Event]) -> Vec<(u16, Vec<usize>)> {
     let mut of_partition: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
     for (at, event) in events.iter().enumerate() {
@@ -204,7 +208,7 @@ fn calls(keys: &Keys, events: &[&Event]) -> Vec<(u16, Vec<usize>)> {
     calls
 }
 
-/// What became of the events of one call: an answer each, if the call was answered as a batch is.
+/// The answers to the events of one call.
 fn answers(result: RedisResult<Vec<String>>, events: usize) -> Vec<Answer> {
     match result {
         Ok(texts) if texts.len() == events => {
@@ -218,10 +222,11 @@ fn answers(result: RedisResult<Vec<String>>, events: usize) -> Vec<Answer> {
     }
 }
 
-/// Whether the next attempt is to find the master, the library and the epochs anew.
+/// Whether the next attempt must connect anew, to find the master, the library and the epochs.
 fn leaves(result: &RedisResult<Vec<String>>) -> bool {
     let meaning = |error| redis_reply::call_meaning(error);
-    // A demoted master, too, is left: the name may lead to its successor.
+    // This includes the error of a demoted master: the host's name may already lead to its
+    // successor.
     result.as_ref().is_err_and(|error| {
         matches!(meaning(error), Meaning::Missing | Meaning::OtherEpoch | Meaning::Unknown)
     })
@@ -269,7 +274,8 @@ impl Target for RedisTarget {
                         in_order[at] = answer;
                     }
                 }
-                // Where there was no state, there is one now.
+                // The epochs of partitions that had no state are read at the next attempt: now they
+                // have one.
                 session.epochs.retain(|_, epoch| epoch.is_some());
                 self.session = Some(session).filter(|_| !leave);
                 Attempt::of(in_order)

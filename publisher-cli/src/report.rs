@@ -1,5 +1,5 @@
-//! Tells what became of the events: ids and JSON on stdout, everything for people on stderr. A closed
-//! stdout does not stop publishing, which is the job; what cannot be written is dropped.
+//! Reports the outcomes of events: ids and JSON on stdout, texts for people on stderr. A closed
+//! stdout does not stop publishing; the lines that cannot be written are dropped.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -12,18 +12,19 @@ use crate::attempt::Reason;
 use crate::deliver::{Ledger, Outcome};
 use crate::item::{Event, Place};
 
-/// The longest event that some libraries read as they come, r3labs/sse and go-sse in Go for instance: at a
-/// longer one they break off, come back, and break off again, for ever. See docs/clients.md.
+/// Bytes of the longest event that some client libraries can read, for example r3labs/sse and
+/// go-sse for Go. At a longer event they disconnect, reconnect and fail again, without end. See
+/// docs/clients.md.
 const READ_BY_ALL: usize = 64 * 1024;
 
-/// How many events ended how.
+/// How many events had which outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// Published.
+    /// Events that were published.
     pub published: u64,
-    /// Surely not published.
+    /// Events that were certainly not published.
     pub failed: u64,
-    /// In doubt.
+    /// Events that may have been published.
     pub unknown: u64,
 }
 
@@ -41,33 +42,34 @@ impl Totals {
     }
 }
 
-/// Why the run ended before its input did.
+/// Why the run ended before its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Early {
-    /// It gave up retrying, or retrying was no use.
+    /// Delivery gave up: nothing succeeded for too long, or retrying was useless.
     GaveUp,
-    /// `--strict`, and something failed.
+    /// An event failed, and `--strict` was given.
     Strict,
-    /// Ctrl-C.
+    /// Ctrl-C was pressed.
     Interrupted,
 }
 
-/// The writer of reports.
+/// Writes the reports of a run.
 pub struct Report<O, E> {
     json: bool,
     out: O,
     err: E,
     bar: Option<ProgressBar>,
-    /// The ids to print at the end: those of the DATA argument, or the first of many, which is printed
-    /// if it stays the only one.
+    /// The ids to print at the end: those of the DATA argument's events, or that of the first event
+    /// of many, which is printed if it stays the only one.
     ids: Vec<(Channel, String)>,
     totals: Totals,
-    /// Whether it was told that an event is too long for some clients; once is enough.
+    /// Whether the warning about events too long for some clients was printed. It is printed once.
     told_of_length: bool,
 }
 
 impl Report<io::Stdout, io::Stderr> {
-    /// To this process's streams, with a progress bar if `many` events come and a terminal shows it.
+    /// A report to this process's standard streams. With `many` events and a terminal it shows a
+    /// progress bar.
     pub fn to_terminal(json: bool, many: bool) -> Self {
         let mut report = Report::new(json, io::stdout(), io::stderr());
         if many && !json && io::stderr().is_terminal() {
@@ -82,7 +84,7 @@ impl Report<io::Stdout, io::Stderr> {
 }
 
 impl<O: Write, E: Write> Report<O, E> {
-    /// To any writers, without a progress bar.
+    /// A report to these writers, without a progress bar.
     pub fn new(json: bool, out: O, err: E) -> Self {
         Report {
             json,
@@ -95,12 +97,12 @@ impl<O: Write, E: Write> Report<O, E> {
         }
     }
 
-    /// What was told so far.
+    /// The totals of what was reported so far.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// A line that is no event.
+    /// Reports a line that is not a valid item.
     pub fn refused(&mut self, place: Place, reason: &Reason) {
         self.totals.failed += 1;
         if self.json {
@@ -111,7 +113,7 @@ impl<O: Write, E: Write> Report<O, E> {
         self.say(&format!("{}not published: {}", at(place, place), reason.text));
     }
 
-    /// A batch, as far as it got.
+    /// Reports the outcomes of a batch, also of an interrupted one.
     pub fn batch(&mut self, ledger: &Ledger) {
         let mut failures: Option<Failures> = None;
         for (event, outcome) in ledger.outcomes() {
@@ -169,8 +171,8 @@ impl<O: Write, E: Write> Report<O, E> {
         }
     }
 
-    /// The end: the ids, or a summary. `last_line` is the last line that was tried; none if the event
-    /// was an argument.
+    /// Prints the ids, or a summary. `last_line` is the last line that was tried; `None` if the
+    /// event was an argument.
     pub fn finish(&mut self, elapsed: Duration, early: Option<Early>, last_line: Option<u64>) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -208,7 +210,7 @@ impl<O: Write, E: Write> Report<O, E> {
         self.out.flush().ok();
     }
 
-    /// A line for people.
+    /// Prints a line for people.
     pub fn say(&mut self, line: &str) {
         self.say_plainly(&format!("sse-publish: {line}"));
     }
@@ -227,7 +229,7 @@ impl<O: Write, E: Write> Report<O, E> {
     }
 }
 
-/// Neighbours that failed alike, told in one line.
+/// Consecutive events that failed for the same reason, reported in one line.
 struct Failures {
     first: Event,
     last: Event,

@@ -1,17 +1,18 @@
-//! How long to wait before the next attempt, and when to give up.
+//! Decides how long to wait before the next attempt, and when to give up.
 
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-/// The first wait before publishing again, before jitter.
+/// The first wait before publishing again, without jitter.
 pub const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Waits that grow and are jittered, so that many clients of one outage do not return together.
+/// Growing waits with jitter, so that many clients do not return at the same time after an outage.
 pub type Waits = <ExponentialBuilder as BackoffBuilder>::Backoff;
 
-/// Endless waits: the first from `first` to twice that, doubling up to `longest` before jitter.
+/// Waits without end. They start at `first` and double up to `longest`. Jitter makes each up to
+/// twice as long.
 pub fn waits(first: Duration, longest: Duration) -> Waits {
     ExponentialBuilder::new()
         .with_min_delay(first)
@@ -21,36 +22,38 @@ pub fn waits(first: Duration, longest: Duration) -> Waits {
         .build()
 }
 
-/// The patience that one batch has left.
+/// How long one batch may still be retried.
 #[derive(Debug)]
 pub struct Patience {
     budget: Duration,
     first: Duration,
-    /// Since when nothing has succeeded.
+    /// The time of the first failure since the last success.
     failing_since: Option<Instant>,
     waits: Waits,
 }
 
 impl Patience {
-    /// Gives up once nothing has succeeded for `budget`; zero never tries again.
+    /// Gives up once nothing has succeeded for `budget`. A budget of zero allows no second attempt.
+    /// `first` is the first wait.
     pub fn new(budget: Duration, first: Duration) -> Self {
         Patience { budget, first, failing_since: None, waits: waits(first, LONGEST_WAIT) }
     }
 
-    /// Something succeeded: patience is whole again.
+    /// Restores the whole budget after a success.
     pub fn progress(&mut self) {
         self.failing_since = None;
         self.waits = waits(self.first, LONGEST_WAIT);
     }
 
-    /// How much longer attempts will be made if none succeeds.
+    /// How much longer attempts are made if none succeeds.
     pub fn left(&self, now: Instant) -> Duration {
         let since = self.failing_since.unwrap_or(now);
         self.budget.saturating_sub(now.saturating_duration_since(since))
     }
 
-    /// How long to wait before the next attempt, at least `retry_after`; `None` to give up. The last
-    /// wait is cut so that the last attempt is at the end of the budget, not short of it.
+    /// How long to wait before the next attempt, at least `retry_after`; `None` to give up. The
+    /// last wait is shortened, so that the last attempt is made at the end of the budget and not
+    /// before.
     pub fn wait(&mut self, now: Instant, retry_after: Option<Duration>) -> Option<Duration> {
         let since = *self.failing_since.get_or_insert(now);
         let left = self.budget.checked_sub(now.saturating_duration_since(since))?;

@@ -1,7 +1,8 @@
-//! Follows channels as an EventSource would, and a little more patiently: a 503 is not the end.
+//! Follows channels, as an EventSource does. Unlike an EventSource, it tries again after errors
+//! that may pass, such as 503.
 //!
-//! The position is what a blank line has finished, and an event is printed before the next read, so a
-//! cut connection costs neither an event nor a repeat.
+//! The position moves only when a blank line ends a block, and events are printed before the next
+//! read. So a cut connection neither loses nor repeats an event.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -20,35 +21,37 @@ use crate::interrupt::Interrupt;
 use crate::retry::{Waits, waits};
 use crate::tail_output::{Form, Printer};
 
-/// The largest event that is held.
+/// Bytes of the largest event that is accepted.
 const MAX_EVENT: usize = 16 << 20;
-/// What to wait before reconnecting until the server says otherwise.
+/// The wait before reconnecting, unless the server sends `retry:`.
 const DEFAULT_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a connection ended.
+/// Why a connection ended.
 enum End {
-    /// Come back; at least so much later.
+    /// For this reason; reconnect, after this time at least.
     Again(String, Option<Duration>),
-    /// For good.
+    /// For good, with this exit code and text.
     Final(u8, Option<String>),
 }
 
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // Whoever read this has had enough: `| head` is an ordinary end.
+            // The reader of standard output closed it. That is an ordinary end, for example with
+            // `head`.
             io::ErrorKind::BrokenPipe => End::Final(exit::OK, None),
             _ => End::Final(exit::FAILED, Some(format!("stdout: {error}"))),
         }
     }
 }
 
-/// A subscription, over all its connections.
+/// A subscription with all its connections.
 struct Tail<O, E> {
     client: HttpClient,
-    /// The path and query of the first connection, and of every one until there is an id to resume after.
+    /// The path and query of all connections. It names where to begin; once there is an id to
+    /// resume after, the server prefers that id.
     path: String,
     last_event_id: String,
     retry: Duration,
@@ -59,7 +62,7 @@ struct Tail<O, E> {
     printer: Printer<O, E>,
 }
 
-/// Follows; answers the exit code, or what is wrong with the arguments.
+/// Follows the channels and returns the exit code. The error says why following could not begin.
 pub async fn run(
     arguments: TailArguments,
     environment: &Environment,
@@ -107,7 +110,7 @@ fn path(arguments: &TailArguments) -> Result<String, String> {
     Ok(path)
 }
 
-/// For a query or a segment of a path: all but the unreserved characters.
+/// Encodes a text for a query or a path segment: all bytes but the unreserved characters.
 pub fn percent_encode(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -174,14 +177,14 @@ impl<O: Write, E: Write> Tail<O, E> {
         }
     }
 
-    /// What connections come to.
+    /// Reports a change of the connection, unless the user wants quiet.
     fn note(&mut self, line: &str) {
         if !self.quiet {
             self.printer.say(line);
         }
     }
 
-    /// What an answer's head says of the future, if there is no stream in it.
+    /// How the connection ends if the answer is not an event stream; `None` if it is one.
     async fn judge(&self, response: &mut Response<Incoming>) -> Option<End> {
         let status = response.status();
         if status == StatusCode::OK {
@@ -210,7 +213,7 @@ impl<O: Write, E: Write> Tail<O, E> {
         })
     }
 
-    /// Takes a piece of the stream: prints its events, then moves the position.
+    /// Reads a chunk of the stream: prints its events, then moves the position.
     fn take(&mut self, stream: &mut EventStream, chunk: &[u8]) -> Result<(), End> {
         let mut events = Vec::new();
         let fed = stream.feed(chunk, &mut events);
@@ -228,12 +231,12 @@ impl<O: Write, E: Write> Tail<O, E> {
         stream.last_event_id().clone_into(&mut self.last_event_id);
         let retry = stream.retry().unwrap_or(self.retry);
         if moved || !events.is_empty() || retry != self.retry {
-            // A connection that brought something starts the waits anew; one that only says `retry:`
-            // and closes, as an overloaded gateway's, does so only when it says something new.
+            // A connection that brought something new resets the waits. An overloaded gateway sends
+            // only `retry:` and closes; that resets them only if the value is new.
             self.retry = retry;
             self.waits = waits(retry, LONGEST_RETRY);
         }
-        // Asking again would bring the same event again.
+        // No reconnect: the server would send the same event again.
         fed.map_err(|error| End::Final(exit::FAILED, Some(error.to_string())))
     }
 }

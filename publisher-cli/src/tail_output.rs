@@ -1,4 +1,4 @@
-//! Prints what a stream brings, one line an event, each flushed at once.
+//! Prints the events of a stream, one per line, and flushes each.
 
 use std::io::{self, Write};
 
@@ -9,16 +9,16 @@ use crate::event_stream::StreamEvent;
 /// How events are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// `id  event  data`, with control characters escaped, so that no event can move the cursor of
-    /// the reader's terminal or look like two.
+    /// `id  event  data`. Control characters are escaped, so that an event cannot move the cursor
+    /// of a terminal or look like two events.
     Human,
-    /// An object a line.
+    /// One JSON object per line.
     Json,
-    /// The data, as it is.
+    /// The data, unchanged.
     DataOnly,
 }
 
-/// The printer.
+/// Prints the events of one run.
 #[derive(Debug)]
 pub struct Printer<O, E> {
     form: Form,
@@ -43,12 +43,12 @@ struct Gap {
 }
 
 impl<O: Write, E: Write> Printer<O, E> {
-    /// Events go to `out`; what is for people only to `err`.
+    /// A printer that writes events to `out`, and texts that are only for people to `err`.
     pub fn new(form: Form, checkpoints: bool, out: O, err: E) -> Self {
         Printer { form, checkpoints, out, err }
     }
 
-    /// Prints an event; true if it counts as one, as gaps and checkpoints do not.
+    /// Prints an event. Returns whether it counts as an event; gaps and checkpoints do not.
     pub fn event(&mut self, event: &StreamEvent) -> io::Result<bool> {
         match event.event.as_str() {
             "checkpoint" if !self.checkpoints => return Ok(false),
@@ -58,7 +58,7 @@ impl<O: Write, E: Write> Printer<O, E> {
             }
             _ => {}
         }
-        // An untyped event is a `message` event to an EventSource.
+        // An EventSource calls an untyped event `message`.
         let name = if event.event.is_empty() { "message" } else { &event.event };
         match self.form {
             Form::Human => {
@@ -77,7 +77,7 @@ impl<O: Write, E: Write> Printer<O, E> {
         Ok(!matches!(name, "gap" | "checkpoint"))
     }
 
-    /// A line for people.
+    /// Prints a line for people.
     pub fn say(&mut self, line: &str) {
         writeln!(self.err, "sse-publish: {}", escape(line)).ok();
     }
@@ -97,7 +97,8 @@ fn gap_text(data: &str) -> String {
     text
 }
 
-/// A text in which nothing can move the cursor of the reader's terminal or begin another line.
+/// Escapes control characters, so that a text cannot move the cursor of a terminal or begin another
+/// line.
 pub fn escape(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Makes tokens, and secrets to sign them with. What is made goes to standard output, alone on its line.
+//! Makes tokens, and secrets that sign tokens. Prints them on standard output, alone on their line.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::access_args::{Lifetime, MakeArguments, SecretArguments, TokenArgument
 use crate::exit::{self, Failure};
 use crate::token_check;
 
-/// Does what the command line says; answers the exit code.
+/// Runs `token` and its subcommands. Returns the exit code.
 pub fn run(arguments: &TokenArguments) -> Result<u8, Failure> {
     match &arguments.command {
         None => print(&make(&arguments.make)?),
@@ -23,7 +23,7 @@ pub fn run(arguments: &TokenArguments) -> Result<u8, Failure> {
     }
 }
 
-/// A signed token.
+/// Makes and signs a token.
 fn make(arguments: &MakeArguments) -> Result<String, Failure> {
     let (key, algorithm) = arguments.key.signing()?;
     let claims = claims(arguments)?;
@@ -42,7 +42,7 @@ fn claims(arguments: &MakeArguments) -> Result<Claims, Failure> {
     let now = seconds_now();
     claims.insert("iat".to_owned(), now.into());
     if let Lifetime::For(time) = arguments.expires {
-        // Rounded up, so that half a second is not over before it began.
+        // Rounded up, so that a token for half a second does not expire at once.
         let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
         claims.insert("exp".to_owned(), now.saturating_add(seconds).into());
     }
@@ -68,7 +68,7 @@ fn claims(arguments: &MakeArguments) -> Result<Claims, Failure> {
             claims.insert(right.name().to_owned(), Value::from(patterns.clone()));
         }
         let templates = right.templates(&claims)?;
-        // A gateway would take such a token, and the pattern would allow nothing.
+        // A gateway would accept the token, but the pattern would allow nothing.
         if let Some(n) = templates.iter().position(|template| template.fill(&claims).is_none()) {
             return Err(Failure::from(format!(
                 "--{} {:?} would allow nothing: each claim in it must be in the token (--sub, --claim), and be one \
@@ -81,7 +81,7 @@ fn claims(arguments: &MakeArguments) -> Result<Claims, Failure> {
     Ok(claims)
 }
 
-/// A new secret, printed or in a file of its own.
+/// Makes a secret, and prints it or writes it to a new file.
 fn secret(arguments: &SecretArguments) -> Result<u8, Failure> {
     let secret = random_hex::<32>().map_err(|why| Failure::new(exit::FAILED, why))?;
     let Some(path) = &arguments.out else { return print(&secret) };
@@ -92,7 +92,8 @@ fn secret(arguments: &SecretArguments) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// A file that only its owner may read, from its first moment on. One that is there is somebody's key already.
+/// Creates a file that only its owner can ever read. Fails if the file exists, because it may hold
+/// a key that is in use.
 fn write_new(path: &Path, secret: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{secret}")?;
@@ -105,7 +106,7 @@ fn print(line: &str) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// The time, as tokens count it.
+/// The time in seconds since 1970, as tokens count it.
 pub fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

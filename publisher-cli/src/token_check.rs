@@ -1,4 +1,5 @@
-//! Says in plain words what a token allows, until when, and whether its signature is right. It never repeats the token.
+//! Describes in words what a token allows, until when, and whether its signature is right. Never
+//! prints the token.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -11,9 +12,9 @@ use crate::exit::{self, Failure};
 use crate::tail_output::escape;
 use crate::token::seconds_now;
 
-/// What a gateway allows of differing clocks, by default (`auth.jwt.leeway`).
+/// The seconds by which a gateway allows clocks to differ, by default (`auth.jwt.leeway`).
 const LEEWAY: u64 = 10;
-/// Dates beyond the year 9999 have no usual form.
+/// The last second of the year 9999. RFC 3339 has no later dates.
 const LAST_DATE: u64 = 253_402_300_799;
 
 /// What the signature proves.
@@ -24,7 +25,7 @@ enum Proof {
     NoKey,
 }
 
-/// Checks a token; answers the exit code.
+/// Checks a token. Returns the exit code.
 pub fn run(arguments: &CheckArguments) -> Result<u8, Failure> {
     let token = match &arguments.token {
         Some(token) => token.clone(),
@@ -49,7 +50,7 @@ fn from_stdin() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Without what stands around a token where it is copied from.
+/// Removes white space and a `Bearer` scheme around a copied token.
 fn bare(token: &str) -> &str {
     let token = token.trim();
     match token.split_once(' ') {
@@ -78,7 +79,7 @@ fn report(arguments: &CheckArguments, token: &str) -> Result<(String, u8), Failu
         Some(Err(TokenError::Signature | TokenError::NoKey | TokenError::Malformed)) => {
             Proof::Wrong
         }
-        // The signature is looked at before all else, so whatever else is wrong, it is right.
+        // The signature is checked first, so after any other error it is right.
         Some(_) => Proof::Right,
     };
     let place = key.map(|(_, place)| place).unwrap_or_default();
@@ -137,7 +138,7 @@ fn who(head: &Head, claims: &Claims) -> Vec<String> {
     lines
 }
 
-/// What it allows; the error says why a gateway does not take it at all.
+/// What the token allows. The error says why a gateway would refuse the whole token.
 fn rights(claims: &Claims) -> Result<Vec<String>, String> {
     let mut lines = Vec::new();
     for (right, words) in
@@ -194,7 +195,7 @@ fn date(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
-/// The two greatest units say enough.
+/// The difference between two times, in its two largest units.
 fn distance(time: u64, now: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(time.abs_diff(now))).to_string();
     let text = text.split(' ').take(2).collect::<Vec<_>>().join(" ");
@@ -213,7 +214,7 @@ fn others(claims: &Claims) -> Vec<String> {
     }
 }
 
-/// What to do about a token that is refused.
+/// Advice about a token that was refused, to append to the error.
 fn advice(why: &TokenError, claims: &Claims) -> String {
     match why {
         TokenError::Claim(name) if name == "exp" && !claims.contains_key("exp") => {
@@ -233,7 +234,7 @@ fn advice(why: &TokenError, claims: &Claims) -> String {
     }
 }
 
-/// A value as it reads best: text without its quotes.
+/// A value for people: strings without quotes.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

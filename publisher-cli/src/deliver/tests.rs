@@ -1,5 +1,5 @@
-//! The delivery of a batch against a model of a server that remembers idempotency keys and fails in
-//! every way that a connection and a gateway can.
+//! Tests delivery against a model of a server. The model remembers idempotency keys and fails in
+//! every way in which a connection or a gateway can fail.
 
 use std::collections::HashMap;
 
@@ -12,22 +12,23 @@ use crate::item::Place;
 #[derive(Debug, Clone)]
 enum Fault {
     None,
-    /// No connection at all.
+    /// No connection is made.
     Refuse,
-    /// Events up to this one are published, and the answers up to that one arrive.
+    /// The connection breaks after the first `published` events were published and the first
+    /// `answered` answers arrived.
     Cut {
         published: usize,
         answered: usize,
     },
-    /// The gateway loses its Redis from this event on.
+    /// The gateway loses its Redis at this event.
     Unavailable {
         from: usize,
     },
-    /// The request is larger than the server takes if it has more events than this.
+    /// The server refuses a request with more events than this as too large.
     TooLarge {
         most: usize,
     },
-    /// Everything is turned away for good.
+    /// The server refuses everything, and would do so again.
     Stop,
 }
 
@@ -120,7 +121,7 @@ fn fault() -> impl Strategy<Value = Fault> {
             answered: answered.min(published)
         }),
         (0..most).prop_map(|from| Fault::Unavailable { from }),
-        // One event alone is never too large: that one would rightly fail.
+        // At least 1: a single event that is too large would fail, and rightly.
         (1..most).prop_map(|most| Fault::TooLarge { most }),
         Just(Fault::Stop),
     ]

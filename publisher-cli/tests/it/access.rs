@@ -1,4 +1,4 @@
-//! Tokens and API keys: made, checked, and sent.
+//! Tests of tokens and API keys: making, checking and sending them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use sse_lab::scratch::Scratch;
 use crate::cli::{Run, run, run_with};
 use crate::scripted_gateway::{ScriptedGateway, publish_all, reply, response, stream};
 
-/// A folder of a test's own, gone with it.
+/// A temporary directory of one test.
 struct Folder(Scratch);
 
 impl Folder {
@@ -21,7 +21,7 @@ impl Folder {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// A secret, as `token secret` makes it.
+    /// Makes a secret with `token secret`, and returns its path.
     fn secret(&self) -> String {
         let path = self.path("secret");
         let made = run(&["token", "secret", "--out", &path], "");
@@ -30,7 +30,7 @@ impl Folder {
     }
 }
 
-/// Makes a token, and nothing else.
+/// Makes a token, and checks that nothing else is printed.
 fn token(arguments: &[&str]) -> String {
     let made = run(&[&["token"], arguments].concat(), "");
     assert_eq!((made.code, made.err.as_str()), (0, ""));
@@ -39,7 +39,7 @@ fn token(arguments: &[&str]) -> String {
     token.to_owned()
 }
 
-/// Checks a token from standard input.
+/// Checks a token from standard input, and that its signature is not printed.
 fn checked(token: &str, arguments: &[&str]) -> Run {
     let checked = run(&[&["token", "check"], arguments].concat(), &format!("{token}\n"));
     let signature = token.rsplit('.').next().unwrap();
@@ -86,7 +86,7 @@ fn what_is_made_is_taken_and_told_in_words() {
     ] {
         assert!(told.out.contains(words), "{words}: {}", told.out);
     }
-    // As an argument, and as it is copied from a header.
+    // As an argument, with the scheme of the header that the token was copied from.
     let argument = format!("Bearer {made}");
     assert_eq!(run(&["token", "check", &argument, key[0], key[1]], "").code, 0);
 }
@@ -156,7 +156,7 @@ fn what_is_wrong_with_a_token_is_said() {
     assert_eq!(run(&["token", "check", key[0], key[1]], "\n").code, 64, "no token");
 }
 
-/// A token is what its issuer says, and the issuer may be anybody.
+/// Anybody can issue a token with any claims, so claims may contain control characters.
 #[test]
 fn no_claim_reaches_the_terminal_as_more_than_text() {
     let folder = Folder::new("terminal");
@@ -191,7 +191,7 @@ fn key_pairs_sign_and_public_keys_check() {
             "{}",
             told.out
         );
-        // The token says which key it wants; it does not get it.
+        // The token names an algorithm, but cannot choose how the key is used.
         let confused = checked(&made, &["--secret-file", &public]);
         assert_eq!(confused.code, 64, "{}", confused.out);
         assert!(confused.err.contains("needs a public key"), "{}", confused.err);

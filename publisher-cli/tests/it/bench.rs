@@ -1,4 +1,5 @@
-//! Loading a server: a real one that writes to sockets in a loop, and one that plays a script.
+//! Tests of `bench` against a real server that writes to sockets in a loop, and against a scripted
+//! gateway.
 
 use std::net::SocketAddr;
 use std::sync::mpsc;
@@ -106,7 +107,7 @@ fn those_that_stall_are_not_counted() {
 #[test]
 fn of_events_of_others_only_the_number_is_told() {
     let blocks = "id: 1\ndata: a\n\nevent: gap\ndata: {}\n\nid: 2\ndata: b\ndata: c\n\n";
-    // No stream is left behind the second, so that the run is over.
+    // The second stream ends too. Then no stream is left, and the run is over.
     let gateway = ScriptedGateway::play(vec![reply(stream(blocks)), reply(stream(blocks))]);
     let url = format!("{}/feed?user={{n}}", gateway.url);
     let run = run(

@@ -1,4 +1,4 @@
-//! Runs the binary, with an environment that does not leak in from outside.
+//! Runs the binary without the `SSE_` variables of the test's own environment.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,7 +7,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
-/// What a finished run left.
+/// The result of a finished run.
 #[derive(Debug)]
 pub struct Run {
     pub code: i32,
@@ -16,13 +16,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// The lines of JSON on stdout.
+    /// The lines on stdout, parsed as JSON.
     pub fn json(&self) -> Vec<Value> {
         self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// A run that goes on.
+/// A run that has not ended.
 pub struct Running {
     pub child: Child,
     pub input: Option<ChildStdin>,
@@ -34,7 +34,7 @@ pub fn start(arguments: &[&str]) -> Running {
     start_with(arguments, &[])
 }
 
-/// Starts it with some variables more.
+/// Starts the binary with these additional environment variables.
 fn start_with(arguments: &[&str], variables: &[(&str, &OsStr)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-publish"));
     for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN", "SSE_KEY"] {
@@ -55,34 +55,34 @@ fn start_with(arguments: &[&str], variables: &[(&str, &OsStr)]) -> Running {
 }
 
 impl Running {
-    /// Gives it a line and keeps its input open.
+    /// Writes a line to the program's input and keeps the input open.
     pub fn write(&mut self, line: &str) {
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{line}").unwrap();
         input.flush().unwrap();
     }
 
-    /// Waits for a line of its output.
+    /// Waits for a line on stdout.
     pub fn read(&mut self) -> String {
         let mut line = String::new();
         self.output.as_mut().unwrap().read_line(&mut line).unwrap();
         line
     }
 
-    /// Waits for a line on its stderr.
+    /// Waits for a line on stderr.
     pub fn read_error(&mut self) -> String {
         let mut line = String::new();
         self.errors.read_line(&mut line).unwrap();
         line
     }
 
-    /// Presses Ctrl-C.
+    /// Sends SIGINT, as Ctrl-C does.
     pub fn interrupt(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     }
 
-    /// Closes its input and waits for its end.
+    /// Closes the program's input and waits for its end.
     pub fn finish(mut self) -> Run {
         drop(self.input.take());
         let mut out = String::new();
@@ -96,22 +96,22 @@ impl Running {
     }
 }
 
-/// Runs it to its end, with this certificate as the only one it trusts.
+/// Runs the binary to its end. It trusts only this certificate.
 pub fn run_trusting(certificate: &Path, arguments: &[&str]) -> Run {
     start_with(arguments, &[("SSL_CERT_FILE", certificate.as_os_str())]).finish()
 }
 
-/// Runs it to its end, with these variables and no input.
+/// Runs the binary to its end, with these environment variables and no input.
 pub fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> Run {
     let variables: Vec<(&str, &OsStr)> =
         variables.iter().map(|(name, value)| (*name, OsStr::new(value))).collect();
     start_with(arguments, &variables).finish()
 }
 
-/// Runs it to its end.
+/// Runs the binary to its end, with this input.
 pub fn run(arguments: &[&str], input: &str) -> Run {
     let mut running = start(arguments);
-    // It may end, on purpose, without reading all.
+    // The program may end without reading everything, and some tests expect that.
     running.input.as_mut().unwrap().write_all(input.as_bytes()).ok();
     running.finish()
 }

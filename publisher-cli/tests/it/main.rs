@@ -1,5 +1,5 @@
-//! `sse-publish` as a user runs it: the real binary, against a real `redis-server` and against a
-//! gateway that plays a script. Nothing sleeps: every wait is for something that happens.
+//! Tests of the `sse-publish` binary against a real `redis-server` and a scripted gateway. Tests do
+//! not sleep; they wait for what they expect to happen.
 
 mod access;
 mod bench;

@@ -1,4 +1,4 @@
-//! Publishing through a gateway.
+//! Tests of publishing through a gateway.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -155,7 +155,7 @@ fn a_request_too_large_is_sent_in_halves() {
 
 #[test]
 fn the_first_event_that_some_clients_cannot_read_is_told_of_once() {
-    // The data are short enough, but each of their lines costs a field's name on the wire.
+    // The data are short enough, but in a stream each of their lines gets a field name.
     let (long, lines) = ("x".repeat(70_000), format!("{{\"data\":{:?}}}", "y\n".repeat(10_000)));
     for (arguments, input, place) in [
         (vec!["demo"], format!("short\n{long}\n{long}\n"), "line 2: "),
@@ -222,7 +222,7 @@ fn a_redirect_is_not_followed_but_told() {
 
 #[test]
 fn nobody_there_is_exit_code_2() {
-    // Port 1 is nobody's: a port the kernel chooses could become another test's.
+    // Nothing listens on port 1. A port that the kernel chose could be taken by another test.
     let run = run(&["demo", "x", "--url", "http://127.0.0.1:1", "--retry-for", "1ms"], "");
     assert_eq!(run.code, 2, "{}", run.err);
     assert!(

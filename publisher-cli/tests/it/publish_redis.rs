@@ -1,4 +1,4 @@
-//! Publishing straight to Redis.
+//! Tests of publishing straight to Redis.
 
 use sse_contract::{LIBRARY_VERSION, LiveMessage, decode_live, library_source};
 
@@ -111,7 +111,7 @@ fn another_contract_version_is_refused() {
         let run = run(&["a", "x", "--redis", &redis.url()], "");
         assert_eq!(run.code, 2);
         assert!(run.err.contains(&format!("contract version {version}")), "{}", run.err);
-        // The library that others use there stays as it is.
+        // The library was not loaded: others use this Redis with another version of the contract.
         assert_eq!(redis.command::<Vec<redis::Value>>("FUNCTION LIST"), []);
     }
 }
@@ -151,7 +151,7 @@ fn in_another_epoch_the_event_is_published_all_the_same() {
     let mut running = start(&["a", "--json", "--redis", &redis.url()]);
     running.write("x");
     assert!(running.read().contains("\"published\""));
-    // From here on this run knows the epoch, and says it.
+    // From here on the run knows the epoch and passes it.
     running.write("y");
     assert!(running.read().contains("\"published\""));
     let fenced: String = redis.command("FCALL sse_fence 1 sse:state");

@@ -1,4 +1,4 @@
-//! A `redis-server` of a test's own, and what the tests ask it.
+//! A `redis-server` of one test, and the commands that tests send to it.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Started, and ready.
+    /// Starts a server and waits until it is ready.
     pub fn start() -> Self {
         let server = sse_lab::redis_server::RedisServer::start();
         RedisServer { addr: server.addr, server }
@@ -20,7 +20,7 @@ impl RedisServer {
         self.server.url()
     }
 
-    /// The URL of a user made by `ACL SETUSER`, with these rules.
+    /// Creates a user with these ACL rules and returns its URL.
     pub fn url_of_user(&self, rules: &[&str]) -> String {
         let mut command = redis::cmd("ACL");
         command
@@ -39,7 +39,7 @@ impl RedisServer {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
-    /// Runs a command, its words separated by spaces.
+    /// Runs a command; its words are separated by spaces.
     pub fn command<T: FromRedisValue>(&self, line: &str) -> T {
         let mut words = line.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
@@ -49,7 +49,7 @@ impl RedisServer {
         command.query(&mut self.connect()).unwrap()
     }
 
-    /// The data in a channel's history, by the key of the stream.
+    /// The data in the history under this key.
     pub fn history(&self, key: &str) -> Vec<String> {
         let entries: Vec<(String, Vec<String>)> = self.command(&format!("XRANGE {key} - +"));
         entries.into_iter().map(|(_, mut fields)| fields.swap_remove(1)).collect()

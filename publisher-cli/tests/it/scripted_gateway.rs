@@ -1,4 +1,4 @@
-//! A gateway that answers one connection after another by a script, and tells what it was asked.
+//! A gateway that answers one connection after another as a script says, and records the requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-/// What a connection asked.
+/// A request that arrived.
 #[derive(Debug)]
 pub struct Request {
-    /// The method and the target.
+    /// The request line.
     pub line: String,
     headers: Vec<(String, String)>,
     pub body: String,
@@ -55,7 +55,7 @@ impl Request {
     }
 }
 
-/// What to do with one connection, once its request is read. The connection is closed behind it.
+/// Answers one connection, after its request was read. The connection is closed afterwards.
 pub type Step = Box<dyn FnOnce(&Request, &mut TcpStream) + Send>;
 
 pub struct ScriptedGateway {
@@ -64,7 +64,7 @@ pub struct ScriptedGateway {
 }
 
 impl ScriptedGateway {
-    /// Plays these steps; a connection beyond the last is refused.
+    /// Answers one connection with each step. Further connections are refused.
     pub fn play(steps: Vec<Step>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -81,22 +81,22 @@ impl ScriptedGateway {
         ScriptedGateway { url, thread }
     }
 
-    /// What was asked, when all steps were played.
+    /// Waits until all steps are done, and returns the requests.
     pub fn requests(self) -> Vec<Request> {
         self.thread.join().unwrap()
     }
 }
 
-/// Answers these bytes.
+/// Sends these bytes.
 pub fn reply(bytes: impl Into<String>) -> Step {
     let bytes = bytes.into();
     Box::new(move |_, stream| {
-        // The client may have had enough in the middle.
+        // The client may close the connection early.
         stream.write_all(bytes.as_bytes()).ok();
     })
 }
 
-/// Answers these bytes, then waits until the client leaves.
+/// Sends these bytes, then waits until the client closes the connection.
 pub fn reply_and_hold(bytes: impl Into<String>) -> Step {
     let bytes = bytes.into();
     Box::new(move |_, stream| {
@@ -105,7 +105,7 @@ pub fn reply_and_hold(bytes: impl Into<String>) -> Step {
     })
 }
 
-/// Tells that a request came, then answers.
+/// Reports that a request arrived, then continues with `then`.
 pub fn announce(to: mpsc::Sender<()>, then: Step) -> Step {
     Box::new(move |request, stream| {
         to.send(()).unwrap();
@@ -113,7 +113,7 @@ pub fn announce(to: mpsc::Sender<()>, then: Step) -> Step {
     })
 }
 
-/// Waits for a word, then answers.
+/// Waits for a message, then continues with `then`.
 pub fn wait_for(word: mpsc::Receiver<()>, then: Step) -> Step {
     Box::new(move |request, stream| {
         word.recv().ok();
@@ -121,12 +121,12 @@ pub fn wait_for(word: mpsc::Receiver<()>, then: Step) -> Step {
     })
 }
 
-/// Publishes everything, each with an id made of the word and its line.
+/// Publishes every item. Its id is the word and the number of its line.
 pub fn publish_all(word: &'static str) -> Step {
     publish_some(word, usize::MAX, true)
 }
 
-/// Answers so many results; then, unless whole, breaks the answer off.
+/// Answers with at most `most` results. Unless `whole`, the answer is then cut off.
 pub fn publish_some(word: &'static str, most: usize, whole: bool) -> Step {
     Box::new(move |request, stream| {
         let results = request.items().into_iter().take(most).enumerate().map(|(at, item)| {
@@ -140,7 +140,7 @@ pub fn publish_some(word: &'static str, most: usize, whole: bool) -> Step {
     })
 }
 
-/// A whole answer.
+/// A complete answer.
 pub fn response(status: &str, content_type: &str, extra: &str, body: &str) -> String {
     let head = response_head(status, content_type, body.len());
     let (status_line, headers) = head.split_once("\r\n").unwrap();
@@ -154,7 +154,7 @@ fn response_head(status: &str, content_type: &str, length: usize) -> String {
     )
 }
 
-/// The beginning of an event stream, delimited by its close.
+/// The beginning of an event stream that ends when the connection closes.
 pub fn stream(blocks: &str) -> String {
     format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n{blocks}"

@@ -1,4 +1,4 @@
-//! Following channels.
+//! Tests of following channels.
 
 use std::sync::mpsc;
 
@@ -10,7 +10,7 @@ use crate::scripted_gateway::{
 #[test]
 fn a_stream_that_is_cut_resumes_where_it_was() {
     let gateway = ScriptedGateway::play(vec![
-        // The second event is unfinished: it must be asked for again.
+        // The second event is not complete, so the client must ask for it again.
         reply(stream("retry: 1\n\nid: 1-0\ndata: a\ndata: b\n\nid: 2-0\ndata: c")),
         reply(stream("id: 2-0\nevent: tick\ndata: c\n\n")),
     ]);
@@ -101,7 +101,7 @@ fn a_page_is_not_a_stream() {
 #[test]
 fn trouble_of_the_server_passes() {
     let gateway = ScriptedGateway::play(vec![
-        // It brings the wait down, so that the test need not wait.
+        // Shortens the wait before reconnecting, so that the test is fast.
         reply(stream("retry: 1\n\n")),
         reply(response("503 Service Unavailable", "text/plain", "Retry-After: 0\r\n", "")),
         reply(""),

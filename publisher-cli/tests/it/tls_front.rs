@@ -1,4 +1,4 @@
-//! HTTPS in front of a server: a certificate of its own, and a thread for each connection.
+//! A TLS front for an HTTP server, with its own certificate and a thread for each connection.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,17 +12,17 @@ use sse_lab::certificate::certify;
 use sse_lab::listener::Listener;
 use sse_lab::scratch::Scratch;
 
-/// What speaks TLS for another server.
+/// Accepts TLS connections and forwards them to another server.
 pub struct TlsFront {
     pub addr: SocketAddr,
-    /// The file of what vouches for it.
+    /// The path of the certificate. A client that trusts it accepts this front.
     pub certificate: PathBuf,
     _dir: Scratch,
     _listener: Listener,
 }
 
 impl TlsFront {
-    /// In front of a server that speaks HTTP, for `localhost`.
+    /// A front for this HTTP server, with a certificate for `localhost`.
     pub fn of(server: SocketAddr) -> Self {
         let dir = Scratch::new("tls-front");
         let (key, certificate) = (dir.path().join("key.pem"), dir.path().join("certificate.pem"));
@@ -43,8 +43,8 @@ impl TlsFront {
     }
 }
 
-/// Hands on one request after the other, and of each answer what there is of it, until either side closes. An answer that
-/// does not end keeps the connection.
+/// Forwards one request after another, and each answer as far as it has arrived, until either side
+/// closes. An answer that does not end occupies the connection.
 fn serve(config: Arc<ServerConfig>, stream: TcpStream, server: SocketAddr) -> Option<()> {
     let mut client = StreamOwned::new(ServerConnection::new(config).ok()?, stream);
     let mut server = TcpStream::connect(server).ok()?;
@@ -61,7 +61,7 @@ fn serve(config: Arc<ServerConfig>, stream: TcpStream, server: SocketAddr) -> Op
             let count = server.read(&mut piece).ok().filter(|count| *count > 0)?;
             client.write_all(&piece[..count]).ok()?;
             if publishes {
-                // The floor's answer to a publish comes in one piece.
+                // The floor answers a publish in one write, so its answer arrives in one piece.
                 break;
             }
         }
