@@ -112,7 +112,10 @@ async fn prepare(connection: &mut MultiplexedConnection) -> RedisResult<Way> {
             Step::Send(words) => {
                 let answer = Cmd::new().arg(words).query_async::<Value>(connection).await;
                 let reply = match answer {
-                    Ok(Value::Int(n)) => Reply::Integer(n),
+                    Ok(Value::Int(n)) => {
+                        refusal = None;
+                        Reply::Integer(n)
+                    }
                     Ok(value) => Reply::Text(redis::from_redis_value(value)?),
                     Err(error) if error.code().is_none() => return Err(error),
                     Err(error) => {

@@ -60,9 +60,6 @@ impl Server {
         settings.variables.extend([
             ("SSE_AUTH__JWT__KEYS".to_owned(), keys),
             ("SSE_AUTH__ANONYMOUS__PUBLISH".to_owned(), "*".to_owned()),
-            // The limit per subject is off. It would not be reached anyway: each token has its own
-            // subject.
-            ("SSE_LIMITS__STREAMS_PER_SUBJECT".to_owned(), "0".to_owned()),
         ]);
         self.tokens = Some(signed(&key, algorithm)?);
         self.gateway(&settings, None)
