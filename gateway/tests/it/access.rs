@@ -1,4 +1,4 @@
-//! Who may listen and who may publish, and what becomes of those who may not.
+//! Tests of access control: who may subscribe and publish, and how everybody else is refused.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use sse_token::{Algorithm, SigningKey};
 use crate::support::{Answer, Redis, Subscriber, TestGateway, eventually, request};
 
 const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
-/// Every bearer's own channels, beside what a token says itself.
+/// Lets each subject subscribe to `user:{sub}:*`, in addition to the token's own claims.
 const JWT: (&str, &str) = (
     "auth.jwt.keys",
     "alg=HS256 secret=a-secret-of-at-least-32-bytes-for-tests subscribe=user:{sub}:*",
@@ -19,7 +19,8 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A token with these claims, signed with the secret.
+/// A token with these claims, signed with `SECRET`. Expires in ten minutes unless `claims` says
+/// otherwise.
 pub fn token(claims: Value) -> String {
     signed(claims, SECRET.as_bytes())
 }
@@ -44,7 +45,7 @@ fn get(gateway: &TestGateway, path: &str, headers: &[(&str, &str)]) -> Answer {
     request(gateway.addr, "GET", path, headers, b"")
 }
 
-/// What a client that is refused a stream is answered.
+/// The answer to a request for a stream that is refused.
 fn refused(gateway: &TestGateway, query: &str, headers: &[(&str, &str)]) -> Answer {
     get(gateway, &format!("/events?{query}"), headers)
 }
@@ -71,7 +72,7 @@ fn who_shows_nothing_may_do_what_anybody_may_and_nothing_else() {
     for query in ["channel=orders", "channel=public:news&channel=orders", "channel=publicx"] {
         let answer = refused(&gateway, query, &[]);
         assert_eq!(answer.status, 401, "{query}: {}", answer.body);
-        // Without credentials no error is named (RFC 6750 §3.1).
+        // A request without credentials gets no error code (RFC 6750 §3.1).
         assert!(
             answer.head.contains("www-authenticate: Bearer realm=\"sse-gateway\"\r\n"),
             "{}",
@@ -121,7 +122,7 @@ fn a_token_opens_the_channels_that_it_names() {
             403
         );
     }
-    // mercure.publish is everything.
+    // The claim `mercure.publish` allows every channel.
     assert_eq!(gateway.post("/channels/secret", &headers, b"x").status, 200);
     let (name, value) = bearer(&token(json!({ "sub": "1", "publish": ["a:*"] })));
     let headers = [(name, value.as_str())];
@@ -134,7 +135,7 @@ fn a_token_opens_the_channels_that_it_names() {
     gateway.settled();
 }
 
-/// What each is exactly is tested where tokens are checked; here, that none of them opens anything.
+/// The unit tests of the token check cover each reason. Here, none of these tokens may give access.
 #[test]
 fn a_token_that_is_not_to_be_taken_opens_nothing_and_is_not_repeated() {
     let strict =
@@ -148,7 +149,7 @@ fn a_token_that_is_not_to_be_taken_opens_nothing_and_is_not_repeated() {
     };
     let good = token(claims(&|_| {}));
     let parts: Vec<&str> = good.split('.').collect();
-    // {"alg":"none"}
+    // The header is {"alg":"none"}.
     let none = format!("eyJhbGciOiJub25lIn0.{}.", parts[1]);
     let (name, value) = bearer(&good);
     drop(opened(&gateway, "channel=a", &[(name, &value)]));
@@ -169,7 +170,8 @@ fn a_token_that_is_not_to_be_taken_opens_nothing_and_is_not_repeated() {
         ("a long one", "x".repeat(9000)),
     ] {
         let (name, value) = bearer(&token);
-        // Not even what anybody may hear: whoever shows something wrong is told so.
+        // Refused even on the public channel: a client that sends an invalid token must learn of
+        // it.
         for answer in [
             refused(&gateway, "channel=public", &[(name, &value)]),
             gateway.post("/channels/a", &[(name, &value)], b"x"),
@@ -184,7 +186,7 @@ fn a_token_that_is_not_to_be_taken_opens_nothing_and_is_not_repeated() {
     gateway.settled();
 }
 
-/// `{sub}` is data: no wildcard and no separator gets out of it.
+/// A `*` or a separator in the claim `sub` must not act as one in the pattern `user:{sub}:*`.
 #[test]
 fn a_claim_is_no_wildcard_and_reaches_into_no_other_part() {
     let gateway = TestGateway::memory(&[JWT]);
@@ -233,22 +235,22 @@ fn a_cookie_is_taken_of_pages_of_this_site_and_of_those_listed() {
         assert_eq!(answer.status, 403, "{header:?}: {}", answer.body);
         assert_eq!(answer.json()["type"], "urn:sse-gateway:foreign-origin");
         assert_eq!(gateway.post("/channels/a", &headers, b"x").status, 403, "{header:?}");
-        // What anybody may hear, it may hear: the cookie is not looked at for that.
+        // The page may still use what anonymous clients may use: that needs no cookie.
         drop(opened(&gateway, "channel=public", &headers));
     }
-    // A cookie that is of no use is as good as none.
+    // An expired cookie counts as no cookie.
     let old = format!("sse_token={}", token(json!({ "sub": "42", "exp": now() - 60 })));
     drop(opened(&gateway, "channel=public", &[("Cookie", &old)]));
     let answer = refused(&gateway, query, &[("Cookie", &old)]);
     assert_eq!(answer.status, 401);
     assert!(answer.body.contains("expired"), "{}", answer.body);
-    // Of two, nobody can say which is meant.
+    // Two token cookies are ambiguous.
     let two = format!("{cookie}; sse_token=other");
     assert_eq!(refused(&gateway, query, &[("Cookie", &two)]).status, 400);
     gateway.settled();
 }
 
-/// Any page may use a gateway that lists "*", but none with a cookie.
+/// With `cors.origins = "*"` a page of any site may use the gateway, but not with a cookie.
 #[test]
 fn any_origin_is_no_origin_for_cookies() {
     let gateway = TestGateway::memory(&[JWT, ("cors.origins", "*")]);
@@ -280,20 +282,21 @@ fn tickets_are_for_one_use(first: &TestGateway, second: &TestGateway) {
     let token = token(json!({ "sub": "42" }));
     let query = |ticket: &str| format!("channel=user:42:mail&ticket={ticket}");
     let ticket = ticket_of(first, &token);
-    // Not for what its bearer may not hear, and not for publishing.
+    // Publishing takes no ticket.
     assert_eq!(
         second.post(&format!("/channels/user:42:mail?ticket={ticket}"), &[], b"x").status,
         400
     );
     drop(opened(second, &query(&ticket), &[]));
-    // An EventSource that comes back with it is told to stop; 204 is the only answer that does.
+    // 204 is the only answer after which neither a browser nor a client with its own retries comes
+    // back.
     for gateway in [first, second] {
         let before = rejected(gateway, "ticket_spent");
         let answer = refused(gateway, &query(&ticket), &[("Accept", "text/event-stream")]);
         assert_eq!(answer.status, 204, "{}", answer.body);
         assert_eq!(rejected(gateway, "ticket_spent"), before + 1);
     }
-    // A cookie still says who it is.
+    // A valid cookie still identifies the client beside a spent ticket.
     let cookie = format!("sse_token={token}");
     drop(opened(second, &query(&ticket), &[("Cookie", &cookie)]));
     let other = ticket_of(first, &token);
@@ -315,7 +318,7 @@ fn a_ticket_is_for_one_use_on_any_replica() {
     let redis = Redis::start();
     let (first, second) = (TestGateway::redis(&redis, &[JWT]), TestGateway::redis(&redis, &[JWT]));
     tickets_are_for_one_use(&first, &second);
-    // Nothing of it is left, and what waits has an end.
+    // Redis keeps no spent ticket, and an unused one expires.
     ticket_of(&first, &token(json!({ "sub": "42" })));
     let keys = redis.command(&["KEYS", "sse:ticket:*"]);
     assert_eq!(keys.lines().count(), 1, "{keys}");
@@ -359,7 +362,7 @@ fn an_api_key_opens_what_its_line_says() {
     gateway.settled();
 }
 
-/// What a line says of its bearers holds for each of them, and for nobody else.
+/// The limits `streams` and `rate` of a line apply to each subject separately.
 #[test]
 fn each_bearer_may_take_what_its_line_says() {
     let jwt = "alg=HS256 secret=a-secret-of-at-least-32-bytes-for-tests subscribe=* publish=* streams=2 rate=3";
@@ -377,7 +380,8 @@ fn each_bearer_may_take_what_its_line_says() {
         Subscriber::open(gateway.addr, "channel=a", &as_anna).read().is_some()
     });
     let publish = |headers: &[(&str, &str)]| gateway.post("/channels/a", headers, b"x").status;
-    // So many at once, and then so many a second; a slow machine may let more pass, but never all.
+    // Three events pass at once, then three a second. On a slow machine more of the 200 pass, but
+    // not all.
     let answers: Vec<u16> = (0..200).map(|_| publish(&as_anna)).collect();
     assert!(answers[..3].iter().all(|status| *status == 200), "{answers:?}");
     assert!(answers.contains(&429), "{answers:?}");
@@ -385,7 +389,7 @@ fn each_bearer_may_take_what_its_line_says() {
     gateway.settled();
 }
 
-/// `retry:` first, and an end that is no end of the story: an EventSource comes back, with its new cookie.
+/// The stream sends `retry:` and ends unfinished, so an EventSource reconnects with its new cookie.
 #[test]
 fn a_stream_ends_when_its_grant_does() {
     let gateway = TestGateway::memory(&[JWT, ("auth.jwt.leeway", "0s")]);
@@ -404,7 +408,7 @@ fn a_stream_ends_when_its_grant_does() {
     };
     assert_eq!(closed(sse_gateway::stream::close_reason::CloseReason::Expired), 1);
     assert_eq!(refused(&gateway, "channel=user:42:mail", &[("Cookie", &first)]).status, 401);
-    // Nothing is missing between the two.
+    // No event is missing between the old and the new stream.
     let second =
         gateway.publish_as("user:42:mail", "two", &token(json!({ "sub": "p", "publish": ["*"] })));
     let fresh = cookie(now() + 600);
@@ -449,10 +453,10 @@ fn revocations_hold(
         assert_eq!(gateway.post("/channels/a", &as_anna, b"x").status, 401);
         assert_eq!(gateway.post("/tickets", &as_anna, b"").status, 401);
     }
-    // Whoever logs in again afterwards is let in.
+    // A token issued after the revocation is accepted.
     let later = bearer(&token(json!({ "sub": "anna", "iat": now() + 2, "subscribe": ["*"] })));
     drop(opened(second, "channel=a", &[(later.0, &later.1)]));
-    // Others hear on.
+    // Streams of other subjects continue.
     let id = first.publish_as("b", "x", &bert);
     assert_eq!(of_bert.event().id, id);
 
@@ -471,7 +475,7 @@ fn revocations_hold(
         third.settled();
     }
 
-    // A channel's streams are ended, and may come back.
+    // Revoking a channel ends its streams, but their clients may reconnect.
     let mut stream = opened(first, "channel=c&channel=d", &[(others.0, &others.1)]);
     assert_eq!(revoke(second, "channel=d").status, 200);
     let (_, retry) = stream.rest();
@@ -502,14 +506,14 @@ fn who_is_revoked_is_so_on_every_replica() {
     assert!(ttl > 0, "{ttl}");
 }
 
-/// A gateway whose Redis was away when it was called reads it when it is back.
+/// A gateway that misses the announcement of a revocation reads it from Redis when it reconnects.
 #[test]
 fn a_revocation_that_was_not_heard_is_read() {
     let redis = Redis::start();
     let (first, second) = (TestGateway::redis(&redis, &[JWT]), TestGateway::redis(&redis, &[JWT]));
     let anna = bearer(&token(json!({ "sub": "anna", "subscribe": ["*"] })));
     let mut stream = opened(&second, "channel=a", &[(anna.0, &anna.1)]);
-    // Without a call: as if it had been lost on the way.
+    // Stored but not announced, as if the announcement had been lost.
     let line = format!("subject|{}|1|anna", now() + 1);
     redis.command(&["ZADD", "sse:revoked", "99999999999999", &line]);
     redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -563,7 +567,7 @@ fn what_contradicts_itself_is_refused_and_no_secret_is_shown() {
         .map(|_| ())
         .unwrap_err();
     assert!(error.contains("auth.open") && !error.contains(&hash), "{error}");
-    // With a key it may be reached from outside.
+    // With an API key configured, the gateway may listen beyond loopback.
     let outside = [("auth.keys", line.as_str()), ("server.listen", "0.0.0.0:0")];
     TestGateway::try_start(&outside).map(TestGateway::stop).unwrap();
 }

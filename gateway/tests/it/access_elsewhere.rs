@@ -1,5 +1,5 @@
-//! Access that others decide on: key sets at a URL, and a service that is asked. Both are real HTTP servers that do what they
-//! should not.
+//! Tests of access that is decided elsewhere: by the keys of a set at a URL (`jwks=`), and by the
+//! forward-auth service. Both are real HTTP servers here, and they misbehave.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,20 +14,20 @@ use sse_token::{Algorithm, SigningKey};
 use crate::access::token;
 use crate::support::{Answer, Scratch, Subscriber, TestGateway, eventually, request};
 
-/// What a server answers.
+/// How a [`Server`] answers.
 #[derive(Clone)]
 pub enum Behaviour {
-    /// This status, these further header lines, and this body.
+    /// With this status, these further header lines and this body.
     Says(u16, String, String),
-    /// 200 and this body, whose end is that of the connection.
+    /// With 200 and this body without a length: it ends with the connection.
     UntilClose(String),
-    /// Nothing, while the connection stays open.
+    /// Not at all, while the connection stays open.
     Hangs,
-    /// A body without end.
+    /// With a body that never ends.
     Endless,
 }
 
-/// An HTTP server of a few lines.
+/// A minimal HTTP server that records the head of each request.
 pub struct Server {
     pub addr: SocketAddr,
     behaviour: Arc<Mutex<Behaviour>>,
@@ -52,7 +52,7 @@ impl Server {
         *self.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// What it was asked.
+    /// The heads of all requests so far.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
@@ -105,7 +105,7 @@ pub fn says(status: u16, body: impl ToString) -> Behaviour {
     Behaviour::Says(status, String::new(), body.to_string())
 }
 
-/// A key pair of Ed25519: the private key in PEM, the public one as `x` of a JWK.
+/// An Ed25519 key pair: the private key as PEM, the public key as the `x` of a JWK.
 fn pair() -> (Vec<u8>, String) {
     let openssl = |args: &[&str], input: &[u8]| {
         let mut child = Command::new("openssl")
@@ -152,14 +152,14 @@ fn keys_of_a_set_are_read_and_a_new_one_is_found_by_its_name() {
         401,
         "the name is right, the key is not"
     );
-    // Anybody can make up names: the set is not asked for each.
+    // Anybody can invent key ids, so the gateway must not fetch the set for each.
     let before = server.asked();
     for n in 0..50 {
         assert_eq!(ask(&gateway, &signed(&third, &format!("made-up-{n}"))).status, 401);
     }
     assert!(server.asked() <= before + 1, "{} times", server.asked() - before);
-    // A key that is new is found once the source may be asked again; the one that is gone is not taken any more, though
-    // its token was checked before.
+    // The gateway finds the new key once it may ask the source again. It no longer accepts the
+    // removed key, although it accepted a token of that key before.
     server.behave(says(200, json!({ "keys": [jwk("k2", &x2)] })));
     eventually("the second key is taken", || ask(&gateway, &signed(&second, "k2")).status == 200);
     assert_eq!(ask(&gateway, &signed(&first, "k1")).status, 401);
@@ -170,8 +170,8 @@ fn keys_of_a_set_are_read_and_a_new_one_is_found_by_its_name() {
     );
 }
 
-/// Down, slow, huge, redirecting, odd: the keys of before stay, and a client whose token nobody can check is told to come
-/// back, and not that its token is wrong.
+/// While the gateway cannot read a set, it asks clients to come back instead of calling their
+/// tokens invalid. A set that it has read from a file outlives the file.
 #[test]
 fn while_a_set_cannot_be_read_the_keys_of_before_stay() {
     let (private, x) = pair();
@@ -205,7 +205,7 @@ fn while_a_set_cannot_be_read_the_keys_of_before_stay() {
         assert!(blocks.is_empty() && retry.is_some(), "{blocks:?}");
         assert_eq!(elsewhere.asked(), 0, "a redirect was followed");
     }
-    // From a file, a set is there from the start.
+    // A set in a file is read at the start.
     let dir = Scratch::new("jwks");
     let file = dir.path().join("jwks.json");
     std::fs::write(&file, json!({ "keys": [jwk("k1", &x)] }).to_string()).unwrap();
@@ -235,7 +235,7 @@ fn a_service_that_is_asked_decides() {
         ("auth.forward.headers", "x-team"),
     ];
     let gateway = TestGateway::memory(&settings);
-    // Without a body, what was asked for is granted, and nothing else.
+    // An answer without a body grants what the request asked for, and nothing else.
     let mut stream =
         Subscriber::open(gateway.addr, "channel=a&channel=b%2Fc", &[("Cookie", "session=s1")]);
     stream.opening();
@@ -269,7 +269,7 @@ fn a_service_that_is_asked_decides() {
     assert_eq!(answer.status, 207, "{}", answer.body);
     assert!(server.heads.lock().unwrap().last().unwrap().contains("channel=out&channel=in"));
 
-    // A body without a length is a body all the same: taken for none, it would grant what was asked for.
+    // A body without a length is a body. If it counted as none, it would grant what was asked for.
     server.behave(Behaviour::UntilClose(json!({ "subscribe": [] }).to_string()));
     assert_eq!(with_session(&gateway, "GET", "/channels/a").status, 403);
 
@@ -278,7 +278,7 @@ fn a_service_that_is_asked_decides() {
     assert!(answer.status == 401 && answer.head.contains("www-authenticate"), "{}", answer.head);
     server.behave(says(403, ""));
     assert_eq!(with_session(&gateway, "GET", "/channels/a").status, 403);
-    // The cookie of a page of another site is no reason to ask.
+    // A cookie from a page of another site is refused without asking the service.
     let asked = server.asked();
     let headers = [("Cookie", "session=s1"), ("Origin", "https://evil.example")];
     assert_eq!(gateway.post("/channels/a", &headers, b"x").status, 403);
@@ -321,7 +321,7 @@ fn a_service_that_does_not_decide_lets_nobody_in_and_ends_no_event_source() {
         assert_eq!(with_session(&gateway, "GET", "/channels/a").status, 503);
     }
     assert_eq!(elsewhere.asked(), 0, "a redirect was followed, with the cookie");
-    // Nobody is asked about what anybody may hear.
+    // The service is not asked about channels that are open to anonymous clients.
     let mut stream = Subscriber::open(gateway.addr, "channel=public", &[]);
     stream.opening();
     server.behave(says(200, ""));
@@ -353,7 +353,7 @@ fn those_who_ask_the_same_share_one_answer() {
     gateway.settled();
 }
 
-/// A token of ours needs nobody's word; what is none of ours is the service's.
+/// The gateway asks the service only about credentials that it cannot check itself.
 #[test]
 fn own_tokens_and_a_service_stand_beside_each_other() {
     let server = Server::new(says(403, ""));

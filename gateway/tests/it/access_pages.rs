@@ -1,4 +1,4 @@
-//! Access as a browser sees it: Chromium's own `EventSource` with cookies and tickets.
+//! Tests of access in a browser: Chromium's own `EventSource` with cookies and tickets.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,7 +30,7 @@ fn everything() -> String {
     token(json!({ "sub": "publisher", "publish": ["*"] }))
 }
 
-/// A cookie in the page of a gateway, before anything is opened there.
+/// Opens a page of the gateway and sets the cookie, before any stream is opened there.
 fn visit(browser: &Browser, gateway: &TestGateway, token: &str) {
     browser.goto(&format!("http://{}/", gateway.addr));
     set_cookie(browser, token);
@@ -43,7 +43,7 @@ fn when_its_token_expires_a_page_goes_on_under_a_new_cookie_without_a_hole() {
     visit(&browser, &gateway, &token(json!({ "sub": "42", "exp": in_seconds(10) })));
     let page = EventSource::open(&browser, gateway.addr, "channel=user:42:mail", &["gap"]);
     live(&gateway, 1);
-    // Whoever renews sessions does so before they end.
+    // Applications that renew sessions do so before the old token expires.
     set_cookie(&browser, &token(json!({ "sub": "42" })));
     let (mut published, publisher) = (Vec::new(), everything());
     let mut publish = || {
@@ -73,13 +73,13 @@ fn with_a_bad_or_an_ended_token_a_page_stops_and_does_not_hammer() {
     let page = EventSource::open(&browser, gateway.addr, "channel=user:42:mail", &[]);
     eventually("it is closed", || page.errors() == [2]);
     page.close();
-    // The cookie is not renewed in time.
+    // The cookie expires and is not renewed in time.
     set_cookie(&browser, &token(json!({ "sub": "42", "exp": in_seconds(10) })));
     let page = EventSource::open(&browser, gateway.addr, "channel=user:42:mail", &[]);
     live(&gateway, 1);
     eventually("it came back once, and is closed", || page.errors() == [0, 2]);
     page.close();
-    // Access was taken away.
+    // The subject is revoked.
     set_cookie(&browser, &token(json!({ "sub": "42", "iat": in_seconds(0) - 5 })));
     let page = EventSource::open(&browser, gateway.addr, "channel=user:42:mail", &[]);
     live(&gateway, 1);
@@ -95,7 +95,7 @@ fn with_a_bad_or_an_ended_token_a_page_stops_and_does_not_hammer() {
     gateway.settled();
 }
 
-/// `follow.js` gets a ticket for each connection, so that no cookie is needed.
+/// `follow.js` gets a ticket for each connection, so the page needs no cookie.
 #[test]
 fn a_page_follows_with_a_ticket_for_each_connection() {
     let gateway = TestGateway::memory(&SETTINGS);
@@ -134,7 +134,7 @@ fn a_page_follows_with_a_ticket_for_each_connection() {
     assert_eq!(browser.execute("return heard", &[]), Value::Array(published));
     assert_eq!(browser.execute("return gaps", &[]), json!([]));
     assert!(browser.execute("return tickets", &[]).as_u64() >= Some(5));
-    // Nobody is logged in any more: it ends.
+    // The subject is revoked: `/tickets` refuses it, and `follow` stops.
     assert_eq!(
         crate::support::request(gateway.admin, "DELETE", "/connections?subject=42", &[], b"")
             .status,

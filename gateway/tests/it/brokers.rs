@@ -1,4 +1,4 @@
-//! What only Redis can do to a gateway: other publishers, other versions, faults.
+//! Tests that need Redis: other publishers, other versions of the contract, and faults of Redis.
 
 use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 
@@ -55,7 +55,7 @@ fn the_library_is_replaced_only_by_a_newer_one() {
     drop(TestGateway::redis(&redis, &[]));
     assert_eq!(redis.command(&["FCALL", "sse_version", "0"]), "2");
     redis.command(&["FUNCTION", "LOAD", "REPLACE", &library(99)]);
-    // A library that claims to be newer stays, though this one cannot serve.
+    // A library that claims to be newer is kept, although a gateway cannot use this one.
     assert!(TestGateway::try_start(&[("broker", "redis"), ("redis.url", &redis.url())]).is_err());
     assert_eq!(redis.command(&["FCALL", "sse_version", "0"]), "99");
 }
@@ -103,7 +103,8 @@ fn a_user_who_may_not_publish_writes_nothing() {
     let url = format!("redis://guest:x@{}", redis.addr);
     let settings = [("broker", "redis"), ("redis.url", url.as_str())];
     let guest = TestGateway::try_start(&settings);
-    // It cannot even subscribe; a publisher of its own shows the rule in the script.
+    // As this user a gateway cannot subscribe to its channels, so a plain Redis client tests the
+    // script's own check.
     drop(guest);
     let denied = redis.command_as(
         "guest",
@@ -169,7 +170,7 @@ fn other_limits_in_redis_hold_for_all() {
     assert_eq!((answer.status, answer.json()["field"].as_str()), (413, Some("data")));
 }
 
-/// The one gap that a lost history costs, and what comes after it.
+/// Reads the next event, which must be a `reset` gap for all channels. Returns the gap's data.
 fn reset(subscriber: &mut Subscriber) -> serde_json::Value {
     let gap = subscriber.event();
     assert_eq!(gap.event, "gap", "{gap:?}");
@@ -203,7 +204,8 @@ fn a_redis_reloaded_from_an_older_dump_is_told_once_and_ids_rise() {
     };
     assert!(id(&new) > id(&lost), "{new} {lost}");
     assert_eq!(subscriber.event().id, new);
-    // The cursor of the lost event proves nothing now: what exists after it is replayed.
+    // The lost event's id is of an old epoch, so its client is sent a `reset`, and then the later
+    // events that exist.
     let header = [("Last-Event-ID", lost.as_str())];
     let mut resumed = Subscriber::open(gateway.addr, "channel=demo", &header);
     reset(&mut resumed);
@@ -221,12 +223,14 @@ fn a_promoted_replica_that_lagged_is_told_once_and_ids_rise() {
     let kept = old.fcall("demo", "kept");
     assert_eq!(subscriber.event().id, kept);
     eventually("it is replicated", || new.command(&["XLEN", "sse:history:demo"]) == "1");
-    // Promoted before the last event reached it; for a while there are two masters, and both are used.
+    // The replica is promoted before the last event reaches it. For a while there are two masters,
+    // and both take events.
     assert_eq!(new.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     let lost = old.fcall("demo", "lost");
     assert_eq!(subscriber.event().id, lost);
     wire.cut();
-    // Until a gateway looks, both masters go on in the old epoch; this one in a later millisecond than any tick.
+    // Until a gateway ticks on the new master, both masters continue the old epoch. `theirs` must
+    // be of a later millisecond than any tick of the old master.
     let milliseconds = || {
         let time = new.command(&["TIME"]);
         let (seconds, micros) = time.split_once('\n').expect("two numbers");
@@ -258,7 +262,8 @@ fn a_master_that_becomes_a_replica_is_left_for_the_new_one() {
     let kept = old.fcall("demo", "kept");
     assert_eq!(subscriber.event().id, kept);
     eventually("it is replicated", || new.command(&["XLEN", "sse:history:demo"]) == "1");
-    // As Sentinel fails over on purpose: the name leads to the new one, and the old one lives on.
+    // A failover on purpose, as by Sentinel: the address leads to the new master, and the old one
+    // stays alive.
     new.command(&["REPLICAOF", "NO", "ONE"]);
     wire.move_to(new.addr);
     let [host, port] = [new.addr.ip().to_string(), new.addr.port().to_string()];
@@ -294,7 +299,7 @@ fn an_evicted_history_ends_the_epoch() {
     assert_eq!(subscriber.event().id, first);
     redis.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    // Eviction happens when something is written that needs memory.
+    // Redis evicts only when a write needs memory.
     let full = redis.command(&["SET", "other", "x"]);
     assert!(full.contains("OOM"), "{full}");
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -325,7 +330,7 @@ fn ids_rise_after_all_is_lost_though_the_clock_was_ahead_of_the_time() {
     let mut subscriber = gateway.live("channel=demo");
     let now = id(&redis.fcall("demo", "first"));
     subscriber.event();
-    // As a master leaves it whose time was an hour fast.
+    // The state that a master leaves whose time was an hour fast.
     let ahead = sse_contract::EventId { ms: now.ms + 3_600_000, ..now };
     redis.command(&["HSET", "sse:state", "id", &ahead.to_string()]);
     let second = redis.fcall("demo", "second");
@@ -387,7 +392,8 @@ fn a_quiet_client_is_told_no_gap_when_a_busy_channel_was_trimmed() {
     let mut subscriber = gateway.live(&quiet.join("&"));
     let ndjson = [("Content-Type", "application/x-ndjson")];
     assert_eq!(gateway.post("/publish", &ndjson, busy.as_bytes()).status, 200);
-    // The busy channel was trimmed many times over; the quiet client's next checkpoint is beyond that.
+    // The busy channel was trimmed many times. Waits until the quiet client has a checkpoint above
+    // all of that.
     let last = redis.command(&["HGET", "sse:state", "id"]);
     let cursor = loop {
         let block = subscriber.next();

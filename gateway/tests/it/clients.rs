@@ -1,9 +1,9 @@
-//! A client that other people wrote keeps its place: a checkpoint moves its cursor and is no message, and
-//! after a drop it hears what it missed, once.
+//! Tests that other people's clients keep their place: a checkpoint moves the client's cursor and
+//! is no message, and after a cut the client hears what it missed, once.
 //!
-//! Chromium is asked always. `make browsers` asks Firefox, WebKitGTK, the npm package `eventsource` and two
-//! clients of PyPI as well; it installs them. What a client's cursor is, the wire tells: it is what the
-//! client sends as `Last-Event-ID` when it comes back.
+//! Chromium is always tested. `make browsers` installs Firefox, WebKitGTK, the npm package
+//! `eventsource` and two clients of PyPI, and tests these too. A client's cursor is what it sends
+//! as `Last-Event-ID` when it reconnects, so the tests read it on the wire.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -33,30 +33,31 @@ fn webkit_keeps_its_place() {
     page_keeps_its_place(Engine::WebKit);
 }
 
-/// It has `onmessage` and reconnects by itself, as a page does.
+/// The package has `onmessage` and reconnects by itself, as a page does.
 #[test]
 #[ignore = "make browsers"]
 fn npm_eventsource_keeps_its_place() {
     keeps_its_place(|addr| Client::program("node", "eventsource.mjs", addr));
 }
 
-/// `examples/follow.js` runs in Node, where an EventSource can carry a token.
+/// `examples/follow.js` also runs in Node, where an EventSource can carry a token.
 #[test]
 #[ignore = "make browsers"]
 fn follow_on_npm_eventsource_keeps_its_place() {
     keeps_its_place(|addr| Client::program("node", "with_follow.mjs", addr));
 }
 
-/// It has no `onmessage` and does not reconnect: it yields each block with its type, a checkpoint too, which
-/// its user has to skip, and the script comes back with the last id that it yielded. With
-/// `checkpoints=off` it yields published events alone, and has no place before the first of them.
+/// httpx-sse yields every block with its type, also checkpoints, which its user must skip. It has
+/// no `onmessage` and does not reconnect, so the script reconnects with the last id that it
+/// yielded. With `checkpoints=off` it would yield published events only, and have no cursor before
+/// the first.
 #[test]
 #[ignore = "make browsers"]
 fn pypi_httpx_sse_keeps_its_place() {
     keeps_its_place(|addr| Client::program("venv/bin/python", "with_httpx_sse.py", addr));
 }
 
-/// As httpx-sse in all of that, but it tells an id only with the block that carries it: the script keeps
+/// Like httpx-sse, but sseclient gives an id only with the block that has one, so the script keeps
 /// the last.
 #[test]
 #[ignore = "make browsers"]
@@ -73,14 +74,16 @@ fn page_keeps_its_place(engine: Engine) {
 
 const QUERY: &str = "channel=quiet";
 
-/// Opens a client's stream of a channel on which nothing is published but by the story.
+/// Runs the tests with a client. `open` opens its stream of [`QUERY`], whose channel only these
+/// tests publish on.
 fn keeps_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
     the_opening_checkpoint_is_its_place(&open);
     a_heartbeat_moves_its_place(&open);
     an_event_that_was_cut_off_comes_again(&open);
 }
 
-/// Some clients take the cursor when they read the `id:` line, whatever of the event is still to come.
+/// Some clients move their cursor when they read the `id:` line. If that line came before the data,
+/// a cut in between would lose the event.
 fn an_event_that_was_cut_off_comes_again<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
     on_both(&[("stream.heartbeat", "1h"), ("stream.retry", "100ms")], |gateway| {
         let wire = Wire::to(gateway.addr);
@@ -140,8 +143,8 @@ fn a_heartbeat_moves_its_place<'b>(open: impl Fn(SocketAddr) -> Client<'b>) {
     });
 }
 
-/// Drops a client that has heard so many messages, publishes one event while it is away, and another when
-/// it is back, behind which nothing can follow that is heard twice.
+/// Cuts a client that has heard `before` messages, publishes one event while it is away and one
+/// when it is back. Once the client has heard the second one, nothing can be repeated any more.
 #[track_caller]
 fn drop_and_publish(
     gateway: &TestGateway,
@@ -159,7 +162,7 @@ fn drop_and_publish(
     [heard("message", &away, "while it was away"), heard("message", &back, "when it was back")]
 }
 
-/// The positions after which clients asked to go on, in the order in which they asked.
+/// The `Last-Event-ID` of each request that had one, in order.
 fn resumes(wire: &Wire) -> Vec<String> {
     let asked = wire.asked();
     let headers = asked.lines().filter_map(|line| line.split_once(": "));
@@ -167,18 +170,18 @@ fn resumes(wire: &Wire) -> Vec<String> {
     ids.map(|(_, id)| id.to_owned()).collect()
 }
 
-/// A client that reads one stream, and all that it told its user.
+/// A client that reads one stream, and everything that it told its user.
 enum Client<'b> {
     Page(EventSource<'b>),
     Program(Program),
 }
 
 impl Client<'_> {
-    /// One that a program beside this file drives.
+    /// Starts a client: one of the programs in the folder `clients`.
     #[track_caller]
     fn program(interpreter: &str, script: &str, addr: SocketAddr) -> Self {
         let dir = installed();
-        // Node.js is Debian's; an environment of Python brings its own.
+        // Node.js is Debian's; a Python environment brings its own interpreter.
         let in_dir = dir.join(interpreter);
         let interpreter = if in_dir.exists() { in_dir } else { interpreter.into() };
         let mut command = Command::new(interpreter);
@@ -203,20 +206,20 @@ impl Client<'_> {
         }
     }
 
-    /// The ids of the checkpoints that it heard.
+    /// The ids of the checkpoints that the client heard.
     #[track_caller]
     fn checkpoints(&self) -> Vec<String> {
         let all = self.heard().into_iter();
         all.filter(|event| event.kind == "checkpoint").map(|event| event.id).collect()
     }
 
-    /// All that it heard but checkpoints.
+    /// Everything that the client heard except checkpoints.
     #[track_caller]
     fn others(&self) -> Vec<Heard> {
         self.heard().into_iter().filter(|event| event.kind != "checkpoint").collect()
     }
 
-    /// A page was told of each drop, and that it is to come back.
+    /// Checks that a page got an `error` event, and none after which it would not reconnect.
     #[track_caller]
     fn errors_are_not_final(&self) {
         if let Client::Page(page) = self {
@@ -233,13 +236,13 @@ impl Client<'_> {
     }
 }
 
-/// A running program that prints each thing it hears as one line of JSON.
+/// A running program that prints everything that it hears, one line of JSON each.
 struct Program {
     _process: Process,
     heard: Arc<Mutex<Vec<Heard>>>,
 }
 
-/// Where scripts/browsers put the programs.
+/// Where `scripts/browsers` installs the programs.
 fn installed() -> PathBuf {
     std::env::var_os("SSE_TEST_CLIENTS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-clients"),

@@ -1,4 +1,5 @@
-//! What `--check-config` accepts starts: both ports answer, whatever odd values were accepted.
+//! Tests that every configuration that `--check-config` accepts also starts: both ports answer,
+//! however odd the values are.
 
 use std::ffi::OsString;
 
@@ -7,7 +8,7 @@ use sse_gateway::config::checks::{DURATIONS, WHOLE};
 
 use crate::support::{Redis, TestGateway, request};
 
-/// Every worker answers, and says what it thinks of this origin.
+/// Starts a gateway and checks that both ports answer, and that the answers allow `origin`.
 #[track_caller]
 fn serves(settings: &[(&str, &str)], origin: Option<&str>) -> TestGateway {
     let gateway = TestGateway::memory(settings);
@@ -40,7 +41,7 @@ fn odd_origins_that_are_accepted_start_and_match() {
     }
 }
 
-/// Each setting with bounds at one of its ends, but these.
+/// Every setting that has bounds, at its lowest or highest value, except the settings in `but`.
 fn at_the_ends(most: bool, but: &[&str]) -> Vec<(&'static str, String)> {
     let whole = WHOLE.iter().map(|(key, low, high)| (*key, if most { *high } else { *low }));
     let whole = whole.map(|(key, number)| (key, number.to_string()));
@@ -57,9 +58,10 @@ fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'
 #[test]
 fn a_gateway_serves_at_both_ends_of_every_bound() {
     for most in [false, true] {
-        // So many threads are for a machine with so many cores.
+        // The highest value of `server.workers` is too many threads for a small machine.
         serves(&borrowed(&at_the_ends(most, &["server.workers"])), None).stop();
-        // One connection is no place for a stream and a publisher, and no time to wait is a gap.
+        // A single connection cannot serve a stream and a publisher, and without `stream.open_wait`
+        // the stream begins with a gap.
         let but = ["server.workers", "server.max_connections", "stream.open_wait"];
         let gateway = TestGateway::memory(&borrowed(&at_the_ends(most, &but)));
         let mut stream = gateway.live("channel=demo");
@@ -78,19 +80,19 @@ fn a_gateway_reaches_redis_at_both_ends_of_every_bound() {
         let redis = Redis::start();
         let mut but = vec!["server.workers", "server.max_connections", "stream.open_wait"];
         if !most {
-            // A millisecond for an answer is no promise that there is one in time.
+            // The lowest timeouts are a millisecond, and Redis may take longer.
             but.extend(["redis.connect_timeout", "redis.answer_timeout"]);
         }
         let gateway = TestGateway::redis(&redis, &borrowed(&at_the_ends(most, &but)));
         assert_eq!(gateway.admin("/readyz").status, 200);
-        // Without any patience it is let in at once, and told.
+        // A client that is let in before its stream has a position is told so by a gap.
         let first = gateway.subscribe("channel=demo").next();
         assert!(["checkpoint", "gap"].contains(&first.event.as_str()), "{first:?}");
         gateway.settled();
     }
 }
 
-/// Lines `NAME: value` and `NAME=value` of the variables in a file.
+/// The `SSE_` variables in a file, written as `NAME: value` or `NAME=value`.
 fn variables(text: &str) -> Vec<(OsString, OsString)> {
     let lines =
         text.lines().map(|line| line.trim().trim_start_matches("ENV ").trim_end_matches('\\'));

@@ -1,4 +1,4 @@
-//! The console at `/`, used in Chromium as somebody who tries the gateway uses it.
+//! Tests of the console at `/` in Chromium, used by somebody who tries the gateway.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::streams::on_both;
 use crate::support::{Redis, TestGateway, eventually, own_addr};
 use crate::webdriver::Browser;
 
-/// A row of the list, the newest first.
+/// A row of the console's list, which shows the newest event first.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
     id: String,
@@ -35,7 +35,7 @@ fn wait_for_rows(browser: &Browser, count: usize) -> Vec<Row> {
     rows(browser)
 }
 
-/// What a page says about itself in a data attribute.
+/// A data attribute of an element of the page.
 #[track_caller]
 fn data(browser: &Browser, css: &str, name: &str) -> Value {
     let script = "return document.querySelector(arguments[0]).dataset[arguments[1]] ?? null";
@@ -47,7 +47,7 @@ fn wait_for_state(browser: &Browser, state: &str) {
     eventually(&format!("the console is {state}"), || data(browser, "#state", "state") == state);
 }
 
-/// Fills the form, publishes, and answers the id that the console shows.
+/// Fills in the form, publishes, and returns the id that the console shows.
 #[track_caller]
 fn publish(browser: &Browser, kind: &str, text: &str) -> String {
     browser.type_text("#publish-type", kind);

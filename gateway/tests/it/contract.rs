@@ -1,4 +1,5 @@
-//! The library in a real Redis, without a gateway: what it promises to every caller, by `FCALL` and by `EVALSHA`.
+//! Tests of the library in a real Redis, without a gateway: what it promises to every caller, by
+//! `FCALL` and by `EVALSHA`.
 
 mod epochs;
 mod histories;
@@ -16,11 +17,11 @@ use sse_lab::resp::{Answer, Connection};
 
 use crate::support::Redis;
 
-/// What an answer means by the contract.
+/// Reads an answer as the contract defines it.
 trait Meant {
     fn id(&self) -> EventId;
     fn meaning(&self) -> Meaning;
-    /// A batch's answer.
+    /// The results of a batch.
     fn items(&self) -> Vec<Result<EventId, (Meaning, &str)>>;
 }
 
@@ -41,15 +42,15 @@ impl Meant for Answer {
     }
 }
 
-/// A Redis with the library, and how its functions are called there.
+/// A Redis with the library, and how to call its functions.
 struct Library {
     redis: Redis,
     keys: Keys,
-    /// The scripts' digests, in the order of [`Function::ALL`]; none where `FCALL` serves.
+    /// The scripts' digests, in the order of [`Function::ALL`]. `None` to call by `FCALL`.
     digests: Option<Vec<String>>,
 }
 
-/// What a gateway with the default settings tells that has seen nothing.
+/// The arguments of a gateway with the default settings that has seen nothing.
 const NEW: Caller = Caller {
     seen: None,
     beat: None,
@@ -72,13 +73,13 @@ impl Library {
         Library { redis, keys: Keys::new("sse", 1), digests: Some(digests) }
     }
 
-    /// Tells a story twice: with functions, and with scripts.
+    /// Runs a test twice: with functions and with scripts.
     fn both(args: &[&str], story: impl Fn(Library)) {
         story(Library::functions(Redis::start_with(args)));
         story(Library::scripts(Redis::start_with(args)));
     }
 
-    /// A new Redis with functions.
+    /// Starts a Redis with the library as functions.
     fn start() -> Self {
         Library::functions(Redis::start())
     }
@@ -96,7 +97,7 @@ impl Library {
         connection.ask(head.into_iter().map(str::as_bytes).chain(call.words()))
     }
 
-    /// Calls a function with words of any kind.
+    /// Calls a function with any keys and arguments, also invalid ones.
     fn run(&self, function: Function, keys: &[&str], args: &[&str]) -> Answer {
         let count = keys.len().to_string();
         let head = match &self.digests {
@@ -166,7 +167,8 @@ impl Library {
         Snapshot { clock: head[0].id(), ranges: ranges.iter().map(Range::of).collect() }
     }
 
-    /// Ranges, and whether each was cut, under budgets of bytes for each and for all.
+    /// Reads ranges with a budget of bytes for each and for all. Returns them, and whether each was
+    /// cut.
     fn page(&self, budgets: (u32, u32), ranges: &[(&str, &str)]) -> (Vec<Range>, Vec<bool>) {
         let answer = self.try_read(NEW, budgets, ranges);
         let ranges = &answer.elements()[4..];
@@ -205,7 +207,7 @@ impl Library {
         self.redis.command(&["XLEN", &format!("sse:history:{channel}")])
     }
 
-    /// What the whole data set is, in one text.
+    /// A text that changes if anything in the data set does.
     fn digest(&self) -> String {
         let keys = self.redis.command(&["KEYS", "*"]);
         let mut keys: Vec<&str> = keys.lines().collect();
@@ -215,7 +217,7 @@ impl Library {
     }
 }
 
-/// What lets a test ask for digests.
+/// The arguments of a Redis that allows [`Library::digest`].
 const DEBUG: [&str; 2] = ["--enable-debug-command", "yes"];
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -236,7 +238,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// A tick's answer.
+/// The answer to a tick.
 #[derive(Debug, Clone, PartialEq)]
 struct Tick {
     clock: EventId,
@@ -251,7 +253,7 @@ impl Tick {
         self.clock.epoch()
     }
 
-    /// What a gateway tells next that has seen this.
+    /// The arguments of a gateway that has seen this tick.
     fn seen(&self) -> Caller {
         Caller { seen: Some(self.clock), beat: Some(self.beat), ..NEW }
     }
@@ -289,8 +291,8 @@ impl Range {
         }
     }
 
-    /// Whether a young position proves that nothing is missing: the rule of gateways for what does not reach
-    /// back to it.
+    /// Whether nothing was ever removed from the history. If so, a gateway knows that no event is
+    /// missing after a young position, although the oldest event is above the position.
     fn untrimmed(&self) -> bool {
         self.added == self.length
     }
@@ -304,7 +306,7 @@ fn event<'a>(channel: &'a Channel, data: &'a str) -> Publish<'a> {
     Publish { channel, event: None, data: data.as_bytes(), idempotency_key: None }
 }
 
-/// Somebody who listens to live channels.
+/// A Redis client that is subscribed to live channels.
 struct Listener {
     connection: Connection,
     addr: SocketAddr,
@@ -321,7 +323,7 @@ impl Listener {
         Listener { connection, addr: redis.addr, channels }
     }
 
-    /// The id and data of all events so far, in order.
+    /// The id and data of all events since the last call, in order.
     fn heard(&mut self) -> Vec<(EventId, String)> {
         let channel = self.channels[0].clone();
         let mark: [&[u8]; 3] = [b"PUBLISH", channel.as_bytes(), b"that is all"];

@@ -1,4 +1,5 @@
-//! That the documents say what the code says: settings, metrics, reasons, problems, calls, links, and the tests they name.
+//! Tests that the documents agree with the code: settings, metrics, reasons, problems, calls,
+//! links, and the tests that they name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +19,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// All files below a folder whose names end so.
+/// All files below a folder whose names have this ending.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -61,7 +62,7 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn codes(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
@@ -71,7 +72,7 @@ fn firsts(text: &str) -> BTreeSet<String> {
     rows(text).iter().map(|cells| cells[0].trim_matches('`').to_owned()).collect()
 }
 
-/// The words in quotes behind each `opening(`, down to the bracket that closes it.
+/// The quoted words after each `opening`, up to the bracket that closes it.
 fn words_in(source: &str, opening: &str) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     for (at, _) in source.match_indices(opening) {
@@ -92,7 +93,7 @@ fn set<T: Into<String>>(of: impl IntoIterator<Item = T>) -> BTreeSet<String> {
     of.into_iter().map(Into::into).collect()
 }
 
-/// Names of settings with their defaults, as the program prints them.
+/// The settings with their defaults, as the program prints them.
 fn settings() -> BTreeMap<String, String> {
     let program = env!("CARGO_BIN_EXE_sse-gateway");
     let output = Command::new(program).arg("defaults").env_clear().output().unwrap();
@@ -124,7 +125,7 @@ fn every_documented_setting_exists_and_every_setting_is_documented() {
     assert_eq!(documented, settings);
 }
 
-/// "64 KiB", "10,000 events", "5 min" or "none", as a setting's value is written.
+/// Turns a limit such as "64 KiB", "10,000 events", "5 min" or "none" into the setting's value.
 fn as_value(words: &str) -> String {
     if words == "none" {
         return "0".to_owned();
@@ -147,7 +148,7 @@ fn the_limits_of_the_api_are_the_defaults() {
     for cells in rows(section(&api, "## Limits")) {
         let parts: Vec<&str> = cells[1].split('`').collect();
         for pair in parts[1..].chunks(2) {
-            // Others are decided by the machine, or are no settings.
+            // A limit without a default in brackets depends on the machine, or is no setting.
             let Some(words) = pair.get(1).and_then(|behind| behind.split_once('(')) else {
                 continue;
             };
@@ -159,7 +160,7 @@ fn the_limits_of_the_api_are_the_defaults() {
     assert!(compared > 12, "{compared}");
 }
 
-/// A name that looks like a setting's, anywhere in the documents of users, is one.
+/// Every name in the documents that looks like a setting's must be one.
 #[test]
 fn every_setting_that_the_documents_name_exists() {
     let settings = settings();
@@ -167,7 +168,7 @@ fn every_setting_that_the_documents_name_exists() {
         settings.keys().filter_map(|name| Some(name.split_once('.')?.0)).collect();
     let mut documents = files(&root().join("docs"), ".md");
     documents.extend([root().join("README.md"), root().join("SECURITY.md")]);
-    // It speaks of Redis' own functions for scripts, which begin as its settings do.
+    // This document names Redis' functions for scripts, which look like settings of `redis`.
     documents.retain(|document| !document.ends_with("redis-contract.md"));
     let mut named = 0;
     for document in documents {
@@ -208,7 +209,7 @@ fn every_gap_reason_is_documented() {
     assert_eq!(set(list), reasons);
 }
 
-/// The values of a label that is there from the start.
+/// The values of a metric's first label in a scrape.
 fn scraped(text: &str, metric: &str) -> BTreeSet<String> {
     let of = |line: &str| {
         let labels = line.strip_prefix(metric)?.strip_prefix('{')?;
@@ -224,7 +225,8 @@ fn every_metric_is_documented_with_its_labels() {
     let operations = read("docs/operations.md");
     let table = section(&operations, "## Metrics");
     let source = source();
-    // One whose label has no value yet is not in the text, so the source is asked for the names.
+    // A metric whose label has no value yet is not in the scrape, so the names come from the
+    // source.
     let named = source.split("\"sse_").skip(1).filter_map(|rest| rest.split_once("\","));
     let named = named.map(|(name, _)| format!("sse_{name}"));
     let is_metric = |name: &String| {
@@ -283,7 +285,7 @@ fn every_result_of_a_publish_is_documented() {
     let results = count.split(" => \"").skip(1).map(|arm| arm.split('"').next().unwrap());
     let results = set(results);
     assert_eq!(firsts(section(&operations, "### Publish results")), results);
-    // Each is there before its first count.
+    // Each result is in the scrape before it is first counted.
     let metrics = TestGateway::memory(&[]).admin("/metrics").body;
     for result in results {
         let line = format!("sse_published_events_total{{result=\"{result}\"}} 0");
@@ -291,7 +293,7 @@ fn every_result_of_a_publish_is_documented() {
     }
 }
 
-/// `"name", "Title", 400` for each type of problem, with its statuses.
+/// The status of each type of problem, from the tuples `("name", "Title", 400)` in the source.
 fn problems() -> BTreeMap<String, String> {
     let source = source();
     let parts = source.split("fn parts(self)").nth(1).unwrap().split("\n    }\n").next().unwrap();
@@ -312,7 +314,7 @@ fn every_type_of_problem_is_documented_with_its_status() {
     let api = read("docs/http-api.md");
     let mut documented = BTreeMap::new();
     for cells in rows(section(&api, "## Types of problem")) {
-        // One row may have two types, and then two statuses.
+        // One row may hold two types with their statuses.
         for (name, status) in codes(cells[0]).into_iter().zip(cells[1].split(", ").cycle()) {
             documented.insert(name.to_owned(), status.to_owned());
         }
@@ -327,7 +329,8 @@ fn every_type_of_problem_is_documented_with_its_status() {
     assert_eq!(set(named.filter(|name| !name.is_empty())), set(problems.into_keys()));
 }
 
-/// The calls of the description for tools: below `paths:`, a path has two spaces before it and a method four.
+/// The calls that `openapi.yaml` describes. Below `paths:`, a path is indented by two spaces and a
+/// method by four.
 fn described() -> BTreeSet<String> {
     let openapi = read("docs/openapi.yaml");
     let paths = openapi.split("\npaths:\n").nth(1).unwrap();
@@ -354,7 +357,8 @@ fn every_call_is_documented_and_answered() {
         documented.insert(call.to_owned());
         let (method, path) = call.split_once(' ').unwrap();
         let port = if cells[0] == "admin" { gateway.admin } else { gateway.addr };
-        // No method is taken for this one: the resource itself has to be there, and to name those it takes.
+        // No resource takes PUT. The refusal shows that the resource exists, and lists the methods
+        // it takes.
         let answer = request(port, "PUT", &path.replace("{channel}", "a"), &[], b"");
         let allow = answer.head.lines().find(|line| line.to_lowercase().starts_with("allow:"));
         let allow = allow.unwrap_or_else(|| panic!("{call}: {}", answer.head));
@@ -370,15 +374,15 @@ fn every_call_is_documented_and_answered() {
     assert_eq!(set(paths), served);
     let described: BTreeSet<String> =
         described().into_iter().filter(|call| !call.starts_with("HEAD ")).collect();
-    // The console is a page.
+    // The console is a page, which `openapi.yaml` does not describe.
     documented.remove("GET /");
     assert_eq!(described, documented);
 }
 
-/// A heading's name in a link, as GitHub makes it.
+/// The anchor that GitHub gives a heading.
 fn anchor(heading: &str) -> String {
     let mut text = heading.trim_start_matches('#').trim().to_lowercase();
-    // A link in a heading counts by its words.
+    // Only the text of a link in a heading counts.
     while let Some(from) = text.find("](") {
         let end = text[from..].find(')').map_or(text.len(), |n| from + n + 1);
         text.replace_range(from..end, "");
@@ -427,7 +431,8 @@ fn the_readme_is_read_in_one_sitting() {
     assert!(length <= 9 * 1024, "README.md has {length} bytes; what is more belongs into docs/");
 }
 
-/// What docs/security.md names as a test is one in gateway/tests/it, or in the crate that stands before it.
+/// Every test that docs/security.md names must exist: in gateway/tests/it, or as a unit test of the
+/// gateway, the contract or the token crate.
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
     let text = read("docs/security.md");

@@ -1,4 +1,5 @@
-//! The first promise at its edges: each story here once lost, forged or doubled something without a word.
+//! Tests of the first promise, no silent loss, in odd cases. In each of them an event was once
+//! lost, forged or doubled without a gap.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -19,7 +20,8 @@ fn gap(block: &Block) -> serde_json::Value {
     serde_json::from_str(&block.data).expect("a gap's data")
 }
 
-/// A user of Redis who may do everything but what `rules` take away, and a gateway's URL for it.
+/// Makes a Redis user that may do everything except what `rules` take away. Returns a gateway's URL
+/// for it.
 fn user(redis: &Redis, rules: &str) -> String {
     let mut command =
         vec!["ACL", "SETUSER", "gateway", "on", ">secret", "~sse:*", "&sse:*", "+@all"];
@@ -55,7 +57,7 @@ fn who_comes_while_redis_is_away_is_let_in_late_and_told() {
     assert_eq!((&told["channel"], &told["reason"]), (&"*".into(), &"late".into()), "{told}");
     assert_eq!(fresh.opening().data, r#"{"from":"now"}"#);
     assert_eq!(gap(&plain.next())["reason"], "late");
-    // A client with a position of its own misses nothing.
+    // A client with its own position misses nothing.
     assert_eq!(resumed.opening().id, kept);
     for subscriber in [&mut fresh, &mut plain, &mut resumed] {
         assert!(subscriber.retry.is_some());
@@ -120,12 +122,12 @@ fn idempotency_keys_of_nested_names_are_two() {
     });
 }
 
-/// A worker that parses a large body does nothing else meanwhile, so that its inbox overflows.
+/// A worker that parses a large body does nothing else meanwhile, so its inbox overflows.
 #[test]
 fn a_stream_that_opens_while_its_worker_is_behind_misses_nothing_silently() {
     let settings = [
         ("server.workers", "1"),
-        // However long a worker takes, nobody is let in late.
+        // However long the worker takes, no client is let in late.
         ("stream.open_wait", "60s"),
         ("stream.inbox_bytes", "3000"),
         ("stream.queue_events", "2000"),
@@ -155,7 +157,8 @@ fn a_stream_that_opens_while_its_worker_is_behind_misses_nothing_silently() {
         while gateway.metrics.broker.dropped.get() == 0 {
             assert!(Instant::now() < end, "the inbox never overflowed");
         }
-        // Each with a channel of its own as well, so that much else than events stands in the inbox.
+        // Each stream has a channel of its own as well, so that the inbox holds many messages
+        // besides events.
         let open = |n: usize| gateway.subscribe(&format!("channel=demo&channel=own-{n}"));
         for round in 0..4 {
             let together: Vec<_> =
@@ -192,7 +195,7 @@ fn a_deposed_master_that_wakes_up_acknowledges_nothing() {
     let gateway = TestGateway::redis(&old, &settings);
     let new = old.replica();
     let mut subscriber = gateway.live("channel=demo");
-    // The worker's line and a connection of the pool are open from here on.
+    // Opens the workers' own connections for publishing. The batch below opens one of the pool.
     for _ in 0..8 {
         let event = gateway.publish("demo", "before");
         assert_eq!(subscriber.event().id, event);
@@ -221,13 +224,13 @@ fn a_deposed_master_that_wakes_up_acknowledges_nothing() {
         }
     }
     for event in acknowledged {
-        // A second `reset` would stand in its place.
+        // If the old master were used again, a second `reset` would come first.
         assert_eq!(subscriber.event().id, event);
     }
     assert_eq!(old.command(&["XLEN", "sse:history:demo"]), "10");
 }
 
-/// It was sent while the old master was the one, and answered when it was none any more.
+/// The event is sent while the old master is in charge, and acknowledged after it was replaced.
 #[test]
 fn what_a_deposed_master_acknowledges_late_is_outcome_unknown() {
     let old = Redis::start();
@@ -241,7 +244,7 @@ fn what_a_deposed_master_acknowledges_late_is_outcome_unknown() {
     old.command(&["CLIENT", "PAUSE", "100000", "WRITE"]);
     std::thread::scope(|scope| {
         let late = scope.spawn(|| gateway.post("/channels/demo", &[], b"late"));
-        // One of them is the tick.
+        // The other blocked client is the tick.
         let blocked = || old.command(&["INFO", "clients"]).contains("blocked_clients:2");
         eventually("the publication waits", blocked);
         new.command(&["REPLICAOF", "NO", "ONE"]);
@@ -274,7 +277,8 @@ fn a_publisher_that_names_its_epoch_is_refused_by_a_deposed_master() {
     assert_eq!(redis.command(&["XLEN", "sse:history:demo"]), "2");
 }
 
-/// The epoch ended between two ticks: nothing was written, so the gateway sends it again.
+/// The epoch ended between two ticks. Redis refuses the event and writes nothing, so the gateway
+/// may send it again.
 #[test]
 fn a_publication_into_a_new_epoch_is_sent_again_though_it_has_no_key() {
     let redis = Redis::start();
@@ -313,7 +317,8 @@ fn follow(replica: &Redis, master: &Redis) {
     });
 }
 
-/// What a hypervisor does that puts a machine back to an earlier moment, and what an operator may do with RESTORE.
+/// The data goes back in time while the process stays, as when a hypervisor puts a machine back to
+/// an earlier moment, or an operator uses RESTORE.
 #[test]
 fn a_roll_back_inside_one_process_is_told() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
@@ -323,7 +328,8 @@ fn a_roll_back_inside_one_process_is_told() {
     let mut subscriber = gateway.live("channel=demo");
     let lost = redis.fcall("demo", "lost");
     assert_eq!(subscriber.event().id, lost);
-    // Positions are told by ticks alone here, so this many ticks have been heard since.
+    // Only ticks raise the position of this stream, so several ticks have been heard since the lost
+    // event.
     let mut young = subscriber.next();
     while id(&young.id).ms < id(&lost).ms + 500 {
         young = subscriber.next();
@@ -336,7 +342,8 @@ fn a_roll_back_inside_one_process_is_told() {
     assert_eq!(gap(&resumed.event())["reason"], "reset");
     let replayed = resumed.event();
     assert_eq!(replayed.id, next, "{replayed:?}, behind kept {kept} and lost {lost}");
-    // It had all there was, and is told that its position is of no use any more; when, the next tick decides.
+    // The open stream also gets the `reset`, before or after the live event, depending on the next
+    // tick.
     let (told, came): (Vec<Block>, Vec<Block>) =
         [subscriber.event(), subscriber.event()].into_iter().partition(|b| b.event == "gap");
     assert_eq!((gap(&told[0])["reason"].as_str(), &came[0].id), (Some("reset"), &next));
@@ -358,14 +365,15 @@ fn a_user_without_a_right_publishes_nothing_and_is_told_so() {
     }
 }
 
-/// An error that is not the library's own may come from the middle of a script: nobody knows what it did.
+/// An error that is not the library's own may come from the middle of a script, so nobody knows
+/// what was written.
 #[test]
 fn an_error_that_is_not_the_librarys_own_is_outcome_unknown_and_not_repeated() {
     let redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[("redis.tick", "60s")]);
-    // No tick is under way any more, which would find the other library.
+    // Once this stream is open, no tick is under way that would find the other library.
     drop(gateway.live("channel=other"));
-    // A library of somebody's who publishes, and fails behind that.
+    // A foreign library, whose publish writes something and then fails.
     let odd = "#!lua name=sse\n\
         redis.register_function('sse_version', function() return 2 end)\n\
         redis.register_function('sse_publish', function(keys) redis.call('INCR', 'sse:calls') \
@@ -414,7 +422,7 @@ fn a_history_that_redis_refuses_is_told_and_delays_nobody() {
         assert_eq!(gateway.resumed("channel=public", &first).event().id, second);
         eventually("it is live", || gateway.sum(|c| c.joining.get()) == 0);
         let live = redis.fcall("secret", "live");
-        // Behind a page that was cached, it is told once more.
+        // After a cached page, the gap comes once more.
         let next = subscriber.event();
         let next = if next.event == "gap" { subscriber.event() } else { next };
         assert_eq!(next.id, live);
@@ -459,7 +467,8 @@ fn a_cursor_of_the_far_future_stops_nobody() {
     });
 }
 
-/// A record of which gateway may be believed belongs to the data, not to a gateway.
+/// Redis' state says whether writes survive a restart. The first gateway wrote that they do not,
+/// and the setting of another gateway does not change it.
 #[test]
 fn one_gateways_word_for_durability_does_not_speak_for_the_others() {
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -488,7 +497,7 @@ fn an_idle_stream_without_a_position_shows_signs_of_life() {
     redis.thaw();
 }
 
-/// What comes first in one write: a client that closes on a half-read head is nobody's trouble.
+/// The clients leave while they wait for the head of their response, which a frozen Redis delays.
 #[test]
 fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
     let redis = Redis::start();

@@ -1,5 +1,5 @@
-//! A browser's own `EventSource` against the gateway: what pages see, with Chromium's parser, its rules
-//! for reconnecting and its idea of which answers are final.
+//! Tests with a browser's own `EventSource`: what pages see, with Chromium's parser, its rules for
+//! reconnecting, and its idea of which answers are final.
 
 use std::net::SocketAddr;
 
@@ -10,15 +10,15 @@ use crate::streams::on_both;
 use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 use crate::webdriver::Browser;
 
-/// An `EventSource` in a page of its gateway's origin, and all that it dispatched.
+/// An `EventSource` in a page of the gateway's origin, and every event that it dispatched.
 pub struct EventSource<'b> {
     browser: &'b Browser,
 }
 
-/// An event as a listener was given it.
+/// An event as a listener received it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Heard {
-    /// What the listener was registered for; `message` is `onmessage`.
+    /// The type that the listener was registered for, or `message` for `onmessage`.
     #[serde(rename = "type")]
     pub kind: String,
     pub id: String,
@@ -26,13 +26,15 @@ pub struct Heard {
 }
 
 impl<'b> EventSource<'b> {
-    /// Opens one that listens to these types besides `message`.
+    /// Opens an `EventSource`, in a page of the gateway, that listens to these types besides
+    /// `message`.
     #[track_caller]
     pub fn open(browser: &'b Browser, addr: SocketAddr, query: &str, types: &[&str]) -> Self {
         Self::of(browser, &format!("http://{addr}"), query, types)
     }
 
-    /// Opens one in a page of this origin.
+    /// Opens an `EventSource`, in a page of this origin, that listens to these types besides
+    /// `message`.
     #[track_caller]
     pub fn of(browser: &'b Browser, origin: &str, query: &str, types: &[&str]) -> Self {
         const OPEN: &str = "
@@ -49,13 +51,13 @@ impl<'b> EventSource<'b> {
         EventSource { browser }
     }
 
-    /// All that was heard so far.
+    /// Everything heard so far.
     #[track_caller]
     pub fn heard(&self) -> Vec<Heard> {
         serde_json::from_value(self.browser.execute("return heard", &[])).unwrap()
     }
 
-    /// All that was heard, once there are so many.
+    /// Waits until the page has heard at least `count` events, and returns all.
     #[track_caller]
     pub fn wait_for(&self, count: usize) -> Vec<Heard> {
         eventually(&format!("the page has heard {count} events"), || {
@@ -64,20 +66,21 @@ impl<'b> EventSource<'b> {
         self.heard()
     }
 
-    /// `readyState` at each `error` event: 0 means that it will come back, 2 that it never will.
+    /// `readyState` at each `error` event: 0 means that the browser will reconnect, 2 that it never
+    /// will.
     #[track_caller]
     pub fn errors(&self) -> Vec<u64> {
         serde_json::from_value(self.browser.execute("return errors", &[])).unwrap()
     }
 
-    /// Closes it as a page does.
+    /// Closes the `EventSource`, as a page does.
     #[track_caller]
     pub fn close(self) {
         self.browser.execute("source.close()", &[]);
     }
 }
 
-/// Waits until all streams of a gateway, so many, are live.
+/// Waits until the gateway has this many streams and all of them are live.
 #[track_caller]
 pub fn live(gateway: &TestGateway, streams: u64) {
     eventually("all streams are live", || {
@@ -85,7 +88,7 @@ pub fn live(gateway: &TestGateway, streams: u64) {
     });
 }
 
-/// An event to compare with.
+/// An event to compare with what was heard.
 pub fn heard(kind: &str, id: &str, data: &str) -> Heard {
     Heard { kind: kind.to_owned(), id: id.to_owned(), data: data.to_owned() }
 }
@@ -110,7 +113,7 @@ fn a_page_hears_plain_and_typed_events_with_their_ids() {
             heard("tick", &second, "1"),
             heard("message", &last, "two\nlines"),
         ];
-        // The opening checkpoint, too, was for nobody.
+        // The page does not listen for the opening checkpoint either.
         assert_eq!(page.wait_for(3), expected);
         assert_eq!(page.errors(), [0; 0]);
         page.close();
@@ -155,7 +158,8 @@ fn a_draining_gateway_never_closes_a_page() {
     let browser = Browser::open();
     let page = EventSource::open(&browser, wire.addr, "channel=demo", &["gap"]);
     live(&one, 1);
-    // The older a stream, the sooner it is ended; these keep the gateway draining for some seconds.
+    // A drain ends streams roughly in the order in which they were opened. These keep the gateway
+    // draining for some seconds.
     let others: Vec<Subscriber> = (0..500).map(|_| one.subscribe("channel=demo")).collect();
     live(&one, 501);
     one.drain();

@@ -1,31 +1,41 @@
-//! The join, and the whole live side around it, against a model of the world: whatever the order of faults, reads and
-//! live events, a client has every event once and in order, or was told of a gap.
+//! A model-based test of the join and the whole live side around it. In whatever order faults,
+//! reads and live events come, a client must receive every event once and in order, or be told of a
+//! gap.
 //!
-//! The world is two servers of Redis, of which one or both are masters, two gateways with one to three workers each,
-//! and clients that reconnect to any worker of either. The gateways' own code runs here, from the bytes of Redis'
-//! connection to those of a client's stream: `Dispatch`, `Interest`, `Inbox`, `Hub`, `Join`, `Reads`. What is modelled
-//! is Redis (`redis`), the network, and who reads when. Steps come from a seed; `SSE_MODEL_SEEDS` runs more.
+//! The world holds two Redis servers, one or both of them masters; two gateways with one to three
+//! workers each; and clients that reconnect to any worker of either gateway. The gateways run their
+//! real code, from the bytes of their Redis connections to the bytes of a client's stream:
+//! `Dispatch`, `Interest`, `Inbox`, `Hub`, `Join`, `Reads`. The model replaces Redis (`redis`), the
+//! network, and the scheduler that decides who acts next. A seed determines all steps.
+//! `SSE_MODEL_SEEDS` sets how many seeds run.
 //!
-//! What a client is owed. A client lives in one epoch e at a time, on the server on which its gateway lives in e. Each
-//! id that it is sent moves its position, from p to q. Take every event of its channels with an id of e between p and q
-//! that was ever acknowledged on that server, whoever published it there:
+//! What a client is owed: at any time a client lives in one epoch e, on the server on which its
+//! gateway lives in e. Each id that the client is sent moves its position, from p to q. Take every
+//! event of its channels that has an id of e between p and q and that this server ever
+//! acknowledged, whoever published it:
 //!
-//! - if it is in that server's data, and was published while nothing had befallen the data, then it was received, or a
-//!   gap was told before q was sent;
-//! - otherwise (a fault took it back, or it was published behind a fault that no tick had noticed yet) it is a debt: a
-//!   `reset` must be told sooner or later. So e must end, which is what beats, runs and lines of masters are for.
+//! - If the event is in the server's data, and no fault had befallen the data unnoticed when the
+//!   event was published, then the client must have received it, or have been told of a gap before
+//!   q was sent. Otherwise the event is lost silently, which is a violation.
+//! - Any other event is a debt: a fault took it back, or it was published after a fault that no
+//!   tick had noticed yet. The client must be sent a `reset` sooner or later. So e must end; the
+//!   counts of ticks, the run ids and the replication ids exist to make it end. A debt that is left
+//!   when the world has settled is a violation.
 //!
-//! What was acknowledged by another master, and did not reach the data on which the gateway lives, is owed to nobody
-//! there. A client moves to another epoch by a `reset` alone, which speaks for everything up to its read's clock S; of
-//! epochs before it, only what is at or below S may follow. A client that starts "now" is owed what was published since
-//! its response's head arrived. A start from the oldest is owed what was kept when it was first read.
+//! An event that another master acknowledged, and that did not reach the data on which the gateway
+//! lives, is not owed there. A client moves to another epoch only by a `reset`. The `reset`
+//! accounts for everything up to S, the clock of the gateway's read; of earlier epochs, only events
+//! at or below S may follow it. A client that starts at "now" is owed what is published after the
+//! head of its response arrived. A client that starts at the oldest event is owed what was kept at
+//! its first read.
 //!
-//! Told, for the rest: `trimmed` and `expired` say that events up to the oldest kept, or up to S, may be missing. They
-//! are told only where something was removed, or is old enough; `reset` once for an epoch that the gateway heard of and
-//! that is another than the client's; `unknown_id` never to a cursor that was given out.
+//! A gap without a cause is a violation, too. `trimmed` and `expired` say that events up to the
+//! oldest one kept, or up to S, may be missing; they may be told only where something was removed,
+//! or is old enough. `reset` may be told once for each epoch that the gateway heard of and that is
+//! not the client's. `unknown_id` may never be told for a cursor that was given out.
 //!
-//! S is not on the wire. The model takes the youngest clock that the gateway has read by then, which may be younger,
-//! if the client is slow.
+//! S is not on the wire. The model uses the highest clock that the gateway has read by then. If the
+//! client is slow, that may be above S.
 mod claim;
 mod client;
 mod faults;
@@ -43,7 +53,8 @@ use client::Client;
 use steps::Mood;
 use world::World;
 
-/// Answers how many events were received, how many resets were told, and how often others were left out for the newest.
+/// Runs one seed. Returns how many events were received, how many resets were told, and how often
+/// events were left out for the newest one.
 fn play(seed: u64, runtime: &Runtime) -> [usize; 3] {
     let mut world = World::new(seed, runtime);
     for n in 0..world.clients.len() {
@@ -51,7 +62,7 @@ fn play(seed: u64, runtime: &Runtime) -> [usize; 3] {
     }
     for stretch in 0..12 {
         let mood = Mood::new(&mut world.random);
-        // Quiet stretches let everybody become live between the faults.
+        // In the stretches without faults, all clients can become live.
         (0..100).for_each(|_| world.step(mood, stretch % 2 == 1));
     }
     world.settle();

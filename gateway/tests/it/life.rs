@@ -1,5 +1,5 @@
-//! What happens to a gateway among process managers, log readers and clients of every kind: the program itself, in a
-//! process of its own.
+//! Tests of the program in a process of its own, among process managers, log readers and clients of
+//! every kind.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,12 +19,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts one and waits until it is ready.
+    /// Starts the program, and waits until it is ready.
     pub fn start(settings: &[&str]) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_sse-gateway")), settings)
     }
 
-    /// With fewer descriptors than a process usually has.
+    /// Starts the program with at most this many file descriptors.
     fn start_with_descriptors(most: u32, settings: &[&str]) -> Self {
         let mut command = Command::new("sh");
         let program = env!("CARGO_BIN_EXE_sse-gateway");
@@ -49,14 +49,14 @@ impl Program {
         program
     }
 
-    /// All that it logs until its end.
+    /// Everything that the program logs until its end.
     pub fn log(&mut self) -> String {
         let mut text = String::new();
         self.stderr.take().expect("read once").read_to_string(&mut text).expect("a log");
         text
     }
 
-    /// Its log has no reader any more.
+    /// Closes the reading end of the log.
     fn close_log(&mut self) {
         drop(self.stderr.take());
     }
@@ -71,7 +71,7 @@ impl Program {
         subscriber
     }
 
-    /// Publishes until it is done: Redis may be away for a moment. Answers the id.
+    /// Publishes, and repeats that while Redis is away. Returns the id.
     fn publish(&self, channel: &str, data: &str) -> String {
         let mut id = None;
         eventually("it is published", || {
@@ -101,7 +101,7 @@ impl Program {
     }
 }
 
-/// Sends bytes as they are; answers all that comes back.
+/// Sends bytes as they are, and returns all that comes back.
 fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(BOUND)).unwrap();
@@ -119,7 +119,7 @@ fn a_log_that_nobody_reads_any_more_costs_lines_and_no_event() {
         Program::start(&["broker=redis", &url, "redis.tick=100ms", "redis.reconnect_max=200ms"]);
     let mut subscriber = gateway.subscribe("channel=demo");
     gateway.close_log();
-    // What is logged of it cannot be written.
+    // The gateway logs the loss of Redis, and cannot write these lines.
     redis.kill();
     eventually("the gateway has noticed", || gateway.get("/healthz/broker").status == 503);
     redis.restart();
@@ -206,7 +206,7 @@ fn a_hangup_reads_the_level_again_and_ends_nothing() {
     assert_eq!(subscriber.event().id, id);
 }
 
-/// Their clients send a head and then nothing.
+/// The clients send a head, and then nothing.
 #[test]
 fn requests_that_never_come_whole_leave_room_for_everybody_else() {
     let gateway = Program::start_with_descriptors(700, &[]);
@@ -215,7 +215,7 @@ fn requests_that_never_come_whole_leave_room_for_everybody_else() {
     let mut stuck = Vec::new();
     for _ in 0..900 {
         let mut stream = TcpStream::connect(gateway.addr).unwrap();
-        // One that was closed meanwhile, for the others' sake, refuses it.
+        // Fails if the gateway has closed the connection meanwhile, to make room for others.
         let _ = stream.write_all(head);
         stuck.push(stream);
     }
@@ -236,7 +236,7 @@ fn an_abort_ends_the_process() {
     assert_eq!(gateway.end().signal(), Some(6));
 }
 
-/// Built with the feature `panic-on-demand`, as scripts/test does.
+/// Needs the feature `panic-on-demand`, with which scripts/test builds.
 #[cfg(feature = "panic-on-demand")]
 #[test]
 fn a_panic_in_any_thread_or_task_ends_the_process_with_a_line_that_names_it() {
@@ -253,7 +253,7 @@ fn a_panic_in_any_thread_or_task_ends_the_process_with_a_line_that_names_it() {
     ] {
         let mut gateway = Program::start(settings);
         let subscriber = gateway.subscribe("channel=demo");
-        // It may end before it has answered.
+        // The process may end before it has answered.
         let mut admin = TcpStream::connect(gateway.admin).unwrap();
         write!(admin, "POST /panic/{who} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         assert_eq!(gateway.end().code(), Some(70), "{who}");

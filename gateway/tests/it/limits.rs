@@ -1,7 +1,10 @@
-//! What clients can break: each limit is reached on real sockets, is told as it should be, and leaves everybody else
-//! alone. A peer on loopback is not limited by address, so the clients here come through a trusted proxy: an
-//! `X-Forwarded-For`, the PROXY protocol, or a real HAProxy. A reader that never reads is in `streams.rs`
-//! (`a_stalled_reader_is_closed_and_delays_nobody`), whatever crowds a process in `life.rs`.
+//! Tests of the limits for clients. Each limit is reached on real sockets. The client must be told
+//! as documented, and other clients must not notice.
+//!
+//! A peer on loopback is not limited by address, so these clients come through a trusted proxy: by
+//! an `X-Forwarded-For`, by the PROXY protocol, or by a real HAProxy. A reader that never reads is
+//! tested in `streams.rs` (`a_stalled_reader_is_closed_and_delays_nobody`), and what exhausts a
+//! process in `life.rs`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,7 +27,7 @@ use crate::support::{
 use crate::webdriver::Browser;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-/// Loopback is a trusted proxy's.
+/// Makes loopback the address of a trusted proxy.
 const TRUSTED: (&str, &str) = ("server.trusted_proxies", "127.0.0.0/8");
 const ANN: (&str, &str) = ("X-Forwarded-For", "203.0.113.9");
 const BOB: (&str, &str) = ("X-Forwarded-For", "203.0.113.10");
@@ -33,10 +36,11 @@ fn rejected(gateway: &TestGateway, reason: &str) -> u64 {
     gateway.metrics.rejected.with_label_values(&[reason]).get()
 }
 
-/// What a stream says that is ended at once: when to come back, and nothing that a client takes for its end.
+/// Checks that a stream ends at once, with a time to come back, and unfinished, so that its client
+/// does come back.
 #[track_caller]
 fn told_to_come_back(mut stream: Subscriber) {
-    // One that is let in begins with a checkpoint.
+    // A stream that is let in begins with a checkpoint.
     assert_eq!(stream.read(), None);
     assert!(stream.retry.is_some());
     assert!(!stream.into_reader().get_ref().is_whole());
@@ -53,7 +57,7 @@ fn bounded(stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// Waits for a connection's end; answers what came before it.
+/// Waits for the connection's end, and returns what came before it.
 #[track_caller]
 fn end_of(mut stream: TcpStream) -> String {
     let mut rest = Vec::new();
@@ -105,7 +109,8 @@ fn a_forwarded_address_of_an_untrusted_peer_changes_nothing() {
         stream.opening();
         assert_eq!(untrusting.post("/channels/demo", &both, b"x").status, 200);
     }
-    // Where it counts, what a client writes before the proxy's own word does not.
+    // Behind a trusted proxy, an address that the client itself wrote into the header does not
+    // count.
     let gateway = TestGateway::memory(&[&limits[..], &[TRUSTED]].concat());
     let mut first = Subscriber::open(gateway.addr, "channel=demo", &[ANN]);
     first.opening();
@@ -141,7 +146,8 @@ fn a_publisher_above_its_rate_is_told_when_to_come_back() {
     let publish = |who, body: &[u8]| gateway.post("/publish", &[JSON, who], body);
     let item = r#"{"channel":"a","data":1}"#;
     let ten = format!("[{}]", [item; 10].join(","));
-    // As many as a second's at once; more are taken too, and paid for.
+    // A batch may exceed the rate if nothing was published before. Later requests wait until it is
+    // paid off.
     assert_eq!(publish(ANN, format!("[{}]", [item; 50].join(",")).as_bytes()).status, 200);
     for answer in [
         publish(ANN, ten.as_bytes()),
@@ -157,9 +163,9 @@ fn a_publisher_above_its_rate_is_told_when_to_come_back() {
     }
     assert_eq!(rejected(&gateway, "publish_rate"), 3);
     assert_eq!(publish(BOB, ten.as_bytes()).status, 200);
-    // Whoever is not limited by address is not.
+    // A client that is not limited by address has no rate either.
     assert_eq!(gateway.post("/publish", &[JSON], ten.as_bytes()).status, 200);
-    // A stream of lines waits, and is told what would take too long.
+    // The lines of one request wait for the rate. Lines that would wait too long are refused.
     let lines = |who, n: usize| {
         gateway.post("/publish", &[NDJSON, who], [item; 600][..n].join("\n").as_bytes())
     };
@@ -183,13 +189,13 @@ fn a_publisher_above_its_rate_is_told_when_to_come_back() {
     assert!(header(&refused, "Retry-After").is_some(), "{}", refused.head);
 }
 
-/// A connection that a proxy makes for a client of this address.
+/// Connects as a proxy does for a client of this address.
 fn proxied(gateway: &TestGateway, ip: [u8; 4]) -> TcpStream {
     let mut stream = bounded(TcpStream::connect(gateway.addr).unwrap());
     let header =
         [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &ip, &[127, 0, 0, 1, 0x12, 0x34, 0, 80]]
             .concat();
-    // One that was closed at once refuses it.
+    // Fails if the gateway has already closed the connection.
     let _ = stream.write_all(&header);
     stream
 }
@@ -197,7 +203,7 @@ fn proxied(gateway: &TestGateway, ip: [u8; 4]) -> TcpStream {
 const PROXY: [(&str, &str); 2] = [TRUSTED, ("server.proxy_protocol", "true")];
 const HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// Asks on a kept connection; answers whether there is an answer.
+/// Sends a request on a kept connection. Returns whether it was answered.
 fn is_served(stream: &mut TcpStream) -> bool {
     let (mut head, mut byte) = (Vec::new(), [0]);
     let mut more = stream.write_all(HEAD).is_ok();
@@ -213,7 +219,7 @@ fn connections_of_one_address_have_a_limit_and_a_closed_one_makes_room() {
     let gateway =
         TestGateway::memory(&[&PROXY[..], &[("limits.connections_per_address", "2")]].concat());
     let (ann, bob) = ([203, 0, 113, 9], [203, 0, 113, 10]);
-    // A stream owns its socket, and is counted all the same.
+    // A stream owns its socket, and still counts as a connection.
     let mut stream = proxied(&gateway, ann);
     stream.write_all(b"GET /events?channel=demo HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     eventually("it is open", || gateway.sum(|c| c.subscribers.get()) == 1);
@@ -223,7 +229,7 @@ fn connections_of_one_address_have_a_limit_and_a_closed_one_makes_room() {
     assert_eq!(end_of(proxied(&gateway, ann)), "", "closed without a word");
     assert_eq!(rejected(&gateway, "address_connections"), 1);
     assert!(is_served(&mut proxied(&gateway, bob)));
-    // Of both kinds, closing gives back.
+    // Both kinds of connections make room when they close.
     drop(stream);
     gateway.settled();
     let mut another = proxied(&gateway, ann);
@@ -254,19 +260,19 @@ fn new_connections_of_all_have_a_rate() {
     let flood: Vec<TcpStream> = (0..200).map(|n| proxied(&gateway, [203, 0, 113, n])).collect();
     eventually("most were closed", || rejected(&gateway, "connection_rate") >= 100);
     drop(flood);
-    // The operator's own are not among them.
+    // The operator's own connections do not count.
     assert_eq!(gateway.admin("/readyz").status, 200);
 }
 
 #[test]
 fn the_proxy_protocol_is_required_of_trusted_proxies_and_refused_from_all_others() {
     let gateway = TestGateway::memory(&[&PROXY[..], &[("server.head_timeout", "1s")]].concat());
-    // The gateway asks itself whether it is ready, from loopback.
+    // The gateway asks itself from loopback whether it is ready, and must send the header, too.
     let ready = gateway.admin("/readyz");
     assert_eq!(ready.status, 200, "{}", ready.body);
     let v1 = b"PROXY TCP4 203.0.113.9 127.0.0.1 4660 80\r\nHEAD / HTTP/1.1\r\nHost: x\r\n\r\n";
     let other_signature = b"\r\n\r\n\0\r\nquit\n\x21\x11\0\x0c";
-    // Some of them never come whole.
+    // Some of these are incomplete headers, of which the rest never comes.
     let odd = [
         HEAD,
         v1,
@@ -294,7 +300,7 @@ fn the_proxy_protocol_is_required_of_trusted_proxies_and_refused_from_all_others
     assert!(end_of(spoofed).starts_with("HTTP/1.1 400 "));
 }
 
-/// A HAProxy process.
+/// A process of HAProxy.
 struct HaProxy {
     addr: SocketAddr,
     _process: Process,
@@ -302,7 +308,7 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    /// With this in its only frontend, and behind its only server.
+    /// Starts HAProxy with these lines in its only frontend, and these options for its only server.
     fn before(gateway: &TestGateway, mode: &str, frontend: &str, server: &str) -> Self {
         let (addr, dir) = (own_addr(), Scratch::new("haproxy"));
         let text = format!(
@@ -322,7 +328,7 @@ impl HaProxy {
     }
 }
 
-/// Opens a stream from this address of the machine's own.
+/// Opens a stream from this local address.
 fn stream_from(ip: [u8; 4], to: SocketAddr) -> Subscriber {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
@@ -342,7 +348,7 @@ fn haproxy_tells_whose_a_connection_is_by_the_proxy_protocol() {
     stream_from([127, 8, 0, 2], haproxy.addr).opening();
     let id = gateway_publishes(haproxy.addr);
     assert_eq!(first.event().id, id);
-    // Version 1 is not taken.
+    // Version 1 of the protocol is not accepted.
     let old = HaProxy::before(&gateway, "tcp", "", "send-proxy");
     let mut stream = bounded(TcpStream::connect(old.addr).unwrap());
     assert!(!is_served(&mut stream));
@@ -353,7 +359,8 @@ fn gateway_publishes(through: SocketAddr) -> String {
     answer.json()["id"].as_str().expect("an id").to_owned()
 }
 
-/// To a native EventSource any other answer would be final.
+/// The gateway lets the stream begin and ends it: any other answer would be final to an
+/// EventSource.
 #[test]
 fn an_event_source_over_the_limit_is_connected_by_itself_once_there_is_room() {
     let settings = [TRUSTED, ("limits.streams_per_address", "1"), ("stream.retry", "100ms")];
@@ -384,7 +391,7 @@ fn a_hundred_thousand_channels_in_one_url_are_refused() {
     let distinct = |n: usize| (0..n).map(|n| format!("{n}")).collect::<Vec<_>>().join("&");
     for (path, status, kind) in [
         (format!("/events?{}", channels(100_000)), 431, "head-too-large"),
-        // Within what actix reads.
+        // The next two heads are within what actix reads.
         (format!("/events?{}", channels(8_000)), 400, "invalid-request"),
         (format!("/events?{}", channels(4_000)), 400, "invalid-parameter"),
         (format!("/channels/a/history?{}", distinct(10_000)), 400, "invalid-parameter"),
@@ -416,7 +423,7 @@ fn huge_and_deep_json_is_answered() {
             (format!("{{\"channel\":\"a\",\"data\":{}}}", deep("[", "]")), 200),
         ] {
             let answer = gateway.post("/publish", &[kind], body.as_bytes());
-            // It may come as one item among others.
+            // The error may be that of one item, in an answer with status 207.
             assert!(
                 [status, 207].contains(&answer.status),
                 "{} {:.200}",
@@ -426,7 +433,7 @@ fn huge_and_deep_json_is_answered() {
         }
         assert_eq!(subscriber.event().data.len(), 200_000);
     }
-    // Small elements would each take some hundred times their bytes.
+    // Each of these small elements would take about a hundred times its bytes in memory.
     let many = format!("[{}0]", "0,".repeat(8_000_000 - 1));
     let channels = format!("{{\"channels\":[{}\"a\"],\"data\":1}}", "\"a\",".repeat(1_000_000));
     for body in [&many, &channels, &format!("[{channels}]")] {
@@ -443,7 +450,7 @@ fn lines_of_one_request_have_a_limit() {
     let gateway = TestGateway::memory(&[("publish.max_lines", "3")]);
     let item = "{\"channel\":\"a\",\"data\":1}\n";
     assert_eq!(gateway.post("/publish", &[NDJSON], item.repeat(3).as_bytes()).status, 200);
-    // They end with the piece that holds one too many, which is never the last one of an endless body.
+    // Reading ends with the chunk that holds one line too many. The end of this body never comes.
     let mut stream = bounded(TcpStream::connect(gateway.addr).unwrap());
     stream.write_all(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
     let lines = item.repeat(5);
@@ -470,7 +477,7 @@ fn compressed_bodies_are_refused() {
     assert!(end_of(stream).starts_with("HTTP/1.1 400 "));
 }
 
-/// Sends a byte now and then, until the other side ends; answers what it said.
+/// Sends a byte now and then until the other side closes. Returns what it sent.
 #[track_caller]
 fn drip(mut stream: TcpStream, begin: &[u8], byte: u8) -> String {
     stream.write_all(begin).unwrap();
@@ -478,7 +485,7 @@ fn drip(mut stream: TcpStream, begin: &[u8], byte: u8) -> String {
     let (mut said, mut piece, end) = (Vec::new(), [0; 4096], Instant::now() + BOUND);
     loop {
         assert!(Instant::now() < end, "it goes on: {}", String::from_utf8_lossy(&said));
-        // Once it is closed, this fails; what was said before may still be there.
+        // Fails once the connection is closed. What was sent before may still be read.
         let _ = stream.write_all(&[byte]);
         match stream.read(&mut piece) {
             Ok(0) => break,
@@ -503,7 +510,7 @@ fn heads_and_bodies_that_come_a_byte_at_a_time_are_cut_by_time() {
     assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("request-timeout"), "{said}");
     let said = drip(connect(), b"", b'G');
     assert!(said.starts_with("HTTP/1.1 4"), "{said}");
-    // actix times the first one alone.
+    // actix times only the first head of a connection.
     let second = [HEAD, b"GET / HTTP/1.1\r\nX: "].concat();
     let said = drip(connect(), &second, b'x');
     assert_eq!(said.matches("HTTP/1.1 200 ").count(), 1, "{said}");
@@ -517,11 +524,10 @@ fn heads_and_bodies_that_come_a_byte_at_a_time_are_cut_by_time() {
         let said = drip(connect(), head.as_bytes(), b'x');
         assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("request-timeout"), "{said}");
     }
-    // A publisher of lines that come is not cut by time.
     gateway.publish("a", "still serves");
 }
 
-/// Some clients write their whole body before they read, some both at once, and some never end.
+/// Some clients write their whole body before they read, some do both at once, and some never end.
 #[test]
 fn a_body_beyond_the_limit_is_refused_in_words_that_its_client_can_read() {
     let gateway = TestGateway::memory(&[]);
@@ -585,7 +591,7 @@ fn a_body_beyond_the_limit_is_refused_in_words_that_its_client_can_read() {
     }
 }
 
-/// A body that is refused at once and never ends, in both framings.
+/// Two requests whose body is refused at once and never ends, one with a length and one in chunks.
 fn refused_for_ever(gateway: &TestGateway) -> [TcpStream; 2] {
     let framings = [&format!("Content-Length: {}", 1_u64 << 40), "Transfer-Encoding: chunked"];
     framings.map(|framing| {
@@ -617,12 +623,12 @@ fn a_refused_body_is_read_on_for_a_bounded_time() {
         for mut stream in refused_for_ever(&gateway) {
             scope.spawn(move || {
                 stream.write_all(b"5\r\nabcde\r\n").unwrap();
-                // Its answer is there, and the connection ends, though the client never does.
+                // The client has its answer, and the connection ends, although the body never does.
                 let answer = read_answer(stream.try_clone().unwrap());
                 assert_eq!(answer.status, 415, "{}", answer.body);
                 let answered = Instant::now();
                 eventually("it is closed", || stream.write_all(b"1\r\nx\r\n").is_err());
-                // What comes is not taken for a head, which would have been cut by now.
+                // The bytes are not taken for a new head, which would have timed out by now.
                 assert!(answered.elapsed() > Duration::from_secs(10));
             });
         }
@@ -645,13 +651,13 @@ fn a_body_in_chunks_that_came_whole_ends_no_connection() {
     }
 }
 
-/// Leases of one gateway on a Redis, on a runtime and a thread of their own. Dropped, it ends as a process that dies.
+/// The leases of one gateway, in a thread of its own. Dropping it is like the death of a process.
 struct Counting {
     metrics: Metrics,
     asks: tokio::sync::mpsc::UnboundedSender<Take>,
 }
 
-/// Whose stream, the grant's own limit, and whom to answer.
+/// The subject of a stream, the grant's own limit, and where to send the lease.
 type Take = (&'static str, Option<u32>, mpsc::Sender<Option<ClusterLease>>);
 
 impl Counting {
@@ -717,7 +723,7 @@ fn streams_of_a_subject_are_counted_on_all_gateways_together() {
     let first = one.take("ann").expect("there is room");
     let second = other.take("ann").expect("there is room");
     assert!(one.take("ann").is_none() && other.take("ann").is_none());
-    // A grant's own limit stands in place of the configured one.
+    // A grant's own limit replaces the configured one.
     drop(one.take_with("ann", Some(3)).expect("there is room for it"));
     drop(one.take("bob").expect("others have their own"));
     drop(first);
@@ -749,7 +755,7 @@ fn leases_are_renewed_while_their_gateway_lives_and_end_when_it_dies() {
     let first = until();
     eventually("it is renewed beyond its first life", || until() > first + 4000.0);
     assert!(other.take("ann").is_none());
-    // As a process that dies: it renews nothing any more, and takes nothing back.
+    // Like a process that dies: it no longer renews leases, and gives none back.
     drop(one);
     eventually("its lease has ended", || other.take("ann").is_some());
     drop(lease);

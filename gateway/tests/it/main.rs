@@ -1,4 +1,5 @@
-//! The gateway as its users meet it: real sockets, real Redis, other people's clients.
+//! Integration tests: the gateway as its users meet it, with real sockets, a real Redis and other
+//! people's clients.
 
 mod access;
 mod access_elsewhere;

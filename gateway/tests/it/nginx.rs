@@ -1,4 +1,4 @@
-//! nginx with the repository's own configuration in front of a real gateway.
+//! Tests of nginx with the repository's own configuration, in front of a real gateway.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it with the files of `nginx/`, of which only the two addresses are changed.
+    /// Starts nginx with the files of `nginx/`, of which only the two addresses are changed.
     #[track_caller]
     fn before(gateway: SocketAddr) -> Self {
         let addr = own_addr();
@@ -34,14 +34,15 @@ impl Nginx {
         Self::started(addr, dir, &locations)
     }
 
-    /// With the locations of `auth.conf.example`: another service says who may listen, here to pages of one other site.
+    /// Starts nginx with the locations of `auth.conf.example`: another service decides who may
+    /// subscribe, here for pages of one other site.
     #[track_caller]
     fn with_auth(gateway: SocketAddr, service: SocketAddr, origin: &str) -> Self {
         let addr = own_addr();
         let dir = Scratch::new("nginx");
         copied("proxy.conf", "gateway:8080", &gateway.to_string(), dir.path());
         let example = shipped("auth.conf.example");
-        // What it says to write into the http block is what is written there.
+        // The lines that the example's comments want in the http block.
         let maps = example.lines().filter_map(|line| line.strip_prefix("#   "));
         let maps: String = maps.map(|line| format!("{line}\n")).collect();
         let maps = maps.replace("https://app.example.org", origin);
@@ -60,7 +61,7 @@ impl Nginx {
         let mut command = Command::new("nginx");
         command.args(["-e", "stderr", "-p"]).arg(prefix).arg("-c");
         command.arg(dir.path().join("nginx.conf")).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Debian installs it where only an administrator's PATH leads.
+        // Debian installs nginx where only an administrator's PATH leads.
         let path = std::env::var_os("PATH").unwrap_or_default().into_string().unwrap();
         let process = spawn(command.env("PATH", format!("{path}:/usr/sbin")), "nginx-light");
         let mut process = process.gently(BOUND);
@@ -83,14 +84,14 @@ impl Nginx {
         request(self.addr, "POST", path, &[], body)
     }
 
-    /// Opens a stream and waits until it is live.
+    /// Opens a stream and reads its opening checkpoint.
     fn live(&self, query: &str) -> Subscriber {
         let mut subscriber = Subscriber::open(self.addr, query, &[]);
         assert_eq!(subscriber.next().event, "checkpoint");
         subscriber
     }
 
-    /// Ends it; answers all that it logged.
+    /// Ends nginx, and returns everything that it logged.
     fn stop(mut self) -> String {
         self.process.end();
         self.read_to_end()
@@ -114,7 +115,7 @@ fn copied(name: &str, from: &str, to: &str, dir: &Path) {
     std::fs::write(dir.join(name), text.replace(from, to)).unwrap();
 }
 
-/// Somebody must go on reading, or its log would block it.
+/// Reads the logs all the time, because a full pipe would block nginx.
 fn read_logs(access: ChildStdout, errors: ChildStderr) -> (JoinHandle<String>, JoinHandle<String>) {
     fn read(mut log: impl Read + Send + 'static) -> JoinHandle<String> {
         std::thread::spawn(move || {
@@ -132,7 +133,7 @@ fn each_event_passes_at_once_whatever_its_size() {
     let nginx = Nginx::before(gateway.addr);
     let mut subscriber = nginx.live("channel=demo");
     for size in [1, 2, 20_000, 3, 1 << 20, 4] {
-        // Read before anything else is published that could push it out of a buffer.
+        // Read before the next publish, which could push the event out of a buffer.
         let data = "x".repeat(size);
         let answer = nginx.post("/channels/demo?event=tick", data.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -147,7 +148,7 @@ fn each_event_passes_at_once_whatever_its_size() {
     gateway.settled();
 }
 
-/// With the answer lost, nginx would say 502, which the guide says to repeat.
+/// If the answer were lost, nginx would answer 502, which publishers repeat, as the guide says.
 #[test]
 fn a_refusal_passes_nginx_while_the_body_is_still_sent() {
     let gateway = TestGateway::memory(&[]);
@@ -250,7 +251,7 @@ fn a_page_behind_nginx_survives_a_restart_of_its_only_gateway() {
     let before = gateway.publish("demo", "before");
     page.wait_for(1);
     gateway.stop();
-    // The drain's end is one; the next is that of nginx's own answer.
+    // The first error is the end of the drained stream. The second is that of nginx's own answer.
     eventually("nginx has sent it away", || page.errors().len() >= 2);
     let away = redis.fcall("demo", "while it was away");
     let gateway = start();
@@ -263,8 +264,8 @@ fn a_page_behind_nginx_survives_a_restart_of_its_only_gateway() {
     gateway.settled();
 }
 
-/// `auth.conf.example`, tried across origins: with its cookies a page of a listed site may listen, a page of another one may not,
-/// and both can read why.
+/// `auth.conf.example` across origins: with its cookies a page of a listed site may subscribe, and
+/// it can read why it was refused. A page of another site cannot read that.
 #[test]
 fn another_service_says_who_may_listen() {
     let gateway = TestGateway::memory(&[("cors.origins", "https://app.example")]);
@@ -286,7 +287,7 @@ fn another_service_says_who_may_listen() {
         "{asked:?}"
     );
 
-    // A preflight carries no cookie, and nobody is asked about it.
+    // A preflight carries no cookie, so the service is not asked about it.
     let preflight = [
         origin,
         ("Access-Control-Request-Method", "GET"),
@@ -310,7 +311,7 @@ fn another_service_says_who_may_listen() {
         assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
         assert!(head.contains("access-control-allow-credentials: true\r\n"), "{head}");
         assert_eq!(head.contains("www-authenticate"), status == 401, "{head}");
-        // Of another site it says nothing.
+        // The answer to a page of another site has no CORS header.
         let other = nginx.get("/events?channel=demo", &[("Origin", "https://evil.example")]);
         assert!(
             !other.head.to_ascii_lowercase().contains("access-control-allow-origin"),
@@ -318,7 +319,7 @@ fn another_service_says_who_may_listen() {
             other.head
         );
     }
-    // Its own trouble ends no EventSource.
+    // A failure of the service must not end an EventSource.
     service.behave(says(500, ""));
     let answer = nginx.get("/events?channel=demo", &[("Accept", "text/event-stream")]);
     assert!(
@@ -331,7 +332,7 @@ fn another_service_says_who_may_listen() {
     gateway.settled();
 }
 
-/// `auth.conf.example` lets nobody publish from outside, nor read more than streams.
+/// `auth.conf.example` allows streams only: no publishing from outside, and no history.
 #[test]
 fn behind_another_services_door_there_are_streams_alone() {
     let gateway = TestGateway::memory(&[("cors.origins", "https://app.example")]);

@@ -1,5 +1,5 @@
-//! What pages are given to copy, `examples/follow.js` and `examples/state.js`, in Chromium: behind a service
-//! worker, while gateways come and go, and while a state cannot be loaded.
+//! Tests of the modules for pages, `examples/follow.js` and `examples/state.js`, in Chromium:
+//! behind a service worker, while gateways come and go, and while a state cannot be loaded.
 
 use serde_json::{Value, json};
 
@@ -41,9 +41,9 @@ impl<'b> Page<'b> {
         Page { browser }
     }
 
-    /// Calls `followState`. `loads` has the loads that were begun: what settles them, and their signal. The option
-    /// `answers` settles some as soon as they are begun.
-    /// `said` has what was shown and applied, in order.
+    /// Calls `followState`. In the page, `loads` holds the loads that were begun, each with its
+    /// signal and the functions that settle it. The option `answers` settles loads as soon as they
+    /// are begun. `said` holds what was shown and applied, in order.
     #[track_caller]
     fn follow_state(browser: &'b Browser, options: Value) -> Self {
         const FOLLOW_STATE: &str = "
@@ -78,7 +78,7 @@ impl<'b> Page<'b> {
         eventually(&format!("{expression} is {value}"), || self.get(expression) == value);
     }
 
-    /// Waits until the page has heard so many events, and answers them.
+    /// Waits until the page has heard at least `count` events, and returns all.
     #[track_caller]
     fn heard(&self, count: usize) -> Vec<Heard> {
         eventually(&format!("the page has heard {count} events"), || {
@@ -93,15 +93,15 @@ impl<'b> Page<'b> {
     }
 }
 
-/// A gateway that can be killed or stopped.
+/// A gateway in a process of its own, which can be killed or stopped.
 fn program(redis: &Redis) -> Program {
     let quick = QUICK.map(|(key, value)| format!("{key}={value}"));
     let url = format!("redis.url={}", redis.url());
     Program::start(&["broker=redis", &url, "log.level=warn", &quick[0], &quick[1]])
 }
 
-/// Chromium sends no Last-Event-ID through a service worker: behind an end in order the stream goes on
-/// from now or, once it was asked for by the URL, from where it began the last time.
+/// Through a service worker Chromium sends no `Last-Event-ID`. After a clean end its stream begins
+/// at "now" again, or at the `last_event_id` in its URL, where it began the last time.
 #[test]
 fn behind_a_service_worker_nothing_is_lost_and_nothing_comes_twice() {
     let redis = Redis::start();
@@ -202,7 +202,7 @@ fn a_closed_event_source_and_a_dead_connection_are_opened_again() {
     last.settled();
 }
 
-/// As the guide says. The browser's own EventSource then goes on by itself.
+/// The guide recommends such a worker. The browser's own EventSource then resumes by itself.
 #[test]
 fn a_service_worker_that_leaves_events_alone_takes_nothing_away() {
     let gateway = TestGateway::memory(&QUICK);
@@ -227,7 +227,7 @@ fn a_service_worker_that_leaves_events_alone_takes_nothing_away() {
     gateway.settled();
 }
 
-/// A stream that cannot have a checkpoint has a heartbeat that a script sees.
+/// A stream that can have no checkpoint has a heartbeat that scripts can see.
 #[test]
 fn while_redis_is_away_a_page_keeps_its_connection() {
     let mut redis = Redis::start();
@@ -239,7 +239,7 @@ fn while_redis_is_away_a_page_keeps_its_connection() {
     let page = Page::follow(&browser, "/events?channel=demo", json!({"silence": 6000}));
     live(&gateway, 1);
     redis.kill();
-    // That is longer than the silence.
+    // These heartbeats take longer than `silence`.
     let alive = "sources.reduce((sum, source) => sum + source.alive, 0)";
     eventually("it has heard some heartbeats", || page.get(alive).as_u64() >= Some(18));
     assert_eq!(page.get("sources.length"), 1);
@@ -255,7 +255,7 @@ fn while_redis_is_away_a_page_keeps_its_connection() {
 
 #[test]
 fn a_page_of_another_origin_follows_with_its_cookies_if_it_wants_to() {
-    // The site's address must be known to the gateway, and so to be there first.
+    // The gateway's configuration names the site's address, so the site comes first.
     let site = Site::before(own_addr());
     let origin = format!("http://{}", site.addr);
     let gateway = TestGateway::memory(&[("cors.origins", &origin)]);
@@ -275,7 +275,8 @@ fn a_page_of_another_origin_follows_with_its_cookies_if_it_wants_to() {
     }
 }
 
-/// What a proxy takes out of the query cannot be asked for; it is told.
+/// If a proxy removes the position from the query, the stream cannot be resumed, and the page is
+/// told of a gap.
 #[test]
 fn a_stream_that_cannot_be_resumed_is_a_gap() {
     let gateway = TestGateway::memory(&QUICK);
@@ -315,7 +316,7 @@ fn a_state_whose_first_load_fails_is_loaded_again_and_then_followed() {
     let browser = Browser::open();
     site.visit(&browser);
     let page = Page::follow_state(&browser, json!({}));
-    // As the guide has it.
+    // The load as the guide writes it.
     browser.execute(
         "window.orders = async (signal) => {
              const answer = await fetch('/api/orders', { signal });
@@ -352,14 +353,14 @@ fn a_load_that_does_not_end_is_given_up() {
     page.wait_for("said", json!(["in time"]));
     assert_eq!(page.get("loads[0].signal.aborted"), true);
     assert_eq!(page.get("failures"), json!(["not loaded in 300 ms"]));
-    // What comes too late is not shown.
+    // A load that ends too late is not shown.
     browser.execute("loads[0].resolve('too late')", &[]);
     assert_eq!(page.get("said"), json!(["in time"]));
     page.stop();
     gateway.settled();
 }
 
-/// Ten thousand pages hear of it in one instant.
+/// All pages hear of a reset at once, and must not load at once.
 #[test]
 fn after_a_reset_pages_wait_a_random_time_and_load_again() {
     let redis = Redis::start();
@@ -377,7 +378,7 @@ fn after_a_reset_pages_wait_a_random_time_and_load_again() {
     page.wait_for("loads.length", 2);
     assert_eq!(page.get("waits.includes(2345 / 4)"), true, "{}", page.get("waits"));
     live(&gateway, 1);
-    // It waits for the state that is being loaded.
+    // The event is held back until the state is loaded.
     let id = publish(&gateway, "paid", "17");
     let mut other = gateway.live("channel=demo&last_event_id=0");
     while other.event().id != id {}
@@ -412,7 +413,7 @@ fn more_events_than_are_held_back_are_dropped_and_the_state_is_loaded_again() {
     gateway.settled();
 }
 
-/// A gateway that is full answers as if it opened a stream, and ends it.
+/// A full gateway answers as if it opened the stream, and ends it.
 #[test]
 fn a_state_loaded_before_the_stream_was_let_in_is_loaded_again() {
     let gateway = TestGateway::memory(&[QUICK[0], QUICK[1], ("stream.max_streams", "1")]);
@@ -475,7 +476,7 @@ fn a_page_that_stops_aborts_its_load_and_shows_nothing_more() {
     assert_eq!(page.get("loads.length"), 1);
 }
 
-/// Publishes one event of a type on `demo`; answers its id.
+/// Publishes one event of this type on `demo`, and returns its id.
 #[track_caller]
 fn publish(gateway: &TestGateway, event: &str, data: &str) -> String {
     let answer = gateway.post(&format!("/channels/demo?event={event}"), &[], data.as_bytes());

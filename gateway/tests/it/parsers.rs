@@ -1,8 +1,8 @@
-//! The encoder is proven: whatever is published, four parsers that other people wrote read back exactly
-//! that, with its line ends as LF.
+//! Tests of the encoder: whatever is published, four parsers that other people wrote read back
+//! exactly that, with its line ends as LF.
 //!
-//! They are Chromium's, `eventsource-parser` (Node.js), `httpx-sse` (Python) and `russe` (Rust). Each reads
-//! the gateway's own socket.
+//! The parsers are Chromium's, `eventsource-parser` (Node.js), `httpx-sse` (Python) and `russe`
+//! (Rust). Each reads the gateway's own socket.
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read};
@@ -21,21 +21,21 @@ use crate::streams::{NDJSON, on_both};
 use crate::support::{Answer, Redis, Subscriber, TestGateway, Wire, eventually, spawn};
 use crate::webdriver::Browser;
 
-/// Nothing may lag here: a raw publish is not repeated to who does.
+/// No stream may lag here: it would miss the events that are published raw.
 const ROOM: [(&str, &str); 2] =
     [("stream.queue_events", "100000"), ("stream.queue_bytes", "100000000")];
 
-/// One event to publish; an empty type is none.
+/// One event to publish. An empty `kind` means no type.
 struct Sample {
     kind: &'static str,
     data: Cow<'static, str>,
 }
 
-/// Types that look like something else.
+/// Event types that look like something else.
 const KINDS: [&str; 10] =
     ["", "tick", "", " spaced ", "data: x", "id", ":", "🦀 ünï", "\u{feff}bom", "a\u{2028}b\u{b}c"];
 
-/// Everything that a line-based text format may stumble over.
+/// Texts that a line-based format may get wrong.
 const HOSTILE: [&str; 50] = [
     "",
     " ",
@@ -89,7 +89,7 @@ const HOSTILE: [&str; 50] = [
     "🦀é\u{10ffff}\u{fffd}\u{e000}\u{7f}",
 ];
 
-/// What random texts are made of.
+/// The parts of random texts.
 const PIECES: [&str; 24] = [
     "\r",
     "\n",
@@ -134,14 +134,14 @@ fn long_lines() -> [String; 3] {
     [line.clone(), "🦀".repeat(25_000), format!("{line}\r{line}\ndata: {line}")]
 }
 
-/// What a parser must make of an event.
+/// What a parser must read for an event.
 fn read_back(id: &str, kind: &str, data: &str) -> Heard {
     let kind = if kind.is_empty() { "message" } else { kind }.to_owned();
     let data = data.replace("\r\n", "\n").replace('\r', "\n");
     Heard { kind, id: id.to_owned(), data }
 }
 
-/// Publishes over HTTP, by turns in a body of its own and as JSON.
+/// Publishes over HTTP, alternately as a plain body and as JSON. Returns what parsers must read.
 fn publish(gateway: &TestGateway, samples: &[Sample]) -> Vec<Heard> {
     let one = |(n, Sample { kind, data }): (usize, &Sample)| {
         let answer = if n % 2 == 0 {
@@ -172,7 +172,7 @@ struct Readers<'b> {
 }
 
 impl<'b> Readers<'b> {
-    /// Opens the streams; each ends after `count` events.
+    /// Opens the streams. Each reader ends after `count` events.
     fn open(browser: &'b Browser, addr: SocketAddr, query: &str, count: usize) -> Self {
         let kinds: Vec<&str> = KINDS.into_iter().filter(|kind| !kind.is_empty()).collect();
         let page = EventSource::open(browser, addr, query, &kinds);
@@ -190,7 +190,7 @@ impl<'b> Readers<'b> {
         Readers { page, others, count }
     }
 
-    /// Waits until all are live, or one of them gave up: why is then told at the end.
+    /// Waits until all streams are live, or a reader has given up. `have_read` says why it did.
     #[track_caller]
     fn are_live(&self, gateway: &TestGateway) {
         eventually("the four streams are live", || {
@@ -200,7 +200,8 @@ impl<'b> Readers<'b> {
         });
     }
 
-    /// Waits for all and compares what they read; an id is not compared where none was published.
+    /// Waits for all readers and compares what they read. Events published raw have no id to
+    /// compare.
     #[track_caller]
     fn have_read(self, expected: &[Heard]) {
         assert_eq!(self.count, expected.len());
@@ -224,7 +225,7 @@ fn compare(name: &str, read: &[Heard], expected: &[Heard]) {
     assert_eq!(read.len(), expected.len(), "{name}");
 }
 
-/// Where scripts/test put the parsers.
+/// Where scripts/test installs the parsers.
 fn installed() -> PathBuf {
     let dir = std::env::var_os("SSE_TEST_PARSERS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-parsers"),
@@ -238,7 +239,7 @@ fn installed() -> PathBuf {
     dir
 }
 
-/// Reads with one of the programs beside this file, from the moment its stream is open.
+/// Starts one of the programs in the folder `parsers`, and waits until its stream is open.
 #[track_caller]
 fn program(mut command: Command, package: &str, url: &str, count: usize) -> JoinHandle<Vec<Heard>> {
     command.args([url, &count.to_string()]).stdout(Stdio::piped());

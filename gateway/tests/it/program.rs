@@ -1,4 +1,4 @@
-//! The program `sse-gateway` itself: exit codes, messages, signals.
+//! Tests of the program `sse-gateway` itself: exit codes, messages, signals.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -59,7 +59,7 @@ fn the_program_names_the_flag_or_variable_and_what_is_allowed() {
     let text = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert_eq!(wrong.status.code(), Some(64), "{text}");
     assert!(text.contains("variable SSE_REDIS_URL") && text.contains("SSE_REDIS__URL"), "{text}");
-    // Neither what Kubernetes sets nor what is no text at all is any of its business.
+    // Variables that Kubernetes sets, and variables that are no text, are not the program's own.
     for (name, value) in [
         ("SSE_GATEWAY_SERVICE_HOST", &b"10.0.0.1"[..]),
         ("SSE_PORT", b"tcp://10.0.0.1:80"),
@@ -83,7 +83,7 @@ fn a_wait_that_no_clock_can_tell_is_refused() {
 fn the_first_signal_says_that_a_second_one_ends_it() {
     let mut gateway =
         Program::start(&["server.workers=1", "drain.spread=40s", "drain.deadline=40s"]);
-    // The second of them keeps the drain going.
+    // The second stream keeps the drain going.
     let streams = ["a", "b"].map(|channel| gateway.subscribe(&format!("channel={channel}")));
     gateway.signal(Signal::INT);
     // Kept open, so that the second line can be written as well.

@@ -1,6 +1,8 @@
-//! Other people's proxies in front of real gateways, each configured as its users have it: HAProxy by
-//! `deploy/haproxy.cfg`, nginx by `nginx/` with TLS, nginx with nothing but `proxy_pass`, Caddy and Apache by
-//! what the guide says. The guide's table of proxies is what these tests found; `nginx.rs` has more about nginx.
+//! Tests of other people's proxies in front of real gateways, each configured as its users have it:
+//! HAProxy by `deploy/haproxy.cfg`, nginx by `nginx/` with TLS, nginx with nothing but
+//! `proxy_pass`, Caddy and Apache by the guide.
+//!
+//! The guide's table of proxies holds what these tests found. `nginx.rs` tests more of nginx.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,14 +23,14 @@ use crate::support::{
 };
 use crate::webdriver::Browser;
 
-/// Whose proxy it is, and with which configuration.
+/// A proxy, and its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// `deploy/haproxy.cfg`.
     HaProxy,
     /// The files of `nginx/`, with `tls.conf`.
     Nginx,
-    /// nginx as it is installed, and two lines: `proxy_pass` and `proxy_http_version 1.1`.
+    /// nginx as it is installed, with two lines: `proxy_pass` and `proxy_http_version 1.1`.
     BareNginx,
     /// The guide's Caddyfile.
     Caddy,
@@ -40,7 +42,7 @@ use Kind::{Apache, BareNginx, Caddy, HaProxy, Nginx};
 
 const ALL: [Kind; 5] = [HaProxy, Nginx, BareNginx, Caddy, Apache];
 
-/// These speak HTTP/2 to browsers.
+/// The proxies that speak HTTP/2 to browsers.
 const WITH_TLS: [Kind; 4] = [HaProxy, Nginx, Caddy, Apache];
 
 /// Where a gateway listens: its public port, and its admin port on the same address.
@@ -49,16 +51,16 @@ type Ports = (SocketAddr, SocketAddr);
 /// A proxy's process on addresses of its own.
 struct Proxy {
     kind: Kind,
-    /// Plain HTTP/1.1.
+    /// The address for plain HTTP/1.1.
     addr: SocketAddr,
-    /// TLS, with HTTP/2.
+    /// The address for TLS, with HTTP/2.
     tls: SocketAddr,
     process: Process,
     dir: Scratch,
 }
 
 impl Proxy {
-    /// In front of one gateway, which stands for both that a configuration names.
+    /// Starts a proxy in front of one gateway, which takes the place of both in the configuration.
     #[track_caller]
     fn before(kind: Kind, gateway: &TestGateway) -> Self {
         Self::between(kind, [(gateway.addr, gateway.admin); 2])
@@ -87,8 +89,8 @@ impl Proxy {
             Apache => "apache2-bin",
         };
         let mut process = spawn(command.env("PATH", format!("{path}:/usr/sbin")), package);
-        // Workers of nginx and Apache would survive their master's being killed. Caddy would wait
-        // for its streams.
+        // Workers of nginx and Apache survive if their master is killed. Caddy would wait for its
+        // streams.
         if matches!(kind, Nginx | BareNginx | Apache) {
             process = process.gently(BOUND);
         }
@@ -103,7 +105,7 @@ impl Proxy {
         Proxy { kind, addr, tls, process, dir }
     }
 
-    /// Opens a stream and reads where it begins.
+    /// Opens a stream and reads its opening checkpoint.
     #[track_caller]
     fn live(&self, query: &str) -> Subscriber {
         let mut subscriber = Subscriber::open(self.addr, query, &[]);
@@ -119,7 +121,8 @@ impl Proxy {
         request(self.addr, "POST", path, headers, body)
     }
 
-    /// What `curl` says over HTTP/2 when an answer ends unfinished. HAProxy 2 and Caddy 2.6 make it a clean end.
+    /// curl's exit code over HTTP/2 when an answer ends unfinished. HAProxy 2 and Caddy 2.6 turn
+    /// that into a clean end.
     fn unfinished_over_http_2(&self) -> i32 {
         let clean = match self.kind {
             HaProxy => {
@@ -142,7 +145,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A text of the repository in which each of these, found once, stands for something of the test.
+/// A text of the repository with these replacements. Each text to replace must be there once.
 #[track_caller]
 fn with(name: &str, mut text: String, changes: &[(&str, String)]) -> String {
     for (from, to) in changes {
@@ -157,7 +160,7 @@ fn shipped(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The guide's only block of code in a language.
+/// The guide's only code block in this language.
 #[track_caller]
 fn from_the_guide(language: &str) -> String {
     let guide = shipped("docs/guide.md");
@@ -168,7 +171,7 @@ fn from_the_guide(language: &str) -> String {
     block.split("```").next().unwrap().to_owned()
 }
 
-/// Makes `fullchain.pem` and `privkey.pem`, and both in `site.pem`.
+/// Writes `fullchain.pem` and `privkey.pem`, and both into `site.pem`.
 fn certify(dir: &Path) {
     let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| dir.join(name));
     sse_lab::certificate::certify(&chain, &key).unwrap();
@@ -192,7 +195,7 @@ fn haproxy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) 
             ("bind :80\n", format!("bind {addr}\n")),
             ("bind :443 ", format!("bind {tls} ")),
             ("/etc/haproxy/", format!("{}/", dir.display())),
-            // Who left must be noticed by something else than these.
+            // HAProxy must not notice by these timeouts that a client left.
             ("timeout server 45s", "timeout server 1h".to_owned()),
             ("timeout client 120s", "timeout client 1h".to_owned()),
             ("timeout client-fin 5s", "timeout client-fin 1h".to_owned()),
@@ -205,7 +208,7 @@ fn haproxy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) 
     command
 }
 
-/// With a group of addresses in place of the name that stands for all replicas.
+/// With a group of addresses instead of the name that stands for all replicas.
 fn nginx(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
     certify(dir);
     let write = |name: &str, to: &str, changes: &[(&str, String)]| {
@@ -235,7 +238,7 @@ fn upstream(gateways: [Ports; 2]) -> String {
     format!("upstream gateways {{ server {one}; server {two}; }}")
 }
 
-/// What is not about the two lines only names places of this test's.
+/// Besides the two lines there are only this test's paths and addresses.
 fn bare_nginx(addr: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
     let upstream = upstream(gateways);
     let text = format!(
@@ -261,7 +264,7 @@ fn started_nginx(dir: &Path) -> Command {
     command
 }
 
-/// The guide's site twice: over TLS with a certificate of the test's, and without.
+/// The guide's site twice: over TLS with a certificate of this test, and without TLS.
 fn caddy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
     certify(dir);
     let site = |scheme: &str, addr: SocketAddr, more: String| {
@@ -285,7 +288,7 @@ fn caddy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) ->
     command
 }
 
-/// The guide's lines for the whole server, which Debian's `a2enmod` would give its modules.
+/// The guide's lines for the whole server, with the modules that Debian's `a2enmod` would load.
 fn apache(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
     certify(dir);
     let [one, two] = gateways.map(|(public, _)| public.to_string());
@@ -315,14 +318,14 @@ fn apache(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -
     command
 }
 
-/// `curl` on a stream over HTTP/2. How the stream ended is its exit code.
+/// `curl` on a stream over HTTP/2. Its exit code says how the stream ended.
 struct Curl {
     process: Process,
     body: Reader<ChildStdout>,
 }
 
 impl Curl {
-    /// Opens a stream and reads where it begins.
+    /// Opens a stream and reads its opening checkpoint.
     #[track_caller]
     fn live(proxy: &Proxy, query: &str) -> Self {
         let mut command = Command::new("curl");
@@ -342,7 +345,7 @@ impl Curl {
         self.body.read().expect("the stream goes on")
     }
 
-    /// Reads on to the stream's end; answers what was left, and curl's verdict.
+    /// Reads to the stream's end. Returns the rest of the body, and curl's exit code.
     fn end(mut self) -> (String, Option<i32>) {
         let mut rest = String::new();
         self.body.into_inner().read_to_string(&mut rest).unwrap();
@@ -350,7 +353,7 @@ impl Curl {
     }
 }
 
-/// No byte that is not the test's, so that nothing else pushes an event out of a buffer or finds a closed socket.
+/// No heartbeats: they would push events out of a buffer, or find a closed socket.
 const QUIET: (&str, &str) = ("stream.heartbeat", "1h");
 
 #[test]
@@ -361,7 +364,7 @@ fn each_event_passes_at_once_whatever_its_size() {
         let mut plain = proxy.live("channel=demo");
         let mut over_http_2 = WITH_TLS.contains(&kind).then(|| Curl::live(&proxy, "channel=demo"));
         for size in [1, 2, 20_000, 3, 1 << 20, 4] {
-            // Read before anything else is published that could push it out of a buffer.
+            // Read before the next publish, which could push the event out of a buffer.
             let answer = proxy.post("/channels/demo?event=tick", &[], &vec![b'x'; size]);
             assert_eq!(answer.status, 200, "{kind:?}: {}", answer.body);
             for block in [Some(plain.event()), over_http_2.as_mut().map(Curl::next)] {
@@ -389,7 +392,7 @@ fn a_client_that_leaves_is_noticed_without_a_publish() {
     }
 }
 
-/// It looks at a client only when it has something to send, so the heartbeats find out.
+/// Apache looks at a client only when it has something to send, so the heartbeats find out.
 #[test]
 fn apache_notices_a_client_that_left_at_the_next_heartbeats() {
     let gateway = TestGateway::memory(&[("stream.heartbeat", "1s")]);
@@ -400,8 +403,8 @@ fn apache_notices_a_client_that_left_at_the_next_heartbeats() {
     gateway.settled();
 }
 
-/// A gateway takes the end of what a client sends for the end of the client, and these proxies pass it on, or end
-/// the stream themselves.
+/// A gateway takes the end of what a client sends for the client's end. These proxies pass it on,
+/// or end the stream themselves.
 #[test]
 fn a_client_that_shuts_down_its_sending_side_is_gone() {
     for kind in [HaProxy, Nginx, BareNginx, Caddy] {
@@ -475,7 +478,7 @@ fn a_client_goes_on_at_another_gateway() {
     }
 }
 
-/// Also where the proxy ends a drained stream cleanly: to an `EventSource` no end is final.
+/// Also where the proxy ends a drained stream cleanly: no end is final to an `EventSource`.
 #[test]
 fn a_page_over_http_2_leaves_publishes_and_comes_back() {
     let redis = Redis::start();
@@ -492,7 +495,8 @@ fn a_page_over_http_2_leaves_publishes_and_comes_back() {
         let page = EventSource::of(&browser, &format!("https://{}", proxy.tls), &query, &["gap"]);
         let protocol = "return performance.getEntriesByType('navigation')[0].nextHopProtocol";
         assert_eq!(browser.execute(protocol, &[]), "h2", "{kind:?}");
-        // The second stream is one of the same connection, and so it ends with a reset, not with the connection.
+        // The second stream shares the connection, so it ends with a reset and not with the
+        // connection.
         browser.execute(
             "window.second = new EventSource(arguments[0])",
             &[json!("/events?channel=x")],
@@ -516,8 +520,8 @@ fn a_page_over_http_2_leaves_publishes_and_comes_back() {
     }
 }
 
-/// Where it was lost, a publisher would repeat for ever what is too large. Not asked here: Caddy, which loses it now
-/// and then, because Go's server resets the connection.
+/// If the refusal were lost, a publisher would repeat for ever an event that is too large. Caddy is
+/// not tested: it loses the refusal now and then, because Go's server resets the connection.
 #[test]
 fn a_refusal_passes_while_the_body_is_still_sent() {
     let gateway = TestGateway::memory(&[]);
@@ -527,7 +531,7 @@ fn a_refusal_passes_while_the_body_is_still_sent() {
         for _ in 0..4 {
             let large = proxy.post("/channels/demo", &[], &body);
             assert_eq!(large.status, 413, "{kind:?}: {}", large.body);
-            // nginx by itself refuses all above 1 MB.
+            // nginx by default refuses everything above 1 MB itself.
             let by_the_gateway = large.body.contains("urn:sse-gateway:too-large");
             assert_eq!(by_the_gateway, kind != BareNginx, "{kind:?}: {}", large.body);
         }
@@ -541,7 +545,7 @@ fn pages_of_the_same_origin_may_publish_where_host_is_passed_on() {
         let proxy = Proxy::before(kind, &gateway);
         let publish =
             |origin| proxy.post("/channels/a%2Fb", &[("Origin", origin)], b"hello").status;
-        // nginx by itself sends what stands in `proxy_pass` as `Host`.
+        // nginx by default sends the name in `proxy_pass` as `Host`.
         let own = if kind == BareNginx { 403 } else { 200 };
         assert_eq!(publish("http://test"), own, "{kind:?}");
         assert_eq!(publish("http://other.example"), 403, "{kind:?}");
@@ -553,13 +557,14 @@ fn without_a_gateway_streams_are_to_come_back_and_publishes_fail() {
     let nobody = (own_addr(), own_addr());
     for kind in ALL {
         let proxy = Proxy::between(kind, [nobody; 2]);
-        // Without a body, because Caddy closes the connection on one that it has not read, and that loses its answer.
+        // Without a body: Caddy closes the connection if it has not read the body, and its answer
+        // is lost.
         let publish = proxy.post("/channels/demo", &[], b"");
         assert!(matches!(publish.status, 502 | 503), "{kind:?}: {publish:?}");
         for accept in [&[][..], &[("Accept", "text/event-stream")], &[("Accept", "a/b, */*")]] {
             let answer = proxy.get("/events?channel=demo", accept);
             if matches!(kind, BareNginx | Apache) {
-                // This ends an EventSource for good, and the guide says so.
+                // This answer ends an EventSource for good, as the guide says.
                 assert!(matches!(answer.status, 502 | 503), "{kind:?}: {answer:?}");
                 continue;
             }
@@ -579,12 +584,13 @@ fn without_a_gateway_streams_are_to_come_back_and_publishes_fail() {
     assert!(head.contains("access-control-allow-credentials: true"), "{head}");
 }
 
-/// Not asked: Caddy 2.6, which answers 502 where the gateway that it tries first is gone.
+/// Caddy is not tested: Caddy 2.6 answers 502 if the gateway that it tries first is gone.
 #[test]
 fn a_publish_finds_the_gateway_that_is_left() {
     let gateway = TestGateway::memory(&[]);
-    // A port that is taken, so that nobody else gets it, and refuses connections. The gateway's own admin port answers
-    // for it, so that no health check keeps a proxy from trying.
+    // This port is taken, so that no other process gets it, but refuses connections. The gateway's
+    // own admin port stands beside it, so that health checks do not keep a proxy from trying this
+    // port.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let gone = (socket.local_addr().unwrap().as_socket().unwrap(), gateway.admin);
@@ -609,7 +615,8 @@ fn what_may_have_been_published_is_never_sent_again() {
     }
 }
 
-/// Reads each publish whole and then goes away without an answer, as a gateway that dies; it says that it is ready.
+/// Reads each publish whole and closes without an answer, as a gateway does that dies. Answers
+/// health checks with 200.
 struct Deserter {
     addr: SocketAddr,
     publishes: Arc<AtomicUsize>,

@@ -1,4 +1,5 @@
-//! Publishing over HTTP: every item is answered, and nothing is half-applied without saying so.
+//! Tests of publishing over HTTP: every item is answered, and no request is applied in part without
+//! saying so.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -166,7 +167,7 @@ fn a_bad_publish_names_the_culprit() {
 
 const WEBSOCKET: [(&str, &str); 2] = [("Connection", "upgrade"), ("Upgrade", "websocket")];
 
-/// Windows' tools write one.
+/// Tools on Windows write a byte order mark.
 #[test]
 fn a_byte_order_mark_before_json_is_passed_over() {
     on_both(|gateway| {
@@ -197,8 +198,8 @@ fn a_preflight_takes_what_tracing_adds_and_refuses_in_our_words() {
     }
 }
 
-/// A client that writes its whole body before it reads would otherwise lose the answer that says why, and repeat it for
-/// ever.
+/// A client that writes its whole body before it reads would otherwise lose the answer that says
+/// why, and repeat the request for ever.
 #[test]
 fn a_refusal_reaches_a_client_that_is_still_sending() {
     let gateway = TestGateway::memory(&[]);
@@ -260,7 +261,8 @@ fn a_publish_after_its_connection_was_closed_is_sent_on_another_one() {
     for _ in 0..20 {
         gateway.publish("a", "before");
         redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-        // Without a key it is sent once: on a connection that is known to be gone its outcome would be unknown.
+        // Without a key, a publish is sent only once. On a connection that is gone, its outcome
+        // would be unknown.
         gateway.publish("a", "after");
     }
 }
@@ -273,18 +275,20 @@ fn a_publish_after_a_restart_is_not_sent_on_the_lost_connection() {
         gateway.publish("a", "before");
         redis.kill();
         redis.restart();
-        // Without a key it is sent once: on a connection that is known to be gone its outcome would be unknown.
+        // Without a key, a publish is sent only once. On a connection that is gone, its outcome
+        // would be unknown.
         gateway.publish("a", "after");
     }
 }
 
-/// What is in between (NAT, IPVS, a balancer) may have forgotten a connection, and says nothing.
+/// A NAT, IPVS or a balancer on the way may forget a connection without telling its ends.
 #[test]
 fn a_publish_finds_out_that_its_connection_was_forgotten() {
     let redis = Redis::start();
     let wire = Wire::to(redis.addr);
     let url = format!("redis://{}", wire.addr);
-    // Whoever waits for an answer on such a connection waits longer than the test does.
+    // A publish that waits for an answer on the forgotten connection waits longer than the test
+    // does.
     let settings = [
         ("broker", "redis"),
         ("redis.url", &url),
@@ -302,7 +306,7 @@ fn a_publish_finds_out_that_its_connection_was_forgotten() {
         }
     };
     publish();
-    // A connection that was silent for a second is asked whether it is there before an event is trusted to it.
+    // After a second of silence, the gateway probes a connection before it sends an event on it.
     let beat = || redis.command(&["HGET", "sse:state", "beat"]).parse::<u64>().unwrap();
     let before = beat();
     eventually("some seconds of ticks", || beat() > before + 2);
@@ -329,7 +333,8 @@ fn the_kernel_asks_after_idle_connections_to_redis() {
     assert!(timers.len() >= 3 && timers.iter().all(|timer| *timer == "keepalive"), "{timers:?}");
 }
 
-/// Balancers keep theirs for 60 s, and one that meets a connection that just ends answers 502.
+/// Balancers keep idle connections for 60 s. One that uses a connection just as the gateway ends it
+/// answers 502.
 #[test]
 fn an_idle_connection_is_kept_for_longer_than_a_balancer_keeps_it() {
     let ended_after = |seconds: &str| {
@@ -341,7 +346,8 @@ fn an_idle_connection_is_kept_for_longer_than_a_balancer_keeps_it() {
     };
     let (_one, mut brief) = ended_after("6s");
     let (_other, mut kept) = ended_after("75s");
-    // What was kept for a fixed five seconds has ended when this has.
+    // This connection ends after six seconds. With a fixed keep-alive of five, the other connection
+    // would have ended by then.
     brief.read_to_end(&mut Vec::new()).unwrap();
     kept.write_all(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answers = String::new();
@@ -349,7 +355,8 @@ fn an_idle_connection_is_kept_for_longer_than_a_balancer_keeps_it() {
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
 }
 
-/// If every replica were unready, whatever is in front would answer 503, which ends an EventSource for good.
+/// If every replica were unready, the proxy in front would answer 503, which ends an EventSource
+/// for good.
 #[test]
 fn a_gateway_whose_redis_is_away_is_ready_unless_its_operator_says_otherwise() {
     let mut redis = Redis::start();

@@ -1,20 +1,21 @@
-//! The plan of `gateway/src`: which room may import which. So an event's way can be read in one direction.
+//! Tests of the plan of `gateway/src`: which room may import which, so that an event's way can be
+//! read in one direction.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// In the order in which they stand in `lib.rs`. A room imports only rooms that stand before it.
+/// All rooms, in the order of `lib.rs`. A room imports only rooms before it.
 const ROOMS: [&str; 13] = [
     "config", "logging", "panics", "vitals", "feed", "stream", "metrics", "broker", "hub",
     "access", "http", "worker", "gateway",
 ];
-/// A stream knows of no broker, and a broker of no stream: the feed is between them.
+/// A stream knows no broker, and a broker no stream: the feed is between them.
 const STRANGERS: [&str; 2] = ["stream", "broker"];
-/// Only these may import actix.
+/// The only rooms that may import actix.
 const OF_ACTIX: [&str; 3] = ["http", "worker", "gateway"];
 
-/// What a room's files say, without comments and unit tests.
+/// A room and its files, with their text without comments and unit tests.
 struct Room {
     name: &'static str,
     files: Vec<(PathBuf, String)>,
@@ -31,7 +32,7 @@ impl Room {
         Room { name, files }
     }
 
-    /// The rooms that it imports, each with a file that does.
+    /// The rooms that this one imports, each with a file that imports it.
     fn imports(&self) -> BTreeSet<(&'static str, &Path)> {
         let mut found = BTreeSet::new();
         for (path, text) in &self.files {
@@ -109,7 +110,7 @@ fn no_room_reads_the_environment() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Every file is in a room, and `lib.rs` shows the rooms in their order.
+/// Every file is in a room, and `lib.rs` lists the rooms in their order.
 #[test]
 fn the_rooms_are_all_there_is() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -125,7 +126,8 @@ fn the_rooms_are_all_there_is() {
     }
 }
 
-/// The way of an event as ARCHITECTURE.md tells it: its files exist, and a reader who follows it enters no room twice.
+/// The files that ARCHITECTURE.md names on an event's way exist, and a reader who follows them
+/// enters no room twice.
 #[test]
 fn an_events_way_enters_no_room_twice() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

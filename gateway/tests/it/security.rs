@@ -1,4 +1,4 @@
-//! What an outsider tries that belongs to no other part.
+//! Tests of attacks from outside that belong to no other file.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -11,7 +11,7 @@ use crate::support::{BOUND, Signal, Subscriber, TestGateway, eventually, request
 
 const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
 
-/// At the most talkative level, after every kind of request that holds one.
+/// At the most verbose level of the log, after every kind of request that holds a secret.
 #[test]
 fn no_secret_is_in_logs_metrics_or_answers() {
     let key = "key-for-tests-0123456789-0123456789";
@@ -71,7 +71,8 @@ fn no_secret_is_in_logs_metrics_or_answers() {
     }
 }
 
-/// What a request says comes back in some answers: never as a header, a second answer or another event.
+/// Some answers repeat what a request says, but never as a header, a second answer or another
+/// event.
 #[test]
 fn nothing_that_a_client_sends_becomes_a_header_or_an_event() {
     let gateway = TestGateway::memory(&[]);
@@ -98,7 +99,7 @@ fn nothing_that_a_client_sends_becomes_a_header_or_an_event() {
         let body = String::from_utf8_lossy(&body[..n]).into_owned();
         assert!(!body.lines().any(|line| line.starts_with("data: forged")), "{path}: {body}");
     }
-    // Whatever a publisher writes stays in its event's data.
+    // Whatever a publisher writes must stay in its event's data.
     let mut stream = gateway.live("channel=a");
     for data in
         ["a\r\rid: 1-1\r\rdata: b", "a\n\ndata: b", "a\r\nevent: gap\r\n\r\n", "\u{feff}id: 1"]
@@ -116,9 +117,10 @@ fn nothing_that_a_client_sends_becomes_a_header_or_an_event() {
     gateway.settled();
 }
 
-/// An address of this machine that is not loopback, as somebody else on the network would meet it.
+/// An address of this machine by which others on the network reach it, or loopback if there is
+/// none.
 fn outside() -> IpAddr {
-    // Nothing is sent: the system only says from where it would send.
+    // Nothing is sent: the system only chooses the address from which it would send.
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     let routed = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
     routed.map_or(Ipv4Addr::LOCALHOST.into(), |addr| addr.ip())
@@ -144,7 +146,7 @@ fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
         request(to, "DELETE", "/connections?subject=a", headers, b"").status
     };
     assert_eq!(revoke(here, &[]), 200);
-    // A page in the operator's own browser has no business there, whatever name it reached this by.
+    // A page in the operator's own browser is refused, by whatever name it reached this port.
     assert_eq!(revoke(here, &[("Origin", "http://rebound.example:9090")]), 403);
     assert_eq!(revoke(here, &[("Origin", "null")]), 403);
     let there = SocketAddr::new(outside(), gateway.admin.port());
@@ -152,18 +154,18 @@ fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
         assert_eq!(revoke(there, &[]), 401);
         assert_eq!(revoke(there, &[("X-API-Key", "another-key-0123456789-0123456789")]), 401);
         assert_eq!(revoke(there, &[("X-API-Key", key)]), 200);
-        // Another service's token beside the key takes nothing away from the key.
+        // Another service's token beside the key does not invalidate the key.
         let both = [("Authorization", "Bearer somebody.elses.token"), ("X-API-Key", key)];
         assert_eq!(revoke(there, &both), 200);
         assert_eq!(request(there, "GET", "/metrics", &[], b"").status, 200);
-        // A key that was revoked is one no more.
+        // A revoked key is refused.
         let of_key = "/connections?subject=ops";
         assert_eq!(request(here, "DELETE", of_key, &[], b"").status, 200);
         assert_eq!(revoke(there, &[("X-API-Key", key)]), 401);
     }
 }
 
-/// The page holds no script from elsewhere, and no other page may hold it.
+/// The page loads no script from elsewhere, and no other page may embed it.
 #[test]
 fn the_console_says_what_a_browser_may_do_with_it() {
     let gateway = TestGateway::memory(&[]);
@@ -180,7 +182,7 @@ fn the_console_says_what_a_browser_may_do_with_it() {
 
 #[test]
 fn a_stream_is_cut_off_where_its_revocation_comes_while_it_opens() {
-    // Two hundred clients come, and are revoked meanwhile: none stays.
+    // Two hundred clients come, and are revoked meanwhile: none of their streams may stay.
     let gateway = TestGateway::memory(&[(
         "auth.jwt.keys",
         "alg=HS256 secret=a-secret-of-at-least-32-bytes-for-tests subscribe=*",
@@ -202,7 +204,7 @@ fn a_stream_is_cut_off_where_its_revocation_comes_while_it_opens() {
                     .unwrap();
                     let mut line = String::new();
                     BufReader::new(&stream).read_line(&mut line).unwrap();
-                    // It stays open, unless the gateway ends it.
+                    // The connection stays open, unless the gateway ends it.
                     std::mem::forget(stream);
                 }
             })

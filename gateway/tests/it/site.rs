@@ -1,8 +1,8 @@
-//! The web site around a gateway: it serves pages, the modules in `examples/` and whatever a test adds, and
-//! passes streams on to a gateway, as a proxy in front of both does.
+//! A web site around a gateway. It serves a page, the modules in `examples/` and whatever a test
+//! adds, and passes streams on to a gateway, as a proxy in front of both does.
 //!
-//! How streams end is up to the test. What it does not own is the network of tests without pages: that is
-//! the lab's proxy, which changes no byte.
+//! The test decides how streams end. Tests without pages use the lab's TCP proxy instead, which
+//! changes no byte.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,14 +17,14 @@ use crate::webdriver::Browser;
 /// What a service worker does with streams.
 #[derive(Debug, Clone, Copy)]
 pub enum Worker {
-    /// It passes everything through, streams as well.
+    /// Passes everything through, also streams.
     PassesOn,
-    /// It leaves streams to the browser, as the guide says.
+    /// Leaves streams to the browser, as the guide recommends.
     LeavesAlone,
 }
 
 impl Worker {
-    /// It is there for a page as soon as it is installed.
+    /// The worker's script. It takes over the page as soon as it is installed.
     fn script(self) -> String {
         let leave = match self {
             Worker::PassesOn => "",
@@ -48,13 +48,13 @@ pub struct Site {
 
 #[derive(Default)]
 struct State {
-    /// Where streams go. Without one they are answered 503.
+    /// Where streams go. Without it they are answered 503.
     to: Option<SocketAddr>,
-    /// Requests for streams that wait for a gateway; none while they are passed on at once.
+    /// Requests for streams that wait for a gateway. `None` while they are passed on at once.
     held: Option<Vec<Asked>>,
     /// Both ends of every stream.
     streams: Vec<[TcpStream; 2]>,
-    /// What is answered for a path: the status, the type and the body.
+    /// The answer for each path: status, type and body.
     answers: HashMap<String, (u16, &'static str, String)>,
     /// How often each path was asked for.
     counts: HashMap<String, usize>,
@@ -69,14 +69,14 @@ struct Asked {
 /// How a proxy ends a stream.
 #[derive(Debug, Clone, Copy)]
 pub enum End {
-    /// As a proxy may that is told to stop: the body is whole.
+    /// The body is whole, as when a proxy is told to stop.
     InOrder,
     /// The body ends unfinished.
     Cut,
 }
 
 impl Site {
-    /// One whose streams a gateway has.
+    /// A site that passes streams on to this gateway.
     pub fn before(gateway: SocketAddr) -> Self {
         let state = Arc::new(Mutex::new(State { to: Some(gateway), ..State::default() }));
         let shared = state.clone();
@@ -93,7 +93,7 @@ impl Site {
         site
     }
 
-    /// Answers this for a path from now on.
+    /// Sets the answer for a path.
     pub fn serve(&self, path: &str, status: u16, kind: &'static str, body: &str) {
         self.state().answers.insert(path.to_owned(), (status, kind, body.to_owned()));
     }
@@ -122,7 +122,7 @@ impl Site {
         assert_eq!(browser.execute(INSTALL, &[]), true);
     }
 
-    /// Streams that are asked for from now on wait.
+    /// Lets new requests for streams wait.
     pub fn hold(&self) {
         self.state().held.get_or_insert_default();
     }
@@ -137,12 +137,12 @@ impl Site {
         self.state().end_all(end);
     }
 
-    /// Streams that are asked for from now on are refused with 503.
+    /// Refuses new streams with 503.
     pub fn refuse(&self) {
         self.state().to = None;
     }
 
-    /// New streams, and those that wait, go to a gateway.
+    /// Sends new streams, and those that wait, to a gateway.
     pub fn move_to(&self, gateway: SocketAddr) {
         let mut state = self.state();
         state.to = Some(gateway);
@@ -178,7 +178,7 @@ impl State {
 
     fn end_all(&mut self, end: End) {
         for [client, gateway] in self.streams.drain(..) {
-            // Both fail for a stream that is over.
+            // The write and the shutdown fail for a stream that is over.
             if let End::InOrder = end {
                 let _ = (&client).write_all(b"0\r\n\r\n");
             }
@@ -216,18 +216,18 @@ fn answer(client: TcpStream, shared: &Mutex<State>) {
     }
 }
 
-/// Answers with nothing more to come on the connection, so that each brings one request.
+/// Answers and closes the connection, so that each connection brings one request.
 fn respond(mut client: TcpStream, status: u16, kind: &str, body: &str) {
     let head = format!(
         "HTTP/1.1 {status} -\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
          Cache-Control: no-store\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    // It fails for a browser that is gone.
+    // Fails for a browser that is gone.
     let _ = client.write_all((head + body).as_bytes());
 }
 
-/// Writes what is read until one side ends, which ends the other.
+/// Copies until one side ends, and then ends both.
 fn pump(mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {

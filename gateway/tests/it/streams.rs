@@ -1,11 +1,11 @@
-//! `GET /events`: what a subscriber is sent, on either broker.
+//! Tests of `GET /events`: what a subscriber is sent, with either broker.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
 use crate::support::{Answer, BOUND, Block, Redis, Subscriber, TestGateway, eventually, request};
 
-/// Runs a story on both brokers: they are one behaviour.
+/// Runs a test with both brokers, which must behave the same.
 pub fn on_both(settings: &[(&str, &str)], story: impl Fn(&TestGateway)) {
     let memory = TestGateway::memory(settings);
     story(&memory);
@@ -26,14 +26,14 @@ fn a_stream_opens_with_retry_and_a_position_and_carries_events() {
         let mut subscriber = gateway.subscribe("channel=demo");
         for header in [
             "HTTP/1.1 200 OK",
-            // Without the charset some clients read Latin-1.
+            // Without the charset some clients read the body as Latin-1.
             "content-type: text/event-stream; charset=utf-8\r\n",
             "cache-control: no-store, no-transform",
             "x-accel-buffering: no",
         ] {
             assert!(subscriber.head.contains(header), "{header}: {}", subscriber.head);
         }
-        // Behind it Node's fetch takes any cut for the body's end.
+        // With `Connection: close`, Node's fetch takes any cut for the body's end.
         assert!(!subscriber.head.to_ascii_lowercase().contains("connection: close"));
         let opening = subscriber.opening();
         assert_eq!(opening.data, r#"{"from":"now"}"#);
@@ -217,7 +217,7 @@ fn the_body_fallback_behaves_the_same() {
     });
 }
 
-/// HTTP/1.0 knows no chunks: the end of the connection is the end of the stream.
+/// HTTP/1.0 has no chunks: the stream ends with its connection.
 #[test]
 fn an_http_1_0_client_reads_beside_the_others() {
     on_both(&[("stream.takeover", "true")], old_beside_new);
@@ -380,7 +380,7 @@ fn a_stalled_reader_is_closed_and_delays_nobody() {
     });
 }
 
-/// Whatever is left of a body: its lines, and whether its end was announced.
+/// The rest of a stream's body, and whether the body is whole.
 fn last_words(stream: Subscriber) -> (String, bool) {
     let mut reader = stream.into_reader();
     let mut words = String::new();
@@ -388,8 +388,8 @@ fn last_words(stream: Subscriber) -> (String, bool) {
     (words, reader.get_ref().is_whole())
 }
 
-/// A client that reads with `fetch` takes a finished body for the end of the story, and a blank line behind `retry:` is
-/// an empty message to some.
+/// A client that reads with `fetch` takes a whole body for the end of the stream. To some clients,
+/// a blank line after `retry:` is an empty message.
 #[test]
 fn a_stop_leaves_streams_unfinished_with_a_time_to_come_back() {
     for takeover in ["true", "false"] {
@@ -468,7 +468,7 @@ fn a_channel_tells_what_it_holds() {
             (data, &page["more"], &page["next"]),
             (vec!["2", "3"], &true.into(), &ids[3].as_str().into())
         );
-        // Where it says to go on, a stream resumes without a gap.
+        // A stream resumes without a gap where the answer says to go on.
         let next = all["next"].as_str().unwrap();
         let mut resumed = gateway.subscribe(&format!("channel=demo&last_event_id={next}"));
         assert_eq!(resumed.next().event, "checkpoint");
@@ -484,7 +484,8 @@ fn a_channel_tells_what_it_holds() {
     });
 }
 
-/// Publishes until the slow reader's queue, its socket and the inbox in between cannot hold it all.
+/// Publishes more than the slow reader's queue, its socket and the inbox can hold. Returns how many
+/// events.
 fn flood(gateway: &TestGateway, channel: &str, reader: &mut Subscriber) -> usize {
     let data = "x".repeat(20_000);
     for n in 0..300 {
@@ -571,7 +572,8 @@ fn many_clients_far_behind_cost_few_reads() {
     assert_eq!(gateway.post("/publish", &[NDJSON], lines.as_bytes()).status, 200);
     let reads = || gateway.metrics.broker.history_reads.with_label_values(&["ok"]).get();
     let before = reads();
-    // While Redis stands still, nobody is attached; then all are at once, however long connecting took.
+    // While Redis is frozen, no client is attached. Then all are attached at once, however long
+    // they took to connect.
     redis.freeze();
     let header = [("Last-Event-ID", first.as_str())];
     let mut clients: Vec<Subscriber> =

@@ -1,6 +1,6 @@
-//! What the tests stand on beside `sse-lab`: a real gateway, and clients of its endpoints.
+//! Tools for these tests besides `sse-lab`: a real gateway, and clients of its endpoints.
 //!
-//! Everything blocks with a generous bound and no test depends on how fast a machine is. Ports come
+//! Every call blocks with a generous bound, so no test depends on how fast a machine is. Ports come
 //! from the kernel.
 
 mod http;
@@ -35,13 +35,13 @@ pub struct TestGateway {
 }
 
 impl TestGateway {
-    /// On the embedded broker.
+    /// Starts a gateway with the memory broker.
     pub fn memory(settings: &[(&str, &str)]) -> Self {
         Self::try_start(settings)
             .unwrap_or_else(|error| panic!("the gateway does not start: {error}"))
     }
 
-    /// On a Redis.
+    /// Starts a gateway with the broker Redis.
     pub fn redis(redis: &Redis, settings: &[(&str, &str)]) -> Self {
         let url = redis.url();
         let mut all = vec![
@@ -54,7 +54,7 @@ impl TestGateway {
         Self::memory(&all)
     }
 
-    /// With these settings; the error is what the program would print.
+    /// Starts a gateway with these settings. The error is what the program would print.
     pub fn try_start(settings: &[(&str, &str)]) -> Result<Self, String> {
         let defaults = [
             ("server.listen", "127.0.0.1:0"),
@@ -63,7 +63,7 @@ impl TestGateway {
             ("drain.spread", "0s"),
             ("drain.deadline", "10s"),
         ];
-        // So that the whole suite can be run on another path, see `make test-fallback`.
+        // Lets the whole suite run with other settings, see `make test-fallback`.
         let others = std::env::var("SSE_TEST_SETTINGS").unwrap_or_default();
         let others = others.split_whitespace().map(|pair| pair.split_once('=').unwrap());
         let others: Vec<(&str, &str)> = others.collect();
@@ -95,14 +95,14 @@ impl TestGateway {
         Subscriber::open(self.addr, query, &[])
     }
 
-    /// Opens a stream and reads where it begins.
+    /// Opens a stream and reads its opening checkpoint.
     pub fn live(&self, query: &str) -> Subscriber {
         let mut subscriber = self.subscribe(query);
         subscriber.opening();
         subscriber
     }
 
-    /// Opens a stream that goes on after a position, and reads where it begins.
+    /// Opens a stream that resumes after an id, and reads its opening checkpoint.
     pub fn resumed(&self, query: &str, last_event_id: &str) -> Subscriber {
         let header = [("Last-Event-ID", last_event_id)];
         let mut subscriber = Subscriber::open(self.addr, query, &header);
@@ -111,14 +111,14 @@ impl TestGateway {
         subscriber
     }
 
-    /// Publishes one event; answers its id.
+    /// Publishes one event, and returns its id.
     pub fn publish(&self, channel: &str, data: &str) -> String {
         let answer = self.post(&format!("/channels/{channel}"), &[], data.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Publishes one event with a token; answers its id.
+    /// Publishes one event with a token, and returns its id.
     pub fn publish_as(&self, channel: &str, data: &str, token: &str) -> String {
         let bearer = format!("Bearer {token}");
         let headers = [("Authorization", bearer.as_str())];
@@ -137,7 +137,7 @@ impl TestGateway {
         request(self.admin, "GET", path, &[], b"")
     }
 
-    /// One worker's number, summed over all.
+    /// A number of each worker, summed over all workers.
     pub fn sum(&self, of: impl Fn(&Cells) -> u64) -> u64 {
         self.metrics.sum(of)
     }
@@ -154,7 +154,7 @@ impl TestGateway {
         self.end();
     }
 
-    /// Begins to stop it as SIGTERM does: it drains.
+    /// Begins to stop the gateway as SIGTERM does: it drains.
     pub fn drain(&mut self) {
         drop(self.stop.take());
     }
@@ -176,7 +176,7 @@ impl Drop for TestGateway {
     }
 }
 
-/// A client of one stream that reads its bytes itself.
+/// A client of one stream that parses its bytes itself.
 pub struct Subscriber {
     reader: Reader<Body<Box<dyn Read + Send>>>,
     socket: TcpStream,
@@ -190,7 +190,7 @@ impl Subscriber {
         Self::on(connect(addr), query, headers)
     }
 
-    /// On a connection whose receive buffer is small, so that it is soon full.
+    /// Opens a stream on a connection whose small receive buffer is soon full.
     pub fn narrow(addr: SocketAddr, query: &str) -> Self {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -204,7 +204,7 @@ impl Subscriber {
         Self::over(stream, socket, query, headers)
     }
 
-    /// On what is spoken over this socket.
+    /// Opens a stream on `stream`, which is spoken over this socket: plain, or TLS.
     pub fn over(
         mut stream: impl Read + Write + Send + 'static,
         socket: TcpStream,
@@ -230,7 +230,7 @@ impl Subscriber {
         &self.socket
     }
 
-    /// The body's bytes.
+    /// The reader of the body's bytes.
     pub fn into_reader(self) -> BodyReader {
         self.reader.into_inner()
     }
@@ -241,7 +241,7 @@ impl Subscriber {
         self.read().expect("the stream goes on")
     }
 
-    /// The stream's first checkpoint.
+    /// Reads the stream's opening checkpoint, which says where the stream begins.
     #[track_caller]
     pub fn opening(&mut self) -> Block {
         let first = self.next();
@@ -250,7 +250,8 @@ impl Subscriber {
         first
     }
 
-    /// The next block that is neither checkpoint nor heartbeat. Those two alone would keep a stream busy for ever.
+    /// The next block that is neither a checkpoint nor a heartbeat. Bounded here, because those two
+    /// alone would keep a stream going for ever.
     #[track_caller]
     pub fn event(&mut self) -> Block {
         let end = Instant::now() + BOUND;
@@ -265,7 +266,7 @@ impl Subscriber {
         }
     }
 
-    /// Reads the stream to its end; answers the blocks that were left.
+    /// Reads the stream to its end. Returns the blocks that were left, and the last `retry`.
     pub fn rest(&mut self) -> (Vec<Block>, Option<u64>) {
         let mut blocks = Vec::new();
         while let Some(block) = self.read() {

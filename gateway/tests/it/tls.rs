@@ -1,6 +1,7 @@
-//! TLS on the gateway's own ports: real handshakes, real certificates, clients of other people.
+//! Tests of TLS on the gateway's own ports and towards Redis: real handshakes, real certificates,
+//! other people's clients.
 //!
-//! Certificates are made by openssl for each test, with an authority of their own.
+//! Each test makes its certificates with openssl, and an authority for them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -24,7 +25,7 @@ use crate::support::{
 };
 use crate::webdriver::Browser;
 
-/// An authority, and what it has signed.
+/// A certificate authority, and the files that it has made.
 struct Authority {
     dir: Scratch,
 }
@@ -39,7 +40,8 @@ struct Pair {
 impl Authority {
     fn new() -> Self {
         let authority = Authority { dir: Scratch::new("tls") };
-        // A client that knows the name would look for a wrong signature instead of another authority.
+        // Each authority has a name of its own. If a client knew the name, it would complain of the
+        // signature instead of the authority.
         let subject = format!("/CN=authority {:x}", fastrand::u64(..));
         let options = ["-subj", &subject, "-addext", "keyUsage=critical,keyCertSign"];
         authority.openssl("ca", &options);
@@ -145,7 +147,7 @@ impl Client {
         Subscriber::over(stream, socket, query, &[])
     }
 
-    /// Opens a stream and reads where it begins.
+    /// Opens a stream and reads its opening checkpoint.
     fn live(&self, addr: SocketAddr, query: &str) -> Subscriber {
         let mut subscriber = self.subscribe(addr, query);
         subscriber.opening();
@@ -171,9 +173,9 @@ impl Client {
         stream
     }
 
-    /// The leaf that a server shows.
+    /// The leaf certificate that a server shows.
     fn shown(&self, addr: SocketAddr) -> CertificateDer<'static> {
-        // Without what an earlier connection left, because a session that is resumed shows none.
+        // A resumed session shows no certificate, so nothing of an earlier connection may be left.
         let mut config = (*self.0).clone();
         config.resumption = rustls::client::Resumption::disabled();
         let mut stream = Client(Arc::new(config)).connect(addr);
@@ -194,7 +196,7 @@ fn read_until(stream: &mut impl Read, text: &str) -> String {
     String::from_utf8_lossy(&got).into_owned()
 }
 
-/// The events of a stream, without their ids, which are the gateway's own.
+/// The next events of a stream without their ids, which differ between gateways.
 fn events(subscriber: &mut Subscriber, count: usize) -> Vec<(String, String)> {
     let event = |block: Block| (block.event, block.data);
     (0..count).map(|_| event(subscriber.event())).collect()
@@ -223,7 +225,7 @@ fn a_stream_over_tls_is_a_plain_one_to_its_reader() {
         let [plain, taken, body] = readers.each_mut().map(|reader| events(reader, 50));
         assert_eq!(plain, taken, "{version:?}");
         assert_eq!(plain, body, "{version:?}");
-        // Of HTTP/1.1 alike to the letter, but for the date.
+        // The heads are equal but for the date.
         let [plain, taken, body] = readers.map(|reader| {
             let lines = reader.head.lines().filter(|line| !line.starts_with("date"));
             let mut lines: Vec<String> = lines.map(str::to_owned).collect();
@@ -237,7 +239,7 @@ fn a_stream_over_tls_is_a_plain_one_to_its_reader() {
     }
 }
 
-/// The hub has nothing to write for an hour, so only what the client sent can have told it.
+/// The hub has nothing to write for an hour, so it hears of the end only by what the client sends.
 #[test]
 fn the_clients_end_is_heard_without_a_publish() {
     let authority = Authority::new();
@@ -262,7 +264,8 @@ fn the_clients_end_is_heard_without_a_publish() {
     }
 }
 
-/// Nothing of it is left in the socket for the hub to read, because the session has read both at once.
+/// The session has read the requests and the end at once, so nothing is left in the socket for the
+/// hub to read.
 #[test]
 fn a_client_that_ends_behind_its_requests_is_heard() {
     let authority = Authority::new();
@@ -279,7 +282,7 @@ fn a_client_that_ends_behind_its_requests_is_heard() {
         conn.write_tls(&mut wire).unwrap();
         let opened = gateway.sum(|c| c.opened.get());
         sock.write_all(&wire).unwrap();
-        // It is answered by an end, whether it was a stream for a moment or not.
+        // The gateway ends the connection, whether it was a stream for a moment or not.
         let _ = sock.read_to_end(&mut Vec::new());
         eventually("it is no stream any more", || gateway.sum(|c| c.subscribers.get()) == 0);
         assert!(gateway.sum(|c| c.opened.get()) <= opened + 1);
@@ -317,7 +320,7 @@ fn new_keys_from_the_client_are_taken_and_answered() {
     gateway.settled();
 }
 
-/// Whatever a socket takes at a time: every byte comes, once and in order.
+/// However much a socket takes at a time, every byte comes once and in order.
 #[test]
 fn slow_readers_of_large_events_lose_nothing() {
     let authority = Authority::new();
@@ -359,7 +362,8 @@ fn a_changed_certificate_is_shown_to_new_connections_and_ends_no_stream() {
     let (first, second) = (authority.signs("first"), authority.signs("second"));
     let live = Pair { certificate: authority.path("live.pem"), key: authority.path("live.key") };
     let put = |from: &Path, to: &Path| {
-        // As tools do that renew certificates: written beside it, then renamed.
+        // As tools do that renew certificates: the file is written beside the old one, then
+        // renamed.
         let new = to.with_extension("new");
         std::fs::copy(from, &new).unwrap();
         std::fs::rename(new, to).unwrap();
@@ -374,7 +378,7 @@ fn a_changed_certificate_is_shown_to_new_connections_and_ends_no_stream() {
     let reads = |result| gateway.metrics.certificate_reads.with_label_values(&[result]).get();
     assert_eq!(client.shown(gateway.addr), leaf(&first));
     let mut stream = client.live(gateway.addr, "channel=a");
-    // Half of it is there: the pair does not fit.
+    // Only the certificate is new, and does not fit the key.
     put(&second.certificate, &live.certificate);
     eventually("the half is read", || reads("failed") == 1);
     assert_eq!(client.shown(gateway.addr), leaf(&first));
@@ -402,12 +406,12 @@ fn http_without_tls_is_told_what_to_do() {
     }
 }
 
-/// They are guests like any connection that has not asked for anything yet.
+/// A connection in its handshake is a guest, like any connection that has not asked for anything.
 #[test]
 fn handshakes_that_stall_are_bounded_in_number_and_time() {
     let authority = Authority::new();
     let gateway = authority.gateway(&[("server.max_requests", "8")]);
-    // The first bytes of a record of a handshake, of which the rest never comes.
+    // Sends the first bytes of a handshake record, of which the rest never comes.
     let stall = |bytes: &[u8]| {
         let mut stream = connect(gateway.addr);
         stream.write_all(bytes).unwrap();
@@ -418,7 +422,7 @@ fn handshakes_that_stall_are_bounded_in_number_and_time() {
     authority.client().publish(gateway.addr, "a", "there is room");
     let rejected = |reason| gateway.metrics.rejected.with_label_values(&[reason]).get();
     assert!(rejected("crowded") >= 32, "{}", rejected("crowded"));
-    // What is left ends by its own time.
+    // The remaining connections end by their own timeout.
     for mut stream in stalled {
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
@@ -524,12 +528,12 @@ fn a_stream_of_http2_is_served_and_drained() {
     while line().expect("a heartbeat") != "event: checkpoint" {}
     gateway.drain();
     while line().is_some() {}
-    // "Stream error in the HTTP/2 framing layer": it was reset, not ended.
+    // "Stream error in the HTTP/2 framing layer": the stream was reset, not ended.
     assert_eq!(curl.wait().unwrap().code(), Some(92));
     gateway.stop();
 }
 
-/// A session of HTTP/2 that Node.js holds; what it does with it is up to the script.
+/// Runs a script in Node.js, with an open session of HTTP/2.
 fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Process {
     let begin = format!(
         "const ca = require('fs').readFileSync({:?});
@@ -543,7 +547,8 @@ fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Process {
     spawn(&mut node, "nodejs")
 }
 
-/// Otherwise a browser's connection, which it keeps, would hold the stop until the drain's deadline.
+/// Otherwise a browser, which keeps its connection, would delay the stop until the drain's
+/// deadline.
 #[test]
 fn an_idle_connection_of_http2_does_not_hold_the_stop() {
     let authority = Authority::new();
@@ -558,7 +563,7 @@ fn an_idle_connection_of_http2_does_not_hold_the_stop() {
     gateway.stop();
 }
 
-/// Its body is actix' own, and waits for an event that never comes.
+/// actix owns the body of this stream, which waits for an event that never comes.
 #[test]
 fn a_connection_of_http2_that_ends_is_heard_without_a_publish() {
     let authority = Authority::new();
@@ -569,7 +574,8 @@ fn a_connection_of_http2_that_ends_is_heard_without_a_publish() {
     gateway.settled();
 }
 
-/// The same place for a connection whatever was on it: with a stream it is none of those that make room.
+/// While a connection has a stream, it is not closed to make room. Once the stream has left, it may
+/// be.
 #[test]
 fn a_connection_of_http2_without_a_stream_makes_room() {
     let authority = Authority::new();
@@ -583,11 +589,11 @@ fn a_connection_of_http2_without_a_stream_makes_room() {
     assert_eq!(lines.next().as_deref(), Some("open"));
     let crowd = || -> Vec<TcpStream> { (0..20).map(|_| connect(gateway.addr)).collect() };
     let first = crowd();
-    // Behind all of them.
+    // This publish comes after the whole crowd.
     authority.client().publish(gateway.addr, "a", "x");
     assert_eq!(gateway.sum(|c| c.subscribers.get()), 1);
     node.stdin.take().unwrap().write_all(b"leave\n").unwrap();
-    // Only a write tells that it left.
+    // The gateway notices that the stream left only when it writes.
     eventually("it left", || {
         authority.client().publish(gateway.addr, "a", "x");
         gateway.sum(|c| c.subscribers.get()) == 0
@@ -597,7 +603,7 @@ fn a_connection_of_http2_without_a_stream_makes_room() {
     drop((first, second));
 }
 
-/// Frames that belong to no request come on it at any time: an answer to a ping, or more room for what was read.
+/// Frames that belong to no request may come at any time: an answer to a ping, or a window update.
 #[test]
 fn a_connection_of_http2_whose_stream_ended_is_not_timed_as_a_head() {
     let authority = Authority::new();
@@ -644,12 +650,13 @@ fn a_stream_of_http2_is_told_when_to_come_back() {
     gateway.drain();
     assert!(lines.any(|line| line.starts_with("retry: ")), "its last words come");
     let end = lines.find(|line| line.starts_with("reset"));
-    // CANCEL, which is no end: a browser comes back.
+    // CANCEL, after which a browser comes back.
     assert_eq!(end.as_deref(), Some("reset 8"));
     gateway.stop();
 }
 
-/// The body of a stream that is not read waits in actix for ever; only the end of its connection ends it.
+/// The body of a stream that is not read waits in actix for ever. Only the end of its connection
+/// ends it.
 #[test]
 fn a_stream_of_http2_that_is_not_read_ends_its_connection() {
     let authority = Authority::new();
@@ -667,7 +674,7 @@ fn a_stream_of_http2_that_is_not_read_ends_its_connection() {
     assert_eq!(gateway.sum(|c| c.closed[CloseReason::Stalled as usize].get()), 1);
 }
 
-/// What a certificate and its key say, by the line: none of it may be told to anybody.
+/// The lines of a pair's key, which must never be shown.
 fn secret_lines(pair: &Pair) -> Vec<String> {
     let text = std::fs::read_to_string(&pair.key).unwrap();
     text.lines().filter(|line| !line.contains("-----")).map(str::to_owned).collect()
@@ -744,7 +751,8 @@ fn a_file_that_is_of_no_use_is_named_with_what_is_wrong() {
     }
 }
 
-/// The program itself, asked by its own command and told to read again, with every line that it can log.
+/// Runs the program with every line that it can log, asks it by its command `healthcheck`, and
+/// makes it read its files again.
 #[test]
 fn the_program_is_found_ready_reads_again_at_a_hangup_and_tells_no_key() {
     let authority = Authority::new();
@@ -792,7 +800,7 @@ fn the_program_is_found_ready_reads_again_at_a_hangup_and_tells_no_key() {
 fn redis_is_reached_with_a_certificate_and_as_a_user() {
     let authority = Authority::new();
     let redis = Redis::start();
-    // Of this host, because nobody else uses it.
+    // A port on this test's own host, which no other process uses.
     let free = std::net::TcpListener::bind((redis.addr.ip(), 0)).unwrap().local_addr().unwrap();
     let server = authority.signs_for("redis", free.ip());
     let own = authority.signs("gateway");
@@ -864,7 +872,8 @@ fn chromium_comes_back_over_tls() {
     gateway.settled();
 }
 
-/// The README's "Put it on the internet": what stands there, with this test's files in the place of its paths.
+/// The configuration in the README's "Put it on the internet", with this test's files instead of
+/// its paths.
 #[test]
 fn what_the_readme_puts_on_the_internet_serves_its_users_and_nobody_else() {
     let readme = include_str!("../../../README.md");
@@ -883,7 +892,7 @@ fn what_the_readme_puts_on_the_internet_serves_its_users_and_nobody_else() {
         .replace("/etc/sse/jwt.secret", &path(&secret));
     let file = authority.path("gateway.toml");
     std::fs::write(&file, &toml).unwrap();
-    // It may listen beyond loopback.
+    // It may also listen beyond loopback.
     let checked = |toml: &str| {
         std::fs::write(authority.path("checked.toml"), toml).unwrap();
         let mut program = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
@@ -922,7 +931,7 @@ fn what_the_readme_puts_on_the_internet_serves_its_users_and_nobody_else() {
     assert_eq!(subscriber.event().data, "hello");
 }
 
-/// The body is whole, and the session ends in order: nobody is to come back.
+/// The body is whole, so the client does not come back.
 #[test]
 fn a_stream_that_is_revoked_ends_whole() {
     let authority = Authority::new();

@@ -1,11 +1,10 @@
-//! A real browser for tests: just enough of the W3C WebDriver protocol to drive Chromium, WebKitGTK and
-//! Firefox.
+//! A real browser for tests: just enough of the W3C WebDriver protocol to drive Chromium, WebKitGTK
+//! and Firefox.
 //!
-//! It owns one driver process, one browser session in it and the session's profile directory, and
-//! promises that all three are gone when a [`Browser`] is dropped, also while a test panics. Calls
-//! block, and a failure is a panic at the caller's line: in a test there is nothing else to do with
-//! it. From async code use it in a blocking task: a page that waits for the gateway must not hold up
-//! the gateway.
+//! A [`Browser`] owns one driver process, one browser session in it and the session's profile
+//! directory. All three are gone when it is dropped, also while a test panics. Calls block, and a
+//! failure panics at the caller's line. Async code must use it in a blocking task: a page that
+//! waits for the gateway must not hold up the gateway.
 
 mod http;
 mod marionette;
@@ -29,23 +28,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 /// The member by which WebDriver marks a JSON object as a reference to an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// Whose browser, and so whose `EventSource`, it is.
+/// Which browser it is, and so whose `EventSource`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Chromium,
     Firefox,
-    /// In WebKitGTK's MiniBrowser, which has no headless mode: it needs a display.
+    /// WebKitGTK's MiniBrowser. It has no headless mode, so it needs a display.
     WebKit,
 }
 
 /// One browser with one tab and a fresh profile.
 pub struct Browser {
-    // In this order: a browser that runs writes to its profile.
+    // Dropped in this order, because a running browser writes to its profile.
     driver: Driver,
     profile: Scratch,
 }
 
-/// Who takes the commands of one session, known by WebDriver's paths.
+/// Takes the commands of one session, named by WebDriver's paths.
 enum Driver {
     Http(Http),
     Firefox(Marionette),
@@ -63,7 +62,7 @@ impl Browser {
     pub fn of(engine: Engine) -> Browser {
         let profile = Scratch::new("browser");
         let timeouts = json!({"script": SCRIPT_TIMEOUT_MS, "pageLoad": 30_000});
-        // The certificates of tests are signed by themselves.
+        // No browser trusts the certificates of tests.
         let always = json!({"timeouts": timeouts, "acceptInsecureCerts": true});
         let mut capabilities = json!({"alwaysMatch": always});
         let driver = match engine {
@@ -86,34 +85,34 @@ impl Browser {
         self.run(&format!("load {url}"), "/url", &json!({"url": url}));
     }
 
-    /// Runs the body of a function, which finds `args` in `arguments`, and gives what it returns. A
-    /// returned promise is awaited.
+    /// Runs the body of a function with `args` as its `arguments`, and returns its result. A
+    /// promise is awaited.
     #[track_caller]
     pub fn execute(&self, script: &str, args: &[Value]) -> Value {
         let body = json!({"script": script, "args": args});
         self.run(&format!("run {script:?}"), "/execute/sync", &body)
     }
 
-    /// As [`execute`](Self::execute), but the script is done when it calls its last argument, a
-    /// function, and gives what it calls it with.
+    /// Like [`execute`](Self::execute), but the script ends when it calls its last argument, a
+    /// function, with the result.
     #[track_caller]
     pub fn execute_async(&self, script: &str, args: &[Value]) -> Value {
         let body = json!({"script": script, "args": args});
         self.run(&format!("run {script:?}"), "/execute/async", &body)
     }
 
-    /// Scrolls the first match of the selector into view and clicks it as a user would; something
-    /// that covers it is an error.
+    /// Scrolls the first match of the selector into view and clicks it as a user would. Fails if
+    /// something covers it.
     #[track_caller]
     pub fn click(&self, css: &str) {
         let element = self.find(css);
         self.run(&format!("click {css}"), &format!("{element}/click"), &json!({}));
     }
 
-    /// Replaces what is in a field by typing, key by key.
+    /// Replaces the text of a field by typing, key by key.
     ///
-    /// Chromedriver types characters of the Basic Multilingual Plane only, and every driver takes those
-    /// from U+E000 for keys such as Enter (U+E007); a script can set anything.
+    /// Chromedriver types only characters of the Basic Multilingual Plane, and every driver takes
+    /// those from U+E000 on for keys such as Enter (U+E007). A script can set any text.
     #[track_caller]
     pub fn type_text(&self, css: &str, text: &str) {
         let element = self.find(css);
@@ -122,7 +121,7 @@ impl Browser {
         self.run(&typing, &format!("{element}/value"), &json!({"text": text}));
     }
 
-    /// The text a user sees in the first match of the selector; hidden text is not part of it.
+    /// The text that a user sees in the first match of the selector, without hidden text.
     #[track_caller]
     pub fn text(&self, css: &str) -> String {
         let element = self.find(css);
@@ -131,7 +130,7 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// The path, below the session's, of the first match.
+    /// The path of the first match, below the session's.
     #[track_caller]
     fn find(&self, css: &str) -> String {
         let query = json!({"using": "css selector", "value": css});
@@ -142,7 +141,7 @@ impl Browser {
         format!("/element/{id}")
     }
 
-    /// Sends one command, as a POST where it has a body and as a GET where it has none.
+    /// Sends one command: a POST if it has a body, else a GET.
     #[track_caller]
     fn run(&self, what: &str, path: &str, body: &Value) -> Value {
         or_panic(
@@ -155,7 +154,7 @@ impl Browser {
     }
 }
 
-// A `match`, because a panic in a closure would be told with this file's line, not the test's.
+// A `match`, because a panic in a closure would name this file's line instead of the test's.
 #[track_caller]
 fn or_panic<T>(what: &str, result: Result<T, impl Display>) -> T {
     match result {
@@ -164,15 +163,15 @@ fn or_panic<T>(what: &str, result: Result<T, impl Display>) -> T {
     }
 }
 
-/// What a driver says about a command that failed. Only the first line: a stack trace of the driver's own
-/// code follows.
+/// A driver's words about a command that failed. Only the first line, because the stack trace of
+/// the driver's own code follows.
 fn in_words(failure: &Value) -> String {
     let text = |member: &str| failure[member].as_str().unwrap_or_default();
     format!("{}: {}", text("error"), text("message").lines().next().unwrap_or_default())
 }
 
-/// The client against pages that need no server, so that a test of the gateway that fails in the
-/// browser can be told from a browser that cannot be driven.
+/// Tests the client with pages that need no server. If these pass, a test of the gateway that fails
+/// in the browser does not fail because of the browser.
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -247,7 +246,7 @@ mod tests {
         let message = *failure.unwrap_err().downcast::<String>().unwrap();
         assert!(message.contains("did not find #absent: no such element"), "{message}");
         assert!(!profile.exists());
-        // Empty for a process that is gone, and for one that only waits for its parent to notice.
+        // Empty for a process that is gone, and for one that only waits to be reaped.
         let command_line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         assert!(command_line.is_empty());
     }

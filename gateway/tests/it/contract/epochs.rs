@@ -1,4 +1,4 @@
-//! What begins an epoch, and what does not.
+//! Tests of epochs: what begins a new one, and what does not.
 
 use sse_contract::{EventId, Function, Meaning, eval_script, library_source};
 
@@ -20,7 +20,7 @@ fn an_event_for_another_epoch_is_refused_before_anything_is_written() {
         let answer = library.run(Function::PublishBatch, &batch, &[&other, "x", ""]);
         assert_eq!(answer.meaning(), Meaning::OtherEpoch, "{answer:?}");
         assert_eq!(library.digest(), before);
-        // Whoever lives in an epoch is not put into the next one unasked.
+        // A caller that names the old epoch does not publish in the next one.
         let fenced = library.run(Function::Fence, &["sse:state"], &[]).id();
         assert_eq!(library.publish_in(epoch, "a", "x").meaning(), Meaning::OtherEpoch);
         assert_eq!(library.publish_in(fenced.epoch(), "a", "x").id().epoch(), fenced.epoch());
@@ -31,7 +31,7 @@ fn an_event_for_another_epoch_is_refused_before_anything_is_written() {
     });
 }
 
-/// Makes one Redis a replica of another, in step with it.
+/// Makes one Redis a replica of another, and waits until it is in step.
 fn follow(replica: &Redis, master: &Redis) {
     master.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     let [host, port] = [master.addr.ip().to_string(), master.addr.port().to_string()];
@@ -61,7 +61,7 @@ fn a_deposed_master_takes_no_event_that_says_its_epoch() {
     let new = Library::functions(Redis::start());
     follow(&new.redis, &old.redis);
     promote(&new.redis);
-    // Nobody told the old one. A gateway found the new one, which began an epoch.
+    // The old master does not know of this. A gateway finds the new one, which begins an epoch.
     let after = new.tick(before.seen());
     assert_ne!(after.epoch(), before.epoch());
     assert_eq!(old.publish_in(after.epoch(), "a", "x").meaning(), Meaning::OtherEpoch);
@@ -96,7 +96,8 @@ fn a_state_that_went_back_in_time_begins_an_epoch_though_its_clock_is_young() {
         let lost = library.publish("a", "lost").id();
         library.redis.command(&["DEL", "sse:history:a"]);
         library.redis.command(&["COPY", "kept", "sse:state", "REPLACE"]);
-        // Events published since have brought the clock above all that anybody has seen.
+        // Publishes until the clock is above everything that a gateway has seen, so that only the
+        // count of ticks tells.
         let found = loop {
             let id = library.publish("b", "x").id();
             if id.ms > lost.ms {
@@ -107,7 +108,8 @@ fn a_state_that_went_back_in_time_begins_an_epoch_though_its_clock_is_young() {
         let after = library.tick(Caller { seen: Some(lost), ..second.seen() });
         assert_ne!(after.epoch(), first.epoch());
         assert!(after.clock > found && after.beat > second.beat);
-        // It is told to everybody once: another gateway, which has seen a little more, is content.
+        // The epoch begins once: another gateway, which has seen a few more ticks, does not begin
+        // another.
         let other = Caller { beat: Some(second.beat + 1000), ..after.seen() };
         assert_eq!(library.tick(other).epoch(), after.epoch());
         assert_eq!(library.tick(after.seen()).epoch(), after.epoch());
@@ -121,7 +123,7 @@ fn a_read_finds_a_lower_count_of_ticks_too() {
         let seen = Caller { beat: Some(tick.beat + 1), ..tick.seen() };
         let snapshot = library.read(seen, &[("a", "0-0")]);
         assert_ne!(snapshot.clock.epoch(), tick.epoch());
-        // What nobody can have seen is not believed.
+        // A count that no gateway can have seen is not believed.
         let tick = library.tick(NEW);
         library.set("beat", &tick.beat.to_string());
         let odd = Caller { beat: Some(u64::MAX), ..tick.seen() };
@@ -141,7 +143,7 @@ fn a_failover_and_back_between_two_ticks_begins_an_epoch() {
     promote(&library.redis);
     assert_eq!(info(&library.redis, "run_id"), run, "the same process");
     assert_eq!(library.get("run"), run);
-    // One who has seen nothing has only the name of the replication's history to go by.
+    // A caller that has seen nothing: only the name of the replication's history tells.
     let after = library.tick(NEW);
     assert_ne!(after.epoch(), tick.epoch());
     assert_eq!(library.tick(after.seen()).epoch(), after.epoch(), "once");
@@ -160,7 +162,7 @@ fn a_first_replica_begins_no_epoch() {
     assert_eq!(library.get("replid"), new);
 }
 
-/// Makes Redis throw a key away that is no event's.
+/// Makes Redis evict a key that holds no event.
 fn evict(redis: &Redis) {
     redis.command(&["SET", "other", "x", "EX", "1000"]);
     redis.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"]);
@@ -177,7 +179,7 @@ fn what_was_evicted_begins_an_epoch_also_where_the_count_falls() {
     evict(&library.redis);
     let second = library.tick(first.seen());
     assert_ne!(second.epoch(), first.epoch());
-    // From one to none: who resets the count may have hidden more.
+    // The count falls from one to zero. The reset may have hidden further evictions.
     library.redis.command(&["CONFIG", "RESETSTAT"]);
     let third = library.tick(second.seen());
     assert_ne!(third.epoch(), second.epoch());
@@ -188,7 +190,7 @@ fn what_was_evicted_begins_an_epoch_also_where_the_count_falls() {
 fn counters_that_were_reset_begin_an_epoch_where_redis_evicts() {
     let library = Library::start();
     let mut tick = library.tick(NEW);
-    // They hide nothing where nothing can have been evicted.
+    // While Redis cannot evict, a reset hides nothing.
     for _ in 0..200 {
         library.redis.command(&["PING"]);
     }
@@ -214,7 +216,7 @@ fn the_states_word_that_writes_survive_holds_for_all() {
         let mut library = Library::functions(Redis::start_with(&DURABLE));
         let mut first = library.tick(Caller { durable: states, ..NEW });
         assert_eq!(first.durable, i64::from(states));
-        // What was evicted, and told, before a restart is not told again after it.
+        // An eviction that began an epoch before the restart must not begin another after it.
         evict(&library.redis);
         first = library.tick(first.seen());
         library.redis.kill();
@@ -251,7 +253,7 @@ fn settings_hold_for_all_and_begin_an_epoch() {
         }
         let clock = settings(&["10", "60000", "5", "1000", "1"]).id();
         assert_ne!(clock.epoch(), first.epoch());
-        // A publish goes by them at once.
+        // The next publish already applies the new settings.
         assert_eq!(library.publish("a", "more than five").meaning(), Meaning::Invalid);
         let id = library.publish_keyed("a", "k", "five").id();
         assert_eq!(id.epoch(), clock.epoch());
@@ -277,7 +279,7 @@ fn settings_may_come_before_any_gateway() {
     });
 }
 
-/// The state as version 1 wrote it.
+/// Writes the state as version 1 did. Returns its clock.
 fn first_version(library: &Library) -> EventId {
     let now = library.redis.command(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap();
     let clock = EventId::new(now * 1000 - 5000, 4711, 3);
@@ -324,7 +326,7 @@ fn a_state_of_version_1_serves_publishers_and_is_converted_by_the_first_tick() {
         assert_eq!(library.get("replid"), info(&library.redis, "master_replid"));
         assert_eq!(library.tick(tick.seen()).epoch(), tick.epoch(), "once");
         assert_eq!(library.publish("a", "y").id().epoch(), tick.epoch());
-        // Gateways of version 1 served it again, and kept no witness.
+        // Version 1 again: its gateways have served the data and kept no witness.
         library.set("version", "1");
         assert_ne!(library.tick(tick.seen()).epoch(), tick.epoch());
     });
@@ -345,7 +347,7 @@ fn gateways_of_other_versions_and_partitions_are_refused_and_change_nothing() {
     Library::both(&DEBUG, |library| {
         library.tick(NEW);
         let before = library.digest();
-        // As version 1 called: eight arguments.
+        // Version 1 called with eight arguments.
         let first = ["", "0", "1000", "60000", "100", "5000", "1", "1"];
         let answer = library.run(Function::Tick, &["sse:state"], &first);
         assert_eq!(answer.meaning(), Meaning::Mismatch, "{answer:?}");
@@ -395,11 +397,11 @@ fn an_id_from_the_far_future_is_not_believed() {
         let tick = library.tick(NEW);
         for ms in [999_999_999_999_999, 99_500_000_000_000] {
             let far = EventId { ms, ..tick.clock };
-            // Seen by a gateway: in a forged frame, say.
+            // A gateway has seen the id, for example in a forged frame.
             let before = library.tick(NEW);
             let after = library.tick(Caller { seen: Some(far), ..before.seen() });
             assert_eq!(after.epoch(), before.epoch());
-            // In the state: as if there were none.
+            // In the state, the id counts as no clock.
             library.set("id", &far.to_string());
             let answer = library.publish_in(far.epoch(), "a", "x");
             assert_eq!(answer.meaning(), Meaning::OtherEpoch);
@@ -410,7 +412,7 @@ fn an_id_from_the_far_future_is_not_believed() {
             assert!(clock.ms < far.ms, "{clock}");
         }
         let clock = library.tick(NEW).clock;
-        // Ids go on from what is just believed.
+        // The highest millisecond that is believed: ids go on from it.
         let edge = EventId { ms: 98_999_999_999_999, seq: clock.seq };
         library.set("id", &edge.to_string());
         let id = library.publish("b", "x").id();
@@ -427,7 +429,8 @@ fn an_epoch_begins_above_a_clock_that_is_ahead_of_the_time() {
         library.set("id", &ahead.to_string());
         let next = fence();
         assert!(next > ahead && next.epoch() != ahead.epoch(), "{next}");
-        // But not where no id is believed any more: there only the time is left.
+        // At the highest millisecond that is believed, the new epoch begins at the present time
+        // instead, below the old clock.
         let edge = EventId { ms: 98_999_999_999_999, ..next };
         library.set("id", &edge.to_string());
         let next = fence();
@@ -456,7 +459,7 @@ fn a_history_above_the_clock_begins_an_epoch_above_it() {
             let history = format!("sse:history:{channel}");
             library.redis.command(&["XADD", &history, &id.to_string(), "data", "x"]);
         };
-        // Found by a publish, alone or in the middle of a batch.
+        // A publish finds a history above the clock, alone or in the middle of a batch.
         add("a", ahead);
         let id = library.publish("a", "x").id();
         assert!(id > ahead && id.epoch() != tick.epoch(), "{id}");
@@ -468,7 +471,7 @@ fn a_history_above_the_clock_begins_an_epoch_above_it() {
         assert!(ids.is_sorted() && ids[0] < further && ids[1] > further, "{ids:?}");
         assert!(ids[1].epoch() != ids[0].epoch() && ids[1].epoch() == ids[2].epoch(), "{ids:?}");
         assert_eq!(library.length("b"), "2");
-        // Found by a read.
+        // A read finds such a history, too.
         let furthest = EventId { ms: further.ms + 60_000, ..further };
         add("c", furthest);
         let snapshot = library.read(NEW, &[("c", "0-0")]);
@@ -478,7 +481,7 @@ fn a_history_above_the_clock_begins_an_epoch_above_it() {
 
 #[test]
 fn the_scripts_are_the_library() {
-    // One text: what is loaded for EVALSHA is cut out of what is loaded as functions.
+    // The scripts for `EVALSHA` are cut out of the text that is loaded as functions.
     for function in Function::ALL {
         let script = eval_script(function);
         let body = script.rsplit_once("return sse_").unwrap().0;

@@ -1,4 +1,4 @@
-//! Reading: what one range answers, and that its trouble is no other's.
+//! Tests of reads: what a range holds, and that an unreadable range affects no other.
 
 use super::{Item, Library, Meant, NEW};
 
@@ -50,7 +50,7 @@ fn a_page_ends_at_its_budgets_and_has_at_least_one_event() {
             library.publish("a", &format!("{n:036}")).id();
             library.publish("b", &format!("{n:036}")).id();
         }
-        // Each event counts its data and 64 bytes.
+        // Each event counts as its data and 64 bytes.
         for (range_bytes, all_bytes, lengths) in [
             (1_000_000, 1_000_000, [40, 40]),
             (1000, 1_000_000, [10, 10]),
@@ -97,7 +97,7 @@ fn a_history_that_cannot_be_read_is_no_others_trouble() {
             assert!(why.contains(words), "{}: {why}", channels[n]);
         }
         assert_eq!(snapshot.clock.epoch(), tick.epoch(), "nor does it begin an epoch");
-        // Behind what cannot be read there is a range again.
+        // A position below the unreadable id: the range still holds it.
         let snapshot = library.read(tick.seen(), &[("middle", "5-9999999999999")]);
         assert!(snapshot.ranges[0].is_err());
     });

@@ -1,4 +1,5 @@
-//! One event and many: names, keys, order, and what becomes of an event that fails.
+//! Tests of publishing, one event at a time and in batches: names, idempotency keys, order, and
+//! events that fail.
 
 use sse_contract::{Call, EventId, Function, Meaning};
 
@@ -12,7 +13,7 @@ fn nested_names_do_not_share_an_idempotency_record() {
         let other = library.publish_keyed("user:42", "7", "an order").id();
         assert!(other > one, "two events, not one that is answered twice");
         assert_eq!((library.length("user"), library.length("user:42")), ("1".into(), "1".into()));
-        // A record's name as version 1 had it is no name of this version.
+        // Version 1 gave the record a name that this version refuses.
         let keys = ["sse:state", "sse:history:user", "sse:idem:user:42:7"];
         let old = library.run(Function::Publish, &keys, &["an order"]);
         assert_eq!(old.meaning(), Meaning::Invalid, "{old:?}");
@@ -138,7 +139,8 @@ fn ids_rise_within_a_millisecond_and_over_many() {
             last = id;
         }
     }
-    // A counter that is used up takes the next millisecond, and a clock ahead of the time goes on by itself.
+    // When a millisecond's counter is used up, the ids go on in the next one, also if the clock is
+    // ahead of the time.
     let ahead = EventId { ms: last.ms + 3_600_000, seq: (last.epoch() << 16) | 0xFFFD };
     library.set("id", &ahead.to_string());
     let answer = library.batch(&[Item::new("a", "x"); 3]);
@@ -207,7 +209,8 @@ fn a_batch_has_one_to_64_events_and_keys_behind_their_histories() {
             assert_eq!(answer.meaning(), Meaning::Invalid, "{answer:?}");
         }
         assert_eq!(library.digest(), before);
-        // What is no history's name is one event's trouble, as is a key of another channel.
+        // A key that names no history fails only its own event, and so does the idempotency key of
+        // another channel.
         let answer = batch(&[a, "other", a, "sse:idem:b|k"], &["", "x", "", "y", "", "z", ""]);
         let items = answer.items();
         assert!(items[0].is_ok(), "{items:?}");
@@ -251,7 +254,7 @@ fn a_batch_is_what_single_calls_are() {
         let batch = many.batch(&items);
         let batch: Vec<Result<EventId, Meaning>> =
             batch.items().into_iter().map(|item| item.map_err(|why| why.0)).collect();
-        // The ids differ, but not which of them are one and which is above which.
+        // The ids differ. Their order, and which of them are equal, must not.
         let ranks = |answers: &[Result<EventId, Meaning>]| {
             let mut ids: Vec<EventId> = answers.iter().filter_map(|id| id.ok()).collect();
             ids.sort();
@@ -272,7 +275,7 @@ fn a_batch_is_what_single_calls_are() {
     }
 }
 
-/// The commands that one call runs, in order, as `MONITOR` shows them.
+/// The commands that the script of one call runs, in order, as `MONITOR` shows them.
 fn commands_of(library: &Library, call: impl FnOnce()) -> Vec<String> {
     let mut monitor = Connection::to(library.redis.addr);
     monitor.ask([&b"MONITOR"[..]]);
@@ -308,7 +311,8 @@ fn nothing_stands_behind_what_is_sent_live() {
         let (before, sent) = batch.split_at(batch.len() - 3);
         assert_eq!(sent, ["PUBLISH", "PUBLISH", "PUBLISH"], "{batch:?}");
         assert!(!before.contains(&"PUBLISH".to_owned()), "{batch:?}");
-        // The state is written before anything is live, so that no id is known that is above it.
+        // The state is written before any event is sent live, so no reader knows an id above the
+        // clock.
         assert_eq!(before.last().unwrap(), "HSET", "{batch:?}");
     });
 }
@@ -318,7 +322,7 @@ fn what_fails_half_way_is_undone_and_may_be_sent_again() {
     Library::both(&[], |library| {
         library.tick(NEW);
         library.publish("old", "x").id();
-        // The last of the writes fails.
+        // Makes the last of the writes fail.
         let witness = library.redis.command(&["DUMP", "sse:known:1"]);
         assert!(!witness.is_empty());
         library.redis.command(&["RENAME", "sse:known:1", "aside"]);
@@ -359,7 +363,8 @@ fn what_fails_half_way_is_undone_and_may_be_sent_again() {
 fn a_history_that_was_begun_in_vain_is_gone_again() {
     Library::both(&[], |library| {
         library.tick(NEW);
-        // Redis refuses times that it cannot count, which no command of ours would set.
+        // Makes Redis refuse an expiry, by a time that is too large. No command of the contract
+        // sets one.
         let limits = library.get("publishing");
         let limit = |place: usize| {
             let mut fields: Vec<&str> = limits.split(' ').collect();
@@ -372,7 +377,7 @@ fn a_history_that_was_begun_in_vain_is_gone_again() {
             assert_eq!(library.redis.command(&["KEYS", "sse:idem:*"]), "");
         };
         let mut listener = Listener::on(&library.redis, &["sse:new", "sse:other"]);
-        // The time that a key is remembered is one event's trouble.
+        // With a bad lifetime of idempotency keys, only the event with a key fails.
         limit(4);
         for _ in 0..2 {
             let answer = library.publish_keyed("new", "k", "x");
@@ -384,7 +389,7 @@ fn a_history_that_was_begun_in_vain_is_gone_again() {
             assert_eq!(listener.heard(), [(id, "y".to_owned())]);
             library.redis.command(&["DEL", "sse:history:new", "sse:known:1"]);
         }
-        // The time that a history lives is everybody's.
+        // With a bad lifetime of histories, every event fails.
         limit(2);
         for _ in 0..2 {
             for answer in [library.publish("new", "x"), library.publish_keyed("new", "k", "x")] {
@@ -445,7 +450,7 @@ fn a_full_redis_takes_no_event_and_ticks_on() {
         library.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
         let mut listener = Listener::on(&library.redis, &["sse:a"]);
         let answer = library.publish_keyed("a", "k", "y");
-        // What refuses a function before it runs is Redis itself, and nobody can know that.
+        // Redis itself refuses a function before it runs. A caller cannot tell that from its error.
         let expected = if scripts { Meaning::Undone } else { Meaning::Unknown };
         assert_eq!(answer.meaning(), expected, "{answer:?}");
         assert_eq!((library.length("a"), listener.heard()), ("1".to_owned(), vec![]));
@@ -478,7 +483,7 @@ fn partitions_that_are_called_in_turn_are_kept_apart() {
             let caller = super::Caller { max_data, ..NEW };
             library.call(&Call::tick(&library.keys, partition, &caller)).elements()[0].id()
         };
-        // Each with a clock, an epoch and a limit of its own; one is an hour ahead.
+        // Each partition has its own clock, epoch and limit. The clocks are 0, 1 and 2 hours ahead.
         let mut clocks: Vec<EventId> = Vec::new();
         for (n, channel) in channels.into_iter().enumerate() {
             let partition = library.keys.partition(channel);

@@ -1,10 +1,12 @@
-//! Rights: a user who lacks one writes nothing and is told, or does not need it.
+//! Tests of Redis users that lack a right: their call writes nothing and says why, or does not need
+//! the right.
 
 use sse_contract::{Call, Meaning, Publish};
 
 use super::{Answer, Caller, Connection, DEBUG, Library, Listener, Meant, NEW, event, name};
 
-/// Every command that publishing may run, and the calls themselves.
+/// The commands that are denied one by one: all that publishing may run, and some that it never
+/// runs.
 const COMMANDS: [&str; 17] = [
     "hmget",
     "time",
@@ -25,11 +27,11 @@ const COMMANDS: [&str; 17] = [
     "xtrim",
 ];
 
-/// The commands without which an ordinary publication cannot be.
+/// The commands without which no ordinary event can be published.
 const NEEDED: [&str; 9] =
     ["hmget", "time", "hset", "xadd", "xdel", "pexpireat", "publish", "get", "set"];
 
-/// What a test does to the data before the publication, which then goes another way through the script.
+/// Changes the data before the publish, so that the script takes another path.
 type Prepare = fn(&Library);
 
 fn nothing(_: &Library) {}
@@ -72,7 +74,7 @@ const WAYS: [(&str, Prepare); 6] = [
     ("the end of a generation", generation_over),
 ];
 
-/// Publishes as a user, with a key or in a batch.
+/// Publishes an event with an idempotency key as a user, alone or as a batch of one.
 fn publish_as(library: &Library, user: &str, batch: bool) -> Result<Answer, Meaning> {
     let mut connection = Connection::to(library.redis.addr);
     connection.ask([&b"AUTH"[..], user.as_bytes(), b"-"]);
@@ -128,7 +130,8 @@ fn a_user_without_one_right_writes_nothing_and_is_told() {
                                 digest.lines().filter(of).map(str::to_owned).collect::<Vec<_>>()
                             };
                             assert_eq!(history(&after), history(&before), "{story}");
-                            // The clock, the limits or the witness may have been put in order before.
+                            // On the other paths the script may have put the clock, the limits or
+                            // the witness in order before.
                             if way < 2 {
                                 assert_eq!(after, before, "{story}");
                             }
@@ -187,7 +190,7 @@ fn the_rights_of_the_written_contract_are_enough() {
             assert!(publish_as(&library, "guest", false).is_ok());
             assert!(publish_as(&library, "guest", true).is_ok());
         }
-        // A gateway, which has the default user's name here.
+        // A gateway's calls are made by the default user here.
         user("default", &format!("-@all {PUBLISHERS} {GATEWAYS}"));
         let tick = library.tick(NEW);
         let snapshot = library.read(tick.seen(), &[("a", "0-0"), ("a", "~0-0"), ("b", "0-0")]);
@@ -217,7 +220,7 @@ fn a_user_confined_to_other_keys_or_channels_is_told_which() {
             let answer = library.call_on(&mut connection, &call);
             match answer.meaning() {
                 Meaning::Denied => assert!(answer.error().contains(denied), "{answer:?}"),
-                // Redis itself looks at the keys of a call before it runs it.
+                // Redis itself checks the keys of a call before it runs it.
                 meaning => assert!(
                     meaning == Meaning::Unknown && answer.error().starts_with("NOPERM"),
                     "{answer:?}"

@@ -1,4 +1,4 @@
-//! The witness: a history that vanished before its time is missed.
+//! Tests of the witness, which tells a reader that a history vanished before its time.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +15,7 @@ fn range(library: &Library, channel: &str, after: EventId) -> Range {
     snapshot.ranges[0].clone().unwrap()
 }
 
-/// What a gateway asks of a range for a young position: is anything missing behind it?
+/// Whether events may be missing after a young position, by the rule that gateways use.
 fn is_missed(range: &Range, position: EventId) -> bool {
     let at_or_below = |id: &str| id.parse::<EventId>().is_ok_and(|id| id <= position);
     !at_or_below(&range.last) && !at_or_below(&range.oldest) && !range.untrimmed()
@@ -92,7 +92,7 @@ fn a_witness_that_was_deleted_begins_an_epoch() {
         for _ in 0..3 {
             let known = format!("sse:known:{}", library.get("known"));
             library.redis.command(&["DEL", &known]);
-            // What is published meanwhile makes a new hash, but no mark.
+            // A publish makes the hash again, but not its mark.
             library.publish("a", "x").id();
             let after = library.tick(tick.seen());
             assert_ne!(after.epoch(), tick.epoch());
@@ -121,14 +121,15 @@ fn after_an_epoch_began_what_was_lost_before_it_is_told_by_the_epoch_alone() {
     });
 }
 
-/// A Redis whose time is shifted by what a file says, in seconds.
+/// Shifts the time of its Redis servers by the seconds that a file holds.
 struct ShiftedTime {
     offset: File,
     dir: Scratch,
 }
 
 impl ShiftedTime {
-    /// Redis takes its time from `gettimeofday`. libfaketime is no help: it does not go with jemalloc.
+    /// Builds a library that shifts `gettimeofday`, from which Redis takes its time. libfaketime
+    /// does not work with jemalloc.
     fn prepare() -> Self {
         let dir = Scratch::new("time");
         let (source, object) = (dir.path().join("shift.c"), dir.path().join("shift.so"));
@@ -162,7 +163,8 @@ fn histories_that_a_glitch_of_the_clock_took_are_missed() {
         let position = library.tick(NEW).clock;
         let lost = library.publish("a", "lost").id();
         library.publish("b", "lost").id();
-        // Two hours forward and back, with no tick and no publish between: nothing tells it but the witness.
+        // The time goes two hours forward and back, with no tick or publish in between. Only the
+        // witness tells.
         time.shift(2 * HOUR);
         eventually("Redis takes the histories", || library.redis.command(&["DBSIZE"]) == "2");
         time.shift(0);
@@ -208,7 +210,7 @@ fn the_witness_keeps_two_generations() {
         time.shift(HOUR);
         let late = library.publish("b", "late").id();
         let turn = |n: u32| {
-            // A generation is as long as a history lives.
+            // A generation lasts as long as a history lives.
             time.shift(n * (HOUR + 61));
             match by_tick {
                 true => drop(library.tick(NEW)),
@@ -227,7 +229,7 @@ fn the_witness_keeps_two_generations() {
         assert_eq!(library.get("known"), "2");
         library.redis.command(&["DEL", "sse:history:a"]);
         assert_eq!(range(&library, "a", position).last, lost.to_string());
-        // What the generation before knows is missed as well.
+        // The generation before still counts.
         library.redis.command(&["DEL", "sse:history:b"]);
         assert_eq!(range(&library, "b", position).last, late.to_string());
         library.publish("b", "new").id();

@@ -1,4 +1,4 @@
-//! What a client of the model is owed: the definition at the top of `join_model`, event by event.
+//! Checks, event by event, what a client of the model is owed. The top of `join_model` defines it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,30 +7,32 @@ use sse_contract::EventId;
 use super::gateway::Gateway;
 use super::redis::{Event, Published, Server};
 
-/// What a client's account is checked against.
+/// What the model knows, to check a client's stream against.
 pub struct Facts<'a> {
     pub events: &'a [Published],
     pub servers: &'a [Server],
     pub gateway: &'a Gateway,
-    /// By channel: something left a history.
+    /// For each channel, whether an event was ever removed from its history, or the history was
+    /// unreadable.
     pub cut: &'a [bool],
-    /// The highest time that anybody ever saw.
+    /// The highest time that a server, or a clock of one, has had.
     pub latest: u64,
 }
 
-/// How a client may understand what it was sent. A reset does not say for which epoch it was told, so there may be
-/// several ways; one must hold.
+/// One way to understand what a client was sent. A `reset` does not name its epoch, so there may be
+/// several ways. It is a violation if none of them holds.
 #[derive(Clone)]
 pub struct Claim {
     /// The epoch that the client lives in.
     pub epoch: u64,
-    /// Where in what its gateway has heard that may be, at the earliest.
+    /// The lowest index in `Gateway::heard` at which the client may live in this epoch.
     pub since: usize,
-    /// What is at or below may be of other epochs, because a reset or a start from the oldest was told.
+    /// Events at or below this may be of other epochs: a `reset`, or the start from the oldest
+    /// event, accounts for them.
     pub replays: EventId,
-    /// Per channel: up to here a gap was told, in this epoch.
+    /// For each channel, the id up to which a gap was told in this epoch.
     pub told: HashMap<usize, EventId>,
-    /// Passed by, and not told yet: a reset must follow.
+    /// The debts: events that the position has passed without a gap. A `reset` must follow.
     pub debts: HashSet<Event>,
 }
 
@@ -40,7 +42,9 @@ impl Claim {
         Claim { epoch, since, replays, told: HashMap::new(), debts: HashSet::new() }
     }
 
-    /// Everything between was received, or told; the error says what was not.
+    /// The client was sent `id` and has moved there from `from`, without an event in between. So
+    /// every event in between, and if `inclusive` the one at `id`, must have been told missing or
+    /// become a debt. The error says what violates that.
     pub fn advance(
         &mut self,
         channels: &[usize],
@@ -88,12 +92,13 @@ impl Facts<'_> {
         &self.servers[heard.expect("an epoch that was heard").1]
     }
 
-    /// The youngest clock of its reads in an epoch.
+    /// The highest clock that the gateway has read in an epoch.
     pub fn clock(&self, epoch: u64) -> EventId {
         self.gateway.clocks.get(&epoch).copied().unwrap_or_default()
     }
 
-    /// What it has heard of since then and read something of.
+    /// The epochs that the gateway has heard of since then and has read in, each with its index in
+    /// `Gateway::heard`.
     pub fn epochs(&self, since: usize) -> impl Iterator<Item = (usize, u64)> {
         let heard = self.gateway.heard.iter().map(|(epoch, _)| *epoch).enumerate().skip(since);
         heard.filter(|(_, epoch)| self.gateway.clocks.contains_key(epoch))

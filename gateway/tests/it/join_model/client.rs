@@ -1,4 +1,5 @@
-//! The model's clients: each reads its stream's bytes as an EventSource does, and knows what it is owed.
+//! The model's clients. Each reads its stream's bytes as an EventSource does, and panics if it was
+//! not sent what it is owed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use sse_gateway::stream::join::Start;
 use super::claim::{Claim, Facts};
 use super::redis::{Event, Published, TTL, name};
 
-/// The client's way into its gateway.
+/// The client's connection to its gateway.
 pub enum Stream {
-    /// Its response's head is awaited.
+    /// The head of its response has not arrived yet.
     Waiting(Opening),
     Open(PipeReader),
     None,
@@ -26,22 +27,25 @@ pub struct Client {
     pub gateway: usize,
     pub worker: usize,
     pub stream: Stream,
-    /// It reads nothing for so many turns.
+    /// How many turns it still reads nothing.
     pub stalled: u32,
     wire: String,
-    /// The last id it was sent, as an EventSource keeps it.
+    /// The last id that it was sent, as an EventSource keeps it.
     pub cursor: Option<EventId>,
     start: Start,
-    /// Everything at or below was received, told missing, or came before the client; none before the first position.
+    /// Every event at or below this was received, told missing, or published before the client's
+    /// start. `None` before the first position.
     position: Option<EventId>,
     claims: Vec<Claim>,
-    /// What its worker had handled when it connected.
+    /// The index in `Gateway::heard` that its worker had reached when it connected.
     since: usize,
-    /// How many events there were when its response's head was sent, if that said "subscribed".
+    /// How many events there were when the head of its response was sent, if its channels were
+    /// subscribed by then. Later events are owed to it.
     let_in: Option<Event>,
     pub received: usize,
     pub resets: usize,
-    /// What its connection was told to be the newest, with others left out.
+    /// The events, with their channels, that `conflated` gaps on this connection named as the
+    /// newest.
     newest: HashSet<(usize, EventId)>,
     pub conflated: usize,
 }
@@ -91,7 +95,7 @@ impl Client {
         }
     }
 
-    /// A new connection of it. `at` is what its worker has handled of what the gateway has heard.
+    /// Begins a new connection. `at` is the index in `Gateway::heard` that its worker has reached.
     pub fn connect(&mut self, start: Start, place: (usize, usize), at: usize, opening: Opening) {
         (self.gateway, self.worker) = place;
         self.stream = Stream::Waiting(opening);
@@ -108,13 +112,13 @@ impl Client {
         self.start = start;
     }
 
-    /// The response's head arrives.
+    /// The head of the response arrives. `events` is how many events there are by now.
     pub fn open(&mut self, body: PipeReader, late: bool, events: usize) {
         self.stream = Stream::Open(body);
         self.let_in = (!late).then_some(events);
     }
 
-    /// Reads what has arrived. Answers whether anything has.
+    /// Reads what has arrived. Returns whether anything had.
     pub fn read(&mut self, facts: &Facts) -> bool {
         let Stream::Open(body) = &mut self.stream else { return false };
         let bytes = match body.poll(&Context::from_waker(Waker::noop())) {
@@ -176,7 +180,8 @@ impl Client {
         }
     }
 
-    /// The first position of a client that wants what is kept: of each channel's oldest event then, the lowest.
+    /// Takes the first position of a client that starts at the oldest event. It is just below the
+    /// lowest of its channels' oldest events.
     fn begin_oldest(&mut self, id: EventId, facts: &Facts) {
         self.position = Some(id);
         self.claims =
@@ -190,7 +195,8 @@ impl Client {
         }
     }
 
-    /// The first position of a client that wants what is published from now on.
+    /// Takes the first position of a client that starts at "now". It is a violation if an event
+    /// published after the client was let in is at or below it.
     fn begin_now(&mut self, id: EventId, facts: &Facts) {
         self.position = Some(id);
         self.claims = vec![Claim::new(id.epoch(), self.since)];
@@ -207,7 +213,8 @@ impl Client {
         assert!(missed.is_none(), "published after the head and lost: {missed:?}");
     }
 
-    /// It is sent up to `id`: everything between was received, or must have been told missing.
+    /// Moves the position to `id` in every claim, and drops the claims that do not hold. It is a
+    /// violation if none is left.
     fn advance(&mut self, id: EventId, inclusive: bool, facts: &Facts) {
         let from = self.position.replace(id).unwrap();
         if from == id {
@@ -232,7 +239,8 @@ impl Client {
             "unknown_id" => {
                 assert!(matches!(self.start, Start::Unknown(_)), "its own cursor is unknown");
                 self.position = None;
-                // The checkpoint behind it says where the stream begins.
+                // The stream begins at the checkpoint that follows, so what was published before it
+                // is not owed.
                 self.let_in = None;
             }
             "late" => self.let_in = None,
@@ -249,7 +257,8 @@ impl Client {
         }
     }
 
-    /// Once for each event that is the newest, and only where there is something between.
+    /// Checks a `conflated` gap: it comes once for each newest event, and only if there are events
+    /// in between.
     fn left_out(&mut self, channel: usize, id: EventId, newest: EventId, facts: &Facts) {
         let position = self.position.expect("a position comes before a gap");
         assert!(id >= position, "a gap moves the position back");
@@ -280,7 +289,8 @@ impl Client {
         if reason == "expired" {
             assert!(position.ms <= facts.latest.saturating_sub(TTL), "it has not expired");
         } else {
-            // What is cut off at all cannot always be told from what was cut off before the position.
+            // The gateway cannot always tell whether something was removed only before the
+            // position, so any removal is enough.
             assert!(facts.cut[channel], "nothing was ever trimmed");
         }
         for claim in &mut self.claims {
@@ -290,7 +300,8 @@ impl Client {
         }
     }
 
-    /// Once for each epoch that its gateway came to live in, and that is another than the client's.
+    /// Checks a `reset`: it comes once for each epoch that the gateway came to live in and that is
+    /// not the client's. Makes one claim for each epoch that it may have been told for.
     fn reset(&mut self, id: EventId, facts: &Facts) {
         let position = self.position.expect("a position comes before a reset");
         if id > position && self.claims.iter().any(|claim| claim.epoch == id.epoch()) {
@@ -313,7 +324,7 @@ impl Client {
         self.resets += 1;
     }
 
-    /// At the end it has everything.
+    /// The world has settled: the client must have everything, and no debts.
     pub fn finish(&self, last: EventId) {
         assert!(self.position >= Some(last), "{last:?} did not arrive: {:?}", self.position);
         let least = self.claims.iter().min_by_key(|claim| claim.debts.len()).unwrap();

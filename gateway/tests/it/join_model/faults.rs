@@ -1,13 +1,14 @@
-//! What goes wrong in the model.
+//! What goes wrong in the model: faults of the servers, and some orders of steps that chance seldom
+//! finds.
 
 use sse_gateway::stream::join::Start;
 
 use super::redis::TTL;
 use super::world::World;
 
-/// Beyond what is believed.
+/// No gateway believes an id that is this many milliseconds ahead.
 pub const FAR: u64 = 100_000;
-/// More than a history lives.
+/// Longer than a history lives, in milliseconds.
 const LONG: u64 = TTL + 100;
 
 impl World<'_> {
@@ -20,7 +21,7 @@ impl World<'_> {
         }
     }
 
-    /// Cuts off whoever is connected to a server.
+    /// Cuts all connections to a server.
     pub fn cut(&mut self, server: usize) {
         for gateway in &mut self.gateways {
             let linked = gateway.link.as_ref().or(gateway.prepared.as_ref().map(|(link, _)| link));
@@ -58,7 +59,7 @@ impl World<'_> {
                 }
             }
             21..23 => self.slip(server),
-            // A history is there, and cannot be read; some time later it can be.
+            // A history exists but cannot be read, until this fault comes to it again.
             23..27 => {
                 let channel = key % self.cut.len();
                 if !self.servers[server].unreadable.remove(&channel) {
@@ -78,7 +79,7 @@ impl World<'_> {
         }
     }
 
-    /// The replica becomes the master. The old one does not know.
+    /// Promotes the replica. The old master does not know of it.
     pub fn fail_over(&mut self) {
         let replica = 1 - self.master;
         if !self.servers[replica].master {
@@ -87,7 +88,7 @@ impl World<'_> {
         }
     }
 
-    /// The master that was deposed hears of it.
+    /// The deposed master learns that it is a replica.
     pub fn demote(&mut self) {
         let old = 1 - self.master;
         if self.servers[old].master {
@@ -129,8 +130,9 @@ impl World<'_> {
         self.saved.push((server, self.servers[server].data.clone()));
     }
 
-    /// The data goes back in time, under a process that stays: behind a tick that every gateway has heard of. Ticks are
-    /// counted, and a gateway that knows of none since might count up to what the others know before they tick.
+    /// The data goes back in time while the process stays, to before a tick that every gateway has
+    /// heard. Only the count of ticks tells. A gateway that knew of no later tick could raise the
+    /// count to what the others know before they tick, and the rollback would stay unnoticed.
     pub fn roll_back(&mut self) {
         if self.saved.is_empty() {
             return;
@@ -141,8 +143,9 @@ impl World<'_> {
         }
     }
 
-    /// The data goes back by one event and no tick. A gateway that has seen the event reads before another one is
-    /// published: no count tells that time went back, but the clock does.
+    /// The data goes back by one event and no tick, and a gateway that has seen the event reads
+    /// before the next one is published. The count of ticks does not tell that time went back, but
+    /// the clock does.
     pub fn slip(&mut self, server: usize) {
         let channel = self.random.usize(0..self.cut.len());
         let data = self.servers[server].data.clone();
@@ -164,9 +167,9 @@ impl World<'_> {
         });
     }
 
-    /// In a world that has settled, frames that cannot be read, three at least, before a client connects, and one more
-    /// while it reads. What the gateway knows of its other streams, that each of them is to read anyway, does not hold
-    /// for the new one.
+    /// In a settled world, three unreadable frames come before a client connects, and another one
+    /// while it reads. The older streams are due to read history anyway, but the new stream must be
+    /// told of the last frame, or it would miss that event.
     pub fn connect_among_lags(&mut self) {
         let n = self.random.usize(0..self.clients.len());
         let client = &self.clients[n];
@@ -184,8 +187,9 @@ impl World<'_> {
         (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
     }
 
-    /// In a world that has settled, a worker whose inbox overflows, and in which more ticks wait than a run hands out:
-    /// a client connects between the mark and the last of them, behind which events are missing as well.
+    /// In a settled world a worker's inbox overflows, and more ticks are queued than one round
+    /// hands out. A client connects between the mark of the overflow and the last of these ticks.
+    /// Events are missing after the ticks as well, and the client must not miss them silently.
     pub fn connect_behind_a_mark(&mut self) {
         let n = self.random.usize(0..self.clients.len());
         let client = &self.clients[n];
@@ -208,14 +212,15 @@ impl World<'_> {
         (0..3).for_each(|_| self.gateways[g].round(w));
     }
 
-    /// An event is published whose frame cannot be read, and every worker of the gateway has heard of it.
+    /// Publishes an event whose frame cannot be read, and lets every worker of the gateway hear of
+    /// it.
     fn lag(&mut self, g: usize, channel: usize) {
         self.publish_as(self.master, channel, None, false);
         self.gateways[g].ingest(1000);
         (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
     }
 
-    /// A process dies, and another one has what was saved, or nothing.
+    /// A process dies. The next one has the data that was saved, or none.
     pub fn crash(&mut self, server: usize) {
         self.cut(server);
         self.servers[server].restart();

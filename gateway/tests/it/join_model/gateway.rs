@@ -1,5 +1,6 @@
-//! The model's gateways: all that is between Redis' bytes and a stream's is the gateway's own code, moved step by step.
-//! What is missing is I/O: the ingest's loop, connecting, and the pool.
+//! The model's gateways. Everything between the bytes of Redis and the bytes of a stream is the
+//! gateway's own code, moved step by step. The model replaces the I/O: the ingest's loop,
+//! connecting, and the pool.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -26,21 +27,21 @@ use sse_gateway::metrics::{Cells, Metrics};
 use super::link::{Link, Request, request, words};
 use super::redis::{Caller, channel_of};
 
-/// A read under way.
+/// A read that is under way.
 pub struct Flight {
     pub server: usize,
     session: Arc<Session>,
     plan: Vec<Part>,
     pub caller: Caller,
     pub parts: Vec<(usize, EventId, Extent)>,
-    /// The outer one tells whether Redis has answered, the inner one whether it did what was asked.
+    /// `None` until Redis has answered, `Some(None)` if the read failed.
     pub answer: Option<Option<Value>>,
 }
 
 pub struct Worker {
     pub hub: Rc<Hub>,
     pub cells: Arc<Cells>,
-    /// What it has handled of what the gateway has heard, as an index in `Gateway::heard`.
+    /// The index in `Gateway::heard` that the worker has reached.
     pub at: usize,
 }
 
@@ -51,31 +52,31 @@ pub struct Gateway {
     dispatch: Dispatch,
     reads: Reads,
     pub workers: Vec<Worker>,
-    /// Connected, and the answer to the session's first tick.
+    /// A connection that is not in session yet, and the answer to its first tick.
     pub prepared: Option<(Link, Vec<u8>)>,
-    /// In session.
+    /// The connection of the present session.
     pub link: Option<Link>,
     sessions: u64,
-    /// The highest count of ticks that it was told.
+    /// The highest count of ticks that the gateway was told.
     pub told: u64,
     pub flight: Option<Flight>,
-    /// Every epoch that a tick told, and the server that it came from.
+    /// Every epoch that a tick told, with its server, in order.
     pub heard: Vec<(u64, usize)>,
-    /// The youngest clock of its reads, by epoch.
+    /// The highest clock of the gateway's reads, by epoch.
     pub clocks: HashMap<u64, EventId>,
-    /// By channel: the oldest event kept was above this at some read.
+    /// By channel, the highest id for which some read found only later events.
     pub gone: HashMap<usize, EventId>,
     messages: Vec<sse_gateway::feed::inbox::ToHub>,
     began: Instant,
 }
 
-/// What differs between worlds.
+/// The settings in which the model's gateways differ.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub workers: usize,
     pub inbox_bytes: usize,
     pub lingers: bool,
-    /// Of so many channels, the first ones, a slow reader is sent the newest event only.
+    /// For how many channels, from the first on, a slow reader is sent the newest event only.
     pub latest: usize,
 }
 
@@ -110,7 +111,7 @@ fn settings(shape: Shape) -> RedisSettings {
 
 fn stream_config(shape: Shape) -> StreamConfig {
     StreamConfig {
-        // Every sweep sends one.
+        // Every sweep sends a heartbeat.
         heartbeat: Duration::ZERO,
         retry: Duration::ZERO,
         open_wait: Duration::ZERO,
@@ -162,7 +163,7 @@ impl Gateway {
         }
     }
 
-    /// What the next call tells of what this gateway has seen.
+    /// What the gateway's next call says that it has seen.
     pub fn caller(&self) -> Caller {
         let packed = self.partition.calls.tick().get_packed_command();
         match request(&packed).0 {
@@ -171,13 +172,13 @@ impl Gateway {
         }
     }
 
-    /// A connection to a server, which has answered the first tick.
+    /// Connects to a server, which has answered the first tick.
     pub fn connect(&mut self, server: usize, run: String, answer: Vec<u8>) {
         let link = Link::to(server, run);
         self.prepared = Some((link, answer));
     }
 
-    /// As `Ingest::session` does once it is prepared.
+    /// Begins the session, as `Ingest::session` does once it is prepared.
     pub fn begin(&mut self) {
         let Some((link, answer)) = self.prepared.take() else { return };
         self.note(&answer);
@@ -193,7 +194,7 @@ impl Gateway {
         self.link = Some(link);
     }
 
-    /// What a tick tells, for the model to know what a gateway must have noticed.
+    /// Records a tick's count, so that the model knows what the gateway must have noticed.
     fn note(&mut self, answer: &[u8]) {
         if !answer.starts_with(b"*8") {
             return;
@@ -203,14 +204,15 @@ impl Gateway {
         self.told = self.told.max(beat.unwrap() as u64);
     }
 
-    /// As `Ingest::offline` does.
+    /// Ends the session, as `Ingest::offline` does.
     fn end(&mut self) {
         self.partition.sessions.end();
         self.dispatch.end();
         self.link = None;
     }
 
-    /// The server cuts off what is connected to it. What is on its way may still arrive.
+    /// The server cuts its connections to this gateway. The first `arriving` replies that are on
+    /// their way still arrive.
     pub fn cut(&mut self, arriving: usize) {
         self.prepared = None;
         if let Some(link) = &mut self.link {
@@ -219,7 +221,7 @@ impl Gateway {
         }
     }
 
-    /// A read to that server fails.
+    /// The read that is under way fails, unless Redis has answered it.
     pub fn cut_reads(&mut self) {
         if let Some(flight) = &mut self.flight
             && flight.answer.is_none()
@@ -232,7 +234,8 @@ impl Gateway {
         self.dispatch.request(IngestRequest::Tick);
     }
 
-    /// The ingest hears what workers ask, writes, and reads so many values.
+    /// Runs the ingest once: it takes the workers' requests, writes, and reads up to `values`
+    /// replies.
     pub fn ingest(&mut self, values: usize) {
         while let Ok(request) = self.works.requests.try_recv() {
             self.dispatch.request(request);
@@ -266,14 +269,14 @@ impl Gateway {
         self.dispatch.deliver();
     }
 
-    /// The epoch that publications through this gateway are to live in, and the server.
+    /// The epoch that events published through this gateway must live in, and their server.
     pub fn session(&self) -> Option<(u64, usize)> {
         let server = self.link.as_ref()?.server;
         let session = self.partition.sessions.get().now_or_never()?.ok()?;
         Some((session.epoch(), server))
     }
 
-    /// A worker's round.
+    /// Runs one round of a worker.
     pub fn round(&mut self, n: usize) {
         let worker = &mut self.workers[n];
         worker.hub.body_signals();
@@ -286,7 +289,8 @@ impl Gateway {
         self.began + Duration::from_millis(ms)
     }
 
-    /// The history thread looks at what it was asked, and sends a read if it may.
+    /// Runs the history thread once, unless a read is under way: it takes requests, serves what its
+    /// cache holds, and sends a read for the rest.
     pub fn plan_read(&mut self, ms: u64) {
         if self.flight.is_some() {
             return;
@@ -303,7 +307,8 @@ impl Gateway {
         let plan = self.reads.plan();
         let call = partition.calls.read(&plan);
         let (_, words, _) = words(&call.get_packed_command());
-        // FCALL, name, number of keys, keys, then the caller's nine.
+        // The words are FCALL, the name, the number of keys, the keys, and the caller's nine
+        // arguments.
         let caller = Caller::of(&words[4 + plan.len()..]);
         let part = |part: &Part| {
             let extent = if part.newest { Extent::Newest } else { Extent::All };
@@ -314,7 +319,8 @@ impl Gateway {
         self.flight = Some(Flight { server, session, plan, caller, parts, answer: None });
     }
 
-    /// The read's answer arrives. As `Partition::command` does; without a session it waits for the next one.
+    /// The read's answer arrives, and is judged as `Partition::command` does. Without a session, a
+    /// `patient` read waits for the next one.
     pub fn finish_read(&mut self, ms: u64, patient: bool) {
         let Some(flight) = self.flight.take_if(|flight| flight.answer.is_some()) else { return };
         if self.link.is_none() && patient {

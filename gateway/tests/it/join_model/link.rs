@@ -1,4 +1,4 @@
-//! The connection of a model's gateway to its Redis: RESP3 on the wire.
+//! The connection of a model's gateway to its Redis, with RESP3 on the wire.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,14 +6,14 @@ use sse_gateway::broker::redis::resp;
 
 use super::redis::Caller;
 
-/// What a gateway's ingest sends to Redis.
+/// A request that a gateway's ingest sends to Redis.
 pub enum Request {
     Subscribe(String),
     Unsubscribe(String),
     Tick(Caller),
 }
 
-/// The ingest's connection.
+/// The connection of a gateway's ingest.
 pub struct Link {
     pub server: usize,
     pub run: String,
@@ -21,7 +21,7 @@ pub struct Link {
     pub requests: VecDeque<Request>,
     /// Whole values on their way to the gateway.
     pub replies: VecDeque<Vec<u8>>,
-    /// The server's end.
+    /// Whether the server's end is open.
     pub open: bool,
 }
 
@@ -37,7 +37,7 @@ impl Link {
         }
     }
 
-    /// Redis runs one request.
+    /// Redis has run a subscription, or the end of one, and confirms it.
     pub fn confirm(&mut self, verb: &str, channel: &str) {
         match verb {
             "subscribe" => self.subscribed.insert(channel.to_owned()),
@@ -48,7 +48,7 @@ impl Link {
         self.replies.push_back(push.into_bytes());
     }
 
-    /// A message is published on this server.
+    /// A message is published on this server. It arrives if its channel is subscribed.
     pub fn publish(&mut self, channel: &str, message: &[u8]) {
         if !self.open || !self.subscribed.contains(channel) {
             return;
@@ -59,7 +59,7 @@ impl Link {
     }
 }
 
-/// The words of a packed command, the first one apart, and its length.
+/// The first word of a packed command, all its words, and its length in bytes.
 pub fn words(packed: &[u8]) -> (String, Vec<String>, usize) {
     let (value, length) = resp::parse(packed).unwrap().unwrap();
     let words = value.elements().iter().map(|word| word.text().unwrap().to_owned());

@@ -1,5 +1,5 @@
-//! The model's Redis: servers that hold data and run the contract's functions, as far as the join depends on them, by
-//! the rules of contract/lua/sse.lua.
+//! The model's Redis: servers that hold data and run the contract's functions by the rules of
+//! contract/lua/sse.lua, as far as the join depends on them.
 
 use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
@@ -9,19 +9,19 @@ use redis::Value;
 use sse_contract::{Channel, EventId};
 use sse_gateway::feed::snapshot::Extent;
 
-/// How long an event is kept, and how much longer its history.
+/// How long an event is kept, in milliseconds. Its history is kept longer by `SLACK`.
 pub const TTL: u64 = 400;
 const SLACK: u64 = 60;
 const BEATS_AN_EPOCH: u64 = 1_000_000;
 
-/// The place of an event among all that were ever published.
+/// The index of an event among all that were ever published.
 pub type Event = usize;
 
-/// An event, as it was acknowledged.
+/// An acknowledged event.
 pub struct Published {
     pub id: EventId,
     pub channel: usize,
-    /// Nothing had befallen the data that a tick was still to notice.
+    /// Whether no fault had befallen the data unnoticed when the event was published.
     pub sound: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct History {
     added: usize,
 }
 
-/// The last ids of channels, for when histories vanish.
+/// The last id of each channel, by which readers notice that a history vanished.
 #[derive(Clone, Default)]
 struct Witness {
     marked: bool,
@@ -47,7 +47,7 @@ struct State {
     known_until: u64,
 }
 
-/// What INFO tells, and a state remembers of it.
+/// What INFO tells, and what a state remembers of it.
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Life {
     run: u32,
@@ -55,14 +55,15 @@ struct Life {
     evicted: u32,
 }
 
-/// What one data set holds. Replication, saving and rolling back copy it.
+/// A data set. Replication, saving and rolling back copy it.
 #[derive(Clone, Default)]
 pub struct Data {
     state: State,
     pub histories: Vec<Option<History>>,
-    /// This generation's, and the one before.
+    /// The witness of this generation, and of the one before.
     witness: [Witness; 2],
-    /// Every event that was acknowledged here and not taken back: the model's own knowledge, as is `sound`.
+    /// Every event that was acknowledged here and not taken back. Only the model knows this and
+    /// `sound`.
     pub log: Vec<Event>,
     pub sound: bool,
 }
@@ -77,24 +78,24 @@ impl Data {
     }
 }
 
-/// One process.
+/// A Redis process and its data.
 pub struct Server {
     life: Life,
-    /// It was promoted.
+    /// Whether this process was promoted, and has not become a replica since.
     promoted: bool,
     pub master: bool,
     pub data: Data,
-    /// What was acknowledged here and is not in the data any more.
+    /// Events that were acknowledged here and are no longer in the data.
     pub lost: Vec<Event>,
-    /// How far its clock is from the world's time.
+    /// How far its clock is ahead of the world's time.
     pub skew: u64,
-    /// Draws what never was before: epochs, runs, names of lines of masters.
+    /// Draws numbers that never were before: for epochs, run ids and replication ids.
     draws: Rc<Cell<u32>>,
     /// Channels whose history cannot be read.
     pub unreadable: HashSet<usize>,
 }
 
-/// Who calls: the arguments that every gateway's call begins with, as far as they matter.
+/// The arguments with which every call of a gateway begins, as far as they matter here.
 pub struct Caller {
     pub seen: Option<EventId>,
     pub beat: Option<u64>,
@@ -110,7 +111,7 @@ pub fn name(channel: usize) -> Channel {
     format!("c{channel}").parse().unwrap()
 }
 
-/// The channel of a name that ends like [`name`].
+/// The channel of a key that ends with its [`name`].
 pub fn channel_of(key: &str) -> usize {
     key.rsplit_once('c').unwrap().1.parse().unwrap()
 }
@@ -141,7 +142,7 @@ impl Server {
         format!("{:x}", self.life.run)
     }
 
-    /// Another process.
+    /// Replaces the process: its run id and its replication id are new.
     pub fn restart(&mut self) {
         self.life = Life { run: self.draw(), replid: self.draw(), evicted: 0 };
         self.promoted = false;
@@ -153,19 +154,19 @@ impl Server {
         self.data.sound = false;
     }
 
-    /// A replica of this master from now on.
+    /// Becomes a replica of this master.
     pub fn demote(&mut self, master: &Server) {
         (self.master, self.promoted, self.life.replid) = (false, false, master.life.replid);
         self.replace(master.data.clone());
     }
 
-    /// It was a replica for a moment, and its master was this data's.
+    /// The server was a replica for a moment: it takes that master's data, and is promoted again.
     pub fn blink(&mut self, data: Data) {
         self.replace(data);
         self.promote();
     }
 
-    /// The data becomes another; what that does not hold is lost.
+    /// Replaces the data. Events that the new data does not hold are lost.
     pub fn replace(&mut self, data: Data) {
         let kept: HashSet<Event> = data.log.iter().copied().collect();
         let old = std::mem::replace(&mut self.data, data);
@@ -178,13 +179,14 @@ impl Server {
         self.replace(Data::default());
     }
 
-    /// Redis needs room.
+    /// Redis needs memory, and evicts a key.
     pub fn evict(&mut self, key: usize) {
         self.life.evicted += 1;
         self.delete(key);
     }
 
-    /// A key goes: a history, or behind those the witness, or else the state.
+    /// Deletes a key: a channel's history; with the next number, the witness; with the one after
+    /// that, the state and the witness.
     pub fn delete(&mut self, key: usize) {
         let channels = self.data.histories.len();
         if key < channels {
@@ -230,7 +232,7 @@ impl Server {
         of(&self.data.witness[0]).or_else(|| of(&self.data.witness[1]))
     }
 
-    /// Redis takes away what has expired.
+    /// Redis deletes the histories that have expired.
     fn expire(&mut self, now: u64) {
         for history in &mut self.data.histories {
             if history.as_ref().is_some_and(|history| history.last.ms + TTL + SLACK < now) {
@@ -289,7 +291,8 @@ impl Server {
         format!("*8\r\n${length}\r\n{clock}\r\n:{now}\r\n{limits}:{beat}\r\n").into_bytes()
     }
 
-    /// `sse_publish`. Answers the event's place, or nothing if the data lives in another epoch than the caller.
+    /// Runs `sse_publish`. Returns the event, or `None` if the server is no master, or lives in
+    /// another epoch than the caller.
     pub fn publish(
         &mut self,
         channel: usize,
@@ -318,7 +321,7 @@ impl Server {
         });
         self.data.state.clock = Some(id);
         let history = self.data.histories[channel].get_or_insert_with(|| {
-            // It vanished before its time: the new one is a history that was trimmed.
+            // If the old history vanished before its time, the new one looks as if it was trimmed.
             History { added: usize::from(missed.is_some()), ..History::default() }
         });
         history.kept.push_back((id, events.len()));
@@ -331,7 +334,8 @@ impl Server {
         Some(events.len() - 1)
     }
 
-    /// The answer to `sse_read`: up to `page` entries a range. Nothing if it is refused.
+    /// The answer to `sse_read`, with up to `page` entries in each range. `None` if the server is
+    /// no master.
     pub fn read(
         &mut self,
         caller: &Caller,

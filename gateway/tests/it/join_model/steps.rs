@@ -1,11 +1,11 @@
-//! What happens in the model, and how often.
+//! The steps of the model, and how often each of them happens.
 
 use sse_contract::{EventId, encode_live};
 
 use super::faults::FAR;
 use super::world::World;
 
-/// What happens next.
+/// One step of the model.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Step {
     Publish,
@@ -26,7 +26,7 @@ pub enum Step {
     Fault,
 }
 
-/// How often each happens.
+/// How often each step happens, relative to the others.
 const STEPS: [(Step, u32); 16] = [
     (Step::Publish, 14),
     (Step::WantTick, 2),
@@ -46,7 +46,7 @@ const STEPS: [(Step, u32); 16] = [
     (Step::Fault, 4),
 ];
 
-/// One step that happens much more often for a while, and some that happen seldom.
+/// What is special in a stretch: one step happens much more often, and some happen seldom.
 #[derive(Clone, Copy)]
 pub struct Mood {
     often: Step,
@@ -130,12 +130,13 @@ impl World<'_> {
         self.read(n);
     }
 
-    /// By a gateway in the epoch of its session, or by anybody in any.
+    /// Publishes through a gateway, in the epoch of its session, or as another client in any epoch.
     pub fn publish_somewhere(&mut self) {
         let channel = self.random.usize(0..self.cut.len());
         let g = self.random.usize(0..2);
         if self.random.u8(0..30) == 0 {
-            // More than an inbox, or a client's queue, may hold; or more marks than a run hands out.
+            // More than an inbox or a client's queue may hold, or more marks than a round hands
+            // out.
             for _ in 0..self.random.u8(0..60) {
                 self.publish(self.master, channel, None);
             }
@@ -150,7 +151,8 @@ impl World<'_> {
         }
     }
 
-    /// What is published by a library that is newer than these gateways, or without one.
+    /// Sends a message that was not published by this version of the library: raw text, a forged
+    /// id, or events whose frames these gateways cannot read.
     pub fn odd_message(&mut self) {
         let channel = self.random.usize(0..self.cut.len());
         let server = self.random.usize(0..2);

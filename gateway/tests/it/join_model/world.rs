@@ -1,4 +1,4 @@
-//! The world of the model: who is connected to whom, and what each of them does when its turn comes.
+//! The world of the model: who is connected to whom, and what each of them does at its turn.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,24 +23,25 @@ pub struct World<'a> {
     /// The highest time that a server, or a clock of one, has had.
     pub latest: u64,
     pub servers: [Server; 2],
-    /// Where whoever connects is led to.
+    /// The server to which a new connection usually leads.
     pub master: usize,
-    /// What servers may go back to.
+    /// Data to which a server may go back, with the server's number.
     pub saved: Vec<(usize, Data)>,
     pub gateways: Vec<Gateway>,
     pub clients: Vec<Client>,
     pub events: Vec<Published>,
-    /// By channel: something left a history.
+    /// For each channel, whether an event was ever removed from its history, or the history was
+    /// unreadable.
     pub cut: Vec<bool>,
-    /// Bytes of a large event.
+    /// The size of a large event, in bytes.
     pub large: usize,
-    /// Of a hundred events, so many are published by a library that is newer than the gateways.
+    /// The percentage of events that are published by a newer library than the gateways'.
     pub newer: u8,
 }
 
 impl<'a> World<'a> {
     pub fn new(seed: u64, runtime: &'a Runtime) -> Self {
-        // The gateways draw as well.
+        // The gateways' own code draws from this generator.
         fastrand::seed(seed);
         let mut random = fastrand::Rng::with_seed(seed);
         let (channels, draws) = (random.usize(1..4), Rc::new(Cell::new(0)));
@@ -48,7 +49,7 @@ impl<'a> World<'a> {
         servers[0].promote();
         let shape = |random: &mut fastrand::Rng| Shape {
             workers: [1, 1, 2, 3][random.usize(0..4)],
-            // The last one is more than a run hands out, twice.
+            // The last size holds more than twice what one round hands out.
             inbox_bytes: [1_000, 4_000, 140_000][random.usize(0..3)],
             lingers: random.bool(),
             latest: [0, 0, 1, channels][random.usize(0..4)],
@@ -84,7 +85,8 @@ impl<'a> World<'a> {
         time
     }
 
-    /// Something that may remove events from a server's histories.
+    /// Does something that may remove events from a server's histories, and records in `cut`
+    /// whether it did.
     pub fn at<T>(&mut self, server: usize, act: impl FnOnce(&mut Self) -> T) -> T {
         let looks = |world: &Self| -> Vec<(Option<EventId>, usize)> {
             let histories = world.servers[server].data.histories.iter();
@@ -106,7 +108,7 @@ impl<'a> World<'a> {
         self.publish_as(server, channel, epoch, readable);
     }
 
-    /// A frame of another version cannot be read by these gateways.
+    /// Publishes an event. Unless it is `readable`, its frame is of another version.
     pub fn publish_as(
         &mut self,
         server: usize,
@@ -130,7 +132,7 @@ impl<'a> World<'a> {
         data(event, self.large)
     }
 
-    /// To everybody who is subscribed there.
+    /// Sends a message to every gateway that is subscribed on this server.
     pub fn send(&mut self, server: usize, channel: usize, message: &[u8]) {
         let links = self.gateways.iter_mut().filter_map(|gateway| gateway.link.as_mut());
         for link in links.filter(|link| link.server == server) {
@@ -138,7 +140,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A gateway goes on with coming into a session.
+    /// The gateway takes its next step towards a session.
     pub fn connect(&mut self, g: usize) {
         if self.gateways[g].link.is_some() {
             return;
@@ -161,7 +163,7 @@ impl<'a> World<'a> {
         self.at(server, |world| world.servers[server].tick(caller, now))
     }
 
-    /// Redis does what the ingest asked for.
+    /// Redis runs the next request of a gateway's ingest.
     pub fn serve_link(&mut self, g: usize) {
         let Some(link) = &mut self.gateways[g].link else { return };
         let Some(request) = link.requests.pop_front().filter(|_| link.open) else { return };
@@ -177,7 +179,7 @@ impl<'a> World<'a> {
         link.expect("it was there").replies.push_back(answer);
     }
 
-    /// Redis answers a read.
+    /// Redis answers the gateway's read that is under way.
     pub fn serve_read(&mut self, g: usize, page: usize) {
         let Some(mut flight) = self.gateways[g].flight.take() else { return };
         if flight.answer.is_none() {
@@ -204,10 +206,10 @@ impl<'a> World<'a> {
         self.open(n, start, (g, w));
     }
 
-    /// A new stream of a client, at this worker of a gateway.
+    /// Opens a new stream of a client, at this worker of a gateway.
     pub fn open(&mut self, n: usize, start: Start, (g, w): (usize, usize)) {
         let client = &mut self.clients[n];
-        // Its old connection is closed now; the hub hears of it some time later.
+        // This closes the old connection. The hub notices it some time later.
         client.stream = Stream::None;
         let worker = &self.gateways[g].workers[w];
         let channels = client.names.clone();
@@ -217,7 +219,7 @@ impl<'a> World<'a> {
         client.connect(start, (g, w), worker.at, opening);
     }
 
-    /// The client is let in, if its stream is subscribed or it has waited long enough.
+    /// Lets the client in if its stream is subscribed, or if it has waited long enough (`late`).
     pub fn let_in(&mut self, n: usize, late: bool) {
         let client = &mut self.clients[n];
         match std::mem::replace(&mut client.stream, Stream::None) {
@@ -252,7 +254,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// No more faults: everything in flight arrives, and everybody must be live and whole.
+    /// Ends all faults, and lets everything in flight arrive. It is a violation if a client does
+    /// not become live, or does not have everything then.
     pub fn settle(&mut self) {
         self.demote();
         for server in &mut self.servers {
@@ -287,7 +290,7 @@ impl<'a> World<'a> {
         joined && self.clients.iter().all(open) && workers.all(|w| w.cells.joining.get() == 0)
     }
 
-    /// Everybody does all there is to do.
+    /// Every gateway and every client does all that there is to do.
     pub fn turn(&mut self) {
         self.now += 1;
         for g in 0..2 {

@@ -21,7 +21,7 @@ impl Answer {
     }
 }
 
-/// One HTTP request on a connection of its own.
+/// Sends one HTTP request on a connection of its own.
 pub fn request(
     addr: SocketAddr,
     method: &str,
@@ -32,7 +32,7 @@ pub fn request(
     request_on(connect(addr), method, path, headers, body)
 }
 
-/// The same, on a connection that is there.
+/// Sends one HTTP request on this connection.
 pub fn request_on(
     mut stream: impl Read + Write,
     method: &str,
@@ -45,8 +45,8 @@ pub fn request_on(
         head += &format!("{name}: {value}\r\n");
     }
     head += &format!("Content-Length: {}\r\n\r\n", body.len());
-    // In one piece, as clients send what is small. A body that is refused is taken all the same: its client reads the
-    // answer once it is sent.
+    // In one piece, as clients send small requests. The gateway reads on when it refuses a body, so
+    // the write succeeds, and the answer is read afterwards.
     let whole = [head.as_bytes(), body].concat();
     stream.write_all(&whole).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
     read_answer(stream)
@@ -61,7 +61,7 @@ pub fn read_answer(mut stream: impl Read) -> Answer {
             break;
         }
         bytes.extend_from_slice(&chunk[..n]);
-        // An event stream, say, which has heartbeats.
+        // An event stream would go on for ever, because heartbeats arrive in time.
         assert!(Instant::now() < end, "it goes on: {}", String::from_utf8_lossy(&bytes));
     }
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("an answer's head");

@@ -1,7 +1,7 @@
 //! The drivers that speak HTTP: Debian's `chromedriver` and `WebKitWebDriver`.
 //!
-//! Each owns its process and one session. HTTP is spoken by hand over one short TCP connection a
-//! command, because an async client would have to live in somebody's runtime and a test must be able to
+//! Each owns its process and one session. HTTP is written by hand here, over one short TCP
+//! connection for each command: an async client would need a runtime, and a test must be able to
 //! drop the browser anywhere.
 
 use std::fmt::Display;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{ANSWER_TIMEOUT, in_words};
 use crate::support::{Process, eventually, own_addr, spawn};
 
-/// How Chromium is to be started.
+/// The options that Chromium is started with.
 pub fn chromium(profile: &Path) -> Value {
     json!({"args": [
         "--headless",
@@ -36,18 +36,19 @@ pub fn chromium(profile: &Path) -> Value {
 pub struct Http {
     process: Process,
     addr: SocketAddr,
-    /// The path below which the session's commands are; empty until it is open.
+    /// The path of the session, below which its commands are. Empty until the session is open.
     session: String,
-    /// Chromium's own process, to be ended by hand should the session not end by itself.
+    /// Chromium's own process, to kill it if the session does not end by itself.
     pub chromium: Option<u64>,
-    /// Held open, because a chromedriver whose standard output is gone dies at its next line.
+    /// Kept open: a chromedriver whose standard output is closed dies at its next line.
     _stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl Http {
     #[track_caller]
     pub fn chromedriver(profile: &Path) -> Http {
-        // It takes a free port of IPv4, then the same one of IPv6; where that is somebody else's, it ends.
+        // chromedriver takes a free port of IPv4, then the same one of IPv6. It ends if another
+        // process has that one.
         for _ in 0..10 {
             let mut command = Command::new("chromedriver");
             command.arg("--port=0").stdout(Stdio::piped());
@@ -63,7 +64,7 @@ impl Http {
         panic!("chromedriver ended ten times without a port");
     }
 
-    /// It tells its port to nobody, so it is given one.
+    /// Starts WebKitWebDriver on a chosen port, because it does not print its own.
     #[track_caller]
     pub fn webkit(profile: &Path) -> Http {
         let addr = own_addr();
@@ -98,7 +99,7 @@ impl Http {
         self.send(if body.is_null() { "GET" } else { "POST" }, path, body)
     }
 
-    /// Sends one command and gives the `value` of its answer, or what went wrong in words.
+    /// Sends one command. Returns the `value` of its answer, or what went wrong in words.
     fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let answer = self.exchange(method, path, body);
         let mut answer = answer.map_err(|error| format!("no answer from the driver: {error}"))?;
@@ -110,7 +111,8 @@ impl Http {
         let mut stream = TcpStream::connect(self.addr)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        // One write: a head and a body apart would wait for each other's acknowledgement.
+        // One write: if the head and the body were apart, the body would wait until the head is
+        // acknowledged.
         let request = format!(
             "{method} {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
              Content-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
@@ -122,8 +124,8 @@ impl Http {
         read_answer(BufReader::new(stream))
     }
 
-    /// Ends the session and with it the browser; ending only a chromedriver would leave one behind on the
-    /// machine.
+    /// Ends the session, and with it the browser. Ending only chromedriver would leave the browser
+    /// running.
     fn stop(&mut self) {
         if !self.session.is_empty()
             && self.send("DELETE", "", &Value::Null).is_err()
@@ -138,7 +140,7 @@ impl Http {
 
 impl Drop for Http {
     fn drop(&mut self) {
-        // A session that did not open leaves a driver without a `Browser`.
+        // A driver whose session did not open has no `Browser` that would stop it.
         self.stop();
     }
 }
@@ -151,8 +153,8 @@ fn announced_port(stdout: &mut impl BufRead) -> Option<u16> {
     })
 }
 
-/// Reads one HTTP answer, whose body has exactly `Content-Length` bytes, and its JSON. The status
-/// is left aside: an error is told in the body as well.
+/// Reads one HTTP answer, whose body has exactly `Content-Length` bytes, and parses its JSON. The
+/// status is ignored, because the body tells of an error as well.
 fn read_answer(mut stream: impl BufRead) -> io::Result<Value> {
     let mut length = None;
     let mut line = String::new();

@@ -1,9 +1,10 @@
-//! Firefox for tests, by the protocol that is built into it: Debian has no `geckodriver`, which would only
-//! translate WebDriver into this.
+//! Firefox for tests, by Marionette, the protocol that is built into it. Debian has no
+//! `geckodriver`, which would only translate WebDriver into Marionette.
 //!
-//! A message is `LENGTH:JSON` on a TCP connection; a command is `[0, number, name, parameters]` and its
-//! answer `[1, number, error, result]`. The names and parameters are WebDriver's, so it takes a command
-//! by its path there. It owns the Firefox process and ends it when it is dropped.
+//! A message is `LENGTH:JSON` on a TCP connection. A command is `[0, number, name, parameters]`,
+//! its answer `[1, number, error, result]`. Names and parameters are WebDriver's, so a command is
+//! given by WebDriver's path. A [`Marionette`] owns the Firefox process and ends it when it is
+//! dropped.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -18,19 +19,19 @@ use crate::support::{Process, eventually, spawn};
 
 /// A running Firefox with one session, and the connection that commands it.
 pub struct Marionette {
-    // Its other processes end by themselves when they miss it.
+    // Firefox's other processes end by themselves when this one is gone.
     process: Process,
     stream: TcpStream,
 }
 
 impl Marionette {
-    /// Starts one on a port of its own, which it writes into its profile.
+    /// Starts Firefox on a free port, which Firefox writes into its profile.
     #[track_caller]
     pub fn start(profile: &Path) -> Marionette {
         fs::write(profile.join("user.js"), "user_pref(\"marionette.port\", 0);\n").unwrap();
         let mut command = Command::new("firefox-esr");
         command.args(["--headless", "--marionette", "--no-remote", "--profile"]).arg(profile);
-        // From its own start page it would go to no `data:` address.
+        // From its own start page Firefox would not go to a `data:` address.
         command.arg("about:blank");
         command.env("HOME", profile).env("TMPDIR", profile);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -48,13 +49,13 @@ impl Marionette {
     }
 
     pub fn open(self, capabilities: &Value) -> Result<Marionette, String> {
-        // Firefox speaks first, and says who it is.
+        // Firefox speaks first, with a greeting.
         self.receive().map_err(|error| format!("no greeting from Firefox: {error}"))?;
         self.call("WebDriver:NewSession", &json!({"capabilities": capabilities}))?;
         Ok(self)
     }
 
-    /// Runs a command of WebDriver's, which is known by its path there.
+    /// Runs the command that WebDriver knows by this path.
     pub fn command(&self, path: &str, body: &Value) -> Result<Value, String> {
         let mut parameters = if body.is_null() { json!({}) } else { body.clone() };
         let parts: Vec<&str> = path.split('/').skip(1).collect();
@@ -80,7 +81,7 @@ impl Marionette {
         self.process.id().into()
     }
 
-    /// Commands go one by one, so their number tells nothing.
+    /// Commands go one at a time, so all may have the same number.
     fn call(&self, name: &str, parameters: &Value) -> Result<Value, String> {
         let message = json!([0, 1, name, parameters]).to_string();
         let message = format!("{}:{message}", message.len());
@@ -90,7 +91,7 @@ impl Marionette {
             return Err(in_words(&answer[2]));
         }
         let mut result = answer[3].take();
-        // What a session is told in has no `value` around it.
+        // The answer to `NewSession` has no `value` around it.
         Ok(result.get_mut("value").map(Value::take).unwrap_or(result))
     }
 
