@@ -1,5 +1,6 @@
-//! What one writes first: actix-web, a `tokio::sync::broadcast` for each channel, a stream for each reader.
-//! Nothing is tuned, and what a slow reader missed is left out. Its only argument is where to listen.
+//! A first version in Rust: actix-web, a `tokio::sync::broadcast` for each channel, a stream for
+//! each reader. Nothing is tuned, and a slow reader misses events. Its only argument is the
+//! address.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
