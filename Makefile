@@ -1,4 +1,4 @@
-# `make` lists what can be made. Every target is one command that also works by itself.
+# `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi fuzz fuzz-quick deny sbom
@@ -12,72 +12,72 @@ build: ## Build the gateway and sse-publish, optimised, into target/release
 run: ## Run a gateway without Redis; its console is at http://127.0.0.1:8080/
 	cargo run --locked --package sse-gateway
 
-test: ## Run every test; installs what they need on Debian
+test: ## Run every test; on Debian it installs missing programs
 	scripts/test
 
-test-fallback: ## Run the gateway's tests with streams as bodies of actix-web and without coalescing
+test-fallback: ## Run the gateway's tests with streams as actix-web bodies and without coalescing
 	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway --test it
 
-browsers: ## Run the tests of clients in Firefox, WebKitGTK and clients of npm and PyPI as well
+browsers: ## Run the client tests in Firefox and WebKitGTK, and with clients from npm and PyPI
 	scripts/browsers
 
-clients: ## Run twenty client libraries against a gateway and write docs/clients.md; CLIENTS=a,b runs these alone
+clients: ## Run twenty client libraries and write docs/clients.md; CLIENTS=a,b runs only these
 	scripts/clients $(CLIENTS)
 
-clients-quick: ## Seven of them in Python and Node, published to and drained, in a minute
+clients-quick: ## Run seven Python and Node clients through two scenarios in a minute
 	scripts/clients httpx-sse,sseclient-py,requests,eventsource-2,eventsource-3,fetch-event-source,undici-fetch published,drained
 
 fmt: ## Format the code
 	cargo fmt --all
 
-lint: ## Check the format and what clippy finds
+lint: ## Check the format and run clippy
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 doc: ## Build the code's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
-ci: ## Run what continuous integration runs
+ci: ## Run the same steps as continuous integration
 	.ci/run
 
-compose-check: ## Prove docker-compose.yml: start it, use it, stop a replica under it
+compose-check: ## Test docker-compose.yml: start it, use it, stop a replica under load
 	deploy/compose-check
 
-chaos: ## Break everything for a minute and check every event; SEED=n replays, SEEDS=n runs so many and adds up, ARGS=...
+chaos: ## Break everything for a minute, check every event; SEED=n replays, SEEDS=n: n runs, ARGS=...
 	scripts/chaos release --seconds $(or $(SECONDS),60) --seed $(or $(SEED),random) --seeds $(or $(SEEDS),1) $(ARGS)
 
-chaos-quick: ## The same for half a minute, as CI does
+chaos-quick: ## The same for half a minute, with a dev build
 	scripts/chaos dev --seconds 30 --seed $(or $(SEED),random)
 
-chaos-can-fail: ## Prove that the chaos suite sees a gateway that repairs nothing
+chaos-can-fail: ## Check that the chaos suite fails for a gateway that repairs nothing
 	cargo build --release --locked --package sse-gateway --features sabotage --target-dir target/sabotage
 	scripts/chaos release --gateway target/sabotage/release/sse-gateway --seconds 20 --set broker=redis --set history.max_len=300; test $$? -eq 1
 
-rules-can-fail: ## Take each rule of "complete or told" out and see a test fail; about an hour
+rules-can-fail: ## Remove each rule of "complete or told" and check that a test fails; about an hour
 	scripts/rules-can-fail
 
 openapi: ## Compare docs/openapi.yaml with a running gateway for a minute; ARGS="--max-time 600 --seed 2"
 	scripts/openapi $(ARGS)
 
-fuzz: ## Feed every parser hostile bytes, ten minutes each; SECONDS=n, JOBS=n, TARGETS="a b"
+fuzz: ## Fuzz every parser, ten minutes each; SECONDS=n, JOBS=n, TARGETS="a b"
 	scripts/fuzz --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),2) $(TARGETS)
 
-fuzz-quick: ## The same for some seconds each
+fuzz-quick: ## The same for ten seconds each
 	scripts/fuzz --seconds $(or $(SECONDS),10) --jobs $(or $(JOBS),2) $(TARGETS)
 
-deny: ## Check licences, sources and versions of what is built in; advisories where their list can be had
+deny: ## Check licences, sources and versions of dependencies, and advisories if they can be fetched
 	scripts/deny
 
-sbom: ## List what is built in, as CycloneDX, into target/sbom
+sbom: ## Write the SBOMs (CycloneDX) of the programs into target/sbom
 	scripts/sbom
 
-microbench: ## Time each part of the path of an event; ARGS=pattern chooses
+microbench: ## Time each step of an event's path; ARGS=pattern selects steps
 	cargo bench --locked --package sse-gateway --features jemalloc --bench hot_path -- $(ARGS)
 
 instructions: ## Count the instructions of one delivery and of one connect; ARGS=... sets limits
 	scripts/instructions $(ARGS)
 
-contract-cost: ## Time publishing inside Redis, by Redis' own statistics: one event a call, batches, keys
+contract-cost: ## Time publishing inside Redis: single events, batches, idempotency keys
 	scripts/contract-cost
 
 bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes

@@ -1,8 +1,8 @@
-// Shifts the wall clock of one process by as many milliseconds as a shared file says, from one moment to the next.
+// Shifts the wall clock of one process by the milliseconds in a shared file. A change acts at once.
 //
-// For LD_PRELOAD under redis-server. libfaketime does not do here: Debian's redis-server uses jemalloc, which asks for
-// the time before libfaketime has set itself up, and both wait for each other. The monotonic clock stays as it is, as
-// it would when an operator or NTP sets the time.
+// redis-server preloads it by LD_PRELOAD. libfaketime does not work: Debian's redis-server uses
+// jemalloc, which asks for the time before libfaketime is ready, and the two wait for each other.
+// The monotonic clock stays unchanged, as when an operator or NTP sets the time.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

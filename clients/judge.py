@@ -1,6 +1,6 @@
-"""Says what became of one client in one scenario: `fine`, or in a word what an application would have suffered.
+"""Judges one client in one scenario: `fine`, or a word for what an application would have suffered.
 
-Pure: it compares what was published with what the client's program printed. Words are defined in docs/clients.md.
+It compares what was published with what the client's program printed. docs/clients.md has the words.
 """
 
 import json
@@ -17,23 +17,23 @@ def events(lines):
 
 
 def reserved(lines):
-    """The reserved types that reached the application."""
+    """Returns the reserved types that reached the application."""
     return {kind(line) for line in lines if line["what"] == "event"} & RESERVED
 
 
 def gaps(lines):
-    """The reasons of the gaps that it was told, each once."""
+    """Returns the reasons of the client's gaps, each once."""
     told = [line["data"] for line in lines if line["what"] == "event" and kind(line) == "gap"]
     return dict.fromkeys(json.loads(data).get("reason", "") for data in told)
 
 
 def openings(lines):
-    """What the opening checkpoints said, one for each time that the client came (back)."""
+    """Returns the data of the opening checkpoints, one for each time that the client connected."""
     return [line["data"] for line in lines if line["what"] == "event" and kind(line) == "checkpoint" and line["data"]]
 
 
 class Heard:
-    """What was heard of what was published: a list of (id, type, data, label)."""
+    """Compares what a client heard with what was published, a list of (id, type, data, label)."""
 
     def __init__(self, published, lines):
         self.lost, self.garbled, self.doubled = [], [], []
@@ -48,7 +48,7 @@ class Heard:
                 if (kind(line), line["data"]) != (kind_, data):
                     self.garbled.append(label)
             elif not line["data"] and kind(line) == "message":
-                # Some libraries hand on a block without data, under the id that they heard last.
+                # Some libraries pass on a block without data, with the last id that they know.
                 self.empty += 1
             elif id in by_id:
                 self.doubled.append(by_id[id][2])
@@ -59,12 +59,12 @@ class Heard:
 
 
 def judge(published, lines, over):
-    """For the scenarios in which all events should be heard, the last of them when everything is over."""
+    """For scenarios after which a client should have heard all events."""
     heard = Heard(published, lines)
     if not heard.last:
         if over:
             return "ends"
-        # It comes back, and breaks off again where it did before.
+        # A client that loops reconnects and breaks off at the same event again and again.
         return "loops" if len(openings(lines)) >= 3 else "deaf"
     words = []
     if heard.doubled:
@@ -80,7 +80,7 @@ def judge(published, lines, over):
 
 
 def judge_idle(published, lines, over):
-    """It should hear nothing but checkpoints, and stay; then the event that was published last."""
+    """The stream should stay open with nothing but checkpoints, until the last event arrives."""
     outcome = judge(published, lines, over)
     if outcome in ("fine", "empty messages") and came_back(lines):
         return "reopens" if outcome == "fine" else "reopens; empty messages"
@@ -88,7 +88,7 @@ def judge_idle(published, lines, over):
 
 
 def judge_redis(published, lines, over):
-    """The stream should stay open, and a gap should tell that Redis was restarted."""
+    """The stream should stay open, and a gap should say that Redis was restarted."""
     outcome = judge(published, lines, over)
     if outcome == "fine":
         return "no gap"

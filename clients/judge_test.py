@@ -1,4 +1,4 @@
-"""Each fault that the judge is there for is seen, and nothing else is called one:   python3 -m unittest judge_test"""
+"""Tests that the judge sees each kind of fault, and no other:   python3 -m unittest judge_test"""
 
 import unittest
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Runs every client of clients.toml through every scenario, and compares with what clients.toml says:
+"""Runs every client of clients.toml through every scenario, and compares the outcomes:
 
     matrix.py --gateway PROGRAM --built DIR [--clients a,b] [--scenarios a,b] [--write docs/clients.md]
     matrix.py --languages [--clients a,b]
 
-It ends with 0 if each outcome is the expected one, with 1 if not. `make clients` installs and builds what it needs.
+The exit status is 0 if each outcome is the expected one, else 1. `make clients` installs and builds
+everything that this needs.
 """
 
 import argparse
@@ -45,17 +46,17 @@ class Client:
         return {key: value.replace("{built}", str(built)) for key, value in self.env.items()}
 
     def expects(self, cell, path):
-        """The outcomes that are as expected; `*` in one stands for any words."""
+        """Returns the expected outcomes; `*` in one stands for any words."""
         words = self.expected.get(f"{cell}.{path}", self.expected.get(cell, "fine"))
         return words if isinstance(words, list) else [words]
 
     def cured_in(self, cell, path):
-        """Whether something can be done about what goes wrong there."""
+        """Whether clients.toml has a cure for what goes wrong in this cell."""
         return bool(self.cure) and bool({cell, f"{cell}.{path}"} & set(self.cure["cells"]))
 
 
 def _pinned(where):
-    """The version in the file that pins it: FILE plus an expression that finds it, or words as they are."""
+    """Returns the version from the file that pins it, or a text as it is."""
     if isinstance(where, str):
         return where
     found = re.search(where["pattern"], (HERE / where["file"]).read_text(), re.S)
@@ -65,11 +66,11 @@ def _pinned(where):
 
 
 class Run:
-    """What all scenarios share, and what was seen beside the outcomes."""
+    """What all scenarios share, and what they observe beside the outcomes."""
 
     def __init__(self, gateway, built, directory):
         self.gateway, self.built, self.directory = gateway, built, directory
-        # The reserved types that reached each client's application; how each comes back.
+        # By client: the reserved types that reached its application, and how it reconnects.
         self.reserved, self.probed = {}, {}
 
     def saw(self, stage):
@@ -78,7 +79,7 @@ class Run:
 
 
 def compared(clients, outcomes):
-    """Prints each outcome that is not the expected one; answers how many there are."""
+    """Prints each outcome that is not an expected one. Returns how many there are."""
     by_name = {client.name: client for client in clients}
     wrong = 0
     for (name, cell, path, cured), outcome in outcomes.items():
@@ -94,7 +95,7 @@ def compared(clients, outcomes):
 
 
 def chosen(everything, names, what):
-    """Those that were asked for, or all."""
+    """Returns the named ones, or all if there are no names."""
     names = [name for name in re.split(r"[,\s]+", names or "") if name]
     unknown = [name for name in names if name not in everything]
     if unknown:
@@ -122,7 +123,7 @@ def main():
     if options.write and (len(clients), len(stories)) != (len(everything), len(scenarios.ALL)):
         raise SystemExit("clients: --write needs all clients and all scenarios")
 
-    # What runs is ended on the way out, then too.
+    # SIGTERM would kill Python at once; sys.exit lets the scenarios end their processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = pathlib.Path(tempfile.mkdtemp(prefix="sse-clients-"))
     run = Run(options.gateway, pathlib.Path(options.built).resolve(), directory)

@@ -1,7 +1,7 @@
-"""A server that cuts its streams off and looks at how each client comes back.
+"""A server that cuts off its streams and records how each client comes back.
 
-It learns two things that no gateway could tell: under which name the client sends its position, and whether it
-waits for as long as `retry:` says.
+It learns two things that a gateway cannot: in which header or parameter the client sends its
+position, and whether it waits as long as `retry:` says.
 """
 
 import socket
@@ -13,12 +13,12 @@ HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-# What each connection is sent before it is cut off, unfinished; the last one stays open. As in the gateway's streams,
-# `retry:` belongs to a block with data,
+# What each connection gets before the server cuts it off without its end; a later one stays open.
+# As in the gateway's streams, `retry:` is part of a block with data.
 SCRIPT = [
     "retry: 300\ndata: one\nid: 1-1\n\n",
     "retry: 4000\ndata: two\nid: 1-2\n\n",
-    # and the last words of a gateway that drains are one line, without the empty one that ends a block.
+    # A gateway that drains ends a stream with this line, without the blank line that ends a block.
     "data: three\nid: 1-3\n\nretry: 300\n",
 ]
 
@@ -64,7 +64,7 @@ class Probe:
         return len(self.waits.get(name, [])) >= len(SCRIPT)
 
     def position(self, name):
-        """The name under which it sends its position, or `-`."""
+        """Returns how the client sends its position: `header`, a parameter's name, or `-`."""
         for query, headers in self.asked.get(name, [])[1:]:
             for header in headers:
                 if header.lower().startswith("last-event-id:"):
@@ -75,7 +75,7 @@ class Probe:
         return "-"
 
     def retry(self, name):
-        """Whether it waits as long as it was told, give or take half, as some do on purpose."""
+        """Whether it waits as `retry:` says. Half as long counts: some clients randomise."""
         waits = self.waits.get(name, [])
         if len(waits) < 2:
             return "-"

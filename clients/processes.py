@@ -1,7 +1,7 @@
-"""Redis, gateways, nginx and clients as processes: starts them, breaks them, ends them.
+"""Starts, breaks and ends Redis, gateways, nginx and clients as processes.
 
-Each server has a loopback address of its own with a port from the kernel, so that it can come back on it: nobody
-else can be given that port meanwhile.
+Each server has a loopback address of its own, with a port from the kernel. So it can come back
+there: no other process can get that port in the meantime.
 """
 
 import http.client
@@ -25,7 +25,7 @@ _hosts = itertools.count(1)
 
 
 def own_address():
-    """HOST:PORT on a loopback address of this process alone."""
+    """Returns HOST:PORT on a loopback address that only this process uses."""
     pid, n = os.getpid(), next(_hosts)
     host = f"127.{1 + (pid >> 8) % 250}.{pid % 256}.{1 + n % 250}"
     with socket.create_server((host, 0)) as listener:
@@ -33,7 +33,7 @@ def own_address():
 
 
 def _own_environment():
-    """What a process gets of ours: no proxy between a client and its gateway, and no setting of a gateway."""
+    """Returns our environment without proxies and without settings of a gateway."""
     given = os.environ.items()
     return {k: v for k, v in given if not k.lower().endswith("_proxy") and not k.startswith("SSE_")}
 
@@ -47,7 +47,7 @@ def eventually(what, condition):
 
 
 def get(address, path):
-    """The status of a GET, or None where nobody answers."""
+    """Returns the status of a GET, or None if nobody answers."""
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
         connection.request("GET", path)
@@ -59,7 +59,7 @@ def get(address, path):
 
 
 class Server:
-    """A process that can be killed, stopped kindly, and started again with the same arguments."""
+    """A process that can be killed, terminated, and started again with the same arguments."""
 
     def __init__(self, name, arguments, log, ready):
         self.name, self.arguments, self.log, self.ready = name, arguments, log, ready
@@ -89,7 +89,7 @@ class Server:
         self.process.wait(BOUND)
 
     def end(self):
-        """At the end of a scenario. nginx only by its own signal: its workers would survive a kill."""
+        """Ends the process. nginx gets SIGTERM, because its workers would survive a kill."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM if self.name == "nginx" else signal.SIGKILL)
             self.process.wait(BOUND)
@@ -124,13 +124,13 @@ class Gateway(Server):
         super().__init__("gateway", arguments, log, lambda: get(self.admin, "/readyz") == 200)
 
     def subscribers(self):
-        """How many streams are live."""
+        """Returns how many streams are live."""
         with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         return int(re.search(r'sse_subscribers\{state="live"\} (\d+)', text)[1])
 
     def publish(self, items):
-        """Publishes items; answers their ids. Repeats while Redis is away: each item has a key."""
+        """Publishes items, returns their ids. Repeats them while Redis is away: each has a key."""
         end = time.monotonic() + BOUND
         while True:
             connection = http.client.HTTPConnection(self.address, timeout=30)
@@ -146,7 +146,7 @@ class Gateway(Server):
 
 
 def nginx(directory, name, replicas):
-    """nginx with the repository's own configuration, before these replicas: the first, or else the next."""
+    """Returns nginx with the repository's configuration. If a replica fails, it uses the next."""
     address = own_address()
     conf = directory / name
     (conf / "prefix").mkdir(parents=True)
@@ -155,7 +155,7 @@ def nginx(directory, name, replicas):
         target = "replicas"
         others = "".join(f" server {replica} backup;" for replica in replicas[1:])
         group = f"upstream replicas {{ server {replicas[0]};{others} }}\n"
-    # Its log names the whole request, so that `sent_away` can tell who was answered.
+    # `sent_away` needs the whole request in the log, to see which client nginx answered.
     logged = {'"path":"$uri"': '"path":"$request_uri"'}
     _copy("nginx.conf", conf, {"listen 8080 ": f"listen {address} ", "http {\n": "http {\n" + group} | logged)
     _copy("proxy.conf", conf, {"gateway:8080": target})
@@ -167,7 +167,7 @@ def nginx(directory, name, replicas):
 
 
 def sent_away(server):
-    """The names (see `Stage.listen`) of those whom nginx answered itself, because it had no replica."""
+    """Returns the names (see `Stage.listen`) of clients that nginx answered without a replica."""
     names = set()
     for line in server.log.read_text().splitlines():
         answer = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
@@ -186,7 +186,7 @@ def _copy(name, to, changes):
 
 
 class Listener:
-    """A client's program on one stream, and all that it printed."""
+    """A client's program on one stream, and everything that it printed."""
 
     changed = threading.Condition()
 
@@ -194,7 +194,7 @@ class Listener:
         self.client, self.path, self.log = client, path, log
         self.lines = []
         self.over = False
-        # For whoever wants to know why the judge said what it said.
+        # Helps to explain an outcome.
         self.printed = open(log.with_suffix(".jsonl"), "wb", buffering=0)
         with open(log, "wb") as errors:
             self.process = subprocess.Popen(
@@ -209,7 +209,7 @@ class Listener:
 
     def _read(self):
         for line in self.process.stdout:
-            # One library prints messages of its own to standard output.
+            # sseclient prints its own messages to standard output.
             if line.startswith(b"{"):
                 self.printed.write(line)
                 with self.changed:
@@ -229,6 +229,6 @@ class Listener:
 
 
 def wait_for(listeners, condition, bound):
-    """Until it holds of each that has not ended; whoever needs longer than the bound is not waited for."""
+    """Waits until the condition holds for every live listener, at most `bound` seconds."""
     with Listener.changed:
         Listener.changed.wait_for(lambda: all(one.over or condition(one) for one in listeners), bound)

@@ -1,6 +1,7 @@
-"""What happens to all clients at once, each on a stream of its own, directly and through nginx.
+"""The scenarios. All clients run at once, each on streams of its own, directly and through nginx.
 
-A scenario answers, for each listener, the cells that it is judged in: {(cell, path): outcome}.
+A scenario returns the outcome of each listener in each cell:
+{(client, cell, path, cured): outcome}.
 """
 
 import itertools
@@ -10,7 +11,7 @@ import judge
 from probe import Probe
 from processes import Gateway, Listener, eventually, get, nginx, own_address, redis, sent_away, wait_for
 
-# How long after everything is in order again a client is waited for.
+# How long a scenario waits for a client after everything works again, in seconds.
 PATIENCE = 20
 CHANNEL = "matrix"
 
@@ -31,18 +32,18 @@ LONG = [
     ("plain text", "behind them", "message"),
 ]
 
-# What each stage is judged in.
+# The cells that each stage fills.
 CELLS = {name: [name] for name in ("idle", "killed", "drained", "redis")} | {"published": ["published", "long"]}
 
 
 class Stage:
-    """One scenario's processes: Redis, gateways, nginx, and a listener of each client on each path."""
+    """The processes of a scenario: Redis, gateways, nginx, and a listener per client and path."""
 
     def __init__(self, name, run, clients, settings=None):
         self.directory = run.directory / name
         self.directory.mkdir()
         self.name, self.run, self.clients = name, run, clients
-        # On a slow machine, too, a stream waits for its position instead of being told that it came late.
+        # `open_wait` is long, so that a stream on a slow machine never begins with a gap `late`.
         self.settings = {"stream.heartbeat": "1s", "stream.retry": "1s", "stream.open_wait": "30s", "drain.spread": "1s"}
         self.settings |= settings or {}
         self.started, self.listeners, self.published = [], [], []
@@ -52,7 +53,7 @@ class Stage:
         try:
             self.redis = self._start(redis(self.directory, own_address()))
             self.gateway = self.another_gateway()
-            # A replica that nothing happens to: whoever publishes is not the subject.
+            # No scenario breaks this replica, so publishing always works.
             self.other = self.another_gateway()
         except BaseException:
             self.__exit__()
@@ -76,7 +77,7 @@ class Stage:
         return self._start(nginx(self.directory, name, [replica.address for replica in replicas]))
 
     def listen(self, path, server, query=""):
-        """Starts every client on this path; where one is known to fail and has a cure, once more with it."""
+        """Starts every client on this path, and those with a cure once more with it."""
         url = f"http://{server.address}/events?channel={CHANNEL}{query}"
         for client in self.clients:
             curable = any(client.cured_in(cell, path) for cell in CELLS[self.name])
@@ -109,7 +110,7 @@ class Stage:
         return outcomes
 
     def forget(self):
-        """What was published and heard until now is judged."""
+        """Forgets what was published and heard, after it was judged."""
         self.published = []
         for one in self.listeners:
             del one.lines[:]
@@ -120,13 +121,13 @@ def texts(*words):
 
 
 def idle(run, clients):
-    """A heartbeat each second; and on streams without checkpoints comments, one each 15 s, as by default."""
+    """Heartbeats every second; on streams without checkpoints, comments at the default 15 s."""
     with Stage("idle", run, clients) as stage:
         slow = stage.another_gateway(stream__heartbeat="15s")
         stage.listen("direct", stage.gateway)
         stage.listen("nginx", stage.nginx("nginx", stage.gateway))
         stage.opened()
-        # These have no opening that a client could print.
+        # Without checkpoints, no client prints that its stream is open.
         stage.listen("comments", slow, "&checkpoints=off")
         count = sum(one.path == "comments" for one in stage.listeners)
         eventually("the streams without checkpoints are open", lambda: slow.subscribers() == count)
@@ -138,7 +139,7 @@ def idle(run, clients):
 
 
 def published(run, clients):
-    """Events of every kind; then such as are longer than some clients can read."""
+    """Publishes events of every kind, and then some that are too long for some clients."""
     with Stage("published", run, clients) as stage:
         stage.listen("direct", stage.gateway)
         stage.listen("nginx", stage.nginx("nginx", stage.gateway))
@@ -147,14 +148,14 @@ def published(run, clients):
         outcomes = stage.judged("published")
         run.saw(stage)
         stage.forget()
-        # The others read it at once; those that cannot are given the time to come back for it, in vain.
+        # Clients that cannot read a long event need this time to try it several times.
         stage.heard(stage.publish(LONG), 12)
         run.saw(stage)
         return outcomes | stage.judged("long")
 
 
 def killed(run, clients):
-    """kill -9, and back on its address some seconds later; behind nginx another replica takes over, or none does."""
+    """Kills the gateway and starts it again. Only one of the two nginx has another replica."""
     with Stage("killed", run, clients) as stage:
         stage.listen("direct", stage.gateway)
         stage.listen("nginx", stage.nginx("nginx", stage.gateway, stage.other))
@@ -164,7 +165,7 @@ def killed(run, clients):
         stage.heard(stage.publish(texts("before one", "before two")), 5)
         stage.gateway.kill()
         stage.publish(texts("while it was away one", "while it was away two"))
-        # Long enough to be refused, and until everybody has once been told by nginx to come back later.
+        # Long enough for refused connections, and until nginx has sent every client away.
         time.sleep(2.5)
         left = [one for one in stage.listeners if one.path == "alone"]
         end = time.monotonic() + PATIENCE
@@ -175,7 +176,7 @@ def killed(run, clients):
 
 
 def drained(run, clients):
-    """SIGTERM, and back on its address a second after it has ended; behind nginx another replica takes over."""
+    """Drains the gateway and starts it a second after its end. nginx has another replica."""
     with Stage("drained", run, clients) as stage:
         stage.listen("direct", stage.gateway)
         stage.listen("nginx", stage.nginx("nginx", stage.gateway, stage.other))
@@ -191,7 +192,7 @@ def drained(run, clients):
 
 
 def redis_lost(run, clients):
-    """Redis is killed and comes back with its data after 4 s."""
+    """Kills Redis and starts it with its data after 4 s."""
     with Stage("redis", run, clients, {"redis.reconnect_max": "500ms"}) as stage:
         stage.listen("direct", stage.gateway)
         stage.listen("nginx", stage.nginx("nginx", stage.gateway))
@@ -207,7 +208,7 @@ def redis_lost(run, clients):
 
 
 def probed(run, clients):
-    """No gateway, but a server that cuts each client off and looks at how it comes back."""
+    """Runs clients against a server that cuts them off and records how they reconnect."""
     probe, listeners = Probe(), []
     for client in clients:
         url = f"http://{probe.address}/{client.file_name}"
@@ -223,7 +224,7 @@ def probed(run, clients):
 
 
 def _afterwards(run, stage, cell):
-    """Everybody who comes back has heard what was published; what follows is heard by nobody twice."""
+    """Waits for the clients that reconnect, then publishes once more to reveal duplicates."""
     last = stage.published[-1][0]
     stage.heard(last)
     there = [one for one in stage.listeners if one.has(what="event", id=last)]

@@ -1,4 +1,4 @@
-"""Writes what was measured, and what clients.toml says beside it, between the markers of docs/clients.md."""
+"""Writes the outcomes and the texts of clients.toml between the markers of docs/clients.md."""
 
 BEGIN, END = "<!-- written by make clients: begin -->", "<!-- written by make clients: end -->"
 
@@ -11,7 +11,7 @@ COLUMNS = [
     ("alone", "no replica"),
     ("redis", "Redis lost"),
 ]
-# Where a cell comes from: its scenario's cell and its paths.
+# The scenario's cell and the paths that each column shows.
 SOURCES = {name: (name, ["direct", "nginx"]) for name, _ in COLUMNS}
 SOURCES["idle"] = ("idle", ["direct", "nginx", "comments"])
 SOURCES["alone"] = ("killed", ["alone"])

@@ -41,7 +41,7 @@ async def publish(channel, data, event=None, key=None):
 
 
 async def every(seconds, producer):
-    """Calls a producer at whole multiples of `seconds`; what fails once is tried at the next turn."""
+    """Calls a producer at whole multiples of `seconds`. If it fails, the next turn tries again."""
     while True:
         await asyncio.sleep(seconds - time.time() % seconds)
         try:
@@ -51,12 +51,12 @@ async def every(seconds, producer):
 
 
 async def clock(turn):
-    """Timed. Every worker of `uvicorn --workers 4` runs this; the key makes it one event for all."""
+    """Timed. Every worker of `uvicorn --workers 4` calls this; the key makes it one event."""
     await publish("clock", {"unix": turn * 2}, key=f"clock-{turn}")
 
 
 async def stats(turn=None):
-    """Hybrid: by the clock, and at once when something happens (see below)."""
+    """Hybrid: on a schedule, and at once after each order (see below)."""
     await publish("stats", {"orders": orders}, event="stats")
 
 

@@ -1,12 +1,12 @@
 // Follows channels with an EventSource, and adds what an EventSource lacks:
 //
-// - It notices a connection that died without a word: a laptop or phone slept, a network changed.
-// - It comes back, with back-off, where an EventSource gives up for good: after any status but 200, and
-//   in Chromium after a cut behind a service worker.
-// - It gets a fresh ticket for each connection, where the gateway asks who listens and there is no cookie.
-// - It keeps its own position. Behind a service worker that passes the stream through, Chromium sends
-//   no Last-Event-ID, and the stream goes on from now, as if nothing had been missed. This notices,
-//   and asks again.
+// - It detects a dead connection that reported no error: a laptop slept, a network changed.
+// - It reconnects, with back-off, where an EventSource gives up for good: after any status but 200,
+//   and in Chromium after a cut behind a service worker.
+// - It gets a fresh ticket for each connection, if the gateway needs one for lack of a cookie.
+// - It keeps its own position. Behind a service worker that passes the stream through, Chromium
+//   sends no Last-Event-ID, and the stream starts from now, as if the page had missed nothing. This
+//   detects that and reconnects with the position.
 //
 //   import { follow } from "./follow.js";
 //
@@ -16,7 +16,7 @@
 //     gap: (g) => reload(g.channel),          // events may be missing: load the state anew
 //   });
 //
-// It runs in Node as well, with an EventSource of your choice as `source` (see the guide).
+// It also runs in Node, with an EventSource of your choice as `source` (see the guide).
 
 const CLOSED = 2; // EventSource.CLOSED, which not every implementation has as a static member.
 
@@ -25,23 +25,23 @@ export function follow(address, options = {}) {
     types = [],
     event, // Called with each event (a MessageEvent).
     gap, // Called with a gap's data: { channel, reason, after, oldest }.
-    open, // Called at each answer's head: from now on the stream misses nothing, or a gap tells.
-    start, // Called with where a stream starts: "now", or the id that it goes on after.
-    withCredentials = false, // Whether cookies go to another origin.
-    ticket, // An async function that answers a fresh ticket (POST /tickets); null ends it all: nobody is logged in.
+    open, // Called at each answer's head. From then on, the stream misses nothing, or sends a gap.
+    start, // Called with where a stream starts: "now", or the id that it starts after.
+    withCredentials = false, // Whether the browser sends cookies to another origin.
+    ticket, // Async; returns a fresh ticket (POST /tickets), or null to stop: nobody is logged in.
     source: make = (url) => new EventSource(url, { withCredentials }),
-    silence = 45_000, // A connection without a sign of life for so long is dead: three heartbeats.
-    retry = 3_000, // The first wait where an EventSource gave up; each further one is twice as long.
+    silence = 45_000, // A connection that is silent for this long is dead: three heartbeats.
+    retry = 3_000, // The first wait after an EventSource gave up; each further one doubles.
   } = options;
   let source;
-  let lastId = ""; // The position: what came up to here was passed on.
-  let askedAfter = ""; // The position in the URL of the present source.
-  let started = false; // The present connection has said where it starts.
-  let lastSign = 0; // By the wall clock, which goes on while a laptop sleeps.
+  let lastId = ""; // The position: every event up to it was passed on.
+  let askedAfter = ""; // The position in the URL of the current source.
+  let started = false; // Whether the current connection has said where it starts.
+  let lastSign = 0; // In wall-clock time, which goes on while a laptop sleeps.
   let failures = 0;
   let timer = null;
   let stopped = false;
-  let attempts = 0; // An attempt that waits for a ticket may be overtaken by a later one.
+  let attempts = 0; // While one attempt waits for a ticket, a later one may overtake it.
 
   async function connect() {
     clearTimeout(timer);
@@ -62,21 +62,21 @@ export function follow(address, options = {}) {
     const mine = (source = make(url.href));
     const on = (type, handler) =>
       mine.addEventListener(type, (e) => {
-        // A source that was given up may have had more to say.
+        // An abandoned source may still send events.
         if (mine === source) handler(e);
       });
     on("open", (e) => {
-      if ("data" in e) return; // An event that a publisher gave the type `open`.
+      if ("data" in e) return; // A publisher's event with the type `open`.
       lastSign = Date.now();
       started = false;
       open?.();
     });
-    // While an EventSource is CONNECTING it comes back by itself, after the gateway's `retry:`.
-    // With a ticket it must not: the gateway tells a used one to stop.
+    // While an EventSource is CONNECTING, it reconnects by itself, after the gateway's `retry:`.
+    // With a ticket it must not, because the gateway answers a used ticket with a request to stop.
     on("error", () => {
       if (ticket || mine.readyState === CLOSED) later();
     });
-    // `alive` is the heartbeat of a stream that cannot have a checkpoint, while Redis is away.
+    // While Redis is away, a stream may have no position for checkpoints; it sends `alive`.
     on("alive", () => {
       lastSign = Date.now();
       failures = 0;
@@ -97,12 +97,12 @@ export function follow(address, options = {}) {
     else if (told.from) start?.(told.from);
   }
 
-  // Whether a connection goes on after the last id that was passed on. Its first block tells: it is a
-  // checkpoint whose data says where the stream starts, or a gap that says after which id.
+  // Whether a connection resumes after the last id that was passed on. Its first block says so: a
+  // checkpoint whose data names the start, or a gap that names the id before it.
   function resumed({ from, after = from }) {
     if (!lastId || after === undefined || after === lastId) return true;
     if (askedAfter !== lastId) return false;
-    // Asked by the URL, it does not resume either: something in between takes the parameter away.
+    // The position in the URL had no effect, either: something in between removes the parameter.
     gap?.({ channel: "*", reason: "not_resumed", after: lastId });
     return true;
   }
@@ -116,7 +116,7 @@ export function follow(address, options = {}) {
 
   const silent = () => Date.now() - lastSign > silence;
   const watchdog = setInterval(() => silent() && later(), silence / 9);
-  // Somebody looks at the page again: it comes back at once.
+  // When the user looks at the page again, it reconnects at once.
   const page = globalThis.document;
   const woken = () => page.visibilityState === "visible" && (timer || silent()) && connect();
   page?.addEventListener("visibilitychange", woken);

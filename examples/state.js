@@ -1,5 +1,5 @@
-// Keeps a page's state in step with channels: it loads the state, and applies each event that follows,
-// without a hole between the two. After a gap it loads anew.
+// Keeps a page's state in step with channels: it loads the state and applies each event after it,
+// without a hole between the two. After a gap it loads the state again.
 //
 //   import { followState } from "./state.js";
 //
@@ -10,33 +10,33 @@
 //       if (!answer.ok) throw new Error(`/api/orders: ${answer.status}`);
 //       return answer.json();
 //     },
-//     show: (orders) => table.replace(orders),            // the state as it was loaded
-//     apply: (e) => table.update(e.type, JSON.parse(e.data)), // an event on top of it
+//     show: (orders) => table.replace(orders),            // the loaded state
+//     apply: (e) => table.update(e.type, JSON.parse(e.data)), // an event after it
 //   });
 //
-// Events that come while the state is being loaded are held back, and applied behind it. They may be in
-// it already, so `apply` must bear repetition: "order 17 is paid" does, "one more order" does not.
+// Events that arrive during a load wait, and are applied after it. The state may contain them
+// already, so `apply` must tolerate repetition: "order 17 is paid" does, "one more order" does not.
 
 import { follow } from "./follow.js";
 
 export function followState(address, options) {
   const {
-    load, // Called with an AbortSignal; its promise gives the state.
-    show, // Called with each state that was loaded.
-    apply, // Called with each event that the state on show may not have yet.
+    load, // Called with an AbortSignal; returns a promise of the state.
+    show, // Called with each loaded state.
+    apply, // Called with each event that the shown state may not contain yet.
     gap, // Called with each gap, for a log.
-    failed = console.error, // Called with what went wrong; the state is loaded again.
-    held: most = 1_000, // Past so many events held back, they are dropped and the state is loaded again.
+    failed = console.error, // Called with each error; the state is loaded again.
+    held: most = 1_000, // If more events wait for a load, they are dropped and it starts again.
     patience = 30_000, // A load that takes longer has failed.
-    spread = 10_000, // After a gap that all clients are told, each waits a random part of this.
+    spread = 10_000, // After a gap that all clients get, each waits a random part of this.
     ...others // Those of follow(): types, withCredentials, source, silence, retry.
   } = options;
   const { retry = 3_000 } = others;
-  let held = []; // Events that wait for the state; null while the one on show is in step.
-  let loading = null; // Aborts the load that is under way.
+  let held = []; // Events that wait for a load; null while the shown state is in step.
+  let loading = null; // Aborts the current load.
   let timer = null; // Set while a load is due.
-  let shown = false; // There was a state.
-  let covered = false; // A load was begun, or will be, since the present connection's head.
+  let shown = false; // Whether a state was shown.
+  let covered = false; // Whether a load started, or is due, since the current connection's head.
   let failures = 0;
 
   function reload(wait) {
@@ -44,7 +44,7 @@ export function followState(address, options) {
     held ??= [];
     loading?.abort();
     loading = null;
-    // A load that is due already serves: several gaps in a row make one load.
+    // Several gaps in a row need only one load.
     timer ??= setTimeout(attempt, wait);
   }
 
@@ -54,7 +54,7 @@ export function followState(address, options) {
     const limit = setTimeout(() => again(mine, new Error(`not loaded in ${patience} ms`)), patience);
     try {
       const state = await load(mine.signal);
-      // It may have been given up meanwhile: for a gap, for too many events, at the end.
+      // A gap, too many events or the end may have aborted this load in the meantime.
       if (mine === loading) show(state);
       if (mine === loading) caughtUp();
     } catch (error) {
@@ -81,7 +81,7 @@ export function followState(address, options) {
     timer = setTimeout(attempt, wait);
   }
 
-  // One event that cannot be applied does not keep those behind it from being applied.
+  // If one event cannot be applied, the next ones still are.
   function pass(e) {
     try {
       apply(e);
@@ -93,7 +93,7 @@ export function followState(address, options) {
   function receive(e) {
     if (!held) return pass(e);
     if (held.length < most) return held.push(e);
-    // A load that begins from now on has them all.
+    // A load that starts from now on contains all of them.
     held = [];
     if (loading) again(loading, new Error(`more than ${most} events came during a load`));
   }
@@ -101,18 +101,18 @@ export function followState(address, options) {
   const stop = follow(address, {
     ...others,
     event: receive,
-    // The first state need not wait until the stream starts, which it does not while Redis is away.
+    // The first load need not wait until the stream starts, which takes until Redis is back.
     open() {
       covered = false;
       if (!shown && !loading && !timer) reload(0);
     },
-    // A gateway that is full or stopping opens an answer, too, and ends it: what was loaded then is too old.
+    // A full or stopping gateway also opens an answer, and ends it. A state loaded then is too old.
     start(from) {
       if (from === "now" && !covered) reload(0);
     },
     gap(told) {
       gap?.(told);
-      // A channel with the policy `latest` leaves events out for slow readers; its newest says everything.
+      // With the policy `latest`, a slow reader misses events, but the newest one says everything.
       if (told.reason === "conflated") return;
       const all = told.channel === "*" || told.reason === "reset";
       reload(shown && all ? Math.random() * spread : 0);

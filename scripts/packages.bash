@@ -1,21 +1,21 @@
-# Sourced by the scripts beside it: installs what is missing from Debian's packages where that is possible, that is on
-# Debian as root; elsewhere it names what is missing and ends with exit status 69.
+# Sourced by the other scripts. On Debian as root it installs missing packages; elsewhere it prints
+# their names and exits with status 69.
 
-# Debian installs servers and network tools where only an administrator's PATH leads.
+# Debian installs servers and network tools into directories that only root's PATH contains.
 export PATH=$PATH:/usr/sbin:/sbin
 
 missing=()
-# need PACKAGE COMMAND...: the package, unless the command can be run.
+# need PACKAGE COMMAND...: notes that the package is missing, unless the command succeeds.
 need() {
     local package=$1
     shift
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
 
-# Of its own process, so that whatever it leaves goes with it.
+# In a subshell, so that its trap runs and its variables end with it.
 install_missing() (
     echo "${0##*/}: installing ${missing[*]}" >&2
-    # Packages of servers start them; a test run must not leave any behind.
+    # Debian's server packages start their servers, which would still run after a test run.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap 'rm -f -- "$policy"' EXIT
@@ -27,7 +27,7 @@ install_missing() (
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 )
 
-# Whatever was needed and is missing is there from now on.
+# Installs the packages that `need` found missing.
 have_all() {
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! grep -qx 'ID=debian' /etc/os-release; then

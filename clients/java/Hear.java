@@ -1,11 +1,11 @@
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 
-/** Prints what all these programs print: one JSON line for each thing that happened, see ../README.md. */
+/** Prints one JSON line for each thing that happens, for all programs here; see ../README.md. */
 final class Hear {
     private static final PrintStream OUT = new PrintStream(System.out, true, StandardCharsets.UTF_8);
 
-    /** What an application does when the server has ended the stream in order: it is finished, or it comes back. */
+    /** Whether the application also reconnects after the server has ended the stream in order. */
     static final boolean COMES_BACK_ALWAYS = "always".equals(System.getenv("COME_BACK"));
 
     private Hear() {}

@@ -7,7 +7,7 @@ import java.net.http.HttpResponse;
 import java.util.Iterator;
 import java.util.stream.Stream;
 
-/** java.net.http.HttpClient, read line by line as bytes decoded to text, without any library. */
+/** java.net.http.HttpClient, which decodes the answer and splits it into lines; no library. */
 final class WithHttpClient {
     private static String lastEventId = "";
     private static long wait = 1000;

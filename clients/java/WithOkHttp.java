@@ -8,9 +8,9 @@ import okhttp3.sse.EventSource;
 import okhttp3.sse.EventSourceListener;
 import okhttp3.sse.EventSources;
 
-/** okhttp-sse, which leaves coming back to its user, and does not tell it what `retry:` said. */
+/** okhttp-sse, which does not reconnect, and does not tell its user what `retry:` says. */
 final class WithOkHttp extends EventSourceListener {
-    // OkHttp gives up on a stream that is silent for ten seconds, unless told otherwise.
+    // By default, OkHttp gives up on a stream that is silent for ten seconds.
     private static final OkHttpClient CLIENT = new OkHttpClient.Builder().readTimeout(0, TimeUnit.SECONDS).build();
     private static final ScheduledExecutorService LATER = Executors.newSingleThreadScheduledExecutor();
     private static String url;

@@ -1,14 +1,14 @@
-// What all these programs print: one JSON line for each thing that happened, see ../README.md.
+// Prints one JSON line for each thing that happens, for all programs here; see ../README.md.
 
 const [, , url] = process.argv;
-// What an application does when the server has ended the stream in order: it is finished, or it comes back.
+// Whether the application also reconnects after the server has ended the stream in order.
 const comesBackAlways = process.env.COME_BACK === 'always';
 
 const tell = (what, more) => process.stdout.write(JSON.stringify({ what, ...more }) + '\n');
 const heard = (type, id, data) => tell('event', { type, id, data });
 const why = (error) => ({ why: String(error?.cause ?? error?.message ?? error).slice(0, 200) });
 
-// Listens with anything that has the interface of a browser's EventSource.
+// Listens with an object that has the interface of a browser's EventSource.
 function listenTo(source) {
   source.onopen = () => tell('open');
   source.onerror = (error) => tell(source.readyState === 2 ? 'end' : 'error', why(error));
@@ -18,7 +18,7 @@ function listenTo(source) {
   }
 }
 
-// The usual loop around a client that leaves coming back to its user: listen, and after an error listen again.
+// The usual loop around a client that does not reconnect: listen, and listen again after an error.
 async function comeBack(listen) {
   const place = { lastEventId: '', wait: 1000 };
   for (;;) {
@@ -33,7 +33,7 @@ async function comeBack(listen) {
   }
 }
 
-// Asks for the stream with `fetch`, from where the loop stands.
+// Requests the stream with `fetch`, after the loop's last id.
 async function open(fetch, place) {
   const headers = { Accept: 'text/event-stream' };
   if (place.lastEventId) headers['Last-Event-ID'] = place.lastEventId;

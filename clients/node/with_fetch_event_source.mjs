@@ -1,6 +1,6 @@
 // @microsoft/fetch-event-source, which is made for browsers.
 //
-// Node has no page that could be hidden, so it is given one that never is.
+// It reads whether the page is hidden. Node has no page, so it gets one that is never hidden.
 
 globalThis.window = globalThis;
 globalThis.document = { hidden: false, addEventListener() {}, removeEventListener() {} };

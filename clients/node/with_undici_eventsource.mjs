@@ -1,6 +1,6 @@
 // undici's own EventSource.
 //
-// While it waits to come back it does not keep Node alive; most programs have something else that does.
+// While it waits to reconnect, it does not keep Node alive, so a timer does.
 
 import { EventSource } from 'undici';
 import { listenTo, url } from './hear.mjs';

@@ -1,4 +1,4 @@
-// undici's `fetch`, as Node's own, read by a `for await` loop without any parser.
+// undici's `fetch`, which Node's own is, too, with a `for await` loop instead of a parser.
 
 import { fetch } from 'undici';
 import { comeBack, heard, open } from './hear.mjs';

@@ -1,11 +1,11 @@
-"""What all these programs print: one JSON line for each thing that happened, see ../README.md."""
+"""Prints one JSON line for each thing that happens, for all programs here; see ../README.md."""
 
 import json
 import os
 import sys
 import time
 
-# What an application does when the server has ended the stream in order: it is finished, or it comes back.
+# Whether the application also reconnects after the server has ended the stream in order.
 COMES_BACK_ALWAYS = os.environ.get("COME_BACK") == "always"
 
 
@@ -18,7 +18,7 @@ def heard(kind, id, data):
 
 
 class Place:
-    """Where the application stands: what it sends when it comes back, and how long it waits before."""
+    """The position that the application sends when it reconnects, and its wait before that."""
 
     def __init__(self):
         self.last_event_id, self.wait = "", 1.0
@@ -37,7 +37,7 @@ class Place:
 
 
 def come_back(listen, errors):
-    """The usual loop: listen, and after an error listen again."""
+    """The usual loop around a client: listen, and listen again after an error."""
     place = Place()
     while True:
         try:

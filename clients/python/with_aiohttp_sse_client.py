@@ -1,7 +1,7 @@
 """aiohttp-sse-client.
 
-It comes back by itself after a stream that ended in order, and raises whatever else happens; so there is a loop
-around it, which has to keep the last id, because a new EventSource does not know it.
+It reconnects by itself only after a stream that ended in order, and raises everything else. So it
+needs a loop around it. The loop must keep the last id, because a new EventSource does not know it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from hear import COMES_BACK_ALWAYS, URL, Place, heard, tell
 
 
 async def listen(place):
-    # aiohttp ends every request after five minutes, unless told otherwise.
+    # By default, aiohttp ends every request after five minutes.
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         headers = {k: v for k, v in place.headers().items() if k != "Accept"}
         tells = {"on_open": lambda: tell("open"), "on_error": lambda: tell("error", why="on_error")}

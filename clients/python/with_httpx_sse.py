@@ -6,7 +6,7 @@ from httpx_sse import connect_sse
 
 
 def listen(place):
-    # httpx gives up on a stream that is silent for five seconds, unless told otherwise.
+    # By default, httpx gives up on a stream that is silent for five seconds.
     with httpx.Client(timeout=None, trust_env=False) as client:
         with connect_sse(client, "GET", URL, headers=place.headers()) as source:
             source.response.raise_for_status()

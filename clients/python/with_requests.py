@@ -1,6 +1,6 @@
-"""requests with `iter_lines`, as tutorials write it.
+"""requests with `iter_lines`, as in tutorials.
 
-With LINES=bytes the lines are cut as bytes and decoded one by one.
+With LINES=bytes it splits bytes into lines and decodes each line.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""sseclient, which comes back by itself.
+"""sseclient, which reconnects by itself.
 
-It prints its errors to standard output, between the lines of JSON. With COME_BACK=always there is a loop around it,
-and the server is asked to close the connection behind its answer: the library waits for that end, not for the answer's.
+It prints its errors to standard output, between the lines of JSON. With COME_BACK=always there is a
+loop around it, and the request asks the server to close the connection after the answer: the
+library waits for the end of the connection, not of the answer.
 """
 
 import time

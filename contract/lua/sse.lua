@@ -1,50 +1,50 @@
 #!lua name=sse
--- The gateway's side of Redis: every write and every consistent read is one of these functions, so
--- that any client in any language publishes exactly as a gateway does. docs/redis-contract.md is the
--- written contract; it and LIBRARY_VERSION change together.
+-- The part of the gateway that runs inside Redis. Every write and every consistent read is one of these functions,
+-- so a client in any language publishes exactly as a gateway does. docs/redis-contract.md describes them for other
+-- clients; change it together with LIBRARY_VERSION.
 --
--- The same text runs by EVALSHA where FUNCTION is refused: the first line is cut and a call appended.
+-- Where Redis refuses FUNCTION, the same text runs by EVALSHA, without its first line and with a call appended.
 --
--- Three rules hold throughout. A function tests the caller's right to everything that it may have to run
--- before it writes anything. What fails half-way is undone and answered with a code of the script's own; any
--- error without one means that nobody knows. And nothing that can fail stands behind a PUBLISH.
+-- Three rules hold throughout. A function checks all rights that it may need before it writes anything. It undoes a
+-- write that failed half-way and then answers with an error code of its own; after an error without such a code,
+-- nobody knows whether the event was published. No command that can fail follows a PUBLISH.
 
 local LIBRARY_VERSION = 2
 local MAX_BATCH = 64
 
--- Used by a publish that comes before any gateway has written the limits.
+-- The limits of a publish that runs before any gateway has written them.
 local DEFAULTS = { max_len = 1000, ttl = 3600000, max_data = 1048576, idem_ttl = 600000 }
 
--- A history outlives its youngest event by ttl and this much, so that "younger than ttl" can be
--- decided before Redis takes the key away.
+-- Redis removes a history ttl plus this time after its youngest event. So the history of an event younger than ttl
+-- cannot have expired.
 local EXPIRY_SLACK_MS = 60000
 
--- seq = epoch * 2^16 + counter. An epoch has 28 bits, so every number here is an exact double.
+-- seq = epoch * 2^16 + counter. An epoch has 28 bits, so a Lua number holds every value exactly.
 local COUNTERS = 65536
 local EPOCHS = 268435456
--- No id is believed whose time is beyond this, in the year 5107: a clock that followed such an id would soon
--- have more digits than are read.
+-- An id beyond this time, in the year 5107, is invalid. If the clock followed such an id, its time would soon have
+-- more digits than parse_id reads.
 local MOST_MS = 99000000000000
 
--- A new epoch counts its ticks from this much above the old count, so that no gateway finds the count lower than
--- it has seen, whichever gateway begins the epoch.
+-- A new epoch raises the count of ticks by this much. So the count is above what any gateway has seen, even where
+-- the state went back to an older count.
 local BEATS_AN_EPOCH = 1000000
 
--- Redis gives these only to functions that run, see `enter`.
+-- Redis provides these only while a function runs, so `enter` sets them.
 local run, may, sub, find, match, format, kind
 
--- What is remembered from call to call, of the partition that was called last: its names, and what its clock, its
--- limits and a second mean, each beside the text or number that it was read from. Reading these anew would take
--- longer than all the rest of a publication, and the same text always means the same. Rights, and what keys hold,
--- are never remembered, because Redis may change them. By EVALSHA nothing is remembered.
+-- A cache from call to call, of the partition that was called last: its names, and its parsed clock, limits and
+-- expiry second, each beside the text or number that it was parsed from. Parsing them again would take longer than
+-- the rest of a publish. Rights and the contents of keys are not cached, because Redis may change them. By EVALSHA
+-- nothing is cached.
 local state, live_head, history_head, idem_head, known_head, publish
 local clock, clock_ms, clock_ms_text, clock_seq, epoch, first_seq, high_seq, high_text
 local limits, max_len, keeps, lives, max_data, idem_ttl, witness, witness_before, witness_until
 local expiry_second, expiry_text
--- The same of the other partitions that this server has, as far as they are few.
+-- The caches of the other partitions on this server, up to a limit.
 local MAX_PARTITIONS = 256
 local others, other_count = {}, 0
--- Of any partition.
+-- These do not depend on the partition.
 local now, now_text, micros
 local last_digits = {}
 
@@ -52,7 +52,7 @@ local function fail(text)
   return redis.error_reply(text)
 end
 
--- The error in an answer of redis.pcall, if it is one.
+-- The error text in an answer of redis.pcall, or nil.
 local function failed(answer)
   return kind(answer) == 'table' and answer.err or nil
 end
@@ -61,7 +61,7 @@ local function denied(cmd, key)
   return 'SSEDENIED this user may not ' .. cmd .. ' ' .. key
 end
 
--- Nothing if the user may run these commands on these keys, given in turn, else an error.
+-- Takes commands and keys in turn. Returns an error if the user may not run one of the commands on its key.
 local function check(wanted)
   for i = 1, #wanted, 2 do
     local cmd, key, allowed = wanted[i], wanted[i + 1], nil
@@ -74,13 +74,13 @@ local function check(wanted)
   end
 end
 
--- What the error of a command means before which nothing was written.
+-- Returns the error for a command that Redis refused before anything was written.
 local function refused(err, cmd, key)
   if redis.acl_check_cmd(cmd, key) then return 'SSEUNDONE ' .. err end
   return denied(cmd, key)
 end
 
--- An id's two numbers and their texts; nothing for what is no id of ours.
+-- Returns an id's two numbers and the text of the first, or nil for an invalid id.
 local function parse_id(text)
   local ms, seq = match(text or '', '^(%d+)-(%d+)$')
   if not ms or #ms > 14 or #seq > 14 then return nil end
@@ -93,7 +93,7 @@ local function above(ms, seq, than_ms, than_seq)
   return ms > than_ms or (ms == than_ms and seq > than_seq)
 end
 
--- A whole number that is not negative; nothing for what is none.
+-- Returns a non-negative integer, or nil if the text is none.
 local function number(text)
   if not text or text == '' or #text > 14 or find(text, '%D') then return nil end
   return tonumber(text)
@@ -103,7 +103,7 @@ local function decimal(n)
   return format('%.0f', n)
 end
 
--- Puts what is remembered aside.
+-- Stores the cache of the current partition in `others`.
 local function leave()
   local o = others[state]
   if not o then
@@ -119,12 +119,12 @@ local function leave()
   o.expiry_second, o.expiry_text = expiry_second, expiry_text
 end
 
--- Takes up the partition whose state has this name. Answers an error, if any.
+-- Makes the partition with this state key the current one. Returns an error, if any.
 local function enter(key)
   if state == key then return nil end
   run, may = redis.pcall, redis.acl_check_cmd
   sub, find, match, format, kind = string.sub, string.find, string.match, string.format, type
-  -- A prefix holds neither a colon nor a brace, so that no name can be read with two prefixes.
+  -- A prefix contains neither a colon nor a brace, so a name has only one prefix.
   local head = match(key or '', '^([!-9;-z|~]+):state$') or match(key or '', '^([!-9;-z|~]+:{%d+}):state$')
   if not head then
     return 'SSEINVALID keys: the first key must be <prefix>:state or <prefix>:{<partition>}:state'
@@ -133,7 +133,7 @@ local function enter(key)
   state = nil
   local o = others[key] or {
     live_head = head .. ':', history_head = head .. ':history:', idem_head = head .. ':idem:', known_head = head .. ':known:',
-    -- Sharded pub/sub where the names carry a partition's hash tag.
+    -- With several partitions, names carry a hash tag and Redis sends live events by sharded pub/sub.
     publish = sub(head, -1) == '}' and 'SPUBLISH' or 'PUBLISH',
   }
   live_head, history_head, idem_head, known_head, publish = o.live_head, o.history_head, o.idem_head, o.known_head, o.publish
@@ -145,7 +145,7 @@ local function enter(key)
   state = key
 end
 
--- Sets the clock to an id; answers false for what is none.
+-- Sets the cached clock to an id. Returns false for an invalid id.
 local function set_clock(text)
   if text and text == clock then return true end
   local ms, seq, ms_text = parse_id(text)
@@ -158,8 +158,8 @@ local function set_clock(text)
   return true
 end
 
--- Sets the limits and the generation of the witness, from one text in which the state holds what publishing reads of
--- them; answers false for what is none.
+-- Sets the cached limits and the witness' generation from the state's field `publishing`. Returns false for an
+-- invalid text.
 local function set_limits(text)
   if text and text == limits then return true end
   local version, len, ttl, data, idem, known, known_until =
@@ -180,7 +180,7 @@ local function limits_text(s)
     math.max(s.idem_ttl, 1), s.known, s.known_until)
 end
 
--- Asks Redis for the time, in ms. Answers an error, if any.
+-- Sets the time, in ms. Returns an error, if any.
 local function set_now()
   local t = run('TIME')
   if t.err then return refused(t.err, 'TIME', state) end
@@ -189,7 +189,7 @@ local function set_now()
   now = now_text + 0
 end
 
--- When a history goes whose last event is of this ms: at the next whole second behind its time.
+-- The expiry time of a history whose last event is of this ms. All events of a second share it, so its text is cached.
 local function expiry(ms)
   local second = ms - ms % 1000
   if second ~= expiry_second then
@@ -199,8 +199,8 @@ local function expiry(ms)
   return expiry_text
 end
 
--- The clock's next id: the time if it moved on, else the next counter, else the next ms. Turning a long number into
--- text takes Lua a microsecond, so a number's leading digits are remembered, and its last three are of a table.
+-- The clock's next id: of the current time if the clock is behind it, else with the next counter, else of the next
+-- ms. Lua takes a microsecond to format a long number, so this caches the leading digits and the last three.
 local function next_id()
   local seq = clock_seq + 1
   clock = nil
@@ -214,7 +214,7 @@ local function next_id()
   local low = seq % 1000
   if seq - low ~= high_seq then
     high_seq = seq - low
-    -- Only in epoch 0, which is never drawn, is a number so short.
+    -- A number is this short only in epoch 0, which no state has.
     high_text = high_seq > 0 and decimal(high_seq / 1000) or ''
   end
   local low_text = last_digits[low]
@@ -226,13 +226,13 @@ local function next_id()
   return clock
 end
 
--- The state's fields; from `commands` on they are numbers.
+-- The fields of the state; those from `commands` on are numbers.
 local FIELDS = {
   'id', 'run', 'replid', 'evicted', 'publishing', 'commands', 'beat', 'max_len', 'ttl', 'max_data', 'idem_ttl', 'durable',
   'partitions', 'version', 'known', 'known_until',
 }
 
--- The whole state, and whether it has a clock; nothing and an error if it cannot be read.
+-- Returns the whole state, with `clock` true if it has a valid clock, or nil and an error if Redis refuses the read.
 local function read_state()
   local values = run('HMGET', state, unpack(FIELDS))
   if values.err then return nil, refused(values.err, 'HMGET', state) end
@@ -245,15 +245,15 @@ local function read_state()
   return s
 end
 
--- Nothing for a state of this version, of the first, which is converted, or of none; else an error.
+-- Returns an error if the state is of another version. A state of version 1 or without a version is converted later.
 local function foreign(s)
   if s.version and s.version ~= LIBRARY_VERSION and s.version ~= 1 then
     return 'SSEMISMATCH version: Redis holds contract version ' .. s.version .. ', this library speaks ' .. LIBRARY_VERSION
   end
 end
 
--- What tells one life of a data set from another: the process, its place in a line of masters, how much it has
--- thrown away, and since when its counters count.
+-- Identifies the data set's current life: its process, its replication id, its number of evictions, and a count of
+-- commands that only a restart or CONFIG RESETSTAT lowers.
 local function server_life()
   local info = run('INFO', 'server', 'stats', 'replication')
   if type(info) ~= 'string' then return nil end
@@ -263,14 +263,14 @@ local function server_life()
     evicted = field('evicted_keys'),
     commands = field('total_commands_processed'),
     replid = field('master_replid'),
-    -- A promotion leaves the old name here. Without one, a new name is drawn when a first replica attaches and when
-    -- the last one is long gone.
+    -- A promotion leaves the old replication id in this field. Without a promotion, Redis draws a new id when a first
+    -- replica attaches, and some time after the last one left.
     promoted = find(field('master_replid2'), '[^0]') ~= nil,
   }
 end
 
--- Ids may already be in readers' hands that this data set knows nothing of, so the new clock is above
--- all that anybody can name: the old clock, the time, and `floor`. Answers Redis' error, if any.
+-- Readers may hold ids that this data set has lost. So the new clock is above every id that a reader can hold: the
+-- old clock, the time, and `floor`. Returns Redis' error, if any.
 local function begin_epoch(s, life, floor)
   local ms, old = math.max(now, floor), 0
   if s.clock then ms, old = math.max(ms, clock_ms), epoch end
@@ -282,22 +282,22 @@ local function begin_epoch(s, life, floor)
   set_clock(decimal(ms + 1) .. '-' .. decimal(new * COUNTERS))
   s.clock, s.beat = true, (s.beat or 0) + BEATS_AN_EPOCH
   s.run, s.replid, s.evicted, s.commands = life.run, life.replid, life.evicted, number(life.commands)
-  -- What publishing reads stands first, because Redis searches a small hash from its beginning.
+  -- Publishing reads the first two fields. They come first because Redis searches a small hash from its beginning.
   return failed(run('HSET', state, 'id', clock, 'publishing', s.publishing or '', 'run', life.run, 'replid', life.replid,
     'evicted', life.evicted, 'commands', life.commands, 'beat', decimal(s.beat)))
 end
 
--- The witness is a hash of each channel's last event id, by which a history is missed that vanished: Redis itself
--- takes histories away when its time glitches forward by more than their ttl, and afterwards an absent history and
--- a young position look complete. Two generations are kept, and each lasts longer than any history lives. The mark
--- tells a hash that is whole from one that was deleted; no channel's name begins with a colon.
+-- The witness, a hash of each channel's last event id, detects histories that vanished. If Redis' time jumps forward
+-- by more than their ttl, Redis deletes histories; an absent history and a young position then look complete. There
+-- are two generations, and each lasts longer than any history. A hash without the mark was deleted and is incomplete;
+-- no channel name begins with a colon.
 local MARK = ':since'
 
 local function known_name(generation)
   return known_head .. decimal(generation)
 end
 
--- Answers Redis' error, if any.
+-- Returns Redis' error, if any.
 local function begin_generation(s)
   s.known = (s.known or 0) + 1
   s.known_until = math.max(now, clock_ms) + s.ttl + EXPIRY_SLACK_MS
@@ -310,7 +310,7 @@ local function generation_is_over(s)
   return not s.known or not s.known_until or not s.clock or math.max(now, clock_ms) >= s.known_until
 end
 
--- A publish finds no clock, no limits or a generation that is over. Answers an error, if any.
+-- Repairs a state without a clock, without limits or with an old generation. Returns an error, if any.
 local function prepare()
   local s, problem = read_state()
   if not s then return problem end
@@ -334,7 +334,7 @@ local function prepare()
   set_limits(text)
 end
 
--- What every publication begins with: state, epoch, time, rights. Answers an error, if any.
+-- Starts every publish: reads the state, checks the epoch and the rights, sets the time. Returns an error, if any.
 local function begin(wanted_epoch)
   local values = run('HMGET', state, 'id', 'publishing')
   if values.err then return refused(values.err, 'HMGET', state) end
@@ -356,19 +356,19 @@ end
 
 local RESERVED = { gap = true, checkpoint = true, alive = true }
 
--- Nothing, or what is wrong with an event's type.
+-- Returns an error if the event type is invalid.
 local function misnamed(event)
   if #event > 200 then return 'SSEINVALID event: at most 200 bytes' end
   if find(event, '[%z\r\n]') then return 'SSEINVALID event: NUL, CR and LF are not allowed' end
   if RESERVED[event] then return 'SSEINVALID event: ' .. event .. ' is reserved for the gateway' end
 end
 
--- A channel's name, without and with a hash tag, which decides on its partition.
+-- Patterns of channel names without and with a hash tag. The tag decides the partition.
 local PLAIN = '^[%w_.@/=+~-][%w_.:@/=+~-]*$'
 local TAGGED = '^[%w_.:@/=+~-]*{[%w_.:@/=+~-]+}[%w_.:@/=+~-]*$'
 
--- The channel of a history and the name of its live events, if the user may do with them all that publishing may;
--- nothing and an error otherwise.
+-- Returns the channel of a history and the name of its pub/sub channel, or nil and an error if the name is invalid or
+-- the user lacks a right to publish there.
 local function locate(history)
   local at = #history_head + 1
   if sub(history, 1, at - 1) ~= history_head then
@@ -390,7 +390,7 @@ local function locate(history)
   return channel, live
 end
 
--- Nothing, or what is wrong with an event's type, its size, or its idempotency key's name and rights.
+-- Returns an error if the event type, the data or the idempotency key is invalid, or the user lacks rights to the key.
 local function objection(channel, idem, data, event)
   if event ~= '' then
     local problem = misnamed(event)
@@ -409,7 +409,7 @@ local function objection(channel, idem, data, event)
   end
 end
 
--- What this idempotency key published before, or an error; else nothing, and the digest to remember.
+-- Returns the id that this idempotency key published before, or an error; else nil and the payload's digest.
 local function recall(idem, data, event)
   local payload = redis.sha1hex(event .. '\n' .. data)
   local known = run('GET', idem)
@@ -427,7 +427,7 @@ local function xadd(history, data, event)
   return run('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max_len, clock, 'data', data, 'event', event)
 end
 
--- The history is absent: begins it with the event. Answers an error, if any.
+-- Creates a history with this event. Returns an error, if any.
 local function create(history, channel, data, event)
   local problem = check { 'HGET', witness, 'HGET', witness_before, 'UNLINK', history }
   if problem then return problem end
@@ -436,8 +436,8 @@ local function create(history, channel, data, event)
   local ms, seq = parse_id(known)
   local err
   if ms and ms + lives > math.max(now, clock_ms) and seq >= first_seq and seq < first_seq + COUNTERS then
-    -- One of this epoch vanished before its time. A first entry, deleted at once, makes the new one a history that was
-    -- trimmed, so that readers are told.
+    -- A history of this epoch vanished before its time. An entry that is added and deleted at once makes the new
+    -- history look trimmed, so readers get a gap.
     err = failed(run('XADD', history, '0-1', 'data', '')) or failed(run('XDEL', history, '0-1'))
   end
   if not err and event == '' then
@@ -451,8 +451,8 @@ local function create(history, channel, data, event)
   end
 end
 
--- A history holds events that this clock never issued, so the state is older than the history: begins an epoch
--- above them. Answers an error, if any.
+-- The history contains ids that this clock never issued: the state is older than the history. Begins an epoch above
+-- them. Returns an error, if any.
 local function overtake(history)
   local problem = check { 'XINFO', history, 'HSET', state, 'INFO', 'server' }
   if problem then return problem end
@@ -461,7 +461,7 @@ local function overtake(history)
     if info[i] == 'last-generated-id' then last = parse_id(info[i + 1]) end
   end
   if not last then return 'SSEUNDONE the last id of ' .. history .. ' is no id of this contract' end
-  -- In a batch the clock may be ahead of what the state says.
+  -- In a batch, the state does not have the latest clock yet.
   local floor = math.max(last, clock_ms)
   local s, life = read_state(), server_life()
   if not s or not life then return 'SSEUNDONE the state cannot be read' end
@@ -469,8 +469,8 @@ local function overtake(history)
   return err and 'SSEUNDONE ' .. err
 end
 
--- Takes the next id and adds the event to its history. Answers the id and whether the history is new, or nothing and
--- an error; then nothing was written, and the clock stands where it stood.
+-- Takes the next id and adds the event to its history. Returns the id and whether the history is new; or nil and an
+-- error, after which nothing is written and the clock is unchanged.
 local function append(history, channel, data, event)
   local before, id = clock, next_id()
   if not keeps then return id end
@@ -495,7 +495,7 @@ local function append(history, channel, data, event)
   return id, added == false
 end
 
--- Takes back what was written of an event. Answers the error to say.
+-- Undoes the writes of an event. Returns the error to answer.
 local function undo(history, id, made, idem, err)
   local undone = true
   if keeps then undone = not failed(made and run('UNLINK', history) or not made and run('XDEL', history, id)) end
@@ -505,7 +505,7 @@ end
 
 -- KEYS: <prefix>:state, <prefix>:history:<channel> [, <prefix>:idem:<channel>|<key>]
 -- ARGV: data [, event type, '' for none [, epoch, '' for any]]
--- Answers the event's id, or an error: with a code of the script's own, nothing was written.
+-- Returns the event's id, or an error. After an error with a code of this library, nothing is written.
 local function sse_publish(keys, args)
   local history, idem, data, event = keys[2], keys[3], args[1], args[2] or ''
   local problem = enter(keys[1])
@@ -528,8 +528,8 @@ local function sse_publish(keys, args)
   local id, made = append(history, channel, data, event)
   if not id then return fail(made) end
 
-  -- The clock first: an entry that is undone leaves its id behind as the last one of its history, and a history above
-  -- the clock means that the state went back in time.
+  -- The clock first. An entry that is undone stays the last id of its history, and a history above the clock would
+  -- mean that the state went back in time.
   local done, err, set = run('HSET', state, 'id', id), nil, nil
   if done ~= 0 then err = failed(done) end
   if keeps and not err then
@@ -549,12 +549,12 @@ local function sse_publish(keys, args)
   return id
 end
 
--- The histories and idempotency keys of a batch's events, or nothing and an error.
+-- Returns the histories and the idempotency keys of a batch's events, or nil and an error.
 local function sort_keys(keys, count)
   local histories, idems, n, idem_length = {}, {}, 0, #idem_head
   for k = 2, #keys do
     local key = keys[k]
-    -- An idempotency key's name tells itself from a history's by what it begins with.
+    -- The name of an idempotency key begins differently from that of a history.
     if sub(key, 1, idem_length) ~= idem_head then
       n = n + 1
       histories[n] = key
@@ -568,8 +568,8 @@ local function sort_keys(keys, count)
   return histories, idems
 end
 
--- Writes one event of a batch, all but what its events share. Answers its id or an error, and for an event that was
--- written whether its history is new.
+-- Writes one event of a batch, except for the writes that all its events share. Returns its id or an error, and if it
+-- wrote the event, whether the history is new.
 local function write_one(channel, history, idem, data, event)
   local problem, known, payload = objection(channel, idem, data, event), nil, nil
   if problem then return problem end
@@ -584,9 +584,9 @@ local function write_one(channel, history, idem, data, event)
   return id, made or false
 end
 
--- KEYS: state, then for each event its history and, if it has one, its idempotency key.
+-- KEYS: the state, then for each event its history and, if it has one, its idempotency key.
 -- ARGV: epoch or '', then data and event type or '' for each event.
--- Answers one text an event, in order: its id, or its error. An error of the call itself speaks for all.
+-- Returns one text per event, in order: its id or its error. An error of the call itself applies to all events.
 local function sse_publish_batch(keys, args)
   local problem = enter(keys[1])
   if problem then return fail(problem) end
@@ -598,7 +598,7 @@ local function sse_publish_batch(keys, args)
   problem = not histories and idems or begin(args[1])
   if problem then return fail(problem) end
 
-  -- Each event by itself, as far as one event can fail without the others.
+  -- First what each event needs by itself: here one event can fail without the others.
   local answers, made_of, channel_of, live_of, last_of, last_ms, before = {}, {}, {}, {}, {}, {}, clock
   for i = 1, count do
     local history, channel = histories[i], channel_of[histories[i]]
@@ -614,7 +614,7 @@ local function sse_publish_batch(keys, args)
     end
   end
 
-  -- What the events share, the clock first, as above.
+  -- Then the writes that the events share. The clock comes first, as in sse_publish.
   local err = clock ~= before and failed(run('HSET', state, 'id', clock)) or nil
   if keeps and next(last_of) then
     local known, length = { 'HSET', witness }, 2
@@ -626,18 +626,18 @@ local function sse_publish_batch(keys, args)
     err = err or failed(run(unpack(known)))
   end
 
-  -- Last of all the live events, in order.
+  -- The live events come last, in order.
   local undone = {}
   for i = 1, count do
     local id, history = answers[i], histories[i]
     if made_of[i] == nil then
-      -- One with the key of an event before it, which may be undone.
+      -- The answer may be the id of an earlier event with the same idempotency key, which may be undone by now.
       answers[i] = undone[id] or id
     else
       local failure = err
         or failed(run(publish, live_of[history], '\255\1' .. id .. '\n' .. args[2 * i + 1] .. '\n' .. args[2 * i]))
       if failure then
-        -- Where only this one fails, a history that it began may hold others.
+        -- If only this event fails, its new history may contain others, so it must stay.
         answers[i] = undo(history, id, err and made_of[i], idems[i], failure)
         undone[id] = answers[i]
       end
@@ -650,7 +650,7 @@ end
 
 local LIMITS = { 'max_len', 'ttl', 'max_data', 'idem_ttl', 'durable' }
 
--- The first nine arguments of every call that only gateways make; nothing and an error if they are not.
+-- Returns the nine arguments that every call of a gateway begins with, or nil and an error.
 local function caller_of(args)
   if args[9] ~= tostring(LIBRARY_VERSION) then
     return nil, 'SSEMISMATCH version: the library in Redis speaks contract version ' .. LIBRARY_VERSION .. ', this gateway another'
@@ -665,13 +665,13 @@ local function caller_of(args)
   return g
 end
 
--- The witness' ids of these channels, the younger one of two generations, by channel. Whether the hash of the current
--- one has its mark is the second answer.
+-- Returns the witness' ids of these channels, by channel, the younger generation first; and whether the hash of the
+-- current generation has its mark.
 local function witnessed(s, channels)
   local found, marked = {}, false
   for generation = s.known or 0, (s.known or 0) - 1, -1 do
     local name = known_name(generation)
-    -- Lua passes some thousands of arguments at most.
+    -- `unpack` can pass only some thousands of arguments.
     for first = 0, #channels, 1000 do
       local some = { MARK }
       for i = first + 1, math.min(first + 1000, #channels) do some[#some + 1] = channels[i] end
@@ -687,29 +687,29 @@ local function witnessed(s, channels)
   return found, marked
 end
 
--- Whether acknowledged writes may have been lost since the state was written.
+-- Whether Redis may have lost acknowledged writes since the state was written.
 local function is_lost(s, g, life, marked, highest_ms, highest_seq)
   if not s.clock or not s.run or not s.ttl or not s.beat or s.version ~= LIBRARY_VERSION then return true end
   if s.run ~= life.run then
-    -- The operator's word: acknowledged writes survive a restart. What was evicted since did not.
+    -- `durable` is the operator's word that acknowledged writes survive a restart. It does not cover evictions.
     if s.durable ~= 1 or life.evicted ~= '0' then return true end
   else
     if s.evicted ~= life.evicted then return true end
-    -- CONFIG RESETSTAT may have hidden evictions, where Redis evicts at all.
+    -- CONFIG RESETSTAT may have hidden evictions. Redis evicts only where it has a `maxmemory`.
     if (number(life.commands) or 0) < (s.commands or 0) then
       local memory = run('INFO', 'memory')
       if type(memory) ~= 'string' or not find(memory, '\nmaxmemory:0\r') then return true end
     end
   end
-  -- A failover, perhaps back to the same process.
+  -- A failover, perhaps one that ended at the same process.
   if s.replid ~= life.replid and life.promoted then return true end
-  -- The state went back in time: ticks alone count beats, so no event can have made up for that.
+  -- The state went back in time. Within an epoch only ticks raise the count, so no publish can have hidden that.
   if g.beat and g.beat > (s.beat or 0) then return true end
   if above(highest_ms, highest_seq, clock_ms, clock_seq) then return true end
   return not marked
 end
 
--- What every call of a gateway begins with. Answers what the gateway says and the state, or nothing and an error.
+-- Starts every call of a gateway. Returns the gateway's arguments and the state, or nil and an error.
 local function admit(args)
   local g, problem = caller_of(args)
   if not g then return nil, problem end
@@ -729,8 +729,8 @@ local function admit(args)
   return g, s
 end
 
--- The highest of these ids: one that the gateway has seen, the last ones of histories, two numbers each, and the
--- witness'.
+-- The highest of these ids: the one that the gateway has seen, the last ids of histories (two numbers each), and the
+-- witness' ids.
 local function highest(g, lasts, found)
   local most_ms, most_seq = g.seen_ms or 0, g.seen_seq or 0
   local function reach(ms, seq)
@@ -741,9 +741,9 @@ local function highest(g, lasts, found)
   return most_ms, most_seq
 end
 
--- Begins an epoch where acknowledged writes may have been lost; converts and fills in the state; raises the clock to
--- the time. `lasts` are the last ids of histories, two numbers each, and `channels` those whose witness is wanted, as
--- the answered state's `witnessed`. Answers nothing and an error where it fails.
+-- Begins an epoch if Redis may have lost acknowledged writes, converts and completes the state, and raises the clock
+-- to the time. `lasts` holds the last ids of histories, two numbers each. The returned state's `witnessed` has the
+-- witness' ids of `channels`. Returns nil and an error if it fails.
 local function settle(args, lasts, channels)
   local g, s = admit(args)
   if not g then return nil, s end
@@ -779,7 +779,7 @@ local function settle(args, lasts, channels)
     set_clock(now_text .. '-' .. decimal(first_seq))
     put('id', clock)
   end
-  -- Whatever is there without a mark is not the whole.
+  -- A hash without its mark is incomplete.
   if not marked then err = err or failed(run('UNLINK', known_name(s.known or 0))) end
   if not marked or generation_is_over(s) then err = err or begin_generation(s) end
   local text = limits_text(s)
@@ -790,22 +790,21 @@ local function settle(args, lasts, channels)
   return s
 end
 
--- KEYS: state. ARGV: the gateway's nine.
--- Answers clock, time in ms, max_len, ttl in ms, max_data, idem_ttl in ms, durable, beat.
+-- KEYS: the state. ARGV: the gateway's nine arguments.
+-- Returns clock, time in ms, max_len, ttl in ms, max_data, idem_ttl in ms, durable, beat.
 local function sse_tick(keys, args)
   local problem = enter(keys[1])
   if problem then return fail(problem) end
   local s
   s, problem = settle(args, {}, {})
   if not s then return fail(problem) end
-  -- Nothing else raises the count, so that one who finds it lower than before knows that time went back.
+  -- Only this and a new epoch raise the count. So a gateway that finds it lower knows that the state went back in time.
   local beat = run('HINCRBY', state, 'beat', 1)
   if failed(beat) then return fail('SSEUNDONE ' .. beat.err) end
   return { clock, now, s.max_len, s.ttl, s.max_data, s.idem_ttl, s.durable, beat }
 end
 
--- What is to be known of a history before its entries: its channel and, if there is one, its numbers; or `why` it
--- cannot be read.
+-- Returns a history's channel and, if the history exists, its numbers; or in `why` the reason that it cannot be read.
 local function stream_info(history)
   local channel = sub(history, #history_head + 1)
   if sub(history, 1, #history_head) ~= history_head or channel == '' then
@@ -827,8 +826,8 @@ local function stream_info(history)
   }
 end
 
--- Puts an entry's id, data and event type behind `entries`. Answers the bytes to count for it, or nothing and why it
--- cannot be read.
+-- Appends an entry's id, data and event type to `entries`. Returns the bytes to count for it, or nil and the reason
+-- that it cannot be read.
 local function add_entry(entries, entry)
   if not parse_id(entry[1]) then return nil, 'an entry\'s id, ' .. entry[1] .. ', is no id of this contract' end
   local fields, data, event = entry[2], '', ''
@@ -840,8 +839,8 @@ local function add_entry(entries, entry)
   return #data + 64
 end
 
--- The entries of a history above a position, up to so many bytes of them and at least one; whether they are cut, 0 or
--- 1; their bytes; and why they cannot be read, if so.
+-- Returns a history's entries above a position, at least one and up to `most` bytes; 1 if they are cut, else 0; their
+-- bytes; and the reason, if they cannot be read.
 local function read_entries(history, after, most)
   local entries, total, count = {}, 0, most > 0 and 16 or 1
   while true do
@@ -859,7 +858,7 @@ local function read_entries(history, after, most)
   end
 end
 
--- The two youngest entries above a position, or why they cannot be read.
+-- Returns the two youngest entries above a position, in the form of read_entries.
 local function read_youngest(history, after)
   local entries, total = {}, 0
   local two = run('XREVRANGE', history, '+', '(' .. after, 'COUNT', 2)
@@ -872,15 +871,15 @@ local function read_youngest(history, after)
   return entries, 0, total
 end
 
--- An atomic snapshot of histories. KEYS: state, then one history a range. ARGV: the gateway's nine,
--- bytes a range may take, bytes all may take, then one position a range ('0-0' for the oldest kept; with
--- a '~' before it, only the two youngest entries above it are wanted).
--- Answers clock, time, max_len, ttl, and for each range
+-- Reads histories in one atomic step. KEYS: the state, then one history per range. ARGV: the gateway's nine arguments,
+-- the most bytes of one range, the most bytes of all, then one position per range: '0-0' for the oldest entry, and a
+-- '~' before the position for only the two youngest entries above it.
+-- Returns clock, time, max_len, ttl, and for each range
 --   { last id or '', oldest id or '', entries-added, length, more, entries }
--- where entries are id, data, event type or '', … in order, and more is 1 when the range was cut; or { why } for a
--- history that cannot be read. A range with events has at least one, whatever the budgets, so that a reader always gets
--- on. Where the witness knows of a younger event than the history, `last` is that event and one more was added than is
--- there.
+-- where `entries` is id, data, event type or '', … in order, and `more` is 1 if the range was cut; or { why } for a
+-- history that cannot be read. A range with events has at least one, whatever the limits, so a reader always moves on.
+-- If the witness knows a younger event than the history, `last` is that event's id, and entries-added is one too high:
+-- the reader then finds the history incomplete.
 local function sse_read(keys, args)
   local problem = enter(keys[1])
   if problem then return fail(problem) end
@@ -922,7 +921,7 @@ local function sse_read(keys, args)
   return out
 end
 
--- Begins an epoch in the partition that was entered, perhaps with other limits.
+-- Begins an epoch in the current partition, and sets other limits if given.
 local function operate(limits_to_set)
   local s, problem = read_state()
   problem = problem or foreign(s)
@@ -946,14 +945,14 @@ local function operate(limits_to_set)
   return err and fail('SSEUNDONE ' .. err) or clock
 end
 
--- KEYS: state. Begins an epoch by hand: after a history was deleted, say. Answers the clock.
+-- KEYS: the state. Begins an epoch for an operator, for example after somebody deleted a history. Returns the clock.
 local function sse_fence(keys)
   local problem = enter(keys[1])
   return problem and fail(problem) or operate()
 end
 
--- KEYS: state. ARGV: max_len, ttl in ms, max_data, idem_ttl in ms, durable. Writes the limits and begins an
--- epoch, because what the old limits promised can no longer be judged. Answers the clock.
+-- KEYS: the state. ARGV: max_len, ttl in ms, max_data, idem_ttl in ms, durable. Writes the limits and begins an epoch,
+-- because the new limits cannot tell whether a history kept under the old ones is complete. Returns the clock.
 local function sse_settings(keys, args)
   local problem = enter(keys[1])
   if problem then return fail(problem) end
@@ -970,8 +969,8 @@ local function sse_version()
   return LIBRARY_VERSION
 end
 
--- A full Redis refuses publications, and only those: ticks and reads write a few bytes at most, and whoever
--- is connected must be able to go on.
+-- Without 'allow-oom', a full Redis refuses only publishing. Ticks and reads write a few bytes at most, and connected
+-- clients depend on them.
 if redis.register_function then
   redis.register_function('sse_publish', sse_publish)
   redis.register_function('sse_publish_batch', sse_publish_batch)

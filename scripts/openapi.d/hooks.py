@@ -1,4 +1,4 @@
-"""What schemathesis does not know by itself: NDJSON, and which of its values are no fair question to a gateway."""
+"""Hooks for schemathesis: the format NDJSON, and which values of `after` are valid."""
 
 import json
 
@@ -7,7 +7,7 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson")
 def write_lines(context, value):
-    """A list is one JSON text a line; anything else, which only a wrong request holds, is one line."""
+    """Writes a list as one JSON text per line. An invalid request's other value is one line."""
     lines = value if isinstance(value, list) else [value]
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
@@ -19,7 +19,7 @@ def read_lines(context, response):
 
 @schemathesis.hook
 def filter_query(context, query):
-    """The description's pattern of an event's id is wider than its two bounds, which no pattern says in a readable way."""
+    """Skips ids above the two bounds: no readable pattern in the description could express them."""
     after = str((query or {}).get("after", ""))
     milliseconds, _, sequence = after.partition("-")
     if not (milliseconds.isdecimal() and sequence.isdecimal()):

@@ -1,4 +1,4 @@
-"""What one writes first in Python: FastAPI, sse-starlette, and a Redis subscription for each reader."""
+"""A first version in Python: FastAPI, sse-starlette, and a Redis subscription for each reader."""
 
 import os
 
@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from redis import asyncio as redis
 from sse_starlette import EventSourceResponse
 
-# A subscription takes a connection of the pool, and the pool's own limit is 100 of them.
+# Each subscription takes a connection of the pool, whose default limit is 100.
 client = redis.from_url(os.environ["REDIS_URL"], decode_responses=True, max_connections=100_000)
 app = FastAPI()
 
@@ -16,7 +16,7 @@ async def read(channel: str):
         await subscription.subscribe(channel)
         async for message in subscription.listen():
             if message["type"] == "subscribe":
-                # The reader has its first bytes once Redis has it subscribed.
+                # A reader that gets this is subscribed: Redis has confirmed it.
                 yield {"comment": "hello"}
             elif message["type"] == "message":
                 yield {"data": message["data"]}

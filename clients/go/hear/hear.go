@@ -1,4 +1,5 @@
-// Package hear prints what all these programs print: one JSON line for each thing that happened, see ../../README.md.
+// Package hear prints one JSON line for each thing that happens, for all programs here; see
+// ../../README.md.
 package hear
 
 import (
@@ -7,13 +8,14 @@ import (
 	"strconv"
 )
 
-// URL is what to listen to.
+// URL is the stream's URL.
 func URL() string { return os.Args[1] }
 
-// ComesBackAlways says what the application does when the server has ended the stream in order.
+// ComesBackAlways says whether the application also reconnects after the server has ended the
+// stream in order.
 func ComesBackAlways() bool { return os.Getenv("COME_BACK") == "always" }
 
-// MaxLine is how long a line the application allows, or 0 for what the library allows.
+// MaxLine is the longest line that the application allows, or 0 for the library's default.
 func MaxLine() int {
 	bytes, _ := strconv.Atoi(os.Getenv("MAX_LINE"))
 	return bytes
@@ -23,18 +25,18 @@ func tell(line map[string]string) {
 	json.NewEncoder(os.Stdout).Encode(line)
 }
 
-// Open tells that the stream is open.
+// Open prints that the stream is open.
 func Open() { tell(map[string]string{"what": "open"}) }
 
-// Event tells what the library handed on.
+// Event prints an event that the library passed on.
 func Event(kind, id, data string) {
 	tell(map[string]string{"what": "event", "type": kind, "id": id, "data": data})
 }
 
-// Error tells what the library said of a lost connection.
+// Error prints the library's error about a lost connection.
 func Error(err error) { tell(map[string]string{"what": "error", "why": err.Error()}) }
 
-// End tells that the library will not come back.
+// End prints that the library will not reconnect.
 func End(err error) {
 	why := ""
 	if err != nil {

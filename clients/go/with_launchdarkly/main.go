@@ -8,7 +8,7 @@ import (
 )
 
 func main() {
-	// Without a handler its errors would block it until somebody takes them from a channel.
+	// Without a handler, its first error would block it until somebody reads the channel Errors.
 	errors := eventsource.StreamOptionErrorHandler(func(err error) eventsource.StreamErrorHandlerResult {
 		hear.Error(err)
 		return eventsource.StreamErrorHandlerResult{}

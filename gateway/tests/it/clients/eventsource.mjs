@@ -1,7 +1,8 @@
 // Listens with npm's `eventsource`:   node eventsource.mjs URL
 //
-// Prints one {"type","id","data"} for each event, `message` where it came to `onmessage`. Version 3 is the
-// newest for the Node.js 18 of Debian 12. It comes back by itself, with the last id as Last-Event-ID.
+// Prints one {"type","id","data"} per event; the type is `message` if it came to `onmessage`.
+// Version 3 is the newest for the Node.js 18 of Debian 12. It reconnects by itself, with the last
+// id as Last-Event-ID.
 
 import { EventSource } from 'eventsource';
 

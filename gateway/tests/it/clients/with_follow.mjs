@@ -1,7 +1,7 @@
 // Listens with `examples/follow.js` on top of npm's `eventsource`:   node with_follow.mjs URL
 //
-// As eventsource.mjs, and each request carries a bearer token. The module itself passes no checkpoint on, so that
-// is heard at its source.
+// Prints the same as eventsource.mjs. Each request carries a bearer token. `follow` passes no
+// checkpoints on, so the program listens for them on the source.
 
 import { EventSource } from 'eventsource';
 import { follow } from './follow.js';

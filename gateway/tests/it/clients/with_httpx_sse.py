@@ -1,8 +1,8 @@
 """Listens with `httpx-sse`:   python with_httpx_sse.py URL
 
-Prints one {"type","id","data"} for each event it yields. It does not come back by itself; this does what
-its documentation recommends, with one addition: an answer that has no length ends without an error when
-its connection does, so the end of the loop is a drop as well.
+Prints one {"type","id","data"} per event. httpx-sse does not reconnect by itself, so this has the
+loop of its documentation, with one addition: an answer without a length ends without an error when
+its connection ends, so the end of the loop over events also means a lost connection.
 """
 
 import json
@@ -15,7 +15,7 @@ import httpx_sse
 
 def main(url):
     last_event_id, delay = "", 0
-    # No proxy of the environment between a test and its gateway, and no time-out of httpx's own.
+    # A proxy from the environment, or a time-out of httpx, would disturb the tests.
     with httpx.Client(trust_env=False, timeout=None) as client:
         while True:
             headers = {"Last-Event-ID": last_event_id} if last_event_id else {}

@@ -1,8 +1,8 @@
 """Listens with `sseclient-py`:   python with_sseclient.py URL
 
-Prints one {"type","id","data"} for each event it yields. It only parses an answer that another library
-reads, here `requests`, the usual one. That hands on each chunk as it comes; an answer without chunks it would
-hold back until some hundred bytes had come.
+Prints one {"type","id","data"} per event. sseclient-py only parses an answer that another library
+reads; here that is `requests`, as usual. `requests` passes on each chunk as it arrives; without
+chunks, it would wait for some hundred bytes.
 """
 
 import json
@@ -16,7 +16,7 @@ import sseclient
 def main(url):
     last_event_id, delay = "", 0
     with requests.Session() as session:
-        # No proxy of the environment between a test and its gateway.
+        # A proxy from the environment would disturb the tests.
         session.trust_env = False
         while True:
             headers = {"Accept": "text/event-stream"}

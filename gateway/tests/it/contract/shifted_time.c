@@ -1,4 +1,4 @@
-// Shifts the time that a program asks for by as many seconds as the file SHIFTED_BY says, at every call.
+// Shifts the wall clock by the seconds in the file that SHIFTED_BY names, read at every call.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,21 +1,21 @@
 // Reads events with `eventsource-parser`, the parser of npm's `eventsource` and of most JavaScript
 // clients of streaming APIs:   node read.mjs URL COUNT [LAST-EVENT-ID]
 //
-// Prints {"open":true} when the head of the answer arrived, then one {"id","event","data"} for each
-// dispatched event (not for `checkpoint`), and exits 0 after COUNT of them; 1 when the stream ended
-// early, 2 when it held a line that is no field of the standard, 3 when nothing came for too long.
+// Prints {"open":true} when the head of the answer arrives, then one {"id","event","data"} per
+// dispatched event (not for `checkpoint`). Exits with 0 after COUNT of them, with 1 if the stream
+// ended early, with 2 if it had a line that is no field of the standard, with 3 on a time-out.
 //
-// Version 3 is the newest for Node 20. Read against WHATWG HTML §9.2.6 it is right where this matters:
-// - Lines end at CR, LF and CRLF alone (U+2028, U+0085, VT and FF are text), also split over chunks.
-// - A block without `data` is not dispatched, `data:` is the empty string, one space is removed, of
-//   the final line ends one, and an id with NUL is ignored.
-// Where it differs, and what is done here about it:
-// - It gives an id only with the block that carries it; the standard's last id lasts. Kept here.
-// - It eats a BOM only from text that was decoded as Latin-1; TextDecoderStream removes the real one.
-// - It holds back a CR at the end of a chunk until more comes, so a stream ending lines with CR would
-//   be late by one write. The gateway writes LF.
-// It calls onError for unknown fields, which no browser does: whatever a publisher smuggled out of
-// its data line is then seen even where it would be ignored.
+// Version 3 is the newest for Node 20. By its source, it follows WHATWG HTML §9.2.6 here:
+// - Only CR, LF and CRLF end a line (U+2028, U+0085, VT and FF are text), also across chunks.
+// - It does not dispatch a block without `data`. `data:` is the empty string. It removes one
+//   leading space and the final line end, and ignores an id with NUL.
+// It differs from the standard in these points:
+// - It gives an id only with the block that has it. This program keeps the last id.
+// - It removes a BOM only from text decoded as Latin-1. TextDecoderStream removes the real one.
+// - It holds back a CR at the end of a chunk until more arrives, so a stream with CR as line end
+//   would be late by one write. The gateway writes LF.
+// It calls onError for unknown fields, unlike browsers. So it also shows a line that a publisher's
+// data smuggled into the stream and that browsers would ignore.
 
 import { EventSourceParserStream } from 'eventsource-parser/stream';
 
@@ -27,11 +27,11 @@ function giveUp(code, why) {
   process.exit(code);
 }
 
-// A test that died must not leave a reader behind for ever.
+// After a test died, its reader must end, too.
 setTimeout(() => giveUp(3, 'gave up after 120 s'), 120_000).unref();
 
 const headers = { Accept: 'text/event-stream' };
-// Header values are bytes to fetch, and the standard wants the id in UTF-8.
+// fetch() writes each character of a header as one byte, but the standard wants the id in UTF-8.
 if (lastEventId) headers['Last-Event-ID'] = Buffer.from(lastEventId, 'utf8').toString('latin1');
 
 const abort = new AbortController();
@@ -52,5 +52,5 @@ for await (const event of events) {
   if (left <= 0) break;
 }
 if (left > 0) giveUp(1, `the stream ended ${left} events early`);
-// A pipe that is full takes the last line only later, and exiting would cut it short.
+// Exits only after the pipe has taken the last line. An earlier exit would cut the line off.
 process.stdout.write('', () => process.exit(0));
