@@ -1,6 +1,7 @@
 //! What goes wrong in the model: faults of the servers, and some orders of steps that chance seldom
 //! finds.
 
+use sse_contract::{EventId, encode_live};
 use sse_gateway::stream::join::Start;
 
 use super::redis::TTL;
@@ -167,22 +168,23 @@ impl World<'_> {
         });
     }
 
-    /// In a settled world, three unreadable frames come before a client connects, and another one
-    /// while it reads. The older streams are due to read history anyway, but the new stream must be
-    /// told of the last frame, or it would miss that event.
+    /// In a settled world, three ids that do not rise come before a client connects, and another one
+    /// while it reads. The older streams are due to read history anyway, but the new stream must
+    /// hear of the last one, or it would miss an event.
     pub fn connect_among_lags(&mut self) {
         let n = self.random.usize(0..self.clients.len());
         let client = &self.clients[n];
         let (g, w, channel) = (client.gateway, client.worker, client.channels[0]);
         let Some(cursor) = client.cursor else { return };
-        (0..3).for_each(|_| self.lag(g, channel));
+        let Some(last) = self.events.last().map(|event| event.id) else { return };
+        (0..3).for_each(|_| self.lag(g, channel, last));
         self.open(n, Start::After(cursor), (g, w));
         self.gateways[g].ingest(0);
         self.gateways[g].round(w);
         self.let_in(n, false);
         self.gateways[g].plan_read(self.now);
         self.serve_read(g, 20);
-        self.lag(g, channel);
+        self.lag(g, channel, last);
         self.gateways[g].finish_read(self.now, false);
         (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
     }
@@ -212,10 +214,18 @@ impl World<'_> {
         (0..3).for_each(|_| self.gateways[g].round(w));
     }
 
-    /// Publishes an event whose frame cannot be read, and lets every worker of the gateway hear of
-    /// it.
-    fn lag(&mut self, g: usize, channel: usize) {
-        self.publish_as(self.master, channel, None, false);
+    /// An event's frame is lost, and the frame of `last`, which every gateway has dispatched,
+    /// arrives in its place: the id does not rise, so every stream of the partition must read
+    /// history. Every worker of the gateway hears of it.
+    fn lag(&mut self, g: usize, channel: usize, last: EventId) {
+        let (master, now) = (self.master, self.time(self.master));
+        let published = self.at(master, |world| {
+            world.servers[master].publish(channel, None, now, &mut world.events)
+        });
+        if published.is_none() {
+            return;
+        }
+        self.send(master, channel, &encode_live(last, "", b"again"));
         self.gateways[g].ingest(1000);
         (0..self.gateways[g].workers.len()).for_each(|w| self.gateways[g].round(w));
     }
