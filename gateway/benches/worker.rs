@@ -104,7 +104,7 @@ impl Worker {
             channels: (0..channels).map(channel).collect(),
             start: Start::Now,
             checkpoints: true,
-            bearer: None,
+            about: None,
         };
         self.tasks.block_on(&self.runtime, async {
             for socket in sockets {

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_server::ServerBuilder;
 use tokio::sync::watch;
@@ -115,6 +115,11 @@ impl Gateway {
         self.admin_addr
     }
 
+    /// How many workers serve the public port, and how many streams they may have together.
+    pub fn size(&self) -> (usize, u64) {
+        (workers(&self.app.config), self.app.max_streams())
+    }
+
     /// The gateway's metrics, for a program that embeds it.
     pub fn metrics(&self) -> Metrics {
         self.app.metrics.clone()
@@ -155,7 +160,7 @@ impl Gateway {
             _ = &mut public => return Err(RunError::Died("the public port's server".to_owned())),
         }
         app.begin_drain();
-        let streams = app.open_streams.get();
+        let (streams, began) = (app.open_streams.get(), Instant::now());
         tracing::info!(streams, spread = ?drain_config.spread, "draining");
         drain.send_replace(Some(drain_config.spread));
         let ended = async {
@@ -164,9 +169,15 @@ impl Gateway {
             public_handle.stop(true).await;
         };
         if tokio::time::timeout(drain_config.deadline, ended).await.is_err() {
-            tracing::warn!(deadline = ?drain_config.deadline, "the drain's deadline passed");
+            let left = app.open_streams.get();
+            tracing::warn!(
+                deadline = ?drain_config.deadline, streams.left = left,
+                "the drain's deadline passed; what is left is cut off"
+            );
             public_handle.stop(false).await;
         }
+        let seconds = began.elapsed().as_secs_f64();
+        tracing::info!(seconds, streams, "drained: these streams have ended");
         tasks.iter().for_each(JoinHandle::abort);
         admin_handle.stop(false).await;
         for server in [admin, public] {
@@ -238,13 +249,17 @@ fn tasks(app: &Arc<App>, tls: Option<Tls>, vitals: &Vitals) -> Vec<JoinHandle<()
     tasks
 }
 
+fn workers(config: &Config) -> usize {
+    match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
 /// The public port's server, and how many connections that are no streams each worker may have.
 fn public_builder(app: &App, capacity: Capacity) -> (ServerBuilder, usize) {
     let config = &app.config;
-    let workers = match config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    };
+    let workers = workers(config);
     let requests = match config.server.max_requests {
         0 => capacity.requests,
         configured => configured,

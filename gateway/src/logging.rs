@@ -162,6 +162,50 @@ impl<S> Filter<S> for Passing {
     }
 }
 
+/// Lets some lines of a kind pass each second, and counts the others. For lines that each stream can
+/// cause: a reset tells every stream of a gap at once.
+#[derive(Debug)]
+pub struct Sampler {
+    began: Instant,
+    /// The second in which lines passed last, counted from `began`, and how many did.
+    passed: (u64, u32),
+    left_out: u64,
+}
+
+/// How many lines a sampler lets pass in a second.
+const SAMPLED: u32 = 5;
+
+impl Sampler {
+    /// A sampler that has let nothing pass.
+    pub fn new() -> Self {
+        Sampler { began: Instant::now(), passed: (0, 0), left_out: 0 }
+    }
+
+    /// Whether one more line may be written now: then how many lines were left out since the last
+    /// one.
+    pub fn pass(&mut self) -> Option<u64> {
+        self.pass_at(self.began.elapsed())
+    }
+
+    fn pass_at(&mut self, at: Duration) -> Option<u64> {
+        if self.passed.0 != at.as_secs() {
+            self.passed = (at.as_secs(), 0);
+        }
+        if self.passed.1 == SAMPLED {
+            self.left_out += 1;
+            return None;
+        }
+        self.passed.1 += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Sampler::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +220,14 @@ mod tests {
         assert!(passes("info", "sse_gateway::broker::redis::ingest"));
         assert!(passes("debug", "actix_http::h1::dispatcher"));
         assert!(passes("info,actix_http=debug", "actix_http::h1::dispatcher"));
+    }
+
+    #[test]
+    fn what_a_sampler_leaves_out_is_told_with_the_next_line() {
+        let mut sampler = Sampler::new();
+        let mut at = |ms| sampler.pass_at(Duration::from_millis(ms));
+        assert_eq!([(); 7].map(|()| at(10)), [[Some(0); 5].as_slice(), &[None; 2]].concat()[..]);
+        assert_eq!([at(999), at(1000), at(1001)], [None, Some(3), Some(0)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod delivery;
 pub mod join;
 pub(crate) mod outbox;
 pub mod sink;
+pub mod story;
 pub(crate) mod strand;
 pub mod subscription;
 pub(crate) mod tls_socket;

@@ -8,7 +8,7 @@ use sse_contract::Channel;
 use sse_contract::pattern::Pattern;
 
 use crate::config::limits::Limits;
-use crate::stream::subscription::Bearer;
+use crate::stream::subscription::About;
 
 /// Seconds since 1970 (RFC 7519 §2, NumericDate).
 pub type Seconds = u64;
@@ -65,11 +65,11 @@ impl Grant {
 
     /// What may end a stream opened with this grant: its expiry or a revocation. None if nothing
     /// can.
-    pub fn bearer(&self) -> Option<Box<Bearer>> {
+    pub fn about(&self) -> Option<Box<About>> {
         let until = self.left().and_then(|left| Instant::now().checked_add(left));
         let (subject, token_id) = (self.subject.clone(), self.token_id.clone());
         let ends = subject.is_some() || token_id.is_some() || until.is_some();
-        ends.then(|| Box::new(Bearer { subject, token_id, until }))
+        ends.then(|| Box::new(About { subject, token_id, until, story: None }))
     }
 }
 

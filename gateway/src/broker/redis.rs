@@ -11,6 +11,7 @@ pub mod history;
 pub(crate) mod ingest;
 pub(crate) mod interest;
 pub(crate) mod library;
+pub(crate) mod outage;
 pub mod partition;
 pub(crate) mod publish;
 pub(crate) mod publish_thread;

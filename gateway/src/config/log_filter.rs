@@ -101,7 +101,7 @@ mod tests {
             "info,actix_server=warn",
             "sse_gateway=debug,warn",
             "sse_gateway",
-            "sse_gateway::broker::redis::connection=trace",
+            "info,sse_gateway::streams=debug",
             "redis=debug, info",
         ] {
             read(text).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -137,7 +137,7 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
         start = Some(start_from(header.as_bytes()));
     }
     let start = start.unwrap_or(Start::Now);
-    Ok(Subscription { channels: channels.into(), start, checkpoints, bearer: None })
+    Ok(Subscription { channels: channels.into(), start, checkpoints, about: None })
 }
 
 /// Refuses a query that has one of `these` parameters twice. Either value could be the one that the

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::access::admission;
 use crate::access::asker::Asker;
 use crate::access::denied::Refused;
+use crate::access::grant::Grant;
 use crate::feed::frame::{self, Framing};
 use crate::http::app::App;
 use crate::http::asking::Asking;
@@ -20,7 +21,8 @@ use crate::http::request;
 use crate::http::takeover::TakeoverOrder;
 use crate::hub::Hub;
 use crate::stream::body_pipe::Carrier;
-use crate::stream::subscription::Refusal;
+use crate::stream::story::Story;
+use crate::stream::subscription::{About, Refusal, Subscription};
 
 /// Handles `GET /events`: opens a stream, or sends the client away.
 pub(crate) async fn get(
@@ -49,7 +51,7 @@ pub(crate) async fn get(
         Ok(lease) => lease,
         Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
     };
-    subscription.bearer = grant.bearer();
+    subscription.about = about(&grant, &asking, &subscription);
     let old = request.version() == Version::HTTP_10;
     let connection = request.conn_data::<TakeoverOrder>();
     let order = connection
@@ -87,6 +89,16 @@ pub(crate) async fn get(
         }
     };
     Ok(delimited(response, request.version()))
+}
+
+/// What the stream keeps of its client: what may end it, and what the log tells.
+fn about(grant: &Grant, asking: &Asking<'_>, subscription: &Subscription) -> Option<Box<About>> {
+    let Subscription { channels, start, .. } = subscription;
+    let mut about = grant.about();
+    if let Some(story) = Story::begin(asking.client.ip, channels, start) {
+        about.get_or_insert_default().story = Some(story);
+    }
+    about
 }
 
 /// Marks an HTTP/1.0 response as ended by its connection's close, because HTTP/1.0 has no chunks

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use sse_contract::EventId;
+use sse_contract::{Channel, EventId};
 
 use crate::config::SlowReader;
 use crate::feed::frame;
+use crate::feed::gap::Gap;
 use crate::feed::inbox::{ChannelKey, ReadToken};
 use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::Snapshot;
@@ -204,6 +205,21 @@ impl Subscribers {
         strand.joining = Some(Box::new(joining));
         self.cells.lags.add(1);
         self.cells.joining.add(1);
+        if let Some(left_out) = self.lag_lines.pass() {
+            let stream = self.stream_id(slot);
+            tracing::debug!(%stream, %position, left_out, "a stream reads history");
+        }
+    }
+
+    fn log_gap(&mut self, slot: usize, gap: &Gap) {
+        let Some(left_out) = self.gap_lines.pass() else { return };
+        let channel = gap.channel.as_ref().map_or("*", Channel::as_str);
+        // A client may have written what stands in `after`, so it is quoted.
+        tracing::info!(
+            stream = %self.stream_id(slot), channel, gap.reason = gap.reason.as_str(),
+            gap.after = ?gap.after.to_string(), left_out,
+            "a stream is told of a gap"
+        );
     }
 
     /// The answer to reads of a partition.
@@ -239,6 +255,7 @@ impl Subscribers {
         for output in outputs.iter() {
             if let Output::Gap(gap) = output {
                 self.cells.gaps[gap.reason as usize].add(1);
+                self.log_gap(slot, gap);
             }
         }
         let retry = self.config.jittered_retry();

@@ -18,14 +18,16 @@ use crate::hub::OpenStreams;
 use crate::hub::channels::Channels;
 use crate::hub::clocks::Clock;
 use crate::hub::poller::Readiness;
+use crate::logging::Sampler;
 use crate::metrics::Cells;
 use crate::stream::close_reason::CloseReason;
 use crate::stream::connection::{Connection, Deciseconds};
 use crate::stream::delivery::End;
 use crate::stream::join::{Join, Limits, Output};
 use crate::stream::sink::{ClientSide, Sink};
+use crate::stream::story::StreamId;
 use crate::stream::strand::{Membership, Strand};
-use crate::stream::subscription::{Bearer, Held, Subscription, Waiter};
+use crate::stream::subscription::{About, Held, Subscription, Waiter};
 
 /// The connections of one worker, and the channels they listen to.
 #[derive(Debug)]
@@ -40,6 +42,9 @@ pub(crate) struct Subscribers {
     pub(crate) worker: u16,
     pub(crate) config: StreamConfig,
     open: Arc<OpenStreams>,
+    /// Which gaps and lags the log tells of.
+    pub(crate) gap_lines: Sampler,
+    pub(crate) lag_lines: Sampler,
     pub(crate) cells: Arc<Cells>,
     began: Instant,
     generation: u32,
@@ -78,6 +83,8 @@ impl Subscribers {
             worker,
             config,
             open,
+            gap_lines: Sampler::new(),
+            lag_lines: Sampler::new(),
             cells,
             began: Instant::now(),
             generation: 0,
@@ -130,7 +137,7 @@ impl Subscribers {
             generation,
             now,
         );
-        connection.bearer = subscription.bearer;
+        connection.about = subscription.about;
         self.plain += usize::from(framing == Framing::Plain);
         let slot = self.connections.insert(connection);
         let mut unattached = 0;
@@ -174,8 +181,11 @@ impl Subscribers {
     /// Makes `sink` the stream's sink. `head` is written to it first.
     pub(crate) fn lead_out(&mut self, slot: usize, sink: Sink, head: Option<Bytes>) {
         let now = self.now();
-        tracing::debug!("a stream is open");
+        let id = self.stream_id(slot);
         let connection = &mut self.connections[slot];
+        if let Some(About { story: Some(story), subject, .. }) = connection.about.as_deref() {
+            story.opened(id, subject.as_deref());
+        }
         connection.sink = sink;
         if let Some(head) = head {
             connection.lead(head, now);
@@ -214,7 +224,15 @@ impl Subscribers {
         self.cells.closed[reason as usize].add(1);
         self.cells.joining.sub(connection.joining() as u64);
         self.count();
-        tracing::debug!(close.reason = reason.as_str(), "a stream is closed");
+        let id = StreamId { worker: self.worker, number: connection.generation };
+        if let Some(About { story: Some(story), subject, .. }) = connection.about.as_deref() {
+            story.closed(id, subject.as_deref(), reason);
+        }
+    }
+
+    /// The stream's name in the log.
+    pub(crate) fn stream_id(&self, slot: usize) -> StreamId {
+        StreamId { worker: self.worker, number: self.connections[slot].generation }
     }
 
     fn count(&self) {
@@ -254,7 +272,7 @@ impl Subscribers {
         let deadline = deciseconds(self.config.progress_deadline);
         let mut ended = Vec::new();
         for (slot, connection) in &mut self.connections {
-            let until = connection.bearer.as_ref().and_then(|bearer| bearer.until);
+            let until = connection.about.as_ref().and_then(|about| about.until);
             if until.is_some_and(|until| until <= instant) {
                 ended.push((slot, CloseReason::Expired));
                 continue;
@@ -303,17 +321,17 @@ impl Subscribers {
 
     /// Ends the streams that a revocation names.
     pub(crate) fn end(&mut self, whose: &Whose) {
-        let of = |bearer: &Bearer| match whose {
-            Whose::Subject(subject) => bearer.subject.as_deref() == Some(subject),
-            Whose::Token(id) => bearer.token_id.as_deref() == Some(id),
+        let of = |about: &About| match whose {
+            Whose::Subject(subject) => about.subject.as_deref() == Some(subject),
+            Whose::Token(id) => about.token_id.as_deref() == Some(id),
             Whose::Channel(_) => false,
         };
         let slots: Vec<usize> = match whose {
             Whose::Channel(name) => self.channels.subscribers_by_name(name),
             _ => {
-                let bearers = self.connections.iter();
-                bearers
-                    .filter(|(_, c)| c.bearer.as_deref().is_some_and(of))
+                let connections = self.connections.iter();
+                connections
+                    .filter(|(_, c)| c.about.as_deref().is_some_and(of))
                     .map(|(slot, _)| slot)
                     .collect()
             }

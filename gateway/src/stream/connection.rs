@@ -16,7 +16,7 @@ use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits};
 use crate::stream::outbox::{Block, Outbox};
 use crate::stream::sink::Sink;
 use crate::stream::strand::{Strand, Strands};
-use crate::stream::subscription::Bearer;
+use crate::stream::subscription::About;
 
 /// Tenths of a second since the hub began. 32 bits, because every connection keeps two.
 pub(crate) type Deciseconds = u32;
@@ -36,9 +36,9 @@ pub(crate) struct Connection {
     pub(crate) generation: u32,
     pub(crate) checkpoints: bool,
     pub(crate) framing: Framing,
-    /// Who holds the stream. `None` if neither expiry nor a revocation of a subject or token can
-    /// end it.
-    pub(crate) bearer: Option<Box<Bearer>>,
+    /// What is known of the client. `None` for most: neither expiry nor a revocation of a subject
+    /// or token can end the stream, and the log does not tell of it.
+    pub(crate) about: Option<Box<About>>,
 }
 
 impl Connection {
@@ -60,7 +60,7 @@ impl Connection {
             generation,
             checkpoints,
             framing,
-            bearer: None,
+            about: None,
         }
     }
 
@@ -90,6 +90,9 @@ impl Connection {
                 self.last_write = now;
                 if let Some(last) = batch.last {
                     self.strand(batch.partition).seen = last;
+                }
+                if let Some(about) = &mut self.about {
+                    about.wrote(batch.len() as u64, n);
                 }
                 Attempt::Whole
             }
@@ -123,6 +126,9 @@ impl Connection {
         let (mut delivery, done) =
             (nothing, if let Attempt::Part(done) = attempt { done } else { 0 });
         self.queue_batch(batch, done, limits, now, &mut delivery);
+        if let Some(about) = &mut self.about {
+            about.wrote(delivery.written, done);
+        }
         if attempt == Attempt::NotMade && write && idle {
             self.flush_into(&mut delivery, now);
         }
@@ -230,6 +236,9 @@ impl Connection {
         }
         let bytes = frame::framed(block, self.framing);
         let n = self.sink.write(&bytes)?;
+        if let Some(about) = &mut self.about {
+            about.wrote(0, n);
+        }
         if n > 0 && n < bytes.len() {
             self.queue(Block::Own(bytes), n, now);
         }
@@ -245,7 +254,11 @@ impl Connection {
             let size: usize = offered.iter().map(|s| s.len()).sum();
             let n = self.sink.write_vectored(&offered)?;
             drop(offered);
-            events += outbox.advance(n);
+            let finished = outbox.advance(n);
+            events += finished;
+            if let Some(about) = &mut self.about {
+                about.wrote(finished, n);
+            }
             if n > 0 {
                 self.last_write = now;
                 self.progress = now;

@@ -8,6 +8,7 @@ use sse_contract::Channel;
 use tokio::sync::oneshot;
 
 use crate::stream::join::Start;
+use crate::stream::story::Story;
 
 /// A client's validated request for a stream.
 #[derive(Debug, Clone)]
@@ -18,20 +19,31 @@ pub struct Subscription {
     pub start: Start,
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
-    /// Who holds the stream. `None` if neither expiry nor a revocation of a subject or token can
-    /// end it.
-    pub bearer: Option<Box<Bearer>>,
+    /// What is known of the client. `None` for most: neither expiry nor a revocation of a subject
+    /// or token can end the stream, and the log does not tell of it.
+    pub about: Option<Box<About>>,
 }
 
-/// The holder of a stream, and how long the stream may last.
-#[derive(Debug, Clone)]
-pub struct Bearer {
+/// What is known of a stream's client, and how long the stream may last.
+#[derive(Debug, Clone, Default)]
+pub struct About {
     /// The subject by which the stream can be revoked.
     pub subject: Option<Arc<str>>,
     /// The id of the token by which the stream can be revoked.
     pub token_id: Option<Arc<str>>,
     /// When the grant expires; `None` for never.
     pub until: Option<Instant>,
+    /// What the log tells of the stream; `None` if nothing.
+    pub story: Option<Story>,
+}
+
+impl About {
+    /// Counts what was written.
+    pub(crate) fn wrote(&mut self, events: u64, bytes: usize) {
+        if let Some(story) = &mut self.story {
+            story.wrote(events, bytes);
+        }
+    }
 }
 
 /// Why a stream cannot be opened.

@@ -72,7 +72,7 @@ impl Program {
     }
 
     /// Publishes, and repeats that while Redis is away. Returns the id.
-    fn publish(&self, channel: &str, data: &str) -> String {
+    pub fn publish(&self, channel: &str, data: &str) -> String {
         let mut id = None;
         eventually("it is published", || {
             let key = data.replace(' ', "-");
@@ -90,7 +90,7 @@ impl Program {
     }
 
     /// A metric's value.
-    fn metric(&self, name: &str) -> Option<f64> {
+    pub fn metric(&self, name: &str) -> Option<f64> {
         let text = self.get("/metrics").body;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.trim().parse().expect("a number"))

@@ -15,6 +15,7 @@ mod event_source;
 mod join_model;
 mod life;
 mod limits;
+mod logs;
 mod nginx;
 mod pages;
 mod parsers;

@@ -104,7 +104,7 @@ impl<E: ToString> From<E> for Ended {
 }
 
 async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
-    let (broker, open) = (config.broker, config.auth.open);
+    let (broker, open, history) = (config.broker, config.auth.open, config.history.clone());
     let scheme = if config.tls.is_on() { "https" } else { "http" };
     reload_on_hangup(args.clone(), log.clone())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -127,8 +127,14 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
         () = &mut stop => return Ok(()),
     };
     gateway.metrics().count_dropped_lines(log.dropped());
+    let (workers, streams) = gateway.size();
     tracing::info!(
-        addr = %gateway.addr(), admin.addr = %gateway.admin_addr(), ?broker,
+        version = env!("CARGO_PKG_VERSION"), workers, streams.most = streams, ?broker,
+        history.max_len = history.max_len, history.ttl = ?history.ttl,
+        "sse-gateway has started"
+    );
+    tracing::info!(
+        addr = %gateway.addr(), admin.addr = %gateway.admin_addr(),
         "listening; the live console is at {scheme}://{}/", gateway.addr()
     );
     if open {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::broker::redis::connector::{self, Connection, SessionError};
 use crate::broker::redis::dispatch::{Dispatch, IngestRequest};
+use crate::broker::redis::outage::Outage;
 use crate::broker::redis::partition::Partition;
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::session::{self, Run};
@@ -41,6 +42,9 @@ pub(crate) struct Ingest {
     dispatch: Dispatch,
     /// The number of the last session.
     number: u64,
+    /// The server and the epoch of the last tick. `None` before the first one.
+    last: Option<(Run, u64)>,
+    outage: Option<Outage>,
 }
 
 impl Ingest {
@@ -49,7 +53,14 @@ impl Ingest {
         partition: Arc<Partition>,
         requests: mpsc::UnboundedReceiver<IngestRequest>,
     ) -> Self {
-        Ingest { dispatch: partition.dispatch(), partition, requests, number: 0 }
+        Ingest {
+            dispatch: partition.dispatch(),
+            partition,
+            requests,
+            number: 0,
+            last: None,
+            outage: None,
+        }
     }
 
     /// Runs session after session, for ever.
@@ -68,6 +79,8 @@ impl Ingest {
     }
 
     fn offline(&mut self, error: &SessionError) {
+        // Counted before the workers are told, who make their streams leave the live side.
+        let outage = Outage::begin(&self.partition.metrics);
         self.partition.sessions.end();
         self.dispatch.end();
         let text = error.to_string();
@@ -80,6 +93,8 @@ impl Ingest {
         };
         if before == Status::Online {
             tracing::warn!(redis.addr = %addr, error = %text, "live events are interrupted");
+            // A second loss before all streams are back belongs to the same story.
+            self.outage.get_or_insert(outage).lost();
         } else if before != *self.partition.status.borrow() {
             tracing::warn!(redis.addr = %addr, error = %text, "Redis cannot be reached; trying on");
         }
@@ -108,14 +123,43 @@ impl Ingest {
         self.number += 1;
         let (number, partition) = (self.number, &self.partition);
         let (info, config) = (&partition.info, &partition.config);
-        let begun = partition.sessions.begin(number, run, clock.epoch(), info, config);
+        let begun = partition.sessions.begin(number, run.clone(), clock.epoch(), info, config);
         begun.map_err(|error| SessionError::Refused(error.to_string()))?;
         self.dispatch.begin(clock);
-        tracing::info!(redis.addr = %self.partition.addr, "live events are received");
+        let addr = &self.partition.addr;
+        match &mut self.outage {
+            None => tracing::info!(redis.addr = %addr, "live events are received"),
+            Some(outage) => {
+                let seconds = outage.back().as_secs_f64();
+                tracing::info!(redis.addr = %addr, outage.seconds = seconds, "Redis is back");
+            }
+        }
+        self.hear_epoch(run, clock.epoch());
         self.partition.metrics.broker.connected.with_label_values(&["redis"]).set(1);
         self.partition.metrics.broker.sessions.inc();
         self.partition.status.send_replace(Status::Online);
         self.serve(&mut connection).await
+    }
+
+    /// Tells of a new epoch. The clients are told of a gap, so the operator must be able to find out
+    /// why.
+    fn hear_epoch(&mut self, run: Run, epoch: u64) {
+        if let Some((last_run, last_epoch)) = &self.last
+            && *last_epoch != epoch
+        {
+            let why = match *last_run == run {
+                true => {
+                    "the same process lost acknowledged writes, evicted keys or went back in time, \
+                     or an operator began the epoch"
+                }
+                false => "Redis was started again, or another server answers in its place",
+            };
+            tracing::warn!(
+                redis.addr = %self.partition.addr, epoch.old = last_epoch, epoch.new = epoch, why,
+                "a new epoch has begun: every client is told of a gap (reset)"
+            );
+        }
+        self.last = Some((run, epoch));
     }
 
     /// Loads the library, checks the server and sends the first tick. Returns the server's run id
@@ -152,6 +196,7 @@ impl Ingest {
         let (mut reader, mut writer) = tokio::io::split(stream);
         loop {
             self.dispatch.maintain();
+            self.outage.take_if(|outage| outage.tell(&self.partition.metrics));
             let (wake, overdue) = self.dispatch.wake();
             let written = !self.dispatch.out.is_empty();
             tokio::select! {
@@ -164,6 +209,9 @@ impl Ingest {
                     self.hear_requests();
                     let heard = self.dispatch.understand(input)?;
                     self.partition.heard(&heard);
+                    if let (Some(epoch), Some((run, _))) = (heard.epoch, &self.last) {
+                        self.hear_epoch(run.clone(), epoch);
+                    }
                 }
                 written = writer.write_buf(&mut self.dispatch.out), if written => {
                     written?;

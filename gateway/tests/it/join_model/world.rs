@@ -214,7 +214,7 @@ impl<'a> World<'a> {
         let worker = &self.gateways[g].workers[w];
         let channels = client.names.clone();
         let subscription =
-            Subscription { channels, start: start.clone(), checkpoints: true, bearer: None };
+            Subscription { channels, start: start.clone(), checkpoints: true, about: None };
         let opening = worker.hub.open(Framing::Plain, subscription);
         client.connect(start, (g, w), worker.at, opening);
     }

@@ -1,0 +1,135 @@
+//! Tests of what the log tells: read alone, it must say what happened to whom.
+
+use serde_json::Value;
+
+use crate::life::Program;
+use crate::support::{Redis, Signal, eventually};
+
+/// Everything that a program logs until its end, line by line.
+struct Lines(Vec<Value>);
+
+impl Lines {
+    /// Stops the program and reads its log.
+    fn of(mut gateway: Program) -> Self {
+        gateway.signal(Signal::TERM);
+        let log = gateway.log();
+        assert_eq!(gateway.end().code(), Some(0), "{log}");
+        let line =
+            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        Lines(log.lines().map(line).collect())
+    }
+
+    /// The lines with this message.
+    fn with(&self, message: &str) -> Vec<&Value> {
+        self.0.iter().filter(|line| line["message"] == message).collect()
+    }
+
+    /// The only line with this message.
+    fn one(&self, message: &str) -> &Value {
+        let lines = self.with(message);
+        assert_eq!(lines.len(), 1, "{message}: {:#?}", self.0);
+        lines[0]
+    }
+
+    /// The place of the first line with this message.
+    fn place(&self, message: &str) -> usize {
+        let place = self.0.iter().position(|line| line["message"] == message);
+        place.unwrap_or_else(|| panic!("{message}: {:#?}", self.0))
+    }
+}
+
+#[test]
+fn the_first_lines_say_what_has_started() {
+    let lines = Lines::of(Program::start(&["log.format=json"]));
+    let started = lines.one("sse-gateway has started");
+    assert_eq!(started["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&started["workers"], &started["broker"]), (&2.into(), &"Memory".into()));
+    assert!(started["streams.most"].as_u64().unwrap() > 0);
+    assert_eq!(started["history.max_len"], 1000);
+    let drained = lines.one("drained: these streams have ended");
+    assert_eq!(drained["streams"], 0);
+}
+
+#[test]
+fn the_lines_of_a_stream_pair_by_its_id() {
+    let level = "log.level=info,sse_gateway::streams=debug";
+    let gateway = Program::start(&["log.format=json", level]);
+    let mut gone = gateway.subscribe("channel=a&channel=b");
+    let stays = gateway.subscribe("channel=a&last_event_id=0");
+    let id = gateway.publish("a", "x");
+    assert_eq!(gone.event().id, id);
+    drop(gone);
+    eventually("it is gone", || {
+        gateway.metric("sse_streams_closed_total{reason=\"gone\"}") == Some(1.0)
+    });
+    let lines = Lines::of(gateway);
+    drop(stays);
+    let (opened, closed) = (lines.with("a stream is open"), lines.with("a stream is closed"));
+    assert_eq!((opened.len(), closed.len()), (2, 2), "{:#?}", lines.0);
+    for close in &closed {
+        let open = opened.iter().find(|open| open["stream"] == close["stream"]);
+        let open = open.unwrap_or_else(|| panic!("{close} was never opened"));
+        assert_eq!((&open["client"], &open["channels"]), (&"127.0.0.1".into(), &close["channels"]));
+        let of_both = open["channels"] == "a,b";
+        assert_eq!(open["from"], if of_both { "now" } else { "oldest" });
+        assert_eq!(close["close.reason"], if of_both { "gone" } else { "drain" });
+        assert_eq!(close["events"], 1, "{close}");
+        assert!(close["bytes"].as_u64().unwrap() > 20, "{close}");
+        assert!(close["seconds"].as_f64().unwrap() > 0.0, "{close}");
+    }
+    assert_eq!(lines.one("draining")["streams"], 1);
+    assert_eq!(lines.one("drained: these streams have ended")["streams"], 1);
+}
+
+#[test]
+fn streams_have_no_lines_where_nobody_asked_for_them() {
+    let gateway = Program::start(&["log.format=json"]);
+    drop(gateway.subscribe("channel=demo"));
+    let lines = Lines::of(gateway);
+    assert!(lines.with("a stream is open").is_empty(), "{:#?}", lines.0);
+}
+
+/// The lines of an outage, read alone, say that it began, how long it took, why clients were told
+/// of a gap, and how many were.
+#[test]
+fn an_outage_is_told_from_its_beginning_to_its_end() {
+    let mut redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let quick = ["redis.tick=100ms", "redis.reconnect_max=200ms"];
+    let gateway = Program::start(&["broker=redis", &url, "log.format=json", quick[0], quick[1]]);
+    let mut streams = [(); 3].map(|()| gateway.subscribe("channel=demo"));
+    redis.kill();
+    eventually("the gateway has noticed", || {
+        gateway.metric("sse_broker_connected{broker=\"redis\"}") == Some(0.0)
+    });
+    redis.restart();
+    for stream in &mut streams {
+        assert_eq!(stream.event().event, "gap");
+    }
+    let id = gateway.publish("demo", "after the outage");
+    for stream in &mut streams {
+        assert_eq!(stream.event().id, id);
+    }
+    eventually("its ticks go on", || gateway.metric("sse_subscribers{state=\"joining\"}") == Some(0.0));
+    let lines = Lines::of(gateway);
+    assert_eq!(lines.with("live events are received").len(), 1, "a return is no start");
+    let order = [
+        "live events are interrupted",
+        "Redis is back",
+        "a new epoch has begun: every client is told of a gap (reset)",
+        "a stream is told of a gap",
+        "the outage is over: streams are live again",
+    ]
+    .map(|message| lines.place(message));
+    assert!(order.is_sorted(), "{:#?}", lines.0);
+    assert!(lines.one("Redis is back")["outage.seconds"].as_f64().unwrap() > 0.0);
+    let epoch = lines.one("a new epoch has begun: every client is told of a gap (reset)");
+    assert_eq!(epoch["level"], "WARN");
+    assert_eq!(epoch["why"], "Redis was started again, or another server answers in its place");
+    assert_ne!(epoch["epoch.old"], epoch["epoch.new"]);
+    let gap = lines.with("a stream is told of a gap");
+    assert_eq!(gap.len(), 3);
+    assert_eq!((&gap[0]["channel"], &gap[0]["gap.reason"]), (&"*".into(), &"reset".into()));
+    let over = lines.one("the outage is over: streams are live again");
+    assert_eq!((&over["streams.resumed"], &over["gaps"]), (&3.into(), &"reset 3".into()));
+}
