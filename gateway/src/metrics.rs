@@ -8,8 +8,12 @@ pub mod workers;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
 use crate::feed::publication::PublishError;
 use crate::logging::DroppedLines;
@@ -33,6 +37,10 @@ pub struct Metrics {
     pub publishers_waited: IntCounter,
     /// Streams let in without being counted in Redis, because it did not answer.
     pub uncounted_streams: IntCounter,
+    /// Whether the gateway is draining (1) or not (0).
+    pub draining: IntGauge,
+    /// How long publishing took, until every event of the request had its answer.
+    pub publish_seconds: Histogram,
     dropped_lines: Arc<OnceLock<DroppedLines>>,
 }
 
@@ -55,7 +63,15 @@ pub struct BrokerMetrics {
     pub unreadable_histories: IntCounter,
     /// Channels that Redis refused to this gateway's user.
     pub refused_subscriptions: IntCounter,
+    /// Epochs that began while this gateway ran.
+    pub epochs: IntCounter,
+    /// How long Redis took to answer a tick.
+    pub answer_seconds: Histogram,
 }
+
+/// The buckets of times, in seconds: from the best that Redis does to what a publisher waits at most.
+const SECONDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
 /// Creates and registers metrics.
 struct Maker(Registry);
@@ -67,6 +83,15 @@ impl Maker {
         let made = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a valid metric");
         values.iter().for_each(|value| made.with_label_values(&[*value]).inc_by(0));
         self.registered(made)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.registered(IntGauge::new(name, help).expect("a valid metric"))
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        self.registered(Histogram::with_opts(options).expect("a valid metric"))
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
@@ -118,6 +143,14 @@ impl BrokerMetrics {
                 "sse_refused_subscriptions_total",
                 "Channels that Redis refused to this gateway's user.",
             ),
+            epochs: make.counter(
+                "sse_epochs_total",
+                "Epochs that began while this gateway ran; each tells every client of a gap.",
+            ),
+            answer_seconds: make.seconds(
+                "sse_broker_answer_seconds",
+                "How long Redis took to answer a tick, behind the events before it.",
+            ),
         }
     }
 }
@@ -128,6 +161,12 @@ impl Default for Metrics {
         let workers = AllCells::default();
         let collector = WorkerCollector::new(workers.clone());
         make.0.register(Box::new(collector)).expect("each metric is registered once");
+        make.0
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("each metric is registered once");
+        let build = Opts::new("sse_build_info", "1, with the version of this program.");
+        let build = IntGaugeVec::new(build, &["version"]).expect("a valid metric");
+        make.registered(build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let dropped_lines = Arc::default();
         let lines = DroppedCollector::new(Arc::clone(&dropped_lines));
         make.0.register(Box::new(lines)).expect("each metric is registered once");
@@ -158,6 +197,11 @@ impl Default for Metrics {
             uncounted_streams: make.counter(
                 "sse_uncounted_streams_total",
                 "Streams let in without being counted among their subject's in Redis, which did not answer.",
+            ),
+            draining: make.gauge("sse_draining", "Whether this gateway is draining."),
+            publish_seconds: make.seconds(
+                "sse_publish_seconds",
+                "How long publishing took, until every event of the request had its answer.",
             ),
             registry: make.0,
             workers,

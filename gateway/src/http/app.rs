@@ -126,6 +126,7 @@ impl App {
     /// Records that the gateway is stopping.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.metrics.draining.set(1);
     }
 
     pub(crate) fn draining(&self) -> bool {
@@ -214,6 +215,7 @@ impl App {
 
     /// Counts a refused connection or request by its reason.
     pub(crate) fn reject(&self, reason: &'static str) {
+        tracing::debug!(reject.reason = reason, "refused");
         self.metrics.rejected.with_label_values(&[reason]).inc();
     }
 }

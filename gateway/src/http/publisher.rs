@@ -17,6 +17,7 @@ pub(crate) async fn publish(
     app: &App,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
+    let _timer = app.metrics.publish_seconds.start_timer();
     match &app.broker {
         Broker::Memory(broker) => {
             let mut results = Vec::with_capacity(items.len());

@@ -230,7 +230,8 @@ fn every_metric_is_documented_with_its_labels() {
     let named = source.split("\"sse_").skip(1).filter_map(|rest| rest.split_once("\","));
     let named = named.map(|(name, _)| format!("sse_{name}"));
     let is_metric = |name: &String| {
-        let ends = ["_total", "_connected", "_subscribers", "_channels"];
+        let ends =
+            ["_total", "_connected", "_subscribers", "_channels", "_info", "_draining", "_seconds"];
         let plain = name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
         plain && ends.iter().any(|end| name.ends_with(end))
     };

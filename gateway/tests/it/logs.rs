@@ -110,7 +110,9 @@ fn an_outage_is_told_from_its_beginning_to_its_end() {
     for stream in &mut streams {
         assert_eq!(stream.event().id, id);
     }
-    eventually("its ticks go on", || gateway.metric("sse_subscribers{state=\"joining\"}") == Some(0.0));
+    eventually("its ticks go on", || {
+        gateway.metric("sse_subscribers{state=\"joining\"}") == Some(0.0)
+    });
     let lines = Lines::of(gateway);
     assert_eq!(lines.with("live events are received").len(), 1, "a return is no start");
     let order = [

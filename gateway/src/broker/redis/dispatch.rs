@@ -352,7 +352,9 @@ impl Dispatch {
 
     fn ticked(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
         let clock = self.calls.ticked(value)?;
-        self.ticking = None;
+        if let Some(sent) = self.ticking.take() {
+            self.metrics.answer_seconds.observe(sent.elapsed().as_secs_f64());
+        }
         self.last = Some((clock, Instant::now()));
         self.heard.epoch = Some(clock.epoch());
         for batch in &mut self.batches {

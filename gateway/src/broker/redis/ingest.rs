@@ -154,6 +154,7 @@ impl Ingest {
                 }
                 false => "Redis was started again, or another server answers in its place",
             };
+            self.partition.metrics.broker.epochs.inc();
             tracing::warn!(
                 redis.addr = %self.partition.addr, epoch.old = last_epoch, epoch.new = epoch, why,
                 "a new epoch has begun: every client is told of a gap (reset)"
