@@ -260,6 +260,24 @@ fn every_metric_is_documented_with_its_labels() {
 }
 
 #[test]
+fn alerts_ask_for_metrics_that_exist_and_are_documented() {
+    let (operations, rules) = (read("docs/operations.md"), read("deploy/prometheus/rules.yml"));
+    let metrics = firsts(section(&operations, "## Metrics"));
+    let names = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    let asked: BTreeSet<&str> = names
+        .filter(|name| name.starts_with("sse_"))
+        .map(|name| name.trim_end_matches("_bucket"))
+        .collect();
+    assert!(asked.len() > 8, "{asked:?}");
+    for name in asked {
+        assert!(metrics.contains(name), "no metric {name}");
+    }
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let alerts: BTreeSet<String> = alerts.map(str::to_owned).collect();
+    assert_eq!(firsts(section(&operations, "### Alerts")), alerts);
+}
+
+#[test]
 fn every_reason_of_a_refusal_is_documented() {
     let source = source();
     let mut reasons = words_in(&source, "reject(");
