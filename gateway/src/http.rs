@@ -25,5 +25,6 @@ pub(crate) mod routes;
 pub(crate) mod subscribe;
 pub(crate) mod takeover;
 pub(crate) mod tickets;
+pub(crate) mod trace;
 pub(crate) mod transport;
 pub(crate) mod unread_body;

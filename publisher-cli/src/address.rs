@@ -115,6 +115,8 @@ pub struct Environment {
     pub token: Option<String>,
     /// `SSE_KEY`
     pub key: Option<String>,
+    /// `TRACEPARENT`: the trace that this program works for, as command-line tools are told it.
+    pub traceparent: Option<String>,
 }
 
 /// How a request says who sends it.
@@ -135,6 +137,7 @@ impl Environment {
             redis: read("SSE_REDIS"),
             token: read("SSE_TOKEN"),
             key: read("SSE_KEY"),
+            traceparent: read("TRACEPARENT"),
         }
     }
 

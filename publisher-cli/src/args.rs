@@ -15,6 +15,8 @@ use crate::address::{BaseUrl, Credential, Environment};
 use crate::bench_target::BenchUrl;
 use crate::item::parse_channels;
 
+/// The header that carries a trace (W3C Trace Context).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header that carries an API key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -57,7 +59,8 @@ over 64 KB (see docs/clients.md); the first one of a run that is longer is told 
 
 Environment: SSE_URL and SSE_REDIS stand in for --url and --redis, SSE_TOKEN and SSE_KEY for --token and
 --key. Secrets belong there rather than on the command line, which other users of the machine can read.
-SSL_CERT_FILE names other root certificates.
+SSL_CERT_FILE names other root certificates. TRACEPARENT (W3C Trace Context) goes with each request to a
+gateway, which logs it.
 
 Exit codes:
   0    everything was published (tail: --limit was reached, the server ended the stream with 204, or
@@ -261,6 +264,15 @@ impl HttpArguments {
         environment: &Environment,
     ) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
         let mut headers = self.headers.clone();
+        // Whoever started this program set the trace. A value that no header can have is left out,
+        // because it must not keep an event from being published.
+        let traceparent = environment.traceparent.as_deref();
+        let traceparent = traceparent.and_then(|value| HeaderValue::from_str(value).ok());
+        if let Some(value) = traceparent
+            && !headers.iter().any(|(name, _)| *name == TRACEPARENT)
+        {
+            headers.push((TRACEPARENT, value));
+        }
         let (name, value, what) =
             match environment.credential(self.token.as_deref(), self.key.as_deref())? {
                 Some(Credential::Token(token)) => {

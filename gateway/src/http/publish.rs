@@ -25,6 +25,7 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::publish_item::{self, Entry};
 use crate::http::publisher;
 use crate::http::request;
+use crate::http::trace::Trace;
 
 /// The most channels of one request that a forward service is asked about. Whether further channels
 /// are allowed depends on the grant that it returns.
@@ -70,7 +71,7 @@ pub(crate) async fn one(
         Problem::new(Kind::InvalidData, detail).field("data")
     })?;
     let publication = Publication { channel, event, data: data.into(), idempotency_key };
-    let mut results = publisher::publish(&app, &[publication]).await;
+    let mut results = publisher::publish(&app, &Trace::of(&request), &[publication]).await;
     let id = results.pop().unwrap_or_else(|| unreachable!("one item has one result"))?;
     Ok(HttpResponse::Ok().json(json!({ "id": id.to_string() })))
 }
@@ -113,7 +114,7 @@ pub(crate) async fn many(
             }
             let grant = grant.unwrap_or_default();
             may_publish(&request, &app, &grant, items.len())?;
-            let mut results = Results::new("item", grant);
+            let mut results = Results::new("item", grant, Trace::of(&request));
             for entries in items.chunks(BATCH) {
                 results.publish(&app, entries).await;
             }
@@ -122,7 +123,8 @@ pub(crate) async fn many(
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
             let grant = publisher(&request, &[], &app).await?;
             let client = client_addr::of(&request, &app.config.server);
-            Ok(lines(client, body, &app, grant).await.into_ndjson_response())
+            let results = Results::new("line", grant, Trace::of(&request));
+            Ok(lines(client, body, &app, results).await.into_ndjson_response())
         }
         other => {
             let detail = format!(
@@ -205,11 +207,11 @@ async fn lines(
     client: ClientAddr,
     mut body: web::Payload,
     app: &App,
-    grant: Arc<Grant>,
+    mut results: Results,
 ) -> Results {
     let PublishConfig { max_body_bytes: longest, max_batch, max_lines, idle_timeout, .. } =
         app.config.publish;
-    let (mut results, mut lines) = (Results::new("line", grant), Lines::new(longest));
+    let mut lines = Lines::new(longest);
     let mut heard = Instant::now();
     loop {
         let ended = match timeout_at((heard + idle_timeout).into(), body.next()).await {
@@ -287,6 +289,7 @@ async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Result
 struct Results {
     label: &'static str,
     grant: Arc<Grant>,
+    trace: Trace,
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
@@ -299,9 +302,9 @@ struct Results {
 }
 
 impl Results {
-    fn new(label: &'static str, grant: Arc<Grant>) -> Self {
+    fn new(label: &'static str, grant: Arc<Grant>, trace: Trace) -> Self {
         let (values, problems) = (Vec::new(), Vec::new());
-        Results { label, grant, values, published: 0, problems, failed: None, refused: None }
+        Results { label, grant, trace, values, published: 0, problems, failed: None, refused: None }
     }
 
     async fn publish(&mut self, app: &App, entries: &[Entry]) {
@@ -318,7 +321,7 @@ impl Results {
         let valid =
             allowed.iter().filter_map(|publication| Some((*publication.as_ref().ok()?).clone()));
         let publications: Vec<Publication> = valid.take_while(|_| self.failed.is_none()).collect();
-        let outcomes = publisher::publish(app, &publications).await;
+        let outcomes = publisher::publish(app, &self.trace, &publications).await;
         if outcomes.iter().any(|outcome| {
             matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
         }) {

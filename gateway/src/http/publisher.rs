@@ -7,6 +7,7 @@ use sse_contract::EventId;
 use crate::broker::Broker;
 use crate::feed::publication::{Publication, PublishError};
 use crate::http::app::App;
+use crate::http::trace::Trace;
 use crate::panics;
 
 /// How long one call waits for workers that are behind.
@@ -15,9 +16,17 @@ const WORKERS_WAIT: Duration = Duration::from_secs(1);
 /// Publishes the items in order. Returns an id or an error for each, in the same order.
 pub(crate) async fn publish(
     app: &App,
+    trace: &Trace,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
-    let _timer = app.metrics.publish_seconds.start_timer();
+    let timer = app.metrics.publish_seconds.start_timer();
+    let results = published(app, items).await;
+    timer.observe_duration();
+    trace.tell(items, &results);
+    results
+}
+
+async fn published(app: &App, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
     match &app.broker {
         Broker::Memory(broker) => {
             let mut results = Vec::with_capacity(items.len());
@@ -80,7 +89,8 @@ mod tests {
             idempotency_key: None,
         };
         let items = vec![item; 200];
-        let published = publish(&app, &items);
+        let trace = Trace::default();
+        let published = publish(&app, &trace, &items);
         let published = tokio::time::timeout(Duration::from_secs(60), published).await;
         assert!(published.expect("within a minute").iter().all(Result::is_ok));
     }

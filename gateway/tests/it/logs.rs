@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::life::Program;
-use crate::support::{Redis, Signal, eventually};
+use crate::support::{Redis, Signal, eventually, request};
 
 /// Everything that a program logs until its end, line by line.
 struct Lines(Vec<Value>);
@@ -134,4 +134,35 @@ fn an_outage_is_told_from_its_beginning_to_its_end() {
     assert_eq!((&gap[0]["channel"], &gap[0]["gap.reason"]), (&"*".into(), &"reset".into()));
     let over = lines.one("the outage is over: streams are live again");
     assert_eq!((&over["streams.resumed"], &over["gaps"]), (&3.into(), &"reset 3".into()));
+}
+
+#[test]
+fn a_publish_carries_its_trace_to_the_log() {
+    let level = "log.level=info,sse_gateway::publishing=debug";
+    let gateway = Program::start(&["log.format=json", level]);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let publish = |path: &str, trace: &str, body: &str| {
+        let kind = if path == "/publish" { "application/x-ndjson" } else { "text/plain" };
+        let headers = [("traceparent", trace), ("Content-Type", kind)];
+        let answer = request(gateway.addr, "POST", path, &headers, body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    publish("/channels/one", trace, "x");
+    publish(
+        "/publish",
+        trace,
+        "{\"channel\":\"two\",\"data\":\"x\"}\n{\"channel\":\"three\",\"data\":\"x\"}\n",
+    );
+    // What is no trace keeps no event from being published.
+    publish("/channels/four", "00-nonsense", "x");
+    let lines = Lines::of(gateway);
+    let published = lines.with("an event is published");
+    let told: Vec<[&Value; 2]> =
+        published.iter().map(|line| [&line["channel"], &line["traceparent"]]).collect();
+    let trace = Value::from(trace);
+    let names = ["one", "two", "three", "four"].map(Value::from);
+    let expected =
+        [[&names[0], &trace], [&names[1], &trace], [&names[2], &trace], [&names[3], &Value::Null]];
+    assert_eq!(told, expected);
+    assert!(published.iter().all(|line| line["id"].is_string()), "{published:?}");
 }

@@ -37,7 +37,7 @@ pub fn start(arguments: &[&str]) -> Running {
 /// Starts the binary with these additional environment variables.
 fn start_with(arguments: &[&str], variables: &[(&str, &OsStr)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-publish"));
-    for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN", "SSE_KEY"] {
+    for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN", "SSE_KEY", "TRACEPARENT"] {
         command.env_remove(name);
     }
     let mut child = command

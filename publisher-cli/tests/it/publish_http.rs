@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::cli::{run, start};
+use crate::cli::{run, run_with, start};
 use crate::scripted_gateway::{
     ScriptedGateway, announce, publish_all, publish_some, reply, reply_and_hold, response,
 };
@@ -39,6 +39,21 @@ fn one_event_prints_its_id() {
     assert_eq!(item["event"], "tick");
     let (run_id, number) = item["idempotency_key"].as_str().unwrap().split_once('-').unwrap();
     assert_eq!((run_id.len(), number), (32, "1"));
+}
+
+#[test]
+fn the_trace_of_the_environment_goes_with_the_request() {
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let sent = |arguments: &[&str], trace: &str| {
+        let gateway = ScriptedGateway::play(vec![publish_all("id")]);
+        let arguments = [&["demo", "x", "--url", &gateway.url], arguments].concat();
+        let run = run_with(&[("TRACEPARENT", trace)], &arguments);
+        assert_eq!(run.code, 0, "{}", run.err);
+        gateway.requests()[0].header("traceparent").map(str::to_owned)
+    };
+    assert_eq!(sent(&[], trace).as_deref(), Some(trace));
+    assert_eq!(sent(&["--header", "traceparent: of-the-line"], trace).unwrap(), "of-the-line");
+    assert_eq!(sent(&[], "what no\nheader can have"), None);
 }
 
 #[test]
