@@ -232,6 +232,7 @@ section!(
         queue_bytes: usize,
         inbox_bytes: usize,
         #[serde(deserialize_with = "duration")] progress_deadline: Duration,
+        #[serde(deserialize_with = "duration")] max_age: Duration,
         #[serde(deserialize_with = "duration")] coalesce: Duration,
         slow_readers: Vec<SlowReaderRule>,
         takeover: bool,

@@ -50,7 +50,7 @@ const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The lower and upper bound of each duration. Timers, deadlines and socket options overflow only
 /// far above the upper bounds.
-pub const DURATIONS: [(&str, Duration, Duration); 25] = [
+pub const DURATIONS: [(&str, Duration, Duration); 26] = [
     ("auth.revoked_for", SECOND, YEAR),
     ("auth.jwt.leeway", Duration::ZERO, HOUR),
     ("auth.tickets.lifetime", SECOND, HOUR),
@@ -75,6 +75,7 @@ pub const DURATIONS: [(&str, Duration, Duration); 25] = [
     ("stream.retry", MS, DAY),
     ("stream.open_wait", Duration::ZERO, HOUR),
     ("stream.progress_deadline", SECOND, DAY),
+    ("stream.max_age", Duration::ZERO, YEAR),
     ("stream.coalesce", Duration::ZERO, SECOND),
     ("drain.spread", Duration::ZERO, DAY),
     ("drain.deadline", Duration::ZERO, DAY),

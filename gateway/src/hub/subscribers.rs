@@ -21,9 +21,10 @@ use crate::hub::poller::Readiness;
 use crate::logging::Sampler;
 use crate::metrics::Cells;
 use crate::stream::close_reason::CloseReason;
-use crate::stream::connection::{Connection, Deciseconds};
+use crate::stream::connection::Connection;
 use crate::stream::delivery::End;
 use crate::stream::join::{Join, Limits, Output};
+use crate::stream::outbox::Deciseconds;
 use crate::stream::sink::{ClientSide, Sink};
 use crate::stream::story::StreamId;
 use crate::stream::strand::{Membership, Strand};
@@ -270,6 +271,11 @@ impl Subscribers {
         let (now, instant) = (self.now(), Instant::now());
         let heartbeat = deciseconds(self.config.heartbeat);
         let deadline = deciseconds(self.config.progress_deadline);
+        // 0 is never, so an age below the resolution is the least.
+        let max_age = match self.config.max_age {
+            Duration::ZERO => 0,
+            age => deciseconds(age).max(1),
+        };
         let mut ended = Vec::new();
         for (slot, connection) in &mut self.connections {
             let until = connection.about.as_ref().and_then(|about| about.until);
@@ -277,16 +283,22 @@ impl Subscribers {
                 ended.push((slot, CloseReason::Expired));
                 continue;
             }
-            if connection.pending() {
-                if now - connection.progress > deadline {
-                    ended.push((slot, CloseReason::Stalled));
-                }
+            if connection.stalled(now, deadline) {
+                ended.push((slot, CloseReason::Stalled));
                 continue;
             }
-            // The interval differs between connections, so that those opened together drift apart.
+            // Times differ between connections, so that those opened together drift apart.
             let jitter = connection.generation.wrapping_mul(0x9E37_79B9) >> 16;
-            let due = heartbeat - heartbeat * (jitter % 64) / 256;
-            if now - connection.last_write < due {
+            let part = u64::from(jitter % 64);
+            let jittered = |time: Deciseconds| time - (u64::from(time) * part / 256) as Deciseconds;
+            if max_age > 0 && now - connection.opened >= jittered(max_age) {
+                ended.push((slot, CloseReason::Aged));
+                continue;
+            }
+            if connection.pending() {
+                continue;
+            }
+            if now - connection.last_write < jittered(heartbeat) {
                 continue;
             }
             let [strand] = &connection.strands;
@@ -304,7 +316,7 @@ impl Subscribers {
             }
         }
         for (slot, reason) in ended {
-            if reason == CloseReason::Expired {
+            if matches!(reason, CloseReason::Expired | CloseReason::Aged) {
                 self.send_away(slot);
             }
             self.close(slot, reason);

@@ -19,11 +19,13 @@ pub enum CloseReason {
     Expired,
     /// An operator ended the stream.
     Revoked,
+    /// The stream was as old as a stream may be. The client should reconnect.
+    Aged,
 }
 
 impl CloseReason {
     /// Every reason, in declaration order.
-    pub const ALL: [CloseReason; 8] = [
+    pub const ALL: [CloseReason; 9] = [
         CloseReason::Gone,
         CloseReason::Failed,
         CloseReason::Stalled,
@@ -32,6 +34,7 @@ impl CloseReason {
         CloseReason::Refused,
         CloseReason::Expired,
         CloseReason::Revoked,
+        CloseReason::Aged,
     ];
 
     /// The reason's name in metrics and logs.
@@ -45,6 +48,7 @@ impl CloseReason {
             CloseReason::Refused => "refused",
             CloseReason::Expired => "expired",
             CloseReason::Revoked => "revoked",
+            CloseReason::Aged => "aged",
         }
     }
 }

@@ -13,13 +13,10 @@ use sse_contract::EventId;
 use crate::feed::frame::{self, Framing, SharedFrame};
 use crate::stream::account::Output;
 use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits};
-use crate::stream::outbox::{Block, Outbox};
+use crate::stream::outbox::{Block, Deciseconds, Outbox};
 use crate::stream::sink::Sink;
 use crate::stream::strand::{Strand, Strands};
 use crate::stream::subscription::About;
-
-/// Tenths of a second since the hub began. 32 bits, because every connection keeps two.
-pub(crate) type Deciseconds = u32;
 
 /// An open stream.
 #[derive(Debug)]
@@ -29,8 +26,8 @@ pub(crate) struct Connection {
     outbox: Option<Box<Outbox>>,
     /// When a byte was last written, for the heartbeat.
     pub(crate) last_write: Deciseconds,
-    /// When the socket last accepted a queued byte, for the progress deadline.
-    pub(crate) progress: Deciseconds,
+    /// When the stream was opened, for the greatest age.
+    pub(crate) opened: Deciseconds,
     /// Tells this connection's token from those of earlier connections in its slot of the hub's
     /// slab.
     pub(crate) generation: u32,
@@ -56,7 +53,7 @@ impl Connection {
             strands,
             outbox: None,
             last_write: now,
-            progress: now,
+            opened: now,
             generation,
             checkpoints,
             framing,
@@ -216,10 +213,7 @@ impl Connection {
 
     /// Queues the response's head before all else. Nothing may be written yet.
     pub(crate) fn lead(&mut self, head: Bytes, now: Deciseconds) {
-        if self.outbox.is_none() {
-            self.progress = now;
-        }
-        self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).lead(head);
+        self.outbox.get_or_insert_with(|| Outbox::new(self.framing, now).into()).lead(head);
     }
 
     /// Writes a block that belongs to this connection, after everything queued.
@@ -254,14 +248,13 @@ impl Connection {
             let size: usize = offered.iter().map(|s| s.len()).sum();
             let n = self.sink.write_vectored(&offered)?;
             drop(offered);
-            let finished = outbox.advance(n);
+            let finished = outbox.advance(n, now);
             events += finished;
             if let Some(about) = &mut self.about {
                 about.wrote(finished, n);
             }
             if n > 0 {
                 self.last_write = now;
-                self.progress = now;
             }
             if outbox.is_empty() {
                 self.outbox = None;
@@ -292,6 +285,11 @@ impl Connection {
         }
     }
 
+    /// Whether something is queued and the socket has accepted none of it for longer than this.
+    pub(crate) fn stalled(&self, now: Deciseconds, deadline: Deciseconds) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| now - outbox.progress() > deadline)
+    }
+
     /// Whether something is queued.
     pub(crate) fn pending(&self) -> bool {
         self.outbox.is_some()
@@ -303,10 +301,8 @@ impl Connection {
     }
 
     fn queue(&mut self, block: Block, written: usize, now: Deciseconds) {
-        if self.outbox.is_none() {
-            self.progress = now;
-        }
-        self.outbox.get_or_insert_with(|| Outbox::new(self.framing).into()).push(block, written);
+        let outbox = self.outbox.get_or_insert_with(|| Outbox::new(self.framing, now).into());
+        outbox.push(block, written);
     }
 }
 

@@ -39,15 +39,20 @@ pub(crate) struct Outbox {
     /// How many bytes of the first block the socket has accepted.
     written: usize,
     bytes: usize,
+    /// When the socket last accepted a byte of this queue, or when the queue began.
+    progress: Deciseconds,
 }
+
+/// Tenths of a second since the hub began. 32 bits, because every connection keeps two.
+pub(crate) type Deciseconds = u32;
 
 /// How many blocks one write takes: enough small events to fill a socket's buffer.
 const GATHER: usize = 64;
 
 impl Outbox {
     /// Creates an empty outbox for this framing.
-    pub(crate) fn new(framing: Framing) -> Self {
-        Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0 }
+    pub(crate) fn new(framing: Framing, now: Deciseconds) -> Self {
+        Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0, progress: now }
     }
 
     /// Appends a block. The socket has accepted its first `written` bytes, which may be more than 0
@@ -112,8 +117,16 @@ impl Outbox {
         })
     }
 
-    /// Removes the bytes that the socket accepted. Returns how many events that finished.
-    pub(crate) fn advance(&mut self, mut accepted: usize) -> u64 {
+    /// When the socket last accepted a byte of this queue, or when the queue began.
+    pub(crate) fn progress(&self) -> Deciseconds {
+        self.progress
+    }
+
+    /// Removes the bytes that the socket accepted now. Returns how many events that finished.
+    pub(crate) fn advance(&mut self, mut accepted: usize, now: Deciseconds) -> u64 {
+        if accepted > 0 {
+            self.progress = now;
+        }
         self.bytes -= accepted;
         let mut events = 0;
         while let Some(block) = self.blocks.front() {
@@ -142,7 +155,7 @@ mod tests {
     /// Of the first block, `written` bytes are accepted. Returns how many blocks stay, and what
     /// `drop_events` returned.
     fn dropped(blocks: &[&str], written: usize) -> (usize, Option<u64>, u64) {
-        let mut outbox = Outbox::new(Framing::Plain);
+        let mut outbox = Outbox::new(Framing::Plain, 0);
         for (n, block) in blocks.iter().enumerate() {
             let shared =
                 |ms, epoch| Block::Shared(Frame::event(EventId::new(ms, epoch, 0), "", "x"));
@@ -178,7 +191,7 @@ mod tests {
             blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 1..20),
             steps in proptest::collection::vec(0usize..50, 1..200),
         ) {
-            let mut outbox = Outbox::new(Framing::Plain);
+            let mut outbox = Outbox::new(Framing::Plain, 0);
             for block in &blocks {
                 outbox.push(Block::Own(block.clone().into()), 0);
             }
@@ -187,7 +200,7 @@ mod tests {
                 let offered: Vec<u8> = outbox.slices().flat_map(|s| s.to_vec()).collect();
                 let accepted = step.min(offered.len());
                 written.extend_from_slice(&offered[..accepted]);
-                outbox.advance(accepted);
+                outbox.advance(accepted, 0);
                 if outbox.is_empty() { break }
             }
             prop_assert_eq!(outbox.bytes(), 0);

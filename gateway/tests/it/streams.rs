@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
+use sse_gateway::stream::close_reason::CloseReason;
+
 use crate::support::{Answer, BOUND, Block, Redis, Subscriber, TestGateway, eventually, request};
 
 /// Runs a test with both brokers, which must behave the same.
@@ -408,6 +410,31 @@ fn a_stop_leaves_streams_unfinished_with_a_time_to_come_back() {
             assert!(ms.is_some_and(|ms| (100..=150).contains(&ms)), "{words:?}");
         }
     }
+}
+
+/// Load spreads again after new gateways have started, because old streams end and come back.
+#[test]
+fn a_stream_of_the_greatest_age_ends_unfinished_and_its_client_goes_on_where_it_was() {
+    let gateway = TestGateway::memory(&[("stream.max_age", "1s"), ("stream.heartbeat", "1h")]);
+    let first = gateway.publish("demo", "first");
+    let mut stream = gateway.subscribe("channel=demo&last_event_id=0");
+    stream.opening();
+    assert_eq!(stream.event().id, first);
+    let (words, whole) = last_words(stream);
+    assert!(words.starts_with("retry: ") && !whole, "{words:?}");
+    let aged = CloseReason::Aged as usize;
+    eventually("it is counted", || gateway.sum(|cells| cells.closed[aged].get()) == 1);
+    let second = gateway.publish("demo", "second");
+    let mut again = gateway.subscribe(&format!("channel=demo&last_event_id={first}"));
+    again.opening();
+    assert_eq!(again.event().id, second);
+
+    // A stream without that limit outlives many sweeps.
+    let gateway = TestGateway::memory(&[("stream.heartbeat", "1s")]);
+    let mut stream = gateway.live("channel=demo");
+    (0..3).for_each(|_| drop(stream.next()));
+    let id = gateway.publish("demo", "still there");
+    while stream.next().id != id {}
 }
 
 #[test]

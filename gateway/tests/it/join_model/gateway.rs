@@ -121,6 +121,7 @@ fn stream_config(shape: Shape) -> StreamConfig {
         queue_bytes: 20_000,
         inbox_bytes: shape.inbox_bytes,
         progress_deadline: Duration::from_secs(3600),
+        max_age: Duration::ZERO,
         coalesce: Duration::ZERO,
         slow_readers: (0..shape.latest)
             .map(|channel| format!("c{channel}=latest").try_into().unwrap())
