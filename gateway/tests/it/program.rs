@@ -131,8 +131,28 @@ fn an_operator_sees_and_sets_the_limits() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(run(&["settings"]).contains("in Redis: history.max_len 1000"));
-    run(&["--set", "history.max_len=7", "settings", "--apply"]);
+    let other = ["--set", "history.max_len=7", "settings", "--apply"];
+    // Nobody can be asked here, so nothing may be written.
+    let refused = gateway(&[&["--redis", &url, "--set", "log.level=off"], &other[..]].concat());
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert!(error.contains("nothing is written") && error.contains("--yes"), "{error}");
+    assert!(run(&["settings"]).contains("in Redis: history.max_len 1000"));
+    let written = run(&[&other[..], &["--yes"]].concat());
+    for part in [
+        "in Redis: history.max_len 1000",
+        "configured: history.max_len 7",
+        "gap (reset)",
+        "written",
+    ] {
+        assert!(written.contains(part), "{part}: {written}");
+    }
     assert!(run(&["settings"]).contains("in Redis: history.max_len 7"));
+    // What Redis holds already is no reason for a gap.
+    let id = redis.command(&["HGET", "sse:state", "id"]);
+    assert!(run(&[&other[..], &["--yes"]].concat()).contains("nothing is written"));
+    let epoch_of = |id: &str| id.rsplit('-').next().unwrap().parse::<u64>().unwrap() >> 16;
+    assert_eq!(epoch_of(&redis.command(&["HGET", "sse:state", "id"])), epoch_of(&id));
     let epoch = |text: &str| text.rsplit('-').next().unwrap().trim().to_owned();
     assert_ne!(epoch(&run(&["fence"])), epoch(&run(&["fence"])));
 }

@@ -48,9 +48,12 @@ pub enum Command {
     Healthcheck,
     /// Show the limits that Redis holds for all writers, beside the configured ones
     Settings {
-        /// Write the configured ones; every cursor given out so far then meets a gap
+        /// Write the configured ones, after a question; every client is then told of a gap
         #[arg(long)]
         apply: bool,
+        /// Do not ask, for scripts
+        #[arg(long, requires = "apply")]
+        yes: bool,
     },
     /// Begin a new epoch: after a history was deleted by hand, say
     Fence,

@@ -58,8 +58,9 @@ fn main() -> ExitCode {
         match &args.command {
             None => serve(config, &args, &log).await,
             Some(Command::Healthcheck) => operator::healthcheck(&config).await.map_err(Ended::from),
-            Some(Command::Settings { apply }) => {
-                operator::settings(config, *apply).await.map_err(Ended::from)
+            Some(Command::Settings { apply, yes }) => {
+                let of_file = args.config.is_some();
+                operator::settings(config, of_file, *apply, *yes).await.map_err(Ended::from)
             }
             Some(Command::Fence) => operator::fence(config).await.map_err(Ended::from),
             Some(Command::Defaults) => Ok(()),

@@ -1,7 +1,7 @@
 //! The operator's commands: they ask a running gateway, or change its Redis, from the command line.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use sse_gateway::Config;
@@ -25,20 +25,50 @@ pub async fn healthcheck(config: &Config) -> Result<(), String> {
     Err(format!("not ready: {status} {}", lines.next_back().unwrap_or_default()))
 }
 
-/// Prints the configured limits and those in Redis. With `apply`, writes the configured ones to
-/// Redis, which begins a new epoch.
-pub async fn settings(config: Config, apply: bool) -> Result<(), String> {
+/// Prints the limits in Redis and the configured ones. With `apply`, writes the configured ones to
+/// Redis, which begins a new epoch; unless `yes`, asks before.
+pub async fn settings(config: Config, of_file: bool, apply: bool, yes: bool) -> Result<(), String> {
     let redis = connected(&config).await?;
     let (configured, found) = redis.limits();
-    if apply {
-        let clock = redis.write_settings().await.map_err(|error| error.to_string())?;
-        say(format_args!("written; a new epoch began at {clock}"));
-    }
-    say(format_args!("configured: {configured}"));
-    if let Some(found) = found.filter(|_| !apply) {
+    if let Some(found) = found {
         say(format_args!("in Redis: {found}"));
     }
+    let origin = if of_file { "" } else { " (no configuration file was named with --config)" };
+    say(format_args!("configured: {configured}{origin}"));
+    if !apply {
+        return Ok(());
+    }
+    if found == Some(configured) {
+        say(format_args!("Redis holds these already; nothing is written"));
+        return Ok(());
+    }
+    say(format_args!(
+        "To write them begins a new epoch: every client is told once of a gap (reset) and is then \
+         sent what the history holds."
+    ));
+    if !yes {
+        ask("Write them?")?;
+    }
+    let clock = redis.write_settings().await.map_err(|error| error.to_string())?;
+    say(format_args!("written; a new epoch began at {clock}"));
     Ok(())
+}
+
+/// Asks the operator. The error says that the answer was no, or that there is nobody to ask.
+fn ask(question: &str) -> Result<(), String> {
+    if !std::io::stdin().is_terminal() {
+        return Err("nothing is written: standard input is no terminal, so nobody can be asked; \
+                    --yes writes without a question"
+            .to_owned());
+    }
+    // An error is ignored, as in `say`.
+    let _ = write!(std::io::stdout(), "{question} [y/N] ").and_then(|()| std::io::stdout().flush());
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    match read {
+        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+        _ => Err("nothing is written".to_owned()),
+    }
 }
 
 /// Begins a new epoch and prints the clock at which it begins.
