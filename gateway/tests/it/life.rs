@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 
@@ -204,6 +205,27 @@ fn a_hangup_reads_the_level_again_and_ends_nothing() {
     until("a stream is open");
     let id = gateway.publish("demo", "still there");
     assert_eq!(subscriber.event().id, id);
+}
+
+/// systemd (`Type=notify`) starts what depends on the gateway once it is ready.
+#[test]
+fn a_supervisor_is_told_when_the_gateway_is_ready_and_when_it_stops() {
+    let dir = Scratch::new("notify");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+    command.env("NOTIFY_SOCKET", &path);
+    let mut gateway = Program::start_by(command, &[]);
+    let told = || {
+        let mut message = [0; 256];
+        let length = socket.recv(&mut message).expect("a message within the bound");
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
+    };
+    assert_eq!(told(), "READY=1");
+    gateway.signal(Signal::TERM);
+    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(gateway.end().code(), Some(0));
 }
 
 /// The clients send a head, and then nothing.

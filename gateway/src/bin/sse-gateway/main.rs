@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use sd_notify::NotifyState;
 use sse_gateway::access::Access;
 use sse_gateway::broker::redis::settings::RedisSettings;
 use sse_gateway::gateway::RunError;
@@ -114,6 +115,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         tracing::info!("stopping; a second signal ends it at once");
+        tell_supervisor(NotifyState::Stopping);
         #[expect(clippy::disallowed_methods, reason = "it ends the process")]
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
@@ -138,6 +140,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(),
         "listening; the live console is at {scheme}://{}/", gateway.addr()
     );
+    tell_supervisor(NotifyState::Ready);
     if open {
         tracing::warn!(
             "auth.open: whoever reaches the public address may subscribe to everything and publish everything"
@@ -149,6 +152,13 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     })?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells systemd (`Type=notify`) how far the program is. Without `NOTIFY_SOCKET` nobody is told.
+fn tell_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!(%error, "the supervisor that NOTIFY_SOCKET names is not told");
+    }
 }
 
 /// Reads the configuration again at a hangup (SIGHUP) and applies what can change without a
