@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sse_contract::{Channel, EventType, Keys};
+use strsim::{damerau_levenshtein, levenshtein};
 
 use crate::access_args::{self, ApiKeyArguments, TokenArguments};
 use crate::address::{BaseUrl, Credential, Environment};
@@ -101,6 +102,7 @@ pub enum Command {
     /// Follow channels and print their events
     Tail(TailArguments),
     /// Publish events; this is the default without a subcommand
+    #[command(alias = "pub")]
     Publish(PublishArguments),
     /// Load-test an event stream of a server that you run, and report what arrived
     #[command(after_help = BENCH_HELP)]
@@ -297,18 +299,37 @@ pub fn parse(
     if let Some(command) = command {
         return Ok(command);
     }
-    // After an option, clap takes the name of a subcommand for a channel. Without this check such a
-    // command line would publish instead of, for example, following a channel.
-    if let Some(name @ ("tail" | "publish" | "bench" | "token" | "key")) =
-        publish.channels.as_ref().map(|channels| channels.0[0].as_str())
-    {
-        let text = format!(
-            "options go behind the subcommand: sse-publish {name} [OPTIONS] ...\n\
-             To publish on a channel called {name:?}: sse-publish publish [OPTIONS] {name} [DATA]\n"
-        );
-        return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
+    match publish.channels.as_ref().and_then(|channels| meant_otherwise(channels.0[0].as_str())) {
+        Some(text) => Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text)),
+        None => Ok(Command::Publish(publish)),
     }
-    Ok(Command::Publish(publish))
+}
+
+/// The subcommands.
+const VERBS: [&str; 5] = ["tail", "publish", "bench", "token", "key"];
+
+/// Says what to write if a channel's name was probably meant as a subcommand. Without this check
+/// such a command line would publish instead of, for example, following a channel.
+fn meant_otherwise(name: &str) -> Option<String> {
+    let meant = match VERBS.into_iter().find(|verb| *verb == name || is_near(name, verb)) {
+        // After an option, clap takes the name of a subcommand for a channel.
+        Some(verb) if verb == name => {
+            format!("options go behind the subcommand: sse-publish {name} [OPTIONS] ...")
+        }
+        Some(verb) => format!("there is no subcommand {name:?}; the nearest is {verb}"),
+        None if name == "help" => "help is printed by sse-publish --help".to_owned(),
+        None => return None,
+    };
+    Some(format!(
+        "{meant}\nTo publish on a channel called {name:?}: sse-publish publish [OPTIONS] {name} [DATA]\n"
+    ))
+}
+
+/// Whether a name is a verb with one letter too many or too few, or with two letters exchanged. One
+/// letter in another's place is too often another word, such as mail.
+fn is_near(name: &str, verb: &str) -> bool {
+    damerau_levenshtein(name, verb) == 1
+        && (name.len() != verb.len() || levenshtein(name, verb) == 2)
 }
 
 fn channels(text: &str) -> Result<Channels, String> {
@@ -383,8 +404,11 @@ mod tests {
         assert_eq!(published("demo tail"), ("demo".into(), Some("tail".into())));
         assert_eq!(published("demo -5"), ("demo".into(), Some("-5".into())));
         assert_eq!(published("demo -- --x"), ("demo".into(), Some("--x".into())));
-        assert_eq!(published("--rate 0.5 help"), ("help".into(), None));
-        assert_eq!(published("help me"), ("help".into(), Some("me".into())));
+        assert_eq!(published("publish help me"), ("help".into(), Some("me".into())));
+        assert_eq!(published("pub demo hello"), ("demo".into(), Some("hello".into())));
+        for other in ["mail", "tell", "bunch", "orders", "keyboard"] {
+            assert_eq!(published(&format!("{other} x")), (other.into(), Some("x".into())));
+        }
         assert_eq!(published("publish tail hello"), ("tail".into(), Some("hello".into())));
         assert!(matches!(read("--ndjson"), Ok(Command::Publish(_))));
     }
@@ -400,6 +424,26 @@ mod tests {
         for name in ["tail", "bench", "token", "key"] {
             let error = read(&format!("--url http://a {name} demo")).unwrap_err();
             assert!(error.to_string().contains(&format!("sse-publish {name}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_subcommand_publishes_nothing_and_is_told_the_nearest() {
+        for (name, verb) in [
+            ("tial", "tail"),
+            ("tails", "tail"),
+            ("publsh", "publish"),
+            ("pubilsh", "publish"),
+            ("tokn", "token"),
+            ("keys", "key"),
+            ("bnech", "bench"),
+        ] {
+            let error = read(&format!("{name} demo")).unwrap_err().to_string();
+            assert!(error.contains(&format!("the nearest is {verb}")), "{name}: {error}");
+            assert!(error.contains(&format!("sse-publish publish [OPTIONS] {name}")), "{error}");
+        }
+        for line in ["help", "help me", "--rate 0.5 help"] {
+            assert!(read(line).unwrap_err().to_string().contains("--help"), "{line}");
         }
     }
 
