@@ -92,7 +92,7 @@ impl Loading {
     /// Begins to load these functions; at least one. Returns the first command to send.
     pub fn begin(functions: &'static [Function]) -> (Self, Step) {
         let loading = Loading { functions, state: State::Version };
-        (loading, send(&["FCALL", "sse_version", "0"]))
+        (loading, ask_version())
     }
 
     /// Takes in the answer to the last command.
@@ -111,8 +111,10 @@ impl Loading {
                 self.load(&["FUNCTION", "LOAD", library_source()])
             }
             (State::Version, Reply::Error(error)) => self.script(Found::CallRefused(error)),
+            // Another program has loaded it since the question, perhaps an older one.
             (State::Load, Reply::Error(error)) if error.contains("already exists") => {
-                Step::Done(Way::Functions, Found::Library)
+                self.state = State::Version;
+                ask_version()
             }
             (State::Load, Reply::Error(error)) => self.script(Found::LoadRefused(error)),
             (State::Load, _) => Step::Done(Way::Functions, Found::Nothing),
@@ -146,6 +148,10 @@ impl Loading {
 
 fn send(words: &[&str]) -> Step {
     Step::Send(words.iter().map(|word| (*word).to_owned()).collect())
+}
+
+fn ask_version() -> Step {
+    send(&["FCALL", "sse_version", "0"])
 }
 
 fn load_script(function: Function) -> Step {
@@ -216,9 +222,13 @@ mod tests {
         let (sent, end) = loaded([missing(), loads()]);
         assert_eq!(sent[1], "FUNCTION LOAD");
         assert_eq!(end, Step::Done(Way::Functions, Found::Nothing));
-        // Another program loaded it meanwhile.
-        let (_, end) = loaded([missing(), error("ERR Library 'sse' already exists")]);
+        // Another program loaded it meanwhile: the same one, or an older one.
+        let exists = || error("ERR Library 'sse' already exists");
+        let (_, end) = loaded([missing(), exists(), Reply::Integer(LIBRARY_VERSION.into())]);
         assert_eq!(end, Step::Done(Way::Functions, Found::Library));
+        let (sent, end) = loaded([missing(), exists(), Reply::Integer(1), loads()]);
+        assert_eq!(sent[3], "FUNCTION LOAD REPLACE");
+        assert_eq!(end, Step::Done(Way::Functions, Found::Nothing));
     }
 
     #[test]

@@ -45,10 +45,8 @@ struct Passing {
     targets: Targets,
     /// Whether lines about what clients send pass.
     clients: bool,
-    /// Limits lines about what clients send: the second of the last one, counted from `began`, and
-    /// how many there were in that second.
-    second: Arc<Mutex<(u64, u32)>>,
-    began: Instant,
+    /// Limits lines about what clients send.
+    sampler: Arc<Mutex<Sampler>>,
 }
 
 /// Sends this process's log lines where the configuration says.
@@ -125,24 +123,18 @@ impl Passing {
     fn new(level: &LogFilter) -> Self {
         let targets = level.targets().clone();
         let clients = targets.would_enable(CLIENTS, &Level::DEBUG);
-        Passing { targets, clients, second: Arc::default(), began: Instant::now() }
+        Passing { targets, clients, sampler: Arc::new(Mutex::new(Sampler::new(CLIENT_LINES))) }
     }
 
     fn passes(&self, line: &Metadata<'_>) -> bool {
         self.targets.would_enable(line.target(), line.level())
             && (!line.target().starts_with(CLIENTS)
-                || (self.clients
-                    && (*line.level() != Level::ERROR || self.in_time(self.began.elapsed()))))
+                || (self.clients && (*line.level() != Level::ERROR || self.in_time())))
     }
 
     /// Whether one more line about what a client sent may be written in this second.
-    fn in_time(&self, at: Duration) -> bool {
-        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
-        if second.0 != at.as_secs() {
-            *second = (at.as_secs(), 0);
-        }
-        second.1 += 1;
-        second.1 <= CLIENT_LINES
+    fn in_time(&self) -> bool {
+        self.sampler.lock().unwrap_or_else(PoisonError::into_inner).pass().is_some()
     }
 }
 
@@ -162,23 +154,22 @@ impl<S> Filter<S> for Passing {
     }
 }
 
-/// Lets some lines of a kind pass each second, and counts the others. For lines that each stream can
-/// cause: a reset tells every stream of a gap at once.
+/// Lets some lines of a kind pass each second, and counts the others. For lines that each stream or
+/// client can cause: a reset tells every stream of a gap at once.
 #[derive(Debug)]
 pub struct Sampler {
+    /// Lines in one second at most.
+    most: u32,
     began: Instant,
     /// The second in which lines passed last, counted from `began`, and how many did.
     passed: (u64, u32),
     left_out: u64,
 }
 
-/// How many lines a sampler lets pass in a second.
-const SAMPLED: u32 = 5;
-
 impl Sampler {
-    /// A sampler that has let nothing pass.
-    pub fn new() -> Self {
-        Sampler { began: Instant::now(), passed: (0, 0), left_out: 0 }
+    /// A sampler that lets this many lines pass in a second, and has let none pass yet.
+    pub fn new(most: u32) -> Self {
+        Sampler { most, began: Instant::now(), passed: (0, 0), left_out: 0 }
     }
 
     /// Whether one more line may be written now: then how many lines were left out since the last
@@ -191,18 +182,12 @@ impl Sampler {
         if self.passed.0 != at.as_secs() {
             self.passed = (at.as_secs(), 0);
         }
-        if self.passed.1 == SAMPLED {
+        if self.passed.1 == self.most {
             self.left_out += 1;
             return None;
         }
         self.passed.1 += 1;
         Some(std::mem::take(&mut self.left_out))
-    }
-}
-
-impl Default for Sampler {
-    fn default() -> Self {
-        Sampler::new()
     }
 }
 
@@ -224,16 +209,9 @@ mod tests {
 
     #[test]
     fn what_a_sampler_leaves_out_is_told_with_the_next_line() {
-        let mut sampler = Sampler::new();
+        let mut sampler = Sampler::new(5);
         let mut at = |ms| sampler.pass_at(Duration::from_millis(ms));
         assert_eq!([(); 7].map(|()| at(10)), [[Some(0); 5].as_slice(), &[None; 2]].concat()[..]);
         assert_eq!([at(999), at(1000), at(1001)], [None, Some(3), Some(0)]);
-    }
-
-    #[test]
-    fn ten_a_second_pass_of_what_clients_cause() {
-        let passing = Passing::new(&LogFilter::try_from("debug".to_owned()).unwrap());
-        let at = |ms| (0..30).filter(|_| passing.in_time(Duration::from_millis(ms))).count();
-        assert_eq!([at(0), at(900), at(1000), at(5000)], [10, 0, 10, 10]);
     }
 }

@@ -240,13 +240,18 @@ impl Threads {
         let mut end = self.ended.subscribe();
         let watching = vitals.clone();
         let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(watching.live(name, async {
-                tokio::select! {
-                    () = work() => {}
-                    _ = end.wait_for(|ended| *ended) => {}
-                }
-                Ok::<_, Infallible>(())
-            })),
+            Ok(runtime) => {
+                runtime.block_on(watching.live(name, async {
+                    tokio::select! {
+                        () = work() => {}
+                        _ = end.wait_for(|ended| *ended) => {}
+                    }
+                    Ok::<_, Infallible>(())
+                }));
+                // The resolver of names may block for longer than a drain may take, and this thread
+                // is waited for.
+                runtime.shutdown_background();
+            }
             Err(error) => watching.stillborn(name, &error),
         };
         match thread::Builder::new().name(name.to_owned()).spawn(run) {
@@ -287,5 +292,24 @@ mod tests {
         drop(threads);
         assert_eq!(Arc::strong_count(&held), 1);
         assert!(watch.death().now_or_never().is_none());
+    }
+
+    /// Names are resolved by blocking calls, which nothing can interrupt.
+    #[test]
+    fn the_end_does_not_wait_for_a_call_that_blocks() {
+        let mut threads = Threads::new();
+        let (blocks, blocked) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        threads.run("a thread", &vitals::watch().0, move || async move {
+            let block = move || {
+                blocks.send(()).expect("the test waits");
+                // It ends with an error when the test drops its end.
+                let _ = released.recv();
+            };
+            drop(tokio::task::spawn_blocking(block).await);
+        });
+        blocked.recv().expect("the call has begun");
+        drop(threads);
+        drop(release);
     }
 }

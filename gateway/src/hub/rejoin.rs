@@ -7,7 +7,7 @@ use sse_contract::{Channel, EventId};
 
 use crate::config::SlowReader;
 use crate::feed::frame;
-use crate::feed::gap::Gap;
+use crate::feed::gap::{Gap, GapReason};
 use crate::feed::inbox::{ChannelKey, ReadToken};
 use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::Snapshot;
@@ -205,21 +205,32 @@ impl Subscribers {
         strand.joining = Some(Box::new(joining));
         self.cells.lags.add(1);
         self.cells.joining.add(1);
-        if let Some(left_out) = self.lag_lines.pass() {
+        if let Some(left_out) = self.debug_lines.pass() {
             let stream = self.stream_id(slot);
             tracing::debug!(%stream, %position, left_out, "a stream reads history");
         }
     }
 
     fn log_gap(&mut self, slot: usize, gap: &Gap) {
-        let Some(left_out) = self.gap_lines.pass() else { return };
+        // Anybody can send a position that nobody issued, and `latest` is the operator's wish. Both
+        // must not crowd out the gaps that somebody should know of.
+        let expected = matches!(gap.reason, GapReason::UnknownId | GapReason::Conflated);
+        let lines = if expected { &mut self.debug_lines } else { &mut self.gap_lines };
+        let Some(left_out) = lines.pass() else { return };
+        let (stream, reason) = (self.stream_id(slot), gap.reason.as_str());
         let channel = gap.channel.as_ref().map_or("*", Channel::as_str);
-        // A client may have written what stands in `after`, so it is quoted.
-        tracing::info!(
-            stream = %self.stream_id(slot), channel, gap.reason = gap.reason.as_str(),
-            gap.after = ?gap.after.to_string(), left_out,
-            "a stream is told of a gap"
-        );
+        // A client may have written it, so it is quoted.
+        let after = gap.after.to_string();
+        match expected {
+            true => tracing::debug!(
+                %stream, channel, gap.reason = reason, gap.after = ?after, left_out,
+                "a stream is told of a gap"
+            ),
+            false => tracing::info!(
+                %stream, channel, gap.reason = reason, gap.after = ?after, left_out,
+                "a stream is told of a gap"
+            ),
+        }
     }
 
     /// The answer to reads of a partition.

@@ -30,6 +30,9 @@ use crate::stream::story::StreamId;
 use crate::stream::strand::{Membership, Strand};
 use crate::stream::subscription::{About, Held, Subscription, Waiter};
 
+/// Lines of one kind that a worker logs in a second at most.
+const LINES: u32 = 5;
+
 /// The connections of one worker, and the channels they listen to.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
@@ -43,9 +46,9 @@ pub(crate) struct Subscribers {
     pub(crate) worker: u16,
     pub(crate) config: StreamConfig,
     open: Arc<OpenStreams>,
-    /// Which gaps and lags the log tells of.
+    /// Limits the log's lines about gaps, and those about gaps and lags at the level debug.
     pub(crate) gap_lines: Sampler,
-    pub(crate) lag_lines: Sampler,
+    pub(crate) debug_lines: Sampler,
     pub(crate) cells: Arc<Cells>,
     began: Instant,
     generation: u32,
@@ -84,8 +87,8 @@ impl Subscribers {
             worker,
             config,
             open,
-            gap_lines: Sampler::new(),
-            lag_lines: Sampler::new(),
+            gap_lines: Sampler::new(LINES),
+            debug_lines: Sampler::new(LINES),
             cells,
             began: Instant::now(),
             generation: 0,
@@ -184,7 +187,7 @@ impl Subscribers {
         let now = self.now();
         let id = self.stream_id(slot);
         let connection = &mut self.connections[slot];
-        if let Some(About { story: Some(story), subject, .. }) = connection.about.as_deref() {
+        if let Some(About { story: Some(story), subject, .. }) = connection.about.as_deref_mut() {
             story.opened(id, subject.as_deref());
         }
         connection.sink = sink;

@@ -27,6 +27,8 @@ pub struct Story {
     opened: Instant,
     events: u64,
     bytes: u64,
+    /// Whether the opening was told.
+    told: bool,
 }
 
 /// Names a stream in this process's log.
@@ -54,6 +56,7 @@ impl Story {
             opened: Instant::now(),
             events: 0,
             bytes: 0,
+            told: false,
         })
     }
 
@@ -64,17 +67,21 @@ impl Story {
     }
 
     /// The client was let in.
-    pub(crate) fn opened(&self, id: StreamId, subject: Option<&str>) {
+    pub(crate) fn opened(&mut self, id: StreamId, subject: Option<&str>) {
         tracing::debug!(
             target: STREAMS,
             stream = %id, client = %self.client, subject, channels = %Names(&self.channels),
             from = %From(&self.start),
             "a stream is open"
         );
+        self.told = true;
     }
 
-    /// The stream ended.
+    /// The stream ended. Nothing is told of one whose client was never let in.
     pub(crate) fn closed(&self, id: StreamId, subject: Option<&str>, reason: CloseReason) {
+        if !self.told {
+            return;
+        }
         tracing::debug!(
             target: STREAMS,
             stream = %id, client = %self.client, subject, channels = %Names(&self.channels),

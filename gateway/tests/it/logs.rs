@@ -81,6 +81,23 @@ fn the_lines_of_a_stream_pair_by_its_id() {
     assert_eq!(lines.one("drained: these streams have ended")["streams"], 1);
 }
 
+/// A stream whose channel Redis refuses was never open for its client.
+#[test]
+fn a_stream_that_was_never_open_is_not_said_to_be_closed() {
+    let redis = Redis::start();
+    let acl = ["ACL", "SETUSER", "limited", "on", "nopass", "~*", "+@all", "resetchannels"];
+    redis.command(&[&acl[..], &["&sse:public", "&sse::probe:*", "&sse::revoked"]].concat());
+    let url = format!("redis.url=redis://limited:x@{}", redis.addr);
+    let level = "log.level=info,sse_gateway::streams=debug";
+    let gateway = Program::start(&["broker=redis", &url, "log.format=json", level]);
+    let refused = request(gateway.addr, "GET", "/events?channel=secret", &[], b"");
+    assert_eq!(refused.status, 403, "{}", refused.body);
+    drop(gateway.subscribe("channel=public"));
+    let lines = Lines::of(gateway);
+    assert_eq!(lines.one("a stream is open")["channels"], "public");
+    assert_eq!(lines.one("a stream is closed")["channels"], "public");
+}
+
 #[test]
 fn streams_have_no_lines_where_nobody_asked_for_them() {
     let gateway = Program::start(&["log.format=json"]);

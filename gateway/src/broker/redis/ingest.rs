@@ -79,8 +79,11 @@ impl Ingest {
     }
 
     fn offline(&mut self, error: &SessionError) {
-        // Counted before the workers are told, who make their streams leave the live side.
-        let outage = Outage::begin(&self.partition.metrics);
+        if *self.partition.status.borrow() == Status::Online {
+            // Counted before the workers are told, who make their streams leave the live side. A
+            // second loss before all streams are back belongs to the same story.
+            self.outage.get_or_insert_with(|| Outage::begin(&self.partition.metrics)).lost();
+        }
         self.partition.sessions.end();
         self.dispatch.end();
         let text = error.to_string();
@@ -93,8 +96,6 @@ impl Ingest {
         };
         if before == Status::Online {
             tracing::warn!(redis.addr = %addr, error = %text, "live events are interrupted");
-            // A second loss before all streams are back belongs to the same story.
-            self.outage.get_or_insert(outage).lost();
         } else if before != *self.partition.status.borrow() {
             tracing::warn!(redis.addr = %addr, error = %text, "Redis cannot be reached; trying on");
         }
