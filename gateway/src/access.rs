@@ -28,7 +28,7 @@ use sse_token::Token;
 use crate::access::api_key::ApiKeys;
 use crate::access::asker::Asker;
 use crate::access::credentials::Credentials;
-use crate::access::denied::{Denied, Refused, Why};
+use crate::access::denied::{Denied, Over, Refused, Why};
 use crate::access::forward::{Action, Forward, Verdict};
 use crate::access::grant::Grant;
 use crate::access::issuers::{Issuers, Refusal};
@@ -127,7 +127,7 @@ impl Access {
         let grant = match self.shown(asker, true, broker).await? {
             Shown::Grant(grant) => grant,
             _ if denied(&self.anonymous).is_none() => return Ok(self.anonymous.clone()),
-            Shown::Spent => return Err(Refused::Over("ticket_spent")),
+            Shown::Spent => return Err(Refused::Over(Over::TicketSpent)),
             Shown::Nothing(denied) => {
                 self.forwarded(asker, Action::Subscribe, channels, denied).await?
             }
@@ -270,16 +270,15 @@ impl Access {
         match self.issuers.grant(token, &self.outbound).await {
             Ok(grant) => self.not_revoked(grant),
             Err(Refusal::Invalid(why)) => Err(invalid(why).into()),
-            Err(Refusal::NoKeys) => Err(Refused::ComeBack(
-                "access_unknown",
-                "the keys of this token's issuer cannot be had".to_owned(),
-            )),
+            Err(Refusal::NoKeys) => {
+                Err(Refused::ComeBack("the keys of this token's issuer cannot be had".to_owned()))
+            }
         }
     }
 
     /// Checks again whether a grant was revoked, for a stream that took time to open.
     pub fn still_holds(&self, grant: &Grant) -> Result<(), Refused> {
-        if self.revocations.revoked(grant) { Err(Refused::Over("revoked")) } else { Ok(()) }
+        if self.revocations.revoked(grant) { Err(Refused::Over(Over::Revoked)) } else { Ok(()) }
     }
 
     fn not_revoked(&self, grant: Arc<Grant>) -> Result<Shown, Refused> {
@@ -314,7 +313,7 @@ impl Access {
             }
             Verdict::Away => {
                 let why = "the service that says who is allowed does not answer";
-                Err(Refused::ComeBack("access_unknown", why.to_owned()))
+                Err(Refused::ComeBack(why.to_owned()))
             }
         }
     }

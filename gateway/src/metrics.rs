@@ -3,6 +3,9 @@
 //! Each worker counts in cells that no other thread writes, and a scrape adds them up. A shared
 //! counter would make every core write to the same memory for every delivery.
 
+pub mod cells;
+pub mod distribution;
+pub mod rejection;
 pub mod workers;
 
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -17,8 +20,9 @@ use prometheus::{
 
 use crate::feed::publication::PublishError;
 use crate::logging::DroppedLines;
+pub use crate::metrics::cells::{Cells, Count, Replayed};
+pub use crate::metrics::rejection::Rejection;
 use crate::metrics::workers::{AllCells, WorkerCollector};
-pub use crate::metrics::workers::{Cells, Count};
 
 /// Every metric of this gateway. Those that change with each delivery are in [`Cells`].
 #[derive(Debug, Clone)]
@@ -27,7 +31,7 @@ pub struct Metrics {
     workers: AllCells,
     /// Events published through this gateway, by result.
     pub published: IntCounterVec,
-    /// Requests refused before a stream existed, by reason.
+    /// Connections and requests that were refused, by reason; [`Metrics::reject`] counts them.
     pub rejected: IntCounterVec,
     /// Reads of the certificate after its files changed, by result.
     pub certificate_reads: IntCounterVec,
@@ -49,6 +53,12 @@ pub struct Metrics {
 pub struct BrokerMetrics {
     /// Whether the broker's live side is connected (1) or not (0).
     pub connected: IntGaugeVec,
+    /// Channels with a subscriber on this gateway.
+    pub channels: IntGauge,
+    /// Approximate bytes that the memory broker keeps, and how many it may keep at most.
+    pub kept_bytes: IntGauge,
+    /// The limit of `kept_bytes`.
+    pub kept_bytes_limit: IntGauge,
     /// Sessions with Redis that began.
     pub sessions: IntCounter,
     /// Events that the broker handed to this gateway.
@@ -111,6 +121,15 @@ impl BrokerMetrics {
         let connected = IntGaugeVec::new(connected, &["broker"]).expect("a valid metric");
         BrokerMetrics {
             connected: make.registered(connected),
+            channels: make.gauge("sse_channels", "Channels with a subscriber on this gateway."),
+            kept_bytes: make.gauge(
+                "sse_memory_history_bytes",
+                "Approximate bytes of the events that the memory broker keeps.",
+            ),
+            kept_bytes_limit: make.gauge(
+                "sse_memory_history_limit_bytes",
+                "history.memory_bytes: the bytes that the memory broker keeps at most; 0 with Redis.",
+            ),
             sessions: make.counter(
                 "sse_broker_sessions_total",
                 "Sessions with Redis that began: one at the start, and one more behind each outage.",
@@ -181,7 +200,7 @@ impl Default for Metrics {
                 "sse_rejected_requests_total",
                 "Connections and requests that were refused, by reason.",
                 "reason",
-                &[],
+                &Rejection::ALL.map(Rejection::as_str),
             ),
             certificate_reads: make.counters(
                 "sse_certificate_reads_total",
@@ -222,6 +241,11 @@ impl Metrics {
             Err(PublishError::OutcomeUnknown(_)) => "unknown",
         };
         self.published.with_label_values(&[label]).inc();
+    }
+
+    /// Counts a connection or a request that was refused.
+    pub fn reject(&self, reason: Rejection) {
+        self.rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
     /// Also reports how many of this process's log lines were dropped.

@@ -111,8 +111,8 @@ impl WorkerSetup {
     }
 
     fn guests(&self) -> Rc<Guests> {
-        let rejected = self.app.metrics.rejected.clone();
-        let guests = Guests::new(self.most_guests, &self.app.config, rejected);
+        let metrics = self.app.metrics.clone();
+        let guests = Guests::new(self.most_guests, &self.app.config, metrics);
         self.vitals.spawn("a worker's guests", guests.clone().serve());
         guests
     }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::access::client::ClientAddr;
 use crate::access::cluster_streams::ClusterLease;
 use crate::config::LimitsConfig;
+use crate::metrics::Rejection;
 
 /// Idle accounts are swept when the table has twice as many entries as after the last sweep, and at
 /// least this many.
@@ -128,16 +129,16 @@ impl StreamLease {
 }
 
 impl Over {
-    /// The label in `sse_rejected_requests_total`.
-    pub fn reason(self) -> &'static str {
+    /// The reason as the metrics say it.
+    pub fn reason(self) -> Rejection {
         match self {
-            Over::AddressConnections => "address_connections",
-            Over::AddressConnectionRate => "address_connection_rate",
-            Over::ConnectionRate => "connection_rate",
-            Over::AddressStreams => "address_streams",
-            Over::SubjectStreams => "subject_streams",
-            Over::ClusterStreams => "cluster_streams",
-            Over::PublishRate => "publish_rate",
+            Over::AddressConnections => Rejection::AddressConnections,
+            Over::AddressConnectionRate => Rejection::AddressConnectionRate,
+            Over::ConnectionRate => Rejection::ConnectionRate,
+            Over::AddressStreams => Rejection::AddressStreams,
+            Over::SubjectStreams => Rejection::SubjectStreams,
+            Over::ClusterStreams => Rejection::ClusterStreams,
+            Over::PublishRate => Rejection::PublishRate,
         }
     }
 
@@ -182,7 +183,7 @@ impl Admission {
             return;
         }
         tracing::warn!(
-            client.addr = %client.ip, limit.reason = refused.over.reason(), limit.value = refused.limit,
+            client.addr = %client.ip, limit.reason = refused.over.reason().as_str(), limit.value = refused.limit,
             "a client's address has reached a limit; if it is a proxy's, name it in server.trusted_proxies"
         );
     }

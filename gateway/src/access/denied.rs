@@ -44,11 +44,19 @@ pub enum Refused {
     /// For good, or until the client sends other credentials.
     Denied(Denied),
     /// The gateway cannot decide now, through no fault of the client, which should come back. Holds
-    /// the metric's label and an explanation.
-    ComeBack(&'static str, String),
+    /// an explanation.
+    ComeBack(String),
     /// The client should not reconnect by itself: its ticket is spent, or its access was revoked.
-    /// Holds the metric's label.
-    Over(&'static str),
+    Over(Over),
+}
+
+/// Why a client should not reconnect by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Its ticket is used up.
+    TicketSpent,
+    /// Its subject or its token is revoked.
+    Revoked,
 }
 
 impl Denied {
@@ -78,6 +86,6 @@ impl From<Denied> for Refused {
 
 impl From<Away> for Refused {
     fn from(away: Away) -> Self {
-        Refused::ComeBack("access_unknown", away.0)
+        Refused::ComeBack(away.0)
     }
 }

@@ -7,12 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
 use crate::config::Config;
+use crate::feed::clock::unix_ms;
 use crate::feed::frame::{Frame, SharedFrame};
 use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
 use crate::feed::publication::{Publication, PublishError};
@@ -117,6 +118,7 @@ impl MemoryBroker {
     /// Creates an empty broker in a new epoch.
     pub fn new(limits: MemoryLimits, metrics: Metrics) -> Self {
         metrics.broker.connected.with_label_values(&["memory"]).set(1);
+        metrics.broker.kept_bytes_limit.set(limits.bytes as i64);
         MemoryBroker {
             state: Mutex::new(State {
                 clock: EventId::new(unix_ms(), fastrand::u32(1..1 << 28), 0),
@@ -145,7 +147,11 @@ impl MemoryBroker {
     /// Attaches a channel and answers `Attached` at once.
     pub fn attach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
         let mut state = self.lock();
-        state.channels.entry(channel.clone()).or_default().attached.push((worker, key));
+        let attached = &mut state.channels.entry(channel.clone()).or_default().attached;
+        if attached.is_empty() {
+            self.metrics.broker.channels.inc();
+        }
+        attached.push((worker, key));
         state.send(worker, ToHub::Attached(key));
     }
 
@@ -153,7 +159,11 @@ impl MemoryBroker {
     pub fn detach(&self, worker: u16, channel: &Channel, key: ChannelKey) {
         let mut state = self.lock();
         let Some(entry) = state.channels.get_mut(channel) else { return };
+        let before = entry.attached.len();
         entry.attached.retain(|attached| *attached != (worker, key));
+        if before > 0 && entry.attached.is_empty() {
+            self.metrics.broker.channels.dec();
+        }
         if entry.attached.is_empty() && entry.last.is_none() {
             state.channels.remove(channel);
         }
@@ -173,6 +183,7 @@ impl MemoryBroker {
                     inbox.send(PARTITION, [ToHub::Tick(PARTITION, clock)]);
                 }
                 state.expire(now, self.limits.ttl + EXPIRY_SLACK);
+                self.metrics.broker.kept_bytes.set(state.bytes as i64);
             }
         }
     }
@@ -213,6 +224,7 @@ impl MemoryBroker {
         }
         let told =
             state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
+        self.metrics.broker.kept_bytes.set(state.bytes as i64);
         drop(state);
         told.iter().for_each(|inbox| inbox.wake());
         self.metrics.broker.received.inc();
@@ -407,12 +419,6 @@ fn kept_size(frame: &SharedFrame) -> usize {
 /// in the queue.
 fn key_size(channel: &Channel, key: &str) -> usize {
     channel.as_str().len() + key.len() + 192
-}
-
-/// The system time in milliseconds since the Unix epoch.
-pub fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_millis() as u64
 }
 
 #[cfg(test)]

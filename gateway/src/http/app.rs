@@ -19,7 +19,7 @@ use crate::feed::inbox::{Inbox, ToHub};
 use crate::http::listener;
 use crate::http::proxy_protocol;
 use crate::hub::OpenStreams;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Rejection};
 
 /// State that all handlers of a gateway share.
 #[derive(Debug)]
@@ -214,8 +214,8 @@ impl App {
     }
 
     /// Counts a refused connection or request by its reason.
-    pub(crate) fn reject(&self, reason: &'static str) {
-        tracing::debug!(reject.reason = reason, "refused");
-        self.metrics.rejected.with_label_values(&[reason]).inc();
+    pub(crate) fn reject(&self, reason: Rejection) {
+        tracing::debug!(reject.reason = reason.as_str(), "refused");
+        self.metrics.reject(reason);
     }
 }

@@ -16,6 +16,7 @@ use crate::http::guests::Guests;
 use crate::http::proxy_protocol;
 use crate::http::takeover::Takeable;
 use crate::http::transport::{self, HandshakeError, Transport};
+use crate::metrics::Rejection;
 
 /// Prepares an accepted connection for HTTP. Returns it with its protocol and its peer's address.
 pub(crate) async fn ready_for_http(
@@ -66,7 +67,7 @@ async fn arrive(
 ) -> Result<(ClientAddr, Option<Lease>), DispatchError> {
     let client = proxy_protocol::client(stream, peer, &app.config.server).await;
     let client = client.inspect_err(|error| {
-        app.reject("proxy_header");
+        app.reject(Rejection::ProxyHeader);
         tracing::debug!(%peer, %error, "a trusted proxy did not say whose its connection is");
     })?;
     let lease = app.admission.connection(client).map_err(|refused| {

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use sse_contract::{Channel, EventId};
 
-use crate::access::denied::Refused;
+use crate::access::denied::{Over, Refused};
 use crate::feed::gap::GapReason;
 use crate::feed::snapshot::Snapshot;
 use crate::http::app::App;
@@ -76,11 +76,13 @@ async fn check_access(request: &HttpRequest, channel: &Channel, app: &App) -> Re
     match app.access.subscriber(&asking, channels, &app.broker).await {
         Ok(_) => Ok(()),
         Err(Refused::Denied(denied)) => Err(denied.into()),
-        Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),
-        Err(Refused::Over("revoked")) => {
+        Err(Refused::ComeBack(why)) => Err(Problem::new(Kind::Unavailable, why)),
+        Err(Refused::Over(Over::Revoked)) => {
             Err(Problem::new(Kind::InvalidToken, "access was revoked"))
         }
-        Err(Refused::Over(_)) => Err(Problem::new(Kind::InvalidToken, "the ticket is used up")),
+        Err(Refused::Over(Over::TicketSpent)) => {
+            Err(Problem::new(Kind::InvalidToken, "the ticket is used up"))
+        }
     }
 }
 

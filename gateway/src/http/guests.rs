@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use prometheus::IntCounterVec;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -31,6 +30,7 @@ use tokio::time::timeout;
 use crate::access::admission::Lease;
 use crate::config::Config;
 use crate::http::transport::Transport;
+use crate::metrics::{Metrics, Rejection};
 
 /// Pause between two searches for overdue guests; shorter if `server.head_timeout` is shorter.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub(crate) struct Guests {
     head_patience: Duration,
     sweep: Duration,
     /// Counts refused and closed connections, by reason.
-    rejected: IntCounterVec,
+    metrics: Metrics,
     leaving: RefCell<Vec<Leaving>>,
     some_leave: Notify,
 }
@@ -85,9 +85,9 @@ pub(crate) struct Place {
 }
 
 impl Guests {
-    /// Allows at most `most` guests; the configuration says how long they may wait. `rejected`
+    /// Allows at most `most` guests; the configuration says how long they may wait. `metrics`
     /// counts connections that are refused or closed.
-    pub(crate) fn new(most: usize, config: &Config, rejected: IntCounterVec) -> Rc<Self> {
+    pub(crate) fn new(most: usize, config: &Config, metrics: Metrics) -> Rc<Self> {
         let head_patience = config.server.head_timeout;
         // Keep-alive and NDJSON bodies have their own timers. Those send an answer, so they must
         // run out first.
@@ -98,7 +98,7 @@ impl Guests {
             patience,
             head_patience,
             sweep: SWEEP.min(head_patience),
-            rejected,
+            metrics,
             leaving: RefCell::default(),
             some_leave: Notify::new(),
         })
@@ -122,16 +122,16 @@ impl Guests {
 
     /// Counts a client whose bytes cannot be read as a request.
     pub(crate) fn unreadable(&self) {
-        self.rejected.with_label_values(&["unreadable"]).inc();
+        self.metrics.reject(Rejection::Unreadable);
     }
 
     /// Counts a TLS handshake that failed.
     pub(crate) fn no_handshake(&self) {
-        self.rejected.with_label_values(&["handshake"]).inc();
+        self.metrics.reject(Rejection::Handshake);
     }
 
     fn count_closed(&self) {
-        self.rejected.with_label_values(&["crowded"]).inc();
+        self.metrics.reject(Rejection::Crowded);
     }
 
     /// Queues a connection for [`Guests::serve`] to close in stages.
@@ -308,7 +308,6 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::metrics::Metrics;
 
     fn guests(most: usize) -> Rc<Guests> {
         guests_with(most, &[])
@@ -317,7 +316,7 @@ mod tests {
     fn guests_with(most: usize, settings: &[(&str, &str)]) -> Rc<Guests> {
         let pairs: Vec<_> = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
-        Guests::new(most, &config, Metrics::default().rejected)
+        Guests::new(most, &config, Metrics::default())
     }
 
     fn waiting(guests: &Rc<Guests>) -> Place {

@@ -149,7 +149,7 @@ async fn publisher(
     app.deny_publish(1);
     Err(match refused {
         Refused::Denied(denied) => denied.into(),
-        Refused::ComeBack(_, why) => {
+        Refused::ComeBack(why) => {
             Problem::new(Kind::Unavailable, format!("nothing was published: {why}"))
         }
         Refused::Over(_) => Problem::new(Kind::InvalidToken, "access was revoked"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::access::admission;
 use crate::access::asker::Asker;
-use crate::access::denied::Refused;
+use crate::access::denied::{Over, Refused};
 use crate::access::grant::Grant;
 use crate::feed::frame::{self, Framing};
 use crate::http::app::App;
@@ -20,6 +20,7 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 use crate::http::takeover::TakeoverOrder;
 use crate::hub::Hub;
+use crate::metrics::Rejection;
 use crate::stream::body_pipe::Carrier;
 use crate::stream::story::Story;
 use crate::stream::subscription::{About, Refusal, Subscription};
@@ -31,12 +32,12 @@ pub(crate) async fn get(
     hub: LocalData<HubHandle>,
 ) -> Result<HttpResponse, Problem> {
     let mut subscription = request::subscription(&request, app.config.stream.max_channels)
-        .inspect_err(|_| app.reject("invalid"))?;
+        .inspect_err(|_| app.reject(Rejection::Invalid))?;
     if app.draining() {
-        return Ok(come_back(&request, &app, Away::Here("draining")));
+        return Ok(come_back(&request, &app, Away::Here(Rejection::Draining)));
     }
     if app.full() {
-        return Ok(come_back(&request, &app, Away::Here("full")));
+        return Ok(come_back(&request, &app, Away::Here(Rejection::Full)));
     }
     let asking = Asking::of(&request, &app.config.server);
     let channels = subscription.channels.clone();
@@ -73,10 +74,10 @@ pub(crate) async fn get(
     let opened = match opening {
         Ok(opened) => opened,
         Err(Refusal::Draining) => {
-            return Ok(come_back(&request, &app, Away::Here("draining")));
+            return Ok(come_back(&request, &app, Away::Here(Rejection::Draining)));
         }
         Err(Refusal::Denied(channel, why)) => {
-            app.reject("denied");
+            app.reject(Rejection::Denied);
             let detail = format!("Redis refuses this gateway the channel {channel}: {why}");
             return Err(Problem::new(Kind::SubscribeDenied, detail).field("channel"));
         }
@@ -132,17 +133,23 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
     match refused {
         Refused::Denied(denied) => {
             let problem = Problem::from(denied);
-            app.reject(if problem.status() == 401 { "unauthenticated" } else { "forbidden" });
+            app.reject(match problem.status().as_u16() {
+                401 => Rejection::Unauthenticated,
+                _ => Rejection::Forbidden,
+            });
             Err(problem)
         }
-        Refused::ComeBack(reason, why) => {
-            tracing::debug!(reject.reason = reason, error = %why, "a stream is not opened now");
-            Ok(come_back(request, app, Away::Unsaid(reason)))
+        Refused::ComeBack(why) => {
+            tracing::debug!(error = %why, "whether a stream is allowed cannot be said now");
+            Ok(come_back(request, app, Away::Unsaid))
         }
         // 204 is the only answer after which neither a browser nor a client with its own retries
         // comes back (WHATWG HTML §9.2.3).
-        Refused::Over(reason) => {
-            app.reject(reason);
+        Refused::Over(over) => {
+            app.reject(match over {
+                Over::TicketSpent => Rejection::TicketSpent,
+                Over::Revoked => Rejection::Revoked,
+            });
             Ok(HttpResponse::NoContent()
                 .insert_header((header::CACHE_CONTROL, "no-store"))
                 .finish())
@@ -153,9 +160,9 @@ fn answer(refused: Refused, request: &HttpRequest, app: &App) -> Result<HttpResp
 /// Why a client is sent away for now, to come back later.
 enum Away {
     /// This gateway is draining or full; another one may have room.
-    Here(&'static str),
+    Here(Rejection),
     /// It cannot be decided now whether the client has access.
-    Unsaid(&'static str),
+    Unsaid,
     /// The client has reached one of its own limits.
     Client(admission::Refused),
 }
@@ -168,12 +175,12 @@ fn come_back(request: &HttpRequest, app: &App, away: Away) -> HttpResponse {
     let (reason, retry, problem) = match away {
         // A quarter of the usual delay, because another gateway may take the client at once.
         Away::Here(reason) => {
-            let detail = format!("the gateway is {reason}");
+            let detail = format!("the gateway is {}", reason.as_str());
             (reason, retry / 4, Problem::new(Kind::Unavailable, detail))
         }
-        Away::Unsaid(reason) => {
+        Away::Unsaid => {
             let detail = "whether this is allowed cannot be said at the moment";
-            (reason, retry, Problem::new(Kind::Unavailable, detail))
+            (Rejection::AccessUnknown, retry, Problem::new(Kind::Unavailable, detail))
         }
         Away::Client(refused) => {
             let after = refused.after.unwrap_or(Duration::from_millis(retry));

@@ -21,7 +21,7 @@ pub(crate) async fn issue(
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .json(json!({ "ticket": ticket, "expires_in": seconds }))),
         Err(Refused::Denied(denied)) => Err(denied.into()),
-        Err(Refused::ComeBack(_, why)) => Err(Problem::new(Kind::Unavailable, why)),
+        Err(Refused::ComeBack(why)) => Err(Problem::new(Kind::Unavailable, why)),
         Err(Refused::Over(_)) => Err(Problem::new(Kind::InvalidToken, "access was revoked")),
     }
 }

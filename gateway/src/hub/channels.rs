@@ -141,9 +141,4 @@ impl Channels {
         let all = slot.map_or(&[][..], |&slot| &self.entries[slot as usize].subscribers);
         all.iter().map(|connection| *connection as usize).collect()
     }
-
-    /// How many channels there are.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
 }

@@ -1,12 +1,13 @@
 //! What the broker's messages do to a worker's connections, and the fan-out: each event to every
 //! live subscriber of its channel.
 
+use crate::feed::clock::unix_ms;
 use crate::feed::frame::{Framing, SharedFrame};
 use crate::feed::inbox::{ChannelKey, ToHub};
 use crate::hub::clocks::Clock;
 use crate::hub::subscribers::Subscribers;
 use crate::stream::close_reason::CloseReason;
-use crate::stream::delivery::{Attempt, Batch, End, QueueLimits};
+use crate::stream::delivery::{Attempt, Batch, End, QueueLimits, Traffic};
 
 /// Selects subscribers of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +122,8 @@ impl Subscribers {
         let batch = Batch::new(partition, run, picks, row.split_at(chunks));
         let (now, limits) = (self.now(), self.queue_limits());
         let write = readers != Readers::OfSeveral;
-        let (mut whole, mut written, mut missed, mut others) = (0, 0, 0, false);
+        let (mut whole, mut bytes) = (0, 0);
+        let (mut written, mut missed, mut others) = (Traffic::default(), 0, false);
         for &slot in self.channels.subscribers(*key) {
             let connection = &mut self.connections[slot as usize];
             if readers != Readers::All {
@@ -132,8 +134,9 @@ impl Subscribers {
                 }
             }
             let attempt = if write { connection.write_now(&batch, now) } else { Attempt::NotMade };
-            if attempt == Attempt::Whole {
+            if let Attempt::Whole(n) = attempt {
                 whole += 1;
+                bytes += n as u64;
                 continue;
             }
             let idle = !connection.pending();
@@ -147,7 +150,9 @@ impl Subscribers {
                 self.ends.push((slot, delivery.end));
             }
         }
-        self.cells.delivered.add(written + whole * batch.len() as u64);
+        written += Traffic { events: whole * batch.len() as u64, bytes, writes: whole };
+        self.cells.wrote(written);
+        self.observe_delay(&batch, whole);
         self.cells.missed.add(missed);
         self.row = row;
         let mut ends = std::mem::take(&mut self.ends);
@@ -159,6 +164,17 @@ impl Subscribers {
         }
         self.ends = ends;
         others
+    }
+
+    /// Counts the time since each event's publication, for the subscribers that took it at once.
+    fn observe_delay(&self, batch: &Batch<'_>, subscribers: u64) {
+        if subscribers == 0 {
+            return;
+        }
+        let now = unix_ms();
+        for id in batch.frames().filter_map(|frame| frame.id) {
+            self.cells.delivery_delay.observe(now.saturating_sub(id.ms), subscribers);
+        }
     }
 
     fn queue_limits(&self) -> QueueLimits {

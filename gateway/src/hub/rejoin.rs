@@ -13,10 +13,11 @@ use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::Snapshot;
 use crate::hub::clocks::Clock;
 use crate::hub::subscribers::Subscribers;
+use crate::metrics::{Cells, Replayed};
 use crate::stream::close_reason::CloseReason;
 use crate::stream::connection::Connection;
 use crate::stream::join::{Join, Next, Output};
-use crate::stream::strand::Joining;
+use crate::stream::strand::{Joining, Replay};
 use crate::stream::subscription::Refusal;
 
 impl Subscribers {
@@ -87,7 +88,8 @@ impl Subscribers {
                 }
                 None => {
                     // A client that does not take this `retry:` reconnects all the same.
-                    let _ = connection.send_own(&retry, now);
+                    let written = connection.send_own(&retry, now);
+                    self.cells.wrote(written.unwrap_or_default());
                     self.close(slot, CloseReason::Refused);
                 }
             }
@@ -201,7 +203,7 @@ impl Subscribers {
         }
         let position = position.map_or(strand.seen, |position| position.max(strand.seen));
         let names = strand.memberships.iter().map(|m| self.channels.name(m.channel).clone());
-        let joining = Joining::new(Join::resumed(position, limits), names.collect());
+        let joining = Joining::new(Join::resumed(position, limits), names.collect(), true);
         strand.joining = Some(Box::new(joining));
         self.cells.lags.add(1);
         self.cells.joining.add(1);
@@ -263,14 +265,27 @@ impl Subscribers {
     /// Queues and writes what a join handed out, and does what the join asks for next.
     fn act(&mut self, slot: usize, partition: u16, outputs: &mut Vec<Output>, next: Next) {
         let now = self.now();
+        let (mut events, mut gaps) = (0, false);
         for output in outputs.iter() {
-            if let Output::Gap(gap) = output {
-                self.cells.gaps[gap.reason as usize].add(1);
-                self.log_gap(slot, gap);
+            match output {
+                Output::Frame(_) => events += 1,
+                Output::Gap(gap) => {
+                    gaps = true;
+                    self.cells.gaps[gap.reason as usize].add(1);
+                    self.log_gap(slot, gap);
+                }
+                Output::Opened(..) | Output::Checkpoint(_) => {}
             }
         }
         let retry = self.config.jittered_retry();
         let connection = &mut self.connections[slot];
+        if let Some(joining) = &mut connection.strand(partition).joining {
+            joining.replay.events += events;
+            joining.replay.gap |= gaps;
+            if matches!(next, Next::Live(_)) && joining.join.replays() {
+                count_replay(&self.cells, &joining.replay);
+            }
+        }
         let token = Self::token(slot, connection.generation);
         let unchanged = outputs.is_empty() && next == Next::Tick;
         let opened = outputs.iter().any(|output| matches!(output, Output::Opened(..)));
@@ -330,5 +345,16 @@ impl Subscribers {
                 epoch: dispatched.map(EventId::epoch),
             });
         }
+    }
+}
+
+/// Counts a replay that has reached the live events.
+fn count_replay(cells: &Cells, replay: &Replay) {
+    let result = if replay.gap { Replayed::Gap } else { Replayed::Complete };
+    cells.replays[result as usize].add(1);
+    cells.replay_events.observe(replay.events, 1);
+    cells.replay_time.observe(replay.began.elapsed().as_millis() as u64, 1);
+    if replay.lagged {
+        cells.lag_events.observe(replay.events, 1);
     }
 }

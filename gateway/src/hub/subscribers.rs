@@ -19,10 +19,10 @@ use crate::hub::channels::Channels;
 use crate::hub::clocks::Clock;
 use crate::hub::poller::Readiness;
 use crate::logging::Sampler;
-use crate::metrics::Cells;
+use crate::metrics::{Cells, Replayed};
 use crate::stream::close_reason::CloseReason;
 use crate::stream::connection::Connection;
-use crate::stream::delivery::End;
+use crate::stream::delivery::{End, Traffic};
 use crate::stream::join::{Join, Limits, Output};
 use crate::stream::outbox::Deciseconds;
 use crate::stream::sink::{ClientSide, Sink};
@@ -227,6 +227,13 @@ impl Subscribers {
         self.open.closed();
         self.cells.closed[reason as usize].add(1);
         self.cells.joining.sub(connection.joining() as u64);
+        for joining in connection.strands.iter().filter_map(|strand| strand.joining.as_ref()) {
+            if joining.join.replays() {
+                self.cells.replays[Replayed::Abandoned as usize].add(1);
+            }
+        }
+        let open = u64::from(self.now() - connection.opened) * 100;
+        self.cells.stream_duration.observe(open, 1);
         self.count();
         let id = StreamId { worker: self.worker, number: connection.generation };
         if let Some(About { story: Some(story), subject, .. }) = connection.about.as_deref() {
@@ -241,7 +248,6 @@ impl Subscribers {
 
     fn count(&self) {
         self.cells.subscribers.set(self.connections.len() as u64);
-        self.cells.channels.set(self.channels.len() as u64);
     }
 
     /// Handles what the poller reported.
@@ -263,7 +269,7 @@ impl Subscribers {
         let now = self.now();
         let connection = &mut self.connections[slot];
         match connection.flush(now) {
-            Ok(events) => self.cells.delivered.add(events),
+            Ok(written) => self.cells.wrote(written),
             Err(_) => return self.close(slot, CloseReason::Failed),
         }
         self.read_if_room(slot);
@@ -280,6 +286,7 @@ impl Subscribers {
             age => deciseconds(age).max(1),
         };
         let mut ended = Vec::new();
+        let (mut queued_bytes, mut queued_streams, mut written) = (0, 0, Traffic::default());
         for (slot, connection) in &mut self.connections {
             let until = connection.about.as_ref().and_then(|about| about.until);
             if until.is_some_and(|until| until <= instant) {
@@ -299,6 +306,8 @@ impl Subscribers {
                 continue;
             }
             if connection.pending() {
+                queued_streams += 1;
+                queued_bytes += connection.queued() as u64;
                 continue;
             }
             if now - connection.last_write < jittered(heartbeat) {
@@ -314,10 +323,14 @@ impl Subscribers {
                 _ if connection.checkpoints => connection.heartbeat(frame::ALIVE, now),
                 _ => connection.heartbeat(frame::COMMENT, now),
             };
-            if sent.is_err() {
-                ended.push((slot, CloseReason::Failed));
+            match sent {
+                Ok(sent) => written += sent,
+                Err(_) => ended.push((slot, CloseReason::Failed)),
             }
         }
+        self.cells.wrote(written);
+        self.cells.queued_streams.set(queued_streams);
+        self.cells.queued_bytes.set(queued_bytes);
         for (slot, reason) in ended {
             if matches!(reason, CloseReason::Expired | CloseReason::Aged) {
                 self.send_away(slot);
@@ -331,7 +344,8 @@ impl Subscribers {
         let now = self.now();
         let retry = frame::retry(self.config.jittered_retry());
         // A client that does not take this resumes from its cursor all the same.
-        let _ = self.connections[slot].send_own(&retry, now);
+        let written = self.connections[slot].send_own(&retry, now);
+        self.cells.wrote(written.unwrap_or_default());
     }
 
     /// Ends the streams that a revocation names.

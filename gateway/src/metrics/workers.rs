@@ -1,6 +1,6 @@
-//! What workers count, each in its own cells, and how a scrape adds the cells up.
+//! How a scrape adds up what the workers count.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
@@ -8,56 +8,9 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 
 use crate::feed::gap::GapReason;
+use crate::metrics::cells::{Cells, Count, Replayed};
+use crate::metrics::distribution::{self, Distribution};
 use crate::stream::close_reason::CloseReason;
-
-/// A number that one thread writes and any thread may read.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Adds `n`. Only the thread that owns the cells may call this.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Subtracts `n`. Only the thread that owns the cells may call this.
-    pub fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
-    }
-
-    /// Sets the number. Only the thread that owns the cells may call this.
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    /// The current number.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// One worker's numbers.
-#[derive(Debug, Default)]
-pub struct Cells {
-    /// Open streams.
-    pub subscribers: Count,
-    /// Open streams that are not live: they read history or wait for the broker.
-    pub joining: Count,
-    /// Channels with a subscriber on this worker.
-    pub channels: Count,
-    /// Streams opened.
-    pub opened: Count,
-    /// Streams closed, by [`CloseReason`].
-    pub closed: [Count; CloseReason::ALL.len()],
-    /// Events that a socket accepted as a whole.
-    pub delivered: Count,
-    /// Gap events, by [`GapReason`].
-    pub gaps: [Count; GapReason::ALL.len()],
-    /// Live connections that had to read history.
-    pub lags: Count,
-    /// Raw publishes that a connection missed because it was not live.
-    pub missed: Count,
-}
 
 /// The cells of all workers.
 pub(super) type AllCells = Arc<Mutex<Vec<Arc<Cells>>>>;
@@ -83,7 +36,7 @@ enum Kind {
 }
 
 /// Every metric of the workers. Its number is in [`Cells`].
-const OF_WORKERS: [OfWorkers; 8] = [
+const OF_WORKERS: [OfWorkers; 12] = [
     OfWorkers {
         name: "sse_subscribers",
         help: "Open streams, by state: live, or joining (reading history or waiting for the broker).",
@@ -94,13 +47,6 @@ const OF_WORKERS: [OfWorkers; 8] = [
             let live = sum(&|cells| &cells.subscribers).saturating_sub(joining);
             vec![("live", live), ("joining", joining)]
         },
-    },
-    OfWorkers {
-        name: "sse_channels",
-        help: "Channels with a subscriber, counted once a worker.",
-        label: "",
-        kind: Kind::Gauge,
-        values: |sum| vec![("", sum(&|cells| &cells.channels))],
     },
     OfWorkers {
         name: "sse_streams_opened_total",
@@ -150,6 +96,87 @@ const OF_WORKERS: [OfWorkers; 8] = [
         kind: Kind::Counter,
         values: |sum| vec![("", sum(&|cells| &cells.missed))],
     },
+    OfWorkers {
+        name: "sse_sent_bytes_total",
+        help: "Bytes that subscribers' sockets accepted, before TLS.",
+        label: "",
+        kind: Kind::Counter,
+        values: |sum| vec![("", sum(&|cells| &cells.sent_bytes))],
+    },
+    OfWorkers {
+        name: "sse_writes_total",
+        help: "Writes that subscribers' sockets accepted bytes of; events for each write say how well events coalesce.",
+        label: "",
+        kind: Kind::Counter,
+        values: |sum| vec![("", sum(&|cells| &cells.writes))],
+    },
+    OfWorkers {
+        name: "sse_queued_bytes",
+        help: "Bytes that wait for slow readers.",
+        label: "",
+        kind: Kind::Gauge,
+        values: |sum| vec![("", sum(&|cells| &cells.queued_bytes))],
+    },
+    OfWorkers {
+        name: "sse_queued_streams",
+        help: "Streams with bytes that wait for a slow reader.",
+        label: "",
+        kind: Kind::Gauge,
+        values: |sum| vec![("", sum(&|cells| &cells.queued_streams))],
+    },
+    OfWorkers {
+        name: "sse_replays_total",
+        help: "Readings of history up to the live events, by result: complete, gap (the client was told of one), abandoned (the stream ended before).",
+        label: "result",
+        kind: Kind::Counter,
+        values: |sum| {
+            let all = Replayed::ALL.iter().enumerate();
+            all.map(|(n, result)| (result.as_str(), sum(&|cells| &cells.replays[n]))).collect()
+        },
+    },
+];
+
+/// A histogram that is the sum of the workers' cells.
+struct Histogram {
+    name: &'static str,
+    help: &'static str,
+    /// The size of a value's unit in that of the metric.
+    unit: f64,
+    of: fn(&Cells) -> &Distribution,
+}
+
+/// Every histogram of the workers.
+const HISTOGRAMS: [Histogram; 5] = [
+    Histogram {
+        name: "sse_delivery_delay_seconds",
+        help: "From an event's publication, by Redis' clock, to its write, by this machine's; not of what waits for a slow reader.",
+        unit: 0.001,
+        of: |cells| &cells.delivery_delay,
+    },
+    Histogram {
+        name: "sse_stream_duration_seconds",
+        help: "How long streams were open.",
+        unit: 0.001,
+        of: |cells| &cells.stream_duration,
+    },
+    Histogram {
+        name: "sse_replay_seconds",
+        help: "How long replays took until their streams were live.",
+        unit: 0.001,
+        of: |cells| &cells.replay_time,
+    },
+    Histogram {
+        name: "sse_replay_events",
+        help: "How many events replays handed out until their streams were live.",
+        unit: 1.0,
+        of: |cells| &cells.replay_events,
+    },
+    Histogram {
+        name: "sse_lag_events",
+        help: "How many events a live stream was behind that had to read history.",
+        unit: 1.0,
+        of: |cells| &cells.lag_events,
+    },
 ];
 
 /// A metric as the registry holds it.
@@ -192,17 +219,24 @@ impl Held {
 pub(super) struct WorkerCollector {
     workers: AllCells,
     held: Vec<Held>,
+    histograms: Vec<Desc>,
 }
 
 impl WorkerCollector {
     pub(super) fn new(workers: AllCells) -> Self {
-        WorkerCollector { workers, held: OF_WORKERS.iter().map(Held::of).collect() }
+        let histograms = HISTOGRAMS.iter().map(|histogram| {
+            Desc::new(histogram.name.into(), histogram.help.into(), Vec::new(), HashMap::new())
+                .expect("a valid metric")
+        });
+        let (histograms, held) = (histograms.collect(), OF_WORKERS.iter().map(Held::of).collect());
+        WorkerCollector { workers, held, histograms }
     }
 }
 
 impl Collector for WorkerCollector {
     fn desc(&self) -> Vec<&Desc> {
-        self.held.iter().flat_map(|held| held.collector().desc()).collect()
+        let held = self.held.iter().flat_map(|held| held.collector().desc());
+        held.chain(&self.histograms).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -214,6 +248,12 @@ impl Collector for WorkerCollector {
                 held.set(&[value][usize::from(metric.label.is_empty())..], count);
             }
         }
-        self.held.iter().flat_map(|held| held.collector().collect()).collect()
+        let histograms = HISTOGRAMS.iter().map(|histogram| {
+            let cells: Vec<&Distribution> =
+                workers.iter().map(|cells| (histogram.of)(cells)).collect();
+            distribution::sum(histogram.name, histogram.help, histogram.unit, &cells)
+        });
+        let held = self.held.iter().flat_map(|held| held.collector().collect());
+        held.chain(histograms).collect()
     }
 }

@@ -12,7 +12,7 @@ use sse_contract::EventId;
 
 use crate::feed::frame::{self, Framing, SharedFrame};
 use crate::stream::account::Output;
-use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits};
+use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits, Traffic};
 use crate::stream::outbox::{Block, Deciseconds, Outbox};
 use crate::stream::sink::Sink;
 use crate::stream::strand::{Strand, Strands};
@@ -91,7 +91,7 @@ impl Connection {
                 if let Some(about) = &mut self.about {
                     about.wrote(batch.len() as u64, n);
                 }
-                Attempt::Whole
+                Attempt::Whole(n)
             }
             Ok(n) => Attempt::Part(n),
             Err(_) => Attempt::Broken,
@@ -109,9 +109,11 @@ impl Connection {
         now: Deciseconds,
         write: bool,
     ) -> Delivery {
-        let nothing = Delivery { written: 0, missed: 0, end: End::Taken };
+        let nothing = Delivery { written: Traffic::default(), missed: 0, end: End::Taken };
         match attempt {
-            Attempt::Whole => return Delivery { written: batch.len() as u64, ..nothing },
+            Attempt::Whole(n) => {
+                return Delivery { written: Traffic::of(batch.len() as u64, n), ..nothing };
+            }
             Attempt::Broken => return Delivery { end: End::Broken, ..nothing },
             Attempt::Part(_) | Attempt::NotMade => {}
         }
@@ -123,9 +125,6 @@ impl Connection {
         let (mut delivery, done) =
             (nothing, if let Attempt::Part(done) = attempt { done } else { 0 });
         self.queue_batch(batch, done, limits, now, &mut delivery);
-        if let Some(about) = &mut self.about {
-            about.wrote(delivery.written, done);
-        }
         if attempt == Attempt::NotMade && write && idle {
             self.flush_into(&mut delivery, now);
         }
@@ -141,8 +140,8 @@ impl Connection {
         now: Deciseconds,
         delivery: &mut Delivery,
     ) {
-        let partition = batch.partition;
-        let mut seen = self.strand(partition).seen;
+        let (partition, accepted) = (batch.partition, done);
+        let (mut seen, mut whole) = (self.strand(partition).seen, 0);
         for frame in batch.frames() {
             if frame.id.is_some_and(|id| id <= seen) {
                 continue;
@@ -167,7 +166,7 @@ impl Connection {
             let written = done.min(size);
             done -= written;
             if written == size {
-                delivery.written += 1;
+                whole += 1;
             } else {
                 self.queue(Block::Shared(frame.clone()), written, now);
             }
@@ -175,6 +174,10 @@ impl Connection {
             seen = frame.id.unwrap_or(seen);
         }
         self.strand(partition).seen = seen;
+        delivery.written += Traffic::of(whole, accepted);
+        if let Some(about) = &mut self.about {
+            about.wrote(whole, accepted);
+        }
     }
 
     fn flush_into(&mut self, delivery: &mut Delivery, now: Deciseconds) {
@@ -217,16 +220,16 @@ impl Connection {
     }
 
     /// Writes a block that belongs to this connection, after everything queued.
-    pub(crate) fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<u64> {
+    pub(crate) fn send_own(&mut self, block: &[u8], now: Deciseconds) -> io::Result<Traffic> {
         self.queue_own(block, now);
         self.flush(now)
     }
 
     /// Writes a heartbeat. Skipped when data is queued: that data probes the connection just as
     /// well.
-    pub(crate) fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<()> {
+    pub(crate) fn heartbeat(&mut self, block: &[u8], now: Deciseconds) -> io::Result<Traffic> {
         if self.outbox.is_some() {
-            return Ok(());
+            return Ok(Traffic::default());
         }
         let bytes = frame::framed(block, self.framing);
         let n = self.sink.write(&bytes)?;
@@ -237,19 +240,19 @@ impl Connection {
             self.queue(Block::Own(bytes), n, now);
         }
         self.last_write = now;
-        Ok(())
+        Ok(Traffic::of(0, n))
     }
 
-    /// Writes as much of the queue as fits. Returns how many queued events were finished.
-    pub(crate) fn flush(&mut self, now: Deciseconds) -> io::Result<u64> {
-        let mut events = 0;
+    /// Writes as much of the queue as fits. Returns what the socket accepted.
+    pub(crate) fn flush(&mut self, now: Deciseconds) -> io::Result<Traffic> {
+        let mut written = Traffic::default();
         while let Some(outbox) = &mut self.outbox {
             let offered: SmallVec<[IoSlice<'_>; 64]> = outbox.slices().collect();
             let size: usize = offered.iter().map(|s| s.len()).sum();
             let n = self.sink.write_vectored(&offered)?;
             drop(offered);
             let finished = outbox.advance(n, now);
-            events += finished;
+            written += Traffic::of(finished, n);
             if let Some(about) = &mut self.about {
                 about.wrote(finished, n);
             }
@@ -263,7 +266,7 @@ impl Connection {
                 break;
             }
         }
-        Ok(events)
+        Ok(written)
     }
 
     /// Drops the events of this epoch at the end of the queue. Returns the position before the
@@ -288,6 +291,11 @@ impl Connection {
     /// Whether something is queued and the socket has accepted none of it for longer than this.
     pub(crate) fn stalled(&self, now: Deciseconds, deadline: Deciseconds) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| now - outbox.progress() > deadline)
+    }
+
+    /// How many bytes are queued.
+    pub(crate) fn queued(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
     /// Whether something is queued.
@@ -414,7 +422,7 @@ mod tests {
                     Frame::event(id(next), "", &"x".repeat(*size))
                 }));
                 let delivery = deliver(&mut connection, &run, write);
-                written += delivery.written;
+                written += delivery.written.events;
                 let upto = if let End::Overflow(upto) = delivery.end { upto } else { id(next) };
                 for (_, frame) in &run {
                     if frame.id.is_some_and(|frame| frame > id(seen) && frame <= upto) {
@@ -426,11 +434,11 @@ mod tests {
                     break;
                 }
                 client.read(most, &mut got);
-                written += connection.flush(0).unwrap();
+                written += connection.flush(0).unwrap().events;
             }
             while connection.pending() {
                 client.read(1 << 16, &mut got);
-                written += connection.flush(0).unwrap();
+                written += connection.flush(0).unwrap().events;
             }
             client.read(1 << 20, &mut got);
             prop_assert!(got == expected);
@@ -445,7 +453,7 @@ mod tests {
         let delivery = deliver(&mut connection, &run_of((0..500).map(raw)), true);
         assert_eq!(delivery.end, End::Taken);
         let waiting = LIMITS.bytes as u64 / 4000;
-        assert!(delivery.written + delivery.missed + waiting >= 499, "{delivery:?}");
+        assert!(delivery.written.events + delivery.missed + waiting >= 499, "{delivery:?}");
         let event = Frame::event(id(1), "", &"x".repeat(10_000));
         let delivery = deliver(&mut connection, &run_of([event].into_iter()), true);
         assert_eq!(delivery.end, End::Overflow(id(1).before()));

@@ -1,5 +1,7 @@
 //! The delivery of live events to a connection: what is delivered, and how it ended.
 
+use std::ops::AddAssign;
+
 use sse_contract::EventId;
 
 use crate::feed::frame::{Framing, SharedFrame};
@@ -19,11 +21,22 @@ pub(crate) struct Batch<'a> {
     pub last: Option<EventId>,
 }
 
+/// What a socket accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Traffic {
+    /// Events whose last byte is among it.
+    pub events: u64,
+    /// Bytes: of the body with its framing, and of the response's head. TLS adds its own.
+    pub bytes: u64,
+    /// Writes that the socket took a byte of.
+    pub writes: u64,
+}
+
 /// The result of delivering a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// Events written as a whole.
-    pub written: u64,
+    /// What the socket accepted.
+    pub written: Traffic,
     /// Events without an id that this connection missed.
     pub missed: u64,
     /// How the delivery ended.
@@ -33,8 +46,8 @@ pub(crate) struct Delivery {
 /// An attempt to write a batch at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
-    /// The socket took the whole batch.
-    Whole,
+    /// The socket took the whole batch, which is this many bytes.
+    Whole(usize),
     /// The socket took this many bytes.
     Part(usize),
     /// Nothing was written: the strand joins, or other blocks wait, or some of the events are not
@@ -62,6 +75,21 @@ pub(crate) struct QueueLimits {
     pub blocks: usize,
     /// How many bytes may wait. A single event may be larger.
     pub bytes: usize,
+}
+
+impl Traffic {
+    /// What one write of `events` whole events and `bytes` was.
+    pub(crate) fn of(events: u64, bytes: usize) -> Self {
+        Traffic { events, bytes: bytes as u64, writes: u64::from(bytes > 0) }
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        self.events += more.events;
+        self.bytes += more.bytes;
+        self.writes += more.writes;
+    }
 }
 
 impl<'a> Batch<'a> {

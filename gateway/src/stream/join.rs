@@ -116,6 +116,11 @@ impl Join {
         Join { account, unopened: false, ..Join::new(Start::After(position), limits) }
     }
 
+    /// Whether the join reads history, and does not only wait for its first position.
+    pub fn replays(&self) -> bool {
+        matches!(self.start, Start::Oldest | Start::After(_))
+    }
+
     /// Notes that the client is let in before the stream has a position.
     pub fn late(&mut self) {
         self.late = true;

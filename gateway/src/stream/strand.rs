@@ -4,6 +4,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
@@ -57,6 +58,20 @@ pub(crate) struct Joining {
     pub held: Option<EventId>,
     /// The number of the read under way.
     pub read_number: u32,
+    /// What the metrics tell of the join.
+    pub replay: Replay,
+}
+
+/// How far a join has come, for the metrics.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    /// Whether the strand was live before.
+    pub lagged: bool,
+    pub began: Instant,
+    /// Events handed out.
+    pub events: u64,
+    /// Whether a gap was handed out.
+    pub gap: bool,
 }
 
 impl Memberships {
@@ -98,15 +113,17 @@ impl Strand {
     /// A strand that joins, with its channels' memberships still to come.
     pub(crate) fn joining(partition: u16, join: Join, channels: Arc<[Channel]>) -> Self {
         let (seen, memberships) = (EventId::ZERO, Memberships::None);
-        let joining = Some(Box::new(Joining::new(join, channels)));
+        let joining = Some(Box::new(Joining::new(join, channels, false)));
         Strand { partition, seen, joining, memberships }
     }
 }
 
 impl Joining {
-    /// A join that has not begun to read. Every channel counts as attached.
-    pub(crate) fn new(join: Join, channels: Arc<[Channel]>) -> Self {
-        Joining { join, channels, unattached: 0, held: None, read_number: 0 }
+    /// A join that has not begun to read. Every channel counts as attached. `lagged` says whether
+    /// the strand was live before.
+    pub(crate) fn new(join: Join, channels: Arc<[Channel]>, lagged: bool) -> Self {
+        let replay = Replay { lagged, began: Instant::now(), events: 0, gap: false };
+        Joining { join, channels, unattached: 0, held: None, read_number: 0, replay }
     }
 }
 

@@ -16,6 +16,7 @@ mod join_model;
 mod life;
 mod limits;
 mod logs;
+mod metrics;
 mod nginx;
 mod pages;
 mod parsers;

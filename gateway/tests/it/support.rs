@@ -145,7 +145,8 @@ impl TestGateway {
     /// Waits until no stream is left, as must be at the end of every test.
     pub fn settled(&self) {
         eventually("no subscriber and no channel is left", || {
-            self.sum(|c| c.subscribers.get() + c.channels.get() + c.joining.get()) == 0
+            let streams = self.sum(|c| c.subscribers.get() + c.joining.get());
+            streams == 0 && self.metrics.broker.channels.get() == 0
         });
     }
 

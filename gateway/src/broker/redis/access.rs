@@ -3,11 +3,12 @@
 //! None of this belongs to an epoch. If Redis loses it, unused tickets stop working, and revoked
 //! tokens and subjects are let in again.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, RedisError};
 
 use crate::broker::redis::RedisBroker;
+use crate::feed::clock::unix_ms;
 
 impl RedisBroker {
     /// Stores what a ticket grants, until `lifetime` is over. `hash` is the ticket's hash.
@@ -67,8 +68,4 @@ impl RedisBroker {
             Err(_) => Err(format!("Redis: no answer within {patience:?}")),
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

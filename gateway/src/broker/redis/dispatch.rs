@@ -205,6 +205,7 @@ impl Dispatch {
 
     /// Handles a request.
     pub fn request(&mut self, request: IngestRequest) {
+        let wanted = self.interest.wanted();
         match request {
             IngestRequest::Register(inbox) => {
                 self.workers.push(inbox);
@@ -236,6 +237,8 @@ impl Dispatch {
                 }
             }
         }
+        // A difference, because each partition has a dispatch.
+        self.metrics.channels.add(self.interest.wanted() as i64 - wanted as i64);
     }
 
     /// Handles every complete value in `input` and removes it from there. Returns what concerns

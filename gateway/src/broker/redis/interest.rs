@@ -20,6 +20,8 @@ pub(crate) struct Interest {
     channels: HashMap<Box<[u8]>, Entry>,
     idle: VecDeque<(Instant, Box<[u8]>)>,
     linger: Duration,
+    /// How many channels a hub wants.
+    wanted: usize,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +49,12 @@ pub(crate) enum Attaching {
 impl Interest {
     /// Creates an empty table. `linger` is how long an unwanted channel stays subscribed.
     pub(crate) fn new(linger: Duration) -> Self {
-        Interest { channels: HashMap::new(), idle: VecDeque::new(), linger }
+        Interest { channels: HashMap::new(), idle: VecDeque::new(), linger, wanted: 0 }
+    }
+
+    /// How many channels a hub wants.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted
     }
 
     /// A hub wants a channel. `online` says whether there is a session.
@@ -58,6 +65,7 @@ impl Interest {
         online: bool,
     ) -> Attaching {
         let entry = self.channels.entry(channel.into()).or_default();
+        self.wanted += usize::from(entry.attachments.is_empty());
         entry.attachments.push(attachment);
         entry.idle_since = None;
         if !online {
@@ -74,8 +82,10 @@ impl Interest {
     /// A hub no longer wants a channel.
     pub(crate) fn detach(&mut self, channel: &[u8], attachment: Attachment, now: Instant) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
+        let before = entry.attachments.len();
         entry.attachments.retain(|a| *a != attachment);
-        if entry.attachments.is_empty() {
+        if before > 0 && entry.attachments.is_empty() {
+            self.wanted -= 1;
             entry.idle_since = Some(now);
             self.idle.push_back((now, channel.into()));
         }
