@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi alerts fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi alerts dashboard fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -61,6 +61,9 @@ openapi: ## Compare docs/openapi.yaml with a running gateway for a minute; ARGS=
 
 alerts: ## Check the rules of Prometheus and test the alerts
 	scripts/alerts
+
+dashboard: ## Break Redis for a minute under load, run each query of the dashboard, draw docs/dashboard.png
+	scripts/dashboard --seconds 90 --outage 60 --picture docs/dashboard.png $(ARGS)
 
 fuzz: ## Fuzz every parser, ten minutes each; SECONDS=n, JOBS=n, TARGETS="a b"
 	scripts/fuzz --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),2) $(TARGETS)

@@ -233,18 +233,34 @@ fn every_metric_is_documented_with_its_labels() {
 fn alerts_ask_for_metrics_that_exist_and_are_documented() {
     let (operations, rules) = (read("docs/operations.md"), read("deploy/prometheus/rules.yml"));
     let metrics = firsts(section(&operations, "## Metrics"));
-    let names = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-    let asked: BTreeSet<&str> = names
-        .filter(|name| name.starts_with("sse_"))
-        .map(|name| name.trim_end_matches("_bucket"))
-        .collect();
+    let asked = metrics_in(&rules);
     assert!(asked.len() > 8, "{asked:?}");
     for name in asked {
-        assert!(metrics.contains(name), "no metric {name}");
+        assert!(metrics.contains(&name), "no metric {name}");
     }
     let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     let alerts: BTreeSet<String> = alerts.map(str::to_owned).collect();
     assert_eq!(firsts(section(&operations, "### Alerts")), alerts);
+}
+
+/// The names of metrics in a text, without the endings of a histogram's series.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    let ours = names.filter(|name| name.starts_with("sse_"));
+    ours.map(|name| name.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[test]
+fn the_dashboard_shows_every_metric() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("deploy/grafana/dashboards/sse-gateway.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    let mut shown = metrics_in(&queries.join("\n"));
+    // The list of gateways comes from this one.
+    shown.extend(metrics_in(&dashboard["templating"].to_string()));
+    assert_eq!(shown, firsts(section(&read("docs/operations.md"), "## Metrics")));
 }
 
 #[test]
