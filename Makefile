@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi alerts dashboard fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -58,6 +58,9 @@ rules-can-fail: ## Remove each rule of "complete or told" and check that a test 
 
 openapi: ## Compare docs/openapi.yaml with a running gateway for a minute; ARGS="--max-time 600 --seed 2"
 	scripts/openapi $(ARGS)
+
+docs-commands: ## Run every command of the documents; ARGS=--list also lists what is not run, ARGS=docs/guide.md runs one page
+	scripts/docs-commands $(ARGS)
 
 alerts: ## Check the rules of Prometheus and test the alerts
 	scripts/alerts
