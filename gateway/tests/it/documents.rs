@@ -1,5 +1,7 @@
-//! Tests that the documents agree with the code: settings, metrics, reasons, problems, calls,
-//! links, and the tests that they name.
+//! Tests that the documents agree with the code: settings, metrics, reasons, problems, calls, and
+//! the tests that they name. `pages.rs` has the links.
+
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -372,58 +374,6 @@ fn every_call_is_documented_and_answered() {
     // The console is a page, which `openapi.yaml` does not describe.
     documented.remove("GET /");
     assert_eq!(described, documented);
-}
-
-/// The anchor that GitHub gives a heading.
-fn anchor(heading: &str) -> String {
-    let mut text = heading.trim_start_matches('#').trim().to_lowercase();
-    // Only the text of a link in a heading counts.
-    while let Some(from) = text.find("](") {
-        let end = text[from..].find(')').map_or(text.len(), |n| from + n + 1);
-        text.replace_range(from..end, "");
-    }
-    let kept = |c: char| c.is_alphanumeric() || c == ' ' || c == '-' || c == '_';
-    text.chars().filter(|c| kept(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
-}
-
-fn anchors(text: &str) -> BTreeSet<String> {
-    let mut code = false;
-    let headings = text.lines().filter(move |line| {
-        code ^= line.starts_with("```");
-        !code && line.starts_with('#')
-    });
-    headings.map(anchor).collect()
-}
-
-#[test]
-fn every_link_between_documents_leads_somewhere() {
-    let mut links = 0;
-    for document in files(&root(), ".md") {
-        let text = fs::read_to_string(&document).unwrap();
-        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            if target.contains("://") || target.contains(['\n', ' ', '*', '$']) {
-                continue;
-            }
-            links += 1;
-            let (file, part) = target.split_once('#').unwrap_or((target, ""));
-            let file = match file {
-                "" => document.clone(),
-                file => document.parent().unwrap().join(file),
-            };
-            assert!(file.exists(), "{}: {target} is not there", document.display());
-            if !part.is_empty() {
-                let there = anchors(&fs::read_to_string(&file).unwrap());
-                assert!(there.contains(part), "{}: no heading {target}", document.display());
-            }
-        }
-    }
-    assert!(links > 100, "{links}");
-}
-
-#[test]
-fn the_readme_is_read_in_one_sitting() {
-    let length = read("README.md").len();
-    assert!(length <= 9 * 1024, "README.md has {length} bytes; what is more belongs into docs/");
 }
 
 /// Every test that docs/security.md names must exist: in gateway/tests/it, or as a unit test of the
