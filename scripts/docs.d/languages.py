@@ -136,7 +136,8 @@ class Languages:
                   "events {{}}\nhttp {{ server {{ location / {{ {} }} }} }}"]
         said = []
         for each in around:
-            head = f"pid {self.scratch}/nginx.pid;\nerror_log stderr;\n"
+            # Another user's folders could not be prepared where this machine's users are not known.
+            head = f"user root;\npid {self.scratch}/nginx.pid;\nerror_log stderr;\n"
             file = self.file(".conf", head + each.format(text))
             try:
                 return self.ask("nginx", "-t", "-q", "-p", self.scratch, "-c", file)

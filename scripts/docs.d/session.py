@@ -5,6 +5,7 @@ does not end: it runs on in the background, as in a second terminal. A later ser
 and the story's end stops it.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -165,21 +166,25 @@ def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 def stop(pid, number):
     """Signals a command and its children, and waits for them."""
     pids = [pid, *children(pid)]
-    for one in pids:
-        if alive(one):
-            os.kill(one, number)
+    for one in filter(alive, pids):
+        signal_to(one, number)
     deadline = time.monotonic() + 25
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     for one in filter(alive, pids):
-        os.kill(one, signal.SIGKILL)
+        signal_to(one, signal.SIGKILL)
+
+
+def signal_to(pid, number):
+    with contextlib.suppress(ProcessLookupError):  # It has just ended.
+        os.kill(pid, number)
 
 
 def children(pid):

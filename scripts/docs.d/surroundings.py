@@ -38,18 +38,23 @@ def enter(scratch):
 def furnish(root, scratch):
     """Inside the namespaces: loopback, a throw-away /etc with certificates and secrets, a read-only tree."""
     run("ip", "link", "set", "lo", "up")
-    over = scratch / "etc"
-    over.mkdir()
-    run("mount", "-t", "tmpfs", "tmpfs", over)
-    (over / "upper").mkdir()
-    (over / "work").mkdir()
-    run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/etc,upperdir={over}/upper,workdir={over}/work", "/etc")
-    run("mount", "-t", "tmpfs", "tmpfs", "/run")
+    # An overlay would be shorter, but without root nothing in it could be changed.
+    theirs, ours = scratch / "etc-of-the-machine", scratch / "etc"
+    theirs.mkdir()
+    ours.mkdir()
+    run("mount", "--bind", "/etc", theirs)
+    for entry in theirs.iterdir():
+        (ours / entry.name).symlink_to(entry)
+    (ours / "hosts").unlink()
+    (ours / "hosts").write_text(f"127.0.0.1 localhost {HOST}\n::1 localhost\n")
+    run("mount", "--bind", ours, "/etc")
+    # nginx tests a configuration by preparing its folders.
+    for folder in filter(os.path.isdir, ("/run", "/var/log", "/var/lib/nginx")):
+        run("mount", "-t", "tmpfs", "tmpfs", folder)
+    Path("/var/log/nginx").mkdir()
     # No command of a document may change the tree.
     run("mount", "--bind", root, root)
     run("mount", "-o", "remount,bind,ro", root)
-    with open("/etc/hosts", "a") as hosts:
-        hosts.write(f"127.0.0.1 {HOST}\n")
     for folder in ("/etc/sse", "/etc/sse-gateway", "/run/secrets"):
         Path(folder).mkdir(parents=True)
     certify(Path("/etc/sse"))
