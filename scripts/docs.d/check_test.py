@@ -1,6 +1,8 @@
 """The check must see each kind of mistake. Each test gives it a page with one."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -125,6 +127,70 @@ class OtherLanguages(unittest.TestCase):
         self.assertEqual(self.check("java", "x", **note), "tested by examples/a.py::f")
         with self.assertRaisesRegex(Wrong, "has no test g"):
             self.check("java", "x", **{"tested by": "examples/a.py::g"})
+
+
+PAGE = """# A page with mistakes
+
+<!-- commands run with: redis, gateway -->
+
+`sse-publish --no-such demo`, `make nothing`
+
+<!-- run with: redis, gateway -->
+```sh
+curl -d hello 127.0.0.1:8080/channels/demo
+redis-cli FCALL sse_publish 2 sse:state sse:history:demo hello
+curl -N '127.0.0.1:8080/events?channel=demo&last_event_id=0'
+```
+
+<!-- output of: curl -N -->
+```text
+retry: 1
+event: checkpoint
+data: {"from":"somewhere"}
+```
+
+## A refusal of the gateway, and what is behind it is not run
+
+```sh
+curl -d hello '127.0.0.1:8080/channels/a%20b'
+touch never
+```
+
+## A server that does not start
+
+```sh
+sse-gateway --set stream.heartbeat=never
+```
+
+<!-- not run: no time -->
+```sh
+true
+```
+"""
+
+
+class WholePages(unittest.TestCase):
+    """Runs check.py itself, with the programs that scripts/docs-commands names."""
+
+    def test_each_mistake_is_told_with_its_place_and_what_was_printed(self):
+        here = Path(__file__).parent
+        built = Path(os.environ.get("CARGO_TARGET_DIR", here.parent.parent / "target"), "debug")
+        programs = ["--gateway", os.environ.get("SSE_GATEWAY", built / "sse-gateway"),
+                    "--publish", os.environ.get("SSE_PUBLISH", built / "sse-publish")]
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder, "page.md")
+            page.write_text(PAGE)
+            done = subprocess.run([sys.executable, "-B", here / "check.py", *programs, page], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        told = done.stdout.split("failed:\n")[1]
+        for wanted in (r"page.md:5: `sse-publish --no-such demo`: sse-publish has no option --no-such",
+                       r"page.md:5: `make nothing`: the Makefile has no target nothing",
+                       r"page.md:15: `curl -N .*`: the page shows: data: {\"from\":\"somewhere\"}",
+                       r"page.md:24: `curl -d hello .*a%20b'`: it ended with 22; it printed:\n(.*\n)*.*invalid-channel",
+                       r"page.md:31: `sse-gateway --set .*`: the gateway does not start; it printed:\n.*stream.heartbeat",
+                       r"page.md:35: `not run: no time` is none of"):
+            self.assertRegex(told, wanted)
+        self.assertEqual(told.count("page.md:"), 6, told)
 
 
 class Help(unittest.TestCase):
