@@ -208,6 +208,26 @@ fn runbooks_ask_for_metrics_that_exist() {
     }
 }
 
+/// Whoever changes one of these without `settings --apply` changes nothing.
+#[test]
+fn the_limits_that_redis_holds_are_those_that_need_apply() {
+    // The gateway says them as `name {}, name {}, …`.
+    let source = read("gateway/src/broker/redis/settings.rs");
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '.' || c == '_';
+    let names = source.split(" {}").filter_map(|text| text.rsplit(|c| !is_name(c)).next());
+    let shared = set(names.filter(|name| name.contains('.')));
+    assert_eq!(shared.len(), 5, "{shared:?}");
+    let (operations, configuration) = (read("docs/operations.md"), read("docs/configuration.md"));
+    let change = rows(section(&operations, "## What a change needs"));
+    let apply = change.iter().find(|cells| cells[1].contains("settings --apply")).unwrap();
+    assert_eq!(set(codes(apply[0])), shared);
+    let held =
+        section(&operations, "## Limits in Redis").split(" must be the same").next().unwrap();
+    assert_eq!(set(codes(held)), shared);
+    let listed = configuration.split("**Shared limits.**").nth(1).unwrap();
+    assert_eq!(set(codes(listed.split(" are\n").next().unwrap())), shared);
+}
+
 #[test]
 fn the_changelog_has_the_versions_of_the_code() {
     let changelog = read("CHANGELOG.md");
