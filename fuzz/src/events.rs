@@ -3,36 +3,36 @@
 //! Input, separated by 0xFF: type, data, id, and the `after` of a `gap`.
 
 use sse_contract::{Channel, EventId, EventType, EventTypeError, RESERVED_EVENT_TYPES};
-use sse_gateway::feed::frame::{self, Began, Frame, Framing};
+use sse_gateway::feed::frame::{self, Began, Form, Frame, Framing};
 use sse_gateway::feed::gap::{After, Gap, GapReason};
 
 use crate::event_source::{Event, normal, read, unchunked};
 use crate::{parts, text};
 
+const CHANNEL: &str = "a:{b}";
 const BEFORE: EventId = EventId { ms: 1, seq: 1 };
 const BEHIND: EventId = EventId { ms: 99, seq: 65536 };
 
 /// Encodes an event and parses it.
 pub fn run(data: &[u8]) {
     let [kind, payload, id, after] = parts(data).map(text);
+    let channel: Channel = CHANNEL.parse().expect("a channel");
     let kind = event_type(&kind);
     let kind = kind.as_ref().map_or("", EventType::as_str);
     let id = id.parse().unwrap_or(EventId { ms: 5, seq: 6 });
-    let event = Frame::event(id, kind, &payload);
+    let event = Frame::event(&channel, id, kind, &payload);
     assert_eq!(event.parts(), (kind.to_owned(), normal(&payload)), "what a frame says of itself");
-    one(
-        event.bytes(Framing::Plain),
-        event.bytes(Framing::Chunked),
+    every_form(
+        &event,
         Event {
             kind: if kind.is_empty() { "message" } else { kind }.to_owned(),
             data: normal(&payload),
             id: id.to_string(),
         },
     );
-    let raw = Frame::raw(&payload);
-    one(
-        raw.bytes(Framing::Plain),
-        raw.bytes(Framing::Chunked),
+    let raw = Frame::raw(&channel, &payload);
+    every_form(
+        &raw,
         Event { kind: "message".to_owned(), data: normal(&payload), id: BEFORE.to_string() },
     );
     gap(id, &payload, &after);
@@ -57,11 +57,21 @@ fn event_type(text: &str) -> Option<EventType> {
     parsed.ok()
 }
 
+/// With its channel the event differs in one more line of data.
+fn every_form(frame: &Frame, event: Event) {
+    let bytes = |form| frame.pieces(form).concat();
+    let data = format!("{CHANNEL}\n{}", event.data);
+    let annotated = Event { data, kind: event.kind.clone(), id: event.id.clone() };
+    one(&bytes(Form::Plain), &bytes(Form::Chunked), event);
+    one(&bytes(Form::AnnotatedPlain), &bytes(Form::AnnotatedChunked), annotated);
+}
+
 /// In the middle of a stream the block is one event, and its neighbours are unchanged.
 fn one(plain: &[u8], chunked: &[u8], event: Event) {
     let opening =
         [&*frame::retry(1000), &*frame::first_checkpoint(BEFORE.into(), Began::Now)].concat();
-    let next = Frame::event(BEHIND, "", "next");
+    let channel = CHANNEL.parse().expect("a channel");
+    let next = Frame::event(&channel, BEHIND, "", "next");
     let around =
         |block: &[u8]| [&opening, frame::COMMENT, block, next.bytes(Framing::Plain)].concat();
     let checkpoint = Event {

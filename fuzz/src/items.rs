@@ -50,7 +50,8 @@ fn published(entry: &Entry, item: Option<&Value>) {
     let channel = publication.channel.as_str();
     assert_eq!(entry.channel.as_deref(), Some(channel));
     let kind = publication.event.as_ref().map_or("", |event| event.as_str());
-    let frame = Frame::event(sse_contract::EventId { ms: 5, seq: 6 }, kind, &publication.data);
+    let id = sse_contract::EventId { ms: 5, seq: 6 };
+    let frame = Frame::event(&publication.channel, id, kind, &publication.data);
     let (events, _) = read(frame.bytes(Framing::Plain));
     let [event] = &events[..] else { panic!("{} events", events.len()) };
     assert_eq!(event.data, normal(&publication.data));

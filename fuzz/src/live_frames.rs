@@ -8,11 +8,12 @@ use crate::event_source::{Event, normal, read};
 
 /// Decodes the message.
 pub fn run(data: &[u8]) {
+    let channel = "demo".parse().expect("a channel");
     match decode_live(data) {
         LiveMessage::Text(text) => {
             assert_ne!(data.first(), Some(&0xFF), "a frame is never relayed as text");
             assert_eq!(text, String::from_utf8_lossy(data));
-            let frame = Frame::raw(&text);
+            let frame = Frame::raw(&channel, &text);
             assert_eq!(
                 read(frame.bytes(Framing::Plain)),
                 (vec![event("", &text, "")], String::new())
@@ -21,7 +22,7 @@ pub fn run(data: &[u8]) {
         LiveMessage::Unknown => assert_eq!(data.first(), Some(&0xFF), "text is never unknown"),
         LiveMessage::Event { id, event: kind, data: payload } => {
             assert_eq!(data[..2], [0xFF, 1]);
-            let frame = Frame::event(id, &kind, &payload);
+            let frame = Frame::event(&channel, id, &kind, &payload);
             let id_text = id.to_string();
             let read = read(frame.bytes(Framing::Plain));
             assert_eq!(read, (vec![event(&kind, &payload, &id_text)], id_text));

@@ -83,7 +83,7 @@ fn subscription(request: &HttpRequest) {
     let Ok(read) = request::subscription(request, MOST_CHANNELS) else { return };
     let pairs = pairs.expect("a query that is no UTF-8 is refused");
     let mut meant: Vec<Channel> = Vec::new();
-    let (mut position, mut checkpoints) = (None, true);
+    let (mut position, mut checkpoints, mut annotate) = (None, true, false);
     for (name, value) in &pairs {
         let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
         if name == "channel" {
@@ -93,13 +93,16 @@ fn subscription(request: &HttpRequest) {
             }
         } else if name == "checkpoints" {
             checkpoints = value == "on";
+        } else if name == "annotate" {
+            assert_eq!(value, "channel");
+            annotate = true;
         } else if letters.eq_ignore_ascii_case("lasteventid") {
             position = Some(value.as_bytes());
         }
     }
     assert_eq!(*read.channels, *meant);
     assert!((1..=MOST_CHANNELS).contains(&meant.len()));
-    assert_eq!(read.checkpoints, checkpoints);
+    assert_eq!((read.checkpoints, read.annotate), (checkpoints, annotate));
     let header = request.headers().get("Last-Event-ID").filter(|value| !value.is_empty());
     match header.map(HeaderValue::as_bytes).or(position) {
         Some(raw) => is_meant(raw, &read.start),

@@ -56,10 +56,10 @@ impl Data {
 /// bytes or 64 KB, in one line or in lines of 40 bytes.
 #[divan::bench(args = Data::ALL)]
 fn encode(bencher: Bencher, data: &Data) {
-    let text = data.text();
+    let (channel, text) = (worker::channel(0), data.text());
     bencher
         .counter(BytesCount::of_str(&text))
-        .bench(|| drop(black_box(Frame::event(id(1), "", black_box(&text)))));
+        .bench(|| drop(black_box(Frame::event(&channel, id(1), "", black_box(&text)))));
 }
 
 /// The ingest's first step: splits a published message into id, type and data, without copying.
@@ -113,7 +113,7 @@ fn join_100_pages(bencher: Bencher) {
 
 /// The n-th page of 100 events. Only the last page reaches the clock.
 fn page(channel: &Channel, n: u64, clock: EventId) -> Snapshot {
-    let frame = |m| Frame::event(id(100 * n + m), "", &"x".repeat(DATA));
+    let frame = |m| Frame::event(channel, id(100 * n + m), "", &"x".repeat(DATA));
     let upto = id(100 * (n + 1));
     let range = Range {
         after: id(100 * n),

@@ -104,6 +104,7 @@ impl Worker {
             channels: (0..channels).map(channel).collect(),
             start: Start::Now,
             checkpoints: true,
+            annotate: false,
             about: None,
         };
         self.tasks.block_on(&self.runtime, async {

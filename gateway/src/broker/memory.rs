@@ -222,8 +222,8 @@ impl MemoryBroker {
             let until = Instant::now() + self.limits.idempotency_ttl;
             state.remember(key, Published { id, payload }, until, self.limits.bytes / 4);
         }
-        let told =
-            state.append(&item.channel, Frame::event(id, event, &item.data), id, &self.limits);
+        let frame = Frame::event(&item.channel, id, event, &item.data);
+        let told = state.append(&item.channel, frame, id, &self.limits);
         self.metrics.broker.kept_bytes.set(state.bytes as i64);
         drop(state);
         told.iter().for_each(|inbox| inbox.wake());

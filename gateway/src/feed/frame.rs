@@ -32,34 +32,140 @@ pub enum Framing {
     Plain,
 }
 
+/// How a stream is sent its events: its framing, and whether each event's first line of data is the
+/// name of its channel. One number, because a delivery selects bytes by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// In chunks.
+    Chunked,
+    /// Without chunks.
+    Plain,
+    /// In chunks, with channels.
+    AnnotatedChunked,
+    /// Without chunks, with channels.
+    AnnotatedPlain,
+}
+
+impl Form {
+    /// Every form, in the order of their numbers.
+    pub const ALL: [Form; 4] =
+        [Form::Chunked, Form::Plain, Form::AnnotatedChunked, Form::AnnotatedPlain];
+
+    /// The form of a stream.
+    pub fn new(framing: Framing, annotated: bool) -> Self {
+        match (framing, annotated) {
+            (Framing::Chunked, false) => Form::Chunked,
+            (Framing::Plain, false) => Form::Plain,
+            (Framing::Chunked, true) => Form::AnnotatedChunked,
+            (Framing::Plain, true) => Form::AnnotatedPlain,
+        }
+    }
+
+    /// How the client learns where the stream's bytes end.
+    pub fn framing(self) -> Framing {
+        match self {
+            Form::Chunked | Form::AnnotatedChunked => Framing::Chunked,
+            Form::Plain | Form::AnnotatedPlain => Framing::Plain,
+        }
+    }
+
+    /// Whether each event's first line of data is the name of its channel.
+    pub fn annotated(self) -> bool {
+        matches!(self, Form::AnnotatedChunked | Form::AnnotatedPlain)
+    }
+}
+
 /// Content, with the framing of one chunk around it.
 #[derive(Debug)]
 struct Chunk {
-    /// The size line ends at `HEAD`, so the content begins at the same index in every chunk.
+    /// The size line ends at `HEAD`, so the content begins at the same index in every chunk. Behind
+    /// the chunk stands an event's annotation.
     bytes: Box<[u8]>,
     start: u8,
+    annotation: Annotation,
 }
+
+/// What an annotated stream is sent in place of an event's size line: the size line of the longer
+/// chunk, and a line of data with the channel's name. The content itself is shared by all forms.
+#[derive(Debug, Clone, Copy)]
+struct Annotation {
+    /// Bytes of both lines. 0 for a block that is no event.
+    length: u8,
+    /// Bytes of the line of data.
+    line: u8,
+}
+
+// The longest annotation fits.
+const _: () = assert!(Chunk::HEAD + DATA.len() + Channel::MAX_LEN < 256);
+
+/// The beginning of a line of data.
+const DATA: &[u8] = b"data: ";
 
 impl Chunk {
     /// Room for the size line: as many hexadecimal digits as a `usize` has, and CRLF.
     const HEAD: usize = 2 * size_of::<usize>() + 2;
 
-    /// Makes a chunk of the content that `write` appends.
-    fn of(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut bytes = Vec::with_capacity(Self::HEAD + capacity + 2);
+    /// Makes a chunk of the content that `write` appends. An event's chunk has a channel.
+    fn of(channel: Option<&Channel>, capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let line = channel.map_or(0, |channel| DATA.len() + channel.as_str().len() + 1);
+        let mut bytes = Vec::with_capacity(2 * Self::HEAD + capacity + 2 + line);
         bytes.resize(Self::HEAD, 0);
         write(&mut bytes);
-        let size = format!("{:x}\r\n", bytes.len() - Self::HEAD);
-        let start = Self::HEAD - size.len();
-        bytes[start..Self::HEAD].copy_from_slice(size.as_bytes());
+        let size = bytes.len() - Self::HEAD;
+        let mut head = [0; Self::HEAD];
+        let start = size_line(size, &mut head);
+        bytes[start..Self::HEAD].copy_from_slice(&head[start..]);
         bytes.extend_from_slice(b"\r\n");
-        Chunk { bytes: bytes.into_boxed_slice(), start: start as u8 }
+        let end = bytes.len();
+        if let Some(channel) = channel {
+            let start = size_line(size + line, &mut head);
+            bytes.extend_from_slice(&head[start..]);
+            bytes.extend_from_slice(DATA);
+            bytes.extend_from_slice(channel.as_str().as_bytes());
+            bytes.push(b'\n');
+        }
+        let annotation = Annotation { length: (bytes.len() - end) as u8, line: line as u8 };
+        Chunk { bytes: bytes.into_boxed_slice(), start: start as u8, annotation }
+    }
+
+    /// Where the chunk ends and the annotation begins.
+    fn end(&self) -> usize {
+        self.bytes.len() - usize::from(self.annotation.length)
     }
 
     fn framed(&self, framing: Framing) -> &[u8] {
         match framing {
-            Framing::Chunked => &self.bytes[usize::from(self.start)..],
-            Framing::Plain => &self.bytes[Self::HEAD..self.bytes.len() - 2],
+            Framing::Chunked => &self.bytes[usize::from(self.start)..self.end()],
+            Framing::Plain => &self.bytes[Self::HEAD..self.end() - 2],
+        }
+    }
+
+    /// The same with the annotation, as two slices in a row.
+    fn annotated(&self, framing: Framing) -> [&[u8]; 2] {
+        match framing {
+            Framing::Chunked => {
+                let (chunk, annotation) = self.bytes.split_at(self.end());
+                [annotation, &chunk[Self::HEAD..]]
+            }
+            Framing::Plain => {
+                let line = self.bytes.len() - usize::from(self.annotation.line);
+                [&self.bytes[line..], self.framed(framing)]
+            }
+        }
+    }
+}
+
+/// Writes a chunk's size line (RFC 9112 §7.1) to the end of `head`. Returns where it begins there.
+fn size_line(size: usize, head: &mut [u8; Chunk::HEAD]) -> usize {
+    let mut start = Chunk::HEAD - 2;
+    head[start..].copy_from_slice(b"\r\n");
+    let mut rest = size;
+    loop {
+        start -= 1;
+        head[start] = b"0123456789abcdef"[rest % 16];
+        rest /= 16;
+        if rest == 0 {
+            return start;
         }
     }
 }
@@ -69,7 +175,7 @@ pub fn framed(block: &[u8], framing: Framing) -> Box<[u8]> {
     match framing {
         Framing::Plain => block.into(),
         Framing::Chunked => {
-            let chunk = Chunk::of(block.len(), |bytes| bytes.extend_from_slice(block));
+            let chunk = Chunk::of(None, block.len(), |bytes| bytes.extend_from_slice(block));
             chunk.framed(framing).into()
         }
     }
@@ -79,9 +185,10 @@ pub fn framed(block: &[u8], framing: Framing) -> Box<[u8]> {
 pub type SharedFrame = Arc<Frame>;
 
 impl Frame {
-    /// Encodes an event. `event` is its type, empty if it has none.
-    pub fn event(id: EventId, event: &str, data: &str) -> SharedFrame {
-        Arc::new(Frame { id: Some(id), chunk: block(Some(id.into()), event, data) })
+    /// Encodes an event of a channel. `event` is its type, empty if it has none.
+    pub fn event(channel: &Channel, id: EventId, event: &str, data: &str) -> SharedFrame {
+        let chunk = block(Some(channel), Some(id.into()), event, data);
+        Arc::new(Frame { id: Some(id), chunk })
     }
 
     /// Returns the event's type and data, decoded from its bytes. Line ends in the data are LF, as
@@ -99,13 +206,28 @@ impl Frame {
     }
 
     /// Encodes a raw `PUBLISH`: data without type or id.
-    pub fn raw(data: &str) -> SharedFrame {
-        Arc::new(Frame { id: None, chunk: block(None, "", data) })
+    pub fn raw(channel: &Channel, data: &str) -> SharedFrame {
+        Arc::new(Frame { id: None, chunk: block(Some(channel), None, "", data) })
     }
 
-    /// The event's bytes on the wire.
+    /// The event's bytes on the wire, without its channel.
     pub fn bytes(&self, framing: Framing) -> &[u8] {
         self.chunk.framed(framing)
+    }
+
+    /// The event's bytes on the wire, as two slices in a row. The first is empty if the form has no
+    /// channels.
+    pub fn pieces(&self, form: Form) -> [&[u8]; 2] {
+        match form.annotated() {
+            true => self.chunk.annotated(form.framing()),
+            false => [&[], self.bytes(form.framing())],
+        }
+    }
+
+    /// How many bytes the event has on the wire.
+    pub fn length(&self, form: Form) -> usize {
+        let [first, second] = self.pieces(form);
+        first.len() + second.len()
     }
 
     /// The approximate size in bytes, on the wire and in memory.
@@ -124,14 +246,14 @@ pub fn gap(cursor: Cursor, gap: &Gap) -> Box<[u8]> {
     if let Some(oldest) = gap.oldest {
         data["oldest"] = oldest.to_string().into();
     }
-    block(Some(cursor), "gap", &data.to_string()).framed(Framing::Plain).into()
+    block(None, Some(cursor), "gap", &data.to_string()).framed(Framing::Plain).into()
 }
 
 /// Encodes a `checkpoint` event: it moves the client's cursor and fires no `onmessage`.
 ///
 /// By the standard a block with only an `id:` line would do, but Firefox and WebKit ignore it.
 pub fn checkpoint(cursor: Cursor) -> Box<[u8]> {
-    block(Some(cursor), "checkpoint", "").framed(Framing::Plain).into()
+    block(None, Some(cursor), "checkpoint", "").framed(Framing::Plain).into()
 }
 
 /// Where a stream begins. The opening checkpoint says so, and a page compares it with what it asked
@@ -150,7 +272,7 @@ pub fn first_checkpoint(cursor: Cursor, began: Began) -> Box<[u8]> {
         Began::Now => r#"{"from":"now"}"#.to_owned(),
         Began::After => format!(r#"{{"from":"{cursor}"}}"#),
     };
-    block(Some(cursor), "checkpoint", &data).framed(Framing::Plain).into()
+    block(None, Some(cursor), "checkpoint", &data).framed(Framing::Plain).into()
 }
 
 /// The heartbeat of an idle stream that cannot have a checkpoint, because the broker is away or the
@@ -167,8 +289,9 @@ pub fn retry(retry_ms: u64) -> Box<[u8]> {
 /// A heartbeat as a comment. It has no blank line, because some clients treat that as a message.
 pub const COMMENT: &[u8] = b":\n";
 
-fn block(cursor: Option<Cursor>, event: &str, data: &str) -> Chunk {
-    Chunk::of(data.len() + event.len() + 64, |out| write_block(out, cursor, event, data))
+fn block(channel: Option<&Channel>, cursor: Option<Cursor>, event: &str, data: &str) -> Chunk {
+    let capacity = data.len() + event.len() + 64;
+    Chunk::of(channel, capacity, |out| write_block(out, cursor, event, data))
 }
 
 /// The id is the block's last line, because some clients move the cursor when they read it. A
@@ -182,7 +305,7 @@ fn write_block(out: &mut Vec<u8>, cursor: Option<Cursor>, event: &str, data: &st
     }
     let mut rest = data.as_bytes();
     loop {
-        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(DATA);
         let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else {
             out.extend_from_slice(rest);
             out.push(b'\n');
@@ -206,20 +329,24 @@ mod tests {
 
     const ID: EventId = EventId { ms: 5, seq: 65536 };
 
+    fn demo() -> Channel {
+        "demo".parse().expect("a channel")
+    }
+
     fn text(frame: &Frame) -> &str {
         std::str::from_utf8(frame.bytes(Framing::Plain)).unwrap()
     }
 
     #[test]
     fn every_line_end_begins_a_data_line() {
-        let frame = Frame::event(ID, "tick", "a\nb\rc\r\nd\n");
+        let frame = Frame::event(&demo(), ID, "tick", "a\nb\rc\r\nd\n");
         assert_eq!(
             text(&frame),
             "event: tick\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \nid: 5-65536\n\n"
         );
-        assert_eq!(text(&Frame::event(ID, "", "")), "data: \nid: 5-65536\n\n");
+        assert_eq!(text(&Frame::event(&demo(), ID, "", "")), "data: \nid: 5-65536\n\n");
         assert_eq!(
-            text(&Frame::raw("id: 9\r\revent: x")),
+            text(&Frame::raw(&demo(), "id: 9\r\revent: x")),
             "data: id: 9\ndata: \ndata: event: x\n\n"
         );
     }
@@ -227,7 +354,7 @@ mod tests {
     #[test]
     fn a_chunk_is_its_size_and_its_bytes() {
         for size in [0, 1, 15, 16, 4095, 4096, 1 << 20] {
-            let frame = Frame::raw(&"x".repeat(size));
+            let frame = Frame::raw(&demo(), &"x".repeat(size));
             let plain = frame.bytes(Framing::Plain);
             let chunk = [format!("{:x}\r\n", plain.len()).as_bytes(), plain, b"\r\n"].concat();
             assert_eq!(frame.bytes(Framing::Chunked), chunk);
@@ -236,11 +363,41 @@ mod tests {
         }
     }
 
+    /// The longest name needs the most room.
+    #[test]
+    fn an_annotated_event_is_its_channel_and_the_same_block_in_one_chunk() {
+        let names = ["a", "b:{c}", &"x".repeat(Channel::MAX_LEN)];
+        for channel in names.map(|name| name.parse::<Channel>().expect("a channel")) {
+            for size in [0, 1, 4095, 1 << 20] {
+                let data = "x".repeat(size);
+                let events = [
+                    Frame::event(&channel, ID, "tick", &data),
+                    Frame::event(&channel, ID, "", &format!("{data}\n")),
+                    Frame::raw(&channel, &data),
+                ];
+                for frame in events {
+                    let normal = frame.bytes(Framing::Plain);
+                    let plain = [format!("data: {channel}\n").as_bytes(), normal].concat();
+                    let chunk = framed(&plain, Framing::Chunked);
+                    for (form, expected) in [
+                        (Form::Chunked, frame.bytes(Framing::Chunked)),
+                        (Form::Plain, normal),
+                        (Form::AnnotatedChunked, &*chunk),
+                        (Form::AnnotatedPlain, &*plain),
+                    ] {
+                        assert!(frame.pieces(form).concat() == expected, "{form:?} {size}");
+                        assert_eq!(frame.length(form), expected.len());
+                    }
+                }
+            }
+        }
+    }
+
     proptest! {
         /// A parser that follows the standard's algorithm reads back what was encoded.
         #[test]
         fn what_is_read_is_what_was_written(event in "[^\r\n\0]{0,12}", data in "[a\r\n:\u{feff}\u{1F600} data]{0,40}") {
-            let frame = Frame::event(ID, &event, &data);
+            let frame = Frame::event(&demo(), ID, &event, &data);
             let normal = text(&frame).replace("\r\n", "\n").replace('\r', "\n");
             let (mut id, mut kind, mut read) = (None, None, String::new());
             let block = normal.strip_suffix("\n\n").expect("a block ends with a blank line");

@@ -257,9 +257,13 @@ mod tests {
     use super::*;
     use crate::feed::frame::Frame;
 
+    fn demo() -> Channel {
+        "demo".parse().expect("a channel")
+    }
+
     fn event(n: u64) -> ToHub {
         let key = ChannelKey { slot: 0, generation: 0 };
-        ToHub::Event(key, Frame::event(EventId::new(n, 1, 0), "", &"x".repeat(100)))
+        ToHub::Event(key, Frame::event(&demo(), EventId::new(n, 1, 0), "", &"x".repeat(100)))
     }
 
     #[test]

@@ -80,14 +80,10 @@ mod tests {
         let app = Arc::new(App::new(config, broker, metrics, access, addr, 1));
         let hanging = Inbox::new(1000);
         let key = ChannelKey { slot: 0, generation: 0 };
-        hanging.send(0, [ToHub::Event(key, Frame::raw(&"x".repeat(600)))]);
+        let channel: sse_contract::Channel = "demo".parse().unwrap();
+        hanging.send(0, [ToHub::Event(key, Frame::raw(&channel, &"x".repeat(600)))]);
         app.add_hub(hanging);
-        let item = Publication {
-            channel: "demo".parse().unwrap(),
-            event: None,
-            data: "x".into(),
-            idempotency_key: None,
-        };
+        let item = Publication { channel, event: None, data: "x".into(), idempotency_key: None };
         let items = vec![item; 200];
         let trace = Trace::default();
         let published = publish(&app, &trace, &items);

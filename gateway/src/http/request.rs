@@ -82,9 +82,9 @@ pub fn idempotency_key(key: &[u8]) -> Result<Arc<str>, Problem> {
 pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscription, Problem> {
     let mut channels: Vec<Channel> = Vec::new();
     let mut start = None;
-    let mut checkpoints = true;
+    let (mut checkpoints, mut annotate) = (true, false);
     let pairs = query_pairs(request.query_string())?;
-    let once = ["checkpoints", "ticket", "token"];
+    let once = ["annotate", "checkpoints", "ticket", "token"];
     once_each(&pairs, |name| once.contains(&name) || is_position(name))?;
     for (name, value) in pairs {
         match name.as_str() {
@@ -105,11 +105,13 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
                 checkpoints = match value.as_str() {
                     "on" => true,
                     "off" => false,
-                    _ => {
-                        let detail = format!("checkpoints is on or off, not {value:?}");
-                        let problem = Problem::new(Kind::InvalidParameter, detail);
-                        return Err(problem.field("checkpoints"));
-                    }
+                    other => return Err(unknown_value("checkpoints", "on or off", other)),
+                }
+            }
+            "annotate" => {
+                annotate = match value.as_str() {
+                    "channel" => true,
+                    other => return Err(unknown_value("annotate", "channel", other)),
                 }
             }
             // Credentials; `access.rs` reads them.
@@ -137,7 +139,13 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
         start = Some(start_from(header.as_bytes()));
     }
     let start = start.unwrap_or(Start::Now);
-    Ok(Subscription { channels: channels.into(), start, checkpoints, about: None })
+    Ok(Subscription { channels: channels.into(), start, checkpoints, annotate, about: None })
+}
+
+/// The problem of a parameter that takes only `known` values, and has this one.
+fn unknown_value(name: &'static str, known: &str, value: &str) -> Problem {
+    let detail = format!("{name} is {known}, not {value:?}");
+    Problem::new(Kind::InvalidParameter, detail).field(name)
 }
 
 /// Refuses a query that has one of `these` parameters twice. Either value could be the one that the
@@ -363,9 +371,24 @@ mod tests {
     }
 
     #[test]
+    fn events_tell_their_channel_where_the_client_asks() {
+        let annotate = |query: &str| read(&format!("/events?channel=a{query}"), None);
+        assert!(!annotate("").unwrap().annotate);
+        assert!(annotate("&annotate=channel").unwrap().annotate);
+        for value in ["", "channels", "id", "Channel"] {
+            let error = annotate(&format!("&annotate={value}")).unwrap_err().to_string();
+            assert!(error.contains(&format!("annotate is channel, not {value:?}")), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_given_twice_is_refused() {
         assert!(read("/events?channel=a&_=1&_=2", None).is_ok());
-        for query in ["last_event_id=0&last_event_id=5-6", "checkpoints=on&checkpoints=off"] {
+        for query in [
+            "last_event_id=0&last_event_id=5-6",
+            "checkpoints=on&checkpoints=off",
+            "annotate=channel&annotate=channel",
+        ] {
             let error = read(&format!("/events?channel=a&{query}"), None).unwrap_err().to_string();
             assert!(error.contains("twice"), "{error}");
         }

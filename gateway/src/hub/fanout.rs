@@ -2,7 +2,7 @@
 //! live subscriber of its channel.
 
 use crate::feed::clock::unix_ms;
-use crate::feed::frame::{Framing, SharedFrame};
+use crate::feed::frame::{Form, SharedFrame};
 use crate::feed::inbox::{ChannelKey, ToHub};
 use crate::hub::clocks::Clock;
 use crate::hub::subscribers::Subscribers;
@@ -106,20 +106,8 @@ impl Subscribers {
         let (key, _) = &run[picks[0] as usize];
         let Some(partition) = self.channels.partition(*key) else { return false };
         let mut row = std::mem::take(&mut self.row);
-        row.clear();
-        let mut chunks = 0;
-        if picks.len() > 1 {
-            let mut append = |framing| {
-                let frames = picks.iter().map(|&n| &run[n as usize].1);
-                frames.for_each(|frame| row.extend_from_slice(frame.bytes(framing)));
-                row.len()
-            };
-            chunks = append(Framing::Chunked);
-            if self.plain > 0 {
-                append(Framing::Plain);
-            }
-        }
-        let batch = Batch::new(partition, run, picks, row.split_at(chunks));
+        let in_a_row = self.in_a_row(run, picks, &mut row);
+        let batch = Batch::new(partition, run, picks, in_a_row);
         let (now, limits) = (self.now(), self.queue_limits());
         let write = readers != Readers::OfSeveral;
         let (mut whole, mut bytes) = (0, 0);
@@ -175,6 +163,28 @@ impl Subscribers {
         for id in batch.frames().filter_map(|frame| frame.id) {
             self.cells.delivery_delay.observe(now.saturating_sub(id.ms), subscribers);
         }
+    }
+
+    /// Joins the bytes of events in `row`, for each form in which they are not joined and which a
+    /// connection has: once for all of them.
+    fn in_a_row<'a>(
+        &self,
+        run: &[(ChannelKey, SharedFrame)],
+        picks: &[u32],
+        row: &'a mut Vec<u8>,
+    ) -> [&'a [u8]; Form::ALL.len()] {
+        row.clear();
+        let mut ends = [0; Form::ALL.len()];
+        for form in Form::ALL {
+            if self.forms[form as usize] > 0 && (picks.len() > 1 || form.annotated()) {
+                let frames = picks.iter().map(|&n| &run[n as usize].1);
+                let pieces = frames.flat_map(|frame| frame.pieces(form));
+                pieces.for_each(|piece| row.extend_from_slice(piece));
+            }
+            ends[form as usize] = row.len();
+        }
+        let mut from = 0;
+        ends.map(|end| &row[std::mem::replace(&mut from, end)..end])
     }
 
     fn queue_limits(&self) -> QueueLimits {

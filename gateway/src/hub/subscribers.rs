@@ -12,7 +12,7 @@ use slab::Slab;
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
-use crate::feed::frame::{self, Framing};
+use crate::feed::frame::{self, Form, Framing};
 use crate::feed::inbox::Whose;
 use crate::hub::OpenStreams;
 use crate::hub::channels::Channels;
@@ -62,9 +62,9 @@ pub(crate) struct Subscribers {
     pub(crate) mixed: Vec<u32>,
     /// Scratch space: the bytes of several events in a row.
     pub(crate) row: Vec<u8>,
-    /// How many connections are not chunked. They are few, so plain bytes are joined only while
-    /// there are any.
-    pub(crate) plain: usize,
+    /// How many connections have each form. Most are chunked and without channels, so bytes of
+    /// another form are joined only while there are any.
+    pub(crate) forms: [usize; Form::ALL.len()],
     /// Tokens of connections with queued events that nothing has tried to write.
     pub(crate) unwritten: Vec<u64>,
 }
@@ -97,7 +97,7 @@ impl Subscribers {
             picks: Vec::new(),
             mixed: Vec::new(),
             row: Vec::new(),
-            plain: 0,
+            forms: [0; Form::ALL.len()],
             unwritten: Vec::new(),
         }
     }
@@ -132,17 +132,18 @@ impl Subscribers {
         let channels = subscription.channels;
         // There is one partition, so all channels are of the first one's.
         let partition = channels.first().map_or(0, |channel| self.broker.partition_of(channel));
+        let form = Form::new(framing, subscription.annotate);
         let join = Join::new(subscription.start, self.limits());
         let mut connection = Connection::new(
             Sink::Awaited(waiter),
             [Strand::joining(partition, join, channels.clone())],
             subscription.checkpoints,
-            framing,
+            form,
             generation,
             now,
         );
         connection.about = subscription.about;
-        self.plain += usize::from(framing == Framing::Plain);
+        self.forms[form as usize] += 1;
         let slot = self.connections.insert(connection);
         let mut unattached = 0;
         for channel in channels.iter() {
@@ -218,12 +219,12 @@ impl Subscribers {
         }
         if reason == CloseReason::Stalled {
             connection.sink.abort();
-        } else if connection.framing == Framing::Chunked {
+        } else if connection.form.framing() == Framing::Chunked {
             // Without chunks, an orderly close would mark the body as finished, and the client
             // would not reconnect.
             connection.sink.close_session();
         }
-        self.plain -= usize::from(connection.framing == Framing::Plain);
+        self.forms[connection.form as usize] -= 1;
         self.open.closed();
         self.cells.closed[reason as usize].add(1);
         self.cells.joining.sub(connection.joining() as u64);

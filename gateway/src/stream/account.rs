@@ -316,6 +316,10 @@ mod tests {
     use super::*;
     use crate::feed::frame::Frame;
 
+    fn demo() -> Channel {
+        "demo".parse().expect("a channel")
+    }
+
     fn id(ms: u64) -> EventId {
         EventId::new(1_000_000 + ms, 7, 0)
     }
@@ -330,7 +334,7 @@ mod tests {
             oldest: kept.first().map(|n| id(*n)),
             length: kept.len() as u64,
             untrimmed: false,
-            frames: kept.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
+            frames: kept.iter().map(|n| Frame::event(&demo(), id(*n), "", "x")).collect(),
             extent: Extent::All,
             readable: true,
         }
@@ -398,7 +402,7 @@ mod tests {
                 ttl_ms: 3_600_000,
                 ranges: HashMap::from([(channels[0].clone(), vec![range])]),
             };
-            let live = live.iter().map(|n| Frame::event(id(*n), "", "x")).collect();
+            let live = live.iter().map(|n| Frame::event(&demo(), id(*n), "", "x")).collect();
             let mut out = Vec::new();
             let all = |_| Extent::All;
             assert!(account.take(&snapshot, &channels, all, &live, 1 << 20, &mut out));
@@ -472,7 +476,7 @@ mod tests {
         let kept = |upto| Range {
             oldest: Some(old(10)),
             upto,
-            frames: [10u64, 20].map(|ms| Frame::event(old(ms), "", "x")).into(),
+            frames: [10u64, 20].map(|ms| Frame::event(&demo(), old(ms), "", "x")).into(),
             ..trimmed(90, &[], None)
         };
         let mut account = Account::after(old(5));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use sse_contract::EventId;
 
-use crate::feed::frame::{self, Framing, SharedFrame};
+use crate::feed::frame::{self, Form, SharedFrame};
 use crate::stream::account::Output;
 use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits, Traffic};
 use crate::stream::outbox::{Block, Deciseconds, Outbox};
@@ -32,7 +32,7 @@ pub(crate) struct Connection {
     /// slab.
     pub(crate) generation: u32,
     pub(crate) checkpoints: bool,
-    pub(crate) framing: Framing,
+    pub(crate) form: Form,
     /// What is known of the client. `None` for most: neither expiry nor a revocation of a subject
     /// or token can end the stream, and the log does not tell of it.
     pub(crate) about: Option<Box<About>>,
@@ -44,7 +44,7 @@ impl Connection {
         sink: Sink,
         strands: Strands,
         checkpoints: bool,
-        framing: Framing,
+        form: Form,
         generation: u32,
         now: Deciseconds,
     ) -> Self {
@@ -56,7 +56,7 @@ impl Connection {
             opened: now,
             generation,
             checkpoints,
-            framing,
+            form,
             about: None,
         }
     }
@@ -81,7 +81,7 @@ impl Connection {
         if strand.joining.is_some() || !batch.begins_above(strand.seen) || self.outbox.is_some() {
             return Attempt::NotMade;
         }
-        let bytes = batch.bytes(self.framing);
+        let bytes = batch.bytes(self.form);
         match self.sink.write(bytes) {
             Ok(n) if n == bytes.len() => {
                 self.last_write = now;
@@ -162,7 +162,7 @@ impl Connection {
                 delivery.missed += u64::from(frame.id.is_none());
                 continue;
             }
-            let size = frame.bytes(self.framing).len();
+            let size = frame.length(self.form);
             let written = done.min(size);
             done -= written;
             if written == size {
@@ -216,7 +216,7 @@ impl Connection {
 
     /// Queues the response's head before all else. Nothing may be written yet.
     pub(crate) fn lead(&mut self, head: Bytes, now: Deciseconds) {
-        self.outbox.get_or_insert_with(|| Outbox::new(self.framing, now).into()).lead(head);
+        self.outbox.get_or_insert_with(|| Outbox::new(self.form, now).into()).lead(head);
     }
 
     /// Writes a block that belongs to this connection, after everything queued.
@@ -231,7 +231,7 @@ impl Connection {
         if self.outbox.is_some() {
             return Ok(Traffic::default());
         }
-        let bytes = frame::framed(block, self.framing);
+        let bytes = frame::framed(block, self.form.framing());
         let n = self.sink.write(&bytes)?;
         if let Some(about) = &mut self.about {
             about.wrote(0, n);
@@ -284,7 +284,7 @@ impl Connection {
     /// the client would take the last chunk for a part of that, so the connection is cut instead.
     pub(crate) fn finish(&mut self) {
         if !self.pending() {
-            self.sink.finish(self.framing);
+            self.sink.finish(self.form.framing());
         }
     }
 
@@ -305,11 +305,11 @@ impl Connection {
 
     /// Queues a block that belongs to this connection. [`Connection::flush`] writes it.
     pub(crate) fn queue_own(&mut self, block: &[u8], now: Deciseconds) {
-        self.queue(Block::Own(frame::framed(block, self.framing)), 0, now);
+        self.queue(Block::Own(frame::framed(block, self.form.framing())), 0, now);
     }
 
     fn queue(&mut self, block: Block, written: usize, now: Deciseconds) {
-        let outbox = self.outbox.get_or_insert_with(|| Outbox::new(self.framing, now).into());
+        let outbox = self.outbox.get_or_insert_with(|| Outbox::new(self.form, now).into());
         outbox.push(block, written);
     }
 }
@@ -321,11 +321,17 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use sse_contract::Channel;
+
     use super::*;
-    use crate::feed::frame::Frame;
+    use crate::feed::frame::{Frame, Framing};
     use crate::feed::inbox::ChannelKey;
     use crate::stream::join::{Join, Limits, Start};
     use crate::stream::tls_socket::{self, TlsSocket};
+
+    fn demo() -> Channel {
+        "demo".parse().expect("a channel")
+    }
 
     /// The client's end of a connection.
     enum Client {
@@ -353,7 +359,7 @@ mod tests {
     const LIMITS: QueueLimits = QueueLimits { blocks: 6, bytes: 20_000 };
 
     /// Makes a live connection that has everything up to `seen`, and its client.
-    fn live(seen: EventId, framing: Framing, tls: bool) -> (Connection, Client) {
+    fn live(seen: EventId, form: Form, tls: bool) -> (Connection, Client) {
         let (server, client) = UnixStream::pair().unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&server, 1).unwrap();
         server.set_nonblocking(true).unwrap();
@@ -368,7 +374,7 @@ mod tests {
         } else {
             (Sink::Socket(server.into()), Client::Plain(client))
         };
-        let connection = Connection::new(sink, [strand], true, framing, 0, 0);
+        let connection = Connection::new(sink, [strand], true, form, 0, 0);
         (connection, client)
     }
 
@@ -386,10 +392,10 @@ mod tests {
         write: bool,
     ) -> Delivery {
         let picks: Vec<u32> = (0..run.len() as u32).collect();
-        let joined = [Framing::Chunked, Framing::Plain].map(|framing| {
-            run.iter().flat_map(|(_, frame)| frame.bytes(framing).to_vec()).collect::<Vec<u8>>()
+        let joined = Form::ALL.map(|form| {
+            run.iter().flat_map(|(_, frame)| frame.pieces(form).concat()).collect::<Vec<u8>>()
         });
-        let batch = Batch::new(0, run, &picks, (&joined[0], &joined[1]));
+        let batch = Batch::new(0, run, &picks, joined.each_ref().map(Vec::as_slice));
         let attempt = if write { connection.write_now(&batch, 0) } else { Attempt::NotMade };
         connection.deliver(&batch, attempt, LIMITS, 0, write)
     }
@@ -409,17 +415,16 @@ mod tests {
             batches in proptest::collection::vec(
                 (proptest::collection::vec(1usize..3000, 1..9), any::<bool>(), 0usize..9000), 1..20),
             seen in 0u64..12,
-            chunked: bool,
+            form in proptest::sample::select(&Form::ALL[..]),
             tls: bool,
         ) {
-            let framing = if chunked { Framing::Chunked } else { Framing::Plain };
-            let (mut connection, mut client) = live(id(seen), framing, tls);
+            let (mut connection, mut client) = live(id(seen), form, tls);
             let (mut next, mut expected, mut got, mut written, mut events) =
                 (0, Vec::new(), Vec::new(), 0, 0);
             for (sizes, write, most) in batches {
                 let run = run_of(sizes.iter().map(|size| {
                     next += 1;
-                    Frame::event(id(next), "", &"x".repeat(*size))
+                    Frame::event(&demo(), id(next), "", &"x".repeat(*size))
                 }));
                 let delivery = deliver(&mut connection, &run, write);
                 written += delivery.written.events;
@@ -427,7 +432,7 @@ mod tests {
                 for (_, frame) in &run {
                     if frame.id.is_some_and(|frame| frame > id(seen) && frame <= upto) {
                         events += 1;
-                        expected.extend_from_slice(frame.bytes(framing));
+                        expected.extend(frame.pieces(form).concat());
                     }
                 }
                 if delivery.end != End::Taken {
@@ -448,13 +453,13 @@ mod tests {
 
     #[test]
     fn a_raw_event_that_finds_no_room_is_missed_and_nothing_else() {
-        let (mut connection, _client) = live(id(0), Framing::Chunked, false);
-        let raw = |n: usize| Frame::raw(&format!("{n}{}", "x".repeat(4000)));
+        let (mut connection, _client) = live(id(0), Form::Chunked, false);
+        let raw = |n: usize| Frame::raw(&demo(), &format!("{n}{}", "x".repeat(4000)));
         let delivery = deliver(&mut connection, &run_of((0..500).map(raw)), true);
         assert_eq!(delivery.end, End::Taken);
         let waiting = LIMITS.bytes as u64 / 4000;
         assert!(delivery.written.events + delivery.missed + waiting >= 499, "{delivery:?}");
-        let event = Frame::event(id(1), "", &"x".repeat(10_000));
+        let event = Frame::event(&demo(), id(1), "", &"x".repeat(10_000));
         let delivery = deliver(&mut connection, &run_of([event].into_iter()), true);
         assert_eq!(delivery.end, End::Overflow(id(1).before()));
     }
@@ -463,12 +468,12 @@ mod tests {
     /// sent.
     #[test]
     fn what_a_session_has_sealed_is_not_dropped() {
-        let (mut connection, mut client) = live(id(0), Framing::Plain, true);
+        let (mut connection, mut client) = live(id(0), Form::Plain, true);
         // A record ends one byte after the first event.
-        let around = Frame::event(id(1), "", "").bytes(Framing::Plain).len();
-        let first = Frame::event(id(1), "", &"x".repeat(16 * 1024 - 1 - around));
-        let second = Frame::event(id(2), "", "second");
-        let run = run_of([first, second, Frame::event(id(3), "", "third")].into_iter());
+        let around = Frame::event(&demo(), id(1), "", "").bytes(Framing::Plain).len();
+        let first = Frame::event(&demo(), id(1), "", &"x".repeat(16 * 1024 - 1 - around));
+        let second = Frame::event(&demo(), id(2), "", "second");
+        let run = run_of([first, second, Frame::event(&demo(), id(3), "", "third")].into_iter());
         deliver(&mut connection, &run, true);
         assert!(connection.pending(), "the socket took it all");
         let (mut got, before) = (Vec::new(), connection.drop_events(id(1).epoch()).0);

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use sse_contract::EventId;
 
-use crate::feed::frame::{Framing, SharedFrame};
+use crate::feed::frame::{Form, Framing, SharedFrame};
 use crate::feed::inbox::ChannelKey;
 
 /// Live events of one channel, in order, prepared once for all deliveries.
@@ -14,8 +14,8 @@ pub(crate) struct Batch<'a> {
     pub partition: u16,
     run: &'a [(ChannelKey, SharedFrame)],
     picks: &'a [u32],
-    /// The events' bytes in a row, indexed by framing.
-    bytes: [&'a [u8]; 2],
+    /// The events' bytes in a row, indexed by form.
+    bytes: [&'a [u8]; Form::ALL.len()],
     first: Option<EventId>,
     /// The id of the last event that has one.
     pub last: Option<EventId>,
@@ -93,18 +93,24 @@ impl AddAssign for Traffic {
 }
 
 impl<'a> Batch<'a> {
-    /// The events of `run` that `picks` lists; `run` has events of all channels. If `picks` lists
-    /// several, `in_a_row` holds their bytes, in chunks and plain.
+    /// The events of `run` that `picks` lists; `run` has events of all channels. `in_a_row` holds
+    /// their bytes in each form that a connection has. A single event has the forms without channels
+    /// in a row by itself.
     pub(crate) fn new(
         partition: u16,
         run: &'a [(ChannelKey, SharedFrame)],
         picks: &'a [u32],
-        in_a_row: (&'a [u8], &'a [u8]),
+        in_a_row: [&'a [u8]; Form::ALL.len()],
     ) -> Self {
         let frame = |n: &u32| &run[*n as usize].1;
         let bytes = match picks {
-            [one] => [Framing::Chunked, Framing::Plain].map(|framing| frame(one).bytes(framing)),
-            _ => in_a_row.into(),
+            [one] => {
+                let [chunked, plain] =
+                    [Framing::Chunked, Framing::Plain].map(|framing| frame(one).bytes(framing));
+                let [.., annotated_chunked, annotated_plain] = in_a_row;
+                [chunked, plain, annotated_chunked, annotated_plain]
+            }
+            _ => in_a_row,
         };
         let first = picks.iter().find_map(|n| frame(n).id);
         let last = picks.iter().rev().find_map(|n| frame(n).id);
@@ -117,8 +123,8 @@ impl<'a> Batch<'a> {
     }
 
     /// The events' bytes in a row.
-    pub(crate) fn bytes(&self, framing: Framing) -> &'a [u8] {
-        self.bytes[framing as usize]
+    pub(crate) fn bytes(&self, form: Form) -> &'a [u8] {
+        self.bytes[form as usize]
     }
 
     /// How many events there are.

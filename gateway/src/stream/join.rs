@@ -315,6 +315,10 @@ mod tests {
     use crate::feed::frame::{Began, Frame};
     use crate::feed::snapshot::Range;
 
+    fn demo() -> Channel {
+        "demo".parse().expect("a channel")
+    }
+
     fn id(ms: u64) -> EventId {
         EventId::new(1_000_000 + ms, 7, 0)
     }
@@ -337,7 +341,7 @@ mod tests {
             oldest: oldest.map(id),
             length: 0,
             untrimmed: false,
-            frames: ids.iter().map(|n| Frame::event(id(*n), "", "x")).collect(),
+            frames: ids.iter().map(|n| Frame::event(&demo(), id(*n), "", "x")).collect(),
             extent: Extent::All,
             readable: true,
         }
@@ -479,11 +483,11 @@ mod tests {
             out.drain(..).map(word).collect::<Vec<_>>()
         };
         let mut out = Vec::new();
-        join.live(&Frame::event(id(20), "", "of b"));
+        join.live(&Frame::event(&demo(), id(20), "", "of b"));
         assert_eq!(read(&mut join, 40, Some(10), &[10], &mut out), Next::Read(id(10)));
         assert_eq!(told(&mut out), ["Trimmed", "10"]);
         for n in [30, 35, 50] {
-            join.live(&Frame::event(id(n), "", "x"));
+            join.live(&Frame::event(&demo(), id(n), "", "x"));
         }
         // Event 30 is of the readable channel, and in its history as well. The live side may lack
         // events of the other channel since its last gap, so another gap comes before the page

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 use sse_contract::EventId;
 
-use crate::feed::frame::{Framing, SharedFrame};
+use crate::feed::frame::{Form, SharedFrame};
 
 /// A whole block of the stream.
 #[derive(Debug)]
@@ -21,12 +21,18 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    fn bytes(&self, framing: Framing) -> &[u8] {
+    /// The block's bytes, as two slices in a row. The first may be empty.
+    fn pieces(&self, form: Form) -> [&[u8]; 2] {
         match self {
-            Block::Shared(frame) => frame.bytes(framing),
-            Block::Own(bytes) => bytes,
-            Block::Head(bytes) => bytes,
+            Block::Shared(frame) => frame.pieces(form),
+            Block::Own(bytes) => [&[], bytes],
+            Block::Head(bytes) => [&[], bytes],
         }
+    }
+
+    fn length(&self, form: Form) -> usize {
+        let [first, second] = self.pieces(form);
+        first.len() + second.len()
     }
 }
 
@@ -34,7 +40,7 @@ impl Block {
 /// any.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    framing: Framing,
+    form: Form,
     blocks: VecDeque<Block>,
     /// How many bytes of the first block the socket has accepted.
     written: usize,
@@ -46,20 +52,20 @@ pub(crate) struct Outbox {
 /// Tenths of a second since the hub began. 32 bits, because every connection keeps two.
 pub(crate) type Deciseconds = u32;
 
-/// How many blocks one write takes: enough small events to fill a socket's buffer.
+/// How many slices one write takes: enough small events to fill a socket's buffer.
 const GATHER: usize = 64;
 
 impl Outbox {
-    /// Creates an empty outbox for this framing.
-    pub(crate) fn new(framing: Framing, now: Deciseconds) -> Self {
-        Outbox { framing, blocks: VecDeque::new(), written: 0, bytes: 0, progress: now }
+    /// Creates an empty outbox for a stream of this form.
+    pub(crate) fn new(form: Form, now: Deciseconds) -> Self {
+        Outbox { form, blocks: VecDeque::new(), written: 0, bytes: 0, progress: now }
     }
 
     /// Appends a block. The socket has accepted its first `written` bytes, which may be more than 0
     /// only for the first block.
     pub(crate) fn push(&mut self, block: Block, written: usize) {
         debug_assert!(written == 0 || self.blocks.is_empty());
-        self.bytes += block.bytes(self.framing).len() - written;
+        self.bytes += block.length(self.form) - written;
         self.written += written;
         self.blocks.push_back(block);
     }
@@ -86,7 +92,7 @@ impl Outbox {
             if frame.id.is_some_and(|id| id.epoch() != epoch) {
                 break;
             }
-            self.bytes -= frame.bytes(self.framing).len();
+            self.bytes -= frame.length(self.form);
             first = frame.id.or(first);
             raw += u64::from(frame.id.is_none());
             self.blocks.pop_back();
@@ -111,10 +117,14 @@ impl Outbox {
 
     /// What to write next, from the first byte that is not accepted.
     pub(crate) fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
-        let first = self.written;
-        self.blocks.iter().take(GATHER).enumerate().map(move |(n, block)| {
-            IoSlice::new(&block.bytes(self.framing)[if n == 0 { first } else { 0 }..])
-        })
+        let mut written = self.written;
+        let pieces = self.blocks.iter().flat_map(|block| block.pieces(self.form));
+        let rest = pieces.filter_map(move |piece| {
+            let skipped = written.min(piece.len());
+            written -= skipped;
+            (skipped < piece.len()).then(|| IoSlice::new(&piece[skipped..]))
+        });
+        rest.take(GATHER)
     }
 
     /// When the socket last accepted a byte of this queue, or when the queue began.
@@ -130,7 +140,7 @@ impl Outbox {
         self.bytes -= accepted;
         let mut events = 0;
         while let Some(block) = self.blocks.front() {
-            let rest = block.bytes(self.framing).len() - self.written;
+            let rest = block.length(self.form) - self.written;
             if accepted < rest {
                 self.written += accepted;
                 return events;
@@ -149,20 +159,26 @@ mod tests {
     use super::*;
     use crate::feed::frame::Frame;
     use proptest::prelude::*;
+    use sse_contract::Channel;
+
+    fn demo() -> Channel {
+        "demo".parse().expect("a channel")
+    }
 
     /// Drops events from an outbox with these blocks. A number is the event with that id, `old` an
     /// event of an earlier epoch, `raw` one without an id, `gap` a block of the connection's own.
     /// Of the first block, `written` bytes are accepted. Returns how many blocks stay, and what
     /// `drop_events` returned.
     fn dropped(blocks: &[&str], written: usize) -> (usize, Option<u64>, u64) {
-        let mut outbox = Outbox::new(Framing::Plain, 0);
+        let mut outbox = Outbox::new(Form::Plain, 0);
         for (n, block) in blocks.iter().enumerate() {
-            let shared =
-                |ms, epoch| Block::Shared(Frame::event(EventId::new(ms, epoch, 0), "", "x"));
+            let shared = |ms, epoch| {
+                Block::Shared(Frame::event(&demo(), EventId::new(ms, epoch, 0), "", "x"))
+            };
             let block = match *block {
                 "gap" => Block::Own(b"event: gap\n\n"[..].into()),
                 "old" => shared(1, 6),
-                "raw" => Block::Shared(Frame::raw("x")),
+                "raw" => Block::Shared(Frame::raw(&demo(), "x")),
                 id => shared(id.parse().expect("an id"), 7),
             };
             outbox.push(block, if n == 0 { written } else { 0 });
@@ -191,7 +207,7 @@ mod tests {
             blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 1..20),
             steps in proptest::collection::vec(0usize..50, 1..200),
         ) {
-            let mut outbox = Outbox::new(Framing::Plain, 0);
+            let mut outbox = Outbox::new(Form::Plain, 0);
             for block in &blocks {
                 outbox.push(Block::Own(block.clone().into()), 0);
             }

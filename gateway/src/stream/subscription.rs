@@ -19,6 +19,8 @@ pub struct Subscription {
     pub start: Start,
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
+    /// Whether each event's first line of data is the name of its channel.
+    pub annotate: bool,
     /// What is known of the client. `None` for most: neither expiry nor a revocation of a subject
     /// or token can end the stream, and the log does not tell of it.
     pub about: Option<Box<About>>,

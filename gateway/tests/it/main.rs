@@ -4,6 +4,7 @@
 mod access;
 mod access_elsewhere;
 mod access_pages;
+mod annotate;
 mod brokers;
 mod clients;
 mod configuration;

@@ -349,6 +349,22 @@ fn what_arrives_in_pieces_is_read_whole() {
 }
 
 #[test]
+fn with_its_channel_an_event_is_read_with_one_line_more() {
+    let gateway = TestGateway::memory(&ROOM);
+    let browser = Browser::open();
+    let samples = samples([]);
+    let (replayed, followed) = samples.split_at(samples.len() / 2);
+    let mut expected = publish(&gateway, replayed);
+    let query = "channel=demo&annotate=channel&last_event_id=0";
+    let readers = Readers::open(&browser, gateway.addr, query, samples.len());
+    readers.are_live(&gateway);
+    expected.extend(publish(&gateway, followed));
+    expected.iter_mut().for_each(|event| event.data = format!("demo\n{}", event.data));
+    readers.have_read(&expected);
+    gateway.settled();
+}
+
+#[test]
 fn half_a_character_is_refused() {
     on_both(&[], |gateway| {
         let mut subscriber = gateway.live("channel=demo");

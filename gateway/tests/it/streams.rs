@@ -302,6 +302,10 @@ fn a_bad_request_names_the_culprit() {
     named(get("/events?channel=a%20b"), 400, "invalid-channel", Some("channel"), "' '");
     named(get("/events?channel=%FF"), 400, "invalid-parameter", Some("channel"), "UTF-8");
     named(get("/events?channel=:a"), 400, "invalid-channel", Some("channel"), "colon");
+    let annotate = get("/events?channel=a&annotate=id");
+    named(annotate, 400, "invalid-parameter", Some("annotate"), "annotate is channel, not \"id\"");
+    let twice = get("/events?channel=a&annotate=channel&annotate=channel");
+    named(twice, 400, "invalid-parameter", Some("annotate"), "twice");
     let three = "/events?channel=1&channel=2&channel=3";
     named(get(three), 400, "invalid-parameter", Some("channel"), "at most 2");
     named(get("/event?channel=a"), 404, "not-found", None, "/event");
@@ -513,7 +517,7 @@ fn a_channel_tells_what_it_holds() {
 
 /// Publishes more than the slow reader's queue, its socket and the inbox can hold. Returns how many
 /// events.
-fn flood(gateway: &TestGateway, channel: &str, reader: &mut Subscriber) -> usize {
+pub fn flood(gateway: &TestGateway, channel: &str, reader: &mut Subscriber) -> usize {
     let data = "x".repeat(20_000);
     for n in 0..300 {
         gateway.publish(channel, &format!("{n} {data}"));

@@ -533,6 +533,38 @@ fn a_stream_of_http2_is_served_and_drained() {
     gateway.stop();
 }
 
+#[test]
+fn streams_of_http2_are_told_the_channels_they_ask_for() {
+    let authority = Authority::new();
+    let gateway = authority.gateway(&[]);
+    let client = authority.client();
+    let mut streams =
+        ["channel=a&channel=b", "channel=a&channel=b&annotate=channel"].map(|query| {
+            let mut curl =
+                authority.curl(gateway.addr, &format!("/events?{query}"), &["--http2", "-i"]);
+            let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+            assert_eq!(lines.next().unwrap().unwrap().trim_end(), "HTTP/2 200");
+            while lines.next().expect("a checkpoint").unwrap() != "event: checkpoint" {}
+            (curl, lines)
+        });
+    client.publish(gateway.addr, "a", "first");
+    client.publish(gateway.addr, "b", "last");
+    for ((_, lines), expected) in streams.iter_mut().zip([
+        vec!["data: first", "data: last"],
+        vec!["data: a", "data: first", "data: b", "data: last"],
+    ]) {
+        let mut data = Vec::new();
+        while data.last().is_none_or(|line| line != "data: last") {
+            let line = lines.next().expect("the stream goes on").unwrap();
+            data.extend(line.starts_with("data: ").then_some(line));
+        }
+        assert_eq!(data.split_off(data.len() - expected.len()), expected);
+        assert!(data.len() <= 1 && data.iter().all(|line| line.contains("from")), "{data:?}");
+    }
+    drop(streams);
+    gateway.settled();
+}
+
 /// Runs a script in Node.js, with an open session of HTTP/2.
 fn node(authority: &Authority, addr: SocketAddr, script: &str) -> Process {
     let begin = format!(

@@ -213,7 +213,8 @@ impl Dispatch {
             }
             IngestRequest::Attach(worker, channel, key) => {
                 let name = self.terms.keys.live(&channel);
-                match self.interest.attach(name.as_bytes(), (worker, key), self.connected) {
+                match self.interest.attach(name.as_bytes(), &channel, (worker, key), self.connected)
+                {
                     Attaching::Nothing => {}
                     Attaching::Subscribe => self.ask(Asked::Subscribe(name.as_bytes().into())),
                     Attaching::Attached => {
@@ -299,17 +300,14 @@ impl Dispatch {
             self.heard.revocations = true;
             return;
         }
-        let attachments = self.interest.attachments(channel);
-        if attachments.is_empty() {
-            return;
-        }
+        let Some((channel, attachments)) = self.interest.listeners(channel) else { return };
         self.received += 1;
         let frame = match decode_live(payload) {
             LiveMessage::Event { id, event, data } if self.is_ours(id) => {
                 self.calls.saw(id);
-                Frame::event(id, &event, &data)
+                Frame::event(channel, id, &event, &data)
             }
-            LiveMessage::Text(text) => Frame::raw(&text),
+            LiveMessage::Text(text) => Frame::raw(channel, &text),
             other => {
                 // If the frame stands for an event, the event is in the history, and `Missed` makes
                 // the channel's streams read it there. If the frame is of an epoch that this

@@ -314,7 +314,7 @@ pub fn snapshot(
     let mut ranges: HashMap<Channel, Vec<Range>> = HashMap::with_capacity(plan.len());
     for part in plan {
         let (after, extent) = (part.after, extent(part));
-        let range = range(after, extent, answer.next()?).unwrap_or_else(|why| {
+        let range = range(&part.channel, after, extent, answer.next()?).unwrap_or_else(|why| {
             unreadable(&part.channel, &why);
             Range::unreadable(after, extent)
         });
@@ -323,8 +323,8 @@ pub fn snapshot(
     Some(Snapshot { clock, now_ms, history: max_len > 0, ttl_ms, ranges })
 }
 
-/// Parses one range. The error says why the history cannot be read.
-fn range(after: EventId, extent: Extent, value: Value) -> Result<Range, String> {
+/// Parses one range of a channel. The error says why the history cannot be read.
+fn range(channel: &Channel, after: EventId, extent: Extent, value: Value) -> Result<Range, String> {
     let odd = || "sse_read answered a range otherwise".to_owned();
     let Value::Array(fields) = value else { return Err(odd()) };
     if let [why] = &fields[..] {
@@ -338,7 +338,7 @@ fn range(after: EventId, extent: Extent, value: Value) -> Result<Range, String> 
         let id = text(&entry[0]).ok_or_else(odd)?;
         let id = id.parse().map_err(|_| format!("it holds {id}, which is no event's id"))?;
         let (event, data) = (lossy(&entry[2]).ok_or_else(odd)?, lossy(&entry[1]).ok_or_else(odd)?);
-        frames.push(Frame::event(id, &event, &data));
+        frames.push(Frame::event(channel, id, &event, &data));
     }
     let number = |value| number(value).ok_or_else(odd);
     let upto = match number(&more)? {

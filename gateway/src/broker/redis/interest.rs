@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
+use sse_contract::Channel;
 
 use crate::feed::inbox::ChannelKey;
 
@@ -24,8 +25,9 @@ pub(crate) struct Interest {
     wanted: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
+    channel: Channel,
     attachments: SmallVec<[Attachment; 2]>,
     /// SUBSCRIBEs that were sent and not confirmed. Redis confirms them in order, and only the last
     /// confirmation shows the present state: an UNSUBSCRIBE may have followed an earlier SUBSCRIBE.
@@ -57,14 +59,16 @@ impl Interest {
         self.wanted
     }
 
-    /// A hub wants a channel. `online` says whether there is a session.
+    /// A hub wants a channel, which has this name in Redis. `online` says whether there is a
+    /// session.
     pub(crate) fn attach(
         &mut self,
-        channel: &[u8],
+        name: &[u8],
+        channel: &Channel,
         attachment: Attachment,
         online: bool,
     ) -> Attaching {
-        let entry = self.channels.entry(channel.into()).or_default();
+        let entry = self.channels.entry(name.into()).or_insert_with(|| Entry::of(channel));
         self.wanted += usize::from(entry.attachments.is_empty());
         entry.attachments.push(attachment);
         entry.idle_since = None;
@@ -98,7 +102,7 @@ impl Interest {
         if entry.unconfirmed == 0 && !entry.asked && entry.attachments.is_empty() {
             self.channels.remove(channel);
         }
-        self.attachments(channel)
+        self.listeners(channel).map_or(&[], |(_, attachments)| attachments)
     }
 
     /// Redis refused a SUBSCRIBE. Returns the attachments that must be told.
@@ -118,12 +122,12 @@ impl Interest {
         if wanted { entry.attachments.clone() } else { SmallVec::new() }
     }
 
-    /// The attachments in force: those of a channel whose last SUBSCRIBE is confirmed.
-    pub(crate) fn attachments(&self, channel: &[u8]) -> &[Attachment] {
-        match self.channels.get(channel) {
-            Some(entry) if entry.asked && entry.unconfirmed == 0 => &entry.attachments,
-            _ => &[],
-        }
+    /// The channel with this name in Redis, and its attachments in force: its last SUBSCRIBE is
+    /// confirmed. `None` if there are none.
+    pub(crate) fn listeners(&self, name: &[u8]) -> Option<(&Channel, &[Attachment])> {
+        let entry = self.channels.get(name)?;
+        let in_force = entry.asked && entry.unconfirmed == 0 && !entry.attachments.is_empty();
+        in_force.then_some((&entry.channel, &entry.attachments))
     }
 
     /// Returns the channels that nobody wanted for the `linger` time, and marks them as
@@ -173,11 +177,27 @@ impl Interest {
     }
 }
 
+impl Entry {
+    fn of(channel: &Channel) -> Self {
+        Entry {
+            channel: channel.clone(),
+            attachments: SmallVec::new(),
+            unconfirmed: 0,
+            asked: false,
+            idle_since: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const A: &[u8] = b"sse:a";
+
+    fn channel(name: &str) -> Channel {
+        name.parse().expect("a channel")
+    }
 
     fn at(slot: u32) -> Attachment {
         (0, ChannelKey { slot, generation: 1 })
@@ -187,30 +207,30 @@ mod tests {
     fn an_old_confirmation_does_not_speak_for_a_new_subscribe() {
         let mut interest = Interest::new(Duration::ZERO);
         let now = Instant::now();
-        assert_eq!(interest.attach(A, at(1), true), Attaching::Subscribe);
+        assert_eq!(interest.attach(A, &channel("a"), at(1), true), Attaching::Subscribe);
         interest.detach(A, at(1), now);
         assert_eq!(
             interest.expired(now),
             [A.into()],
             "UNSUBSCRIBE is sent before the first answer"
         );
-        assert_eq!(interest.attach(A, at(2), true), Attaching::Subscribe);
+        assert_eq!(interest.attach(A, &channel("a"), at(2), true), Attaching::Subscribe);
         assert!(interest.confirmed(A).is_empty(), "an UNSUBSCRIBE stands behind this one");
-        assert!(interest.attachments(A).is_empty());
+        assert!(interest.listeners(A).is_none());
         assert_eq!(interest.confirmed(A), [at(2)]);
-        assert_eq!(interest.attach(A, at(3), true), Attaching::Attached);
+        assert_eq!(interest.attach(A, &channel("a"), at(3), true), Attaching::Attached);
     }
 
     #[test]
     fn a_channel_lingers_and_is_forgotten() {
         let mut interest = Interest::new(Duration::from_secs(5));
         let start = Instant::now();
-        interest.attach(A, at(1), true);
+        interest.attach(A, &channel("a"), at(1), true);
         interest.confirmed(A);
         interest.detach(A, at(1), start);
         assert!(interest.expired(start + Duration::from_secs(4)).is_empty());
         assert_eq!(
-            interest.attach(A, at(2), true),
+            interest.attach(A, &channel("a"), at(2), true),
             Attaching::Attached,
             "it came back within the linger"
         );
@@ -223,12 +243,12 @@ mod tests {
     #[test]
     fn a_new_session_wants_what_is_wanted() {
         let mut interest = Interest::new(Duration::from_secs(5));
-        interest.attach(A, at(1), true);
+        interest.attach(A, &channel("a"), at(1), true);
         interest.confirmed(A);
-        interest.attach(b"sse:b", at(2), true);
+        interest.attach(b"sse:b", &channel("b"), at(2), true);
         interest.detach(b"sse:b", at(2), Instant::now());
         interest.lost();
-        assert!(interest.attachments(A).is_empty());
+        assert!(interest.listeners(A).is_none());
         assert_eq!(interest.restart(), [A.into()]);
         assert_eq!(interest.confirmed(A), [at(1)]);
     }

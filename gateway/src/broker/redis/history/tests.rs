@@ -4,6 +4,10 @@ use super::*;
 use crate::feed::inbox::ReadToken;
 use crate::feed::snapshot::Extent;
 
+fn channel() -> Channel {
+    "a".parse().unwrap()
+}
+
 fn id(ms: u64) -> EventId {
     EventId::new(ms, 7, 0)
 }
@@ -14,7 +18,7 @@ fn of(connection: u64, after: u64) -> ReadRequest {
         partition: 0,
         worker: 0,
         token: ReadToken { connection, number: 0 },
-        channels: ["a".parse().unwrap()].into(),
+        channels: [channel()].into(),
         after: id(after),
         youngest: EventId::ZERO,
         extents: [Extent::All].into_iter().collect(),
@@ -48,7 +52,7 @@ fn answered(inbox: &Inbox) -> Vec<(u64, bool)> {
 
 /// A snapshot of channel `a`, read above `after` when the clock stood at `clock`.
 fn page(after: u64, clock: u64) -> Snapshot {
-    let frames = [Frame::event(id(clock), "", "x")].into();
+    let frames = [Frame::event(&channel(), id(clock), "", "x")].into();
     let unread = Range::unreadable(id(after), Extent::All);
     let range = Range { frames, readable: true, ..unread };
     Snapshot {
@@ -56,7 +60,7 @@ fn page(after: u64, clock: u64) -> Snapshot {
         now_ms: clock,
         history: true,
         ttl_ms: 1000,
-        ranges: HashMap::from([("a".parse().unwrap(), vec![range])]),
+        ranges: HashMap::from([(channel(), vec![range])]),
     }
 }
 
@@ -169,7 +173,8 @@ fn one_read_is_bounded_but_serves_the_oldest_request_whole() {
 fn the_cache_is_bounded_in_bytes() {
     let mut cache = Cache::default();
     let now = Instant::now();
-    let frames: Arc<[_]> = [Frame::event(id(5), "", &"x".repeat(CACHE_BYTES / 3))].into();
+    let frames: Arc<[_]> =
+        [Frame::event(&channel(), id(5), "", &"x".repeat(CACHE_BYTES / 3))].into();
     for _ in 0..5 {
         let mut page = page(1, 50);
         page.ranges.values_mut().flatten().for_each(|range| range.frames = frames.clone());
