@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers clients clients-quick fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -26,6 +26,9 @@ clients: ## Run twenty client libraries and write docs/clients.md; CLIENTS=a,b r
 
 clients-quick: ## Run seven Python and Node clients through two scenarios in a minute
 	scripts/clients httpx-sse,sseclient-py,requests,eventsource-2,eventsource-3,fetch-event-source,undici-fetch published,drained
+
+examples: ## Run the examples and the JavaScript client against real gateways, Redis and Chromium
+	scripts/examples
 
 fmt: ## Format the code
 	cargo fmt --all

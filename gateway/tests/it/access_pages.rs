@@ -102,7 +102,7 @@ fn a_page_follows_with_a_ticket_for_each_connection() {
     let wire = Wire::to(gateway.addr);
     let browser = Browser::open();
     browser.goto(&format!("http://{}/", wire.addr));
-    let script = include_str!("../../../examples/follow.js").replace("export function", "function")
+    let script = include_str!("../../../clients/js/src/follow.js").replace("export function", "function")
         + "
         const [token] = arguments;
         Object.assign(window, { heard: [], gaps: [], tickets: 0 });

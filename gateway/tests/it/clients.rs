@@ -40,7 +40,7 @@ fn npm_eventsource_keeps_its_place() {
     keeps_its_place(|addr| Client::program("node", "eventsource.mjs", addr));
 }
 
-/// `examples/follow.js` also runs in Node, where an EventSource can carry a token.
+/// `clients/js/src/follow.js` also runs in Node, where an EventSource can carry a token.
 #[test]
 #[ignore = "make browsers"]
 fn follow_on_npm_eventsource_keeps_its_place() {

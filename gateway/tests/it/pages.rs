@@ -1,4 +1,4 @@
-//! Tests of the modules for pages, `examples/follow.js` and `examples/state.js`, in Chromium:
+//! Tests of the modules for pages, `clients/js/src/follow.js` and `clients/js/src/state.js`, in Chromium:
 //! behind a service worker, while gateways come and go, and while a state cannot be loaded.
 
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! A web site around a gateway. It serves a page, the modules in `examples/` and whatever a test
+//! A web site around a gateway. It serves a page, modules of `clients/js` and whatever a test
 //! adds, and passes streams on to a gateway, as a proxy in front of both does.
 //!
 //! The test decides how streams end. Tests without pages use the lab's TCP proxy instead, which
@@ -87,9 +87,14 @@ impl Site {
             "/follow.js",
             200,
             "text/javascript",
-            include_str!("../../../examples/follow.js"),
+            include_str!("../../../clients/js/src/follow.js"),
         );
-        site.serve("/state.js", 200, "text/javascript", include_str!("../../../examples/state.js"));
+        site.serve(
+            "/state.js",
+            200,
+            "text/javascript",
+            include_str!("../../../clients/js/src/state.js"),
+        );
         site
     }
 

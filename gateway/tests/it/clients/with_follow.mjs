@@ -1,4 +1,4 @@
-// Listens with `examples/follow.js` on top of npm's `eventsource`:   node with_follow.mjs URL
+// Listens with `clients/js/src/follow.js` on top of npm's `eventsource`:   node with_follow.mjs URL
 //
 // Prints the same as eventsource.mjs. Each request carries a bearer token. `follow` passes no
 // checkpoints on, so the program listens for them on the source.

@@ -16,29 +16,68 @@
 //
 // Events that arrive during a load wait, and are applied after it. The state may contain them
 // already, so `apply` must tolerate repetition: "order 17 is paid" does, "one more order" does not.
+//
+// It follows an address by follow.js, which it needs beside itself, or whatever it is given in place
+// of the address: a function that takes handlers and returns one that ends the following. A client of
+// client.js has this as `client.followState({ channels, ... })`.
 
 import { follow } from "./follow.js";
 
-export function followState(address, options) {
+/**
+ * @typedef {import("./follow.js").Handlers} Handlers
+ * @typedef {(handlers: Handlers) => () => void} Follow
+ */
+
+/**
+ * @template S The state.
+ * @typedef {object} StateOptions
+ * @property {(signal: AbortSignal) => Promise<S>} load Loads the state.
+ * @property {(state: S) => void} show Called with each loaded state.
+ * @property {(event: any) => void} apply Called with each event that the shown state may not contain yet.
+ * @property {(gap: any) => void} [gap] Called with each gap, for a log.
+ * @property {(error: unknown) => void} [failed] Called with each error; the state is loaded again.
+ * @property {number} [held] If more events wait for a load, they are dropped and it starts again: 1,000.
+ * @property {number} [patience] A load that takes longer has failed, in milliseconds: 30,000.
+ * @property {number} [spread] After a gap that all clients get, each waits a random part of this, in
+ *   milliseconds: 10,000.
+ * @property {number} [retry] The first wait after a failed load, in milliseconds; each further one
+ *   doubles: 3,000.
+ */
+
+/**
+ * @template S
+ * @param {string | Follow} source
+ * @param {StateOptions<S> & import("./follow.js").FollowOptions} options With an address, those of
+ *   `follow` too.
+ * @returns {() => void} Ends it.
+ */
+export function followState(source, options) {
   const {
-    load, // Called with an AbortSignal; returns a promise of the state.
-    show, // Called with each loaded state.
-    apply, // Called with each event that the shown state may not contain yet.
-    gap, // Called with each gap, for a log.
-    failed = console.error, // Called with each error; the state is loaded again.
-    held: most = 1_000, // If more events wait for a load, they are dropped and it starts again.
-    patience = 30_000, // A load that takes longer has failed.
-    spread = 10_000, // After a gap that all clients get, each waits a random part of this.
-    ...others // Those of follow(): types, withCredentials, source, silence, retry.
+    load,
+    show,
+    apply,
+    gap,
+    failed = console.error,
+    held: most = 1_000,
+    patience = 30_000,
+    spread = 10_000,
+    ...others
   } = options;
   const { retry = 3_000 } = others;
+  /** @type {Follow} */
+  const listen =
+    typeof source === "function" ? source : (handlers) => follow(source, { ...others, ...handlers });
+  /** @type {any[] | null} */
   let held = []; // Events that wait for a load; null while the shown state is in step.
+  /** @type {AbortController | null} */
   let loading = null; // Aborts the current load.
+  /** @type {ReturnType<typeof setTimeout> | null} */
   let timer = null; // Set while a load is due.
   let shown = false; // Whether a state was shown.
   let covered = false; // Whether a load started, or is due, since the current connection's head.
   let failures = 0;
 
+  /** @param {number} wait Milliseconds. */
   function reload(wait) {
     covered = true;
     held ??= [];
@@ -65,13 +104,14 @@ export function followState(address, options) {
   }
 
   function caughtUp() {
-    const waited = held;
+    const waited = held ?? [];
     loading = held = null;
     shown = true;
     failures = 0;
     waited.forEach(pass);
   }
 
+  /** @param {AbortController} mine @param {unknown} error */
   function again(mine, error) {
     if (mine !== loading) return;
     mine.abort();
@@ -82,6 +122,7 @@ export function followState(address, options) {
   }
 
   // If one event cannot be applied, the next ones still are.
+  /** @param {any} e */
   function pass(e) {
     try {
       apply(e);
@@ -90,16 +131,16 @@ export function followState(address, options) {
     }
   }
 
+  /** @param {any} e */
   function receive(e) {
     if (!held) return pass(e);
-    if (held.length < most) return held.push(e);
+    if (held.length < most) return void held.push(e);
     // A load that starts from now on contains all of them.
     held = [];
     if (loading) again(loading, new Error(`more than ${most} events came during a load`));
   }
 
-  const stop = follow(address, {
-    ...others,
+  const stop = listen({
     event: receive,
     // The first load need not wait until the stream starts, which takes until Redis is back.
     open() {
@@ -120,7 +161,7 @@ export function followState(address, options) {
   });
   return () => {
     stop();
-    clearTimeout(timer);
+    clearTimeout(timer ?? undefined);
     loading?.abort();
     loading = null;
   };

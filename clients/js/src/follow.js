@@ -20,31 +20,52 @@
 
 const CLOSED = 2; // EventSource.CLOSED, which not every implementation has as a static member.
 
+/**
+ * What a follower is told.
+ *
+ * @typedef {object} Handlers
+ * @property {(event: any) => void} [event] Called with each event (a MessageEvent).
+ * @property {(gap: any) => void} [gap] Called with a gap's data: { channel, reason, after, oldest }.
+ * @property {() => void} [open] Called at each answer's head. From then on, the stream misses nothing,
+ *   or sends a gap.
+ * @property {(from: string) => void} [start] Called with where a stream starts: "now", or the id that
+ *   it starts after.
+ *
+ * @typedef {object} FollowOptions
+ * @property {string[]} [types] Event types to pass on, beside untyped events.
+ * @property {boolean} [withCredentials] Whether the browser sends cookies to another origin.
+ * @property {() => Promise<string | null | undefined>} [ticket] Returns a fresh ticket (POST /tickets),
+ *   or null to stop: nobody is logged in.
+ * @property {(url: string) => any} [source] Makes an EventSource.
+ * @property {number} [silence] A connection that is silent for so many milliseconds is dead: 45,000,
+ *   three heartbeats.
+ * @property {number} [retry] The first wait after an EventSource gave up, in milliseconds; each further
+ *   one doubles: 3,000.
+ */
+
+/**
+ * @param {string} address
+ * @param {Handlers & FollowOptions} options
+ * @returns {() => void} Ends it.
+ */
 export function follow(address, options = {}) {
-  const {
-    types = [],
-    event, // Called with each event (a MessageEvent).
-    gap, // Called with a gap's data: { channel, reason, after, oldest }.
-    open, // Called at each answer's head. From then on, the stream misses nothing, or sends a gap.
-    start, // Called with where a stream starts: "now", or the id that it starts after.
-    withCredentials = false, // Whether the browser sends cookies to another origin.
-    ticket, // Async; returns a fresh ticket (POST /tickets), or null to stop: nobody is logged in.
-    source: make = (url) => new EventSource(url, { withCredentials }),
-    silence = 45_000, // A connection that is silent for this long is dead: three heartbeats.
-    retry = 3_000, // The first wait after an EventSource gave up; each further one doubles.
-  } = options;
+  const { types = [], event, gap, open, start, withCredentials = false, ticket } = options;
+  const { source: make = (url) => new EventSource(url, { withCredentials }) } = options;
+  const { silence = 45_000, retry = 3_000 } = options;
+  /** @type {any} */
   let source;
   let lastId = ""; // The position: every event up to it was passed on.
   let askedAfter = ""; // The position in the URL of the current source.
   let started = false; // Whether the current connection has said where it starts.
   let lastSign = 0; // In wall-clock time, which goes on while a laptop sleeps.
   let failures = 0;
+  /** @type {ReturnType<typeof setTimeout> | null} */
   let timer = null;
   let stopped = false;
   let attempts = 0; // While one attempt waits for a ticket, a later one may overtake it.
 
   async function connect() {
-    clearTimeout(timer);
+    clearTimeout(timer ?? undefined);
     timer = null;
     source?.close();
     const url = new URL(address, globalThis.location?.href);
@@ -60,8 +81,9 @@ export function follow(address, options = {}) {
       url.searchParams.set("ticket", fresh);
     }
     const mine = (source = make(url.href));
+    /** @type {(type: string, handler: (e: any) => void) => void} */
     const on = (type, handler) =>
-      mine.addEventListener(type, (e) => {
+      mine.addEventListener(type, (/** @type {any} */ e) => {
         // An abandoned source may still send events.
         if (mine === source) handler(e);
       });
@@ -84,12 +106,13 @@ export function follow(address, options = {}) {
     for (const type of ["checkpoint", "gap", "message", ...types]) on(type, receive);
   }
 
+  /** @param {any} e */
   function receive(e) {
     lastSign = Date.now();
     failures = 0;
     const own = e.type === "checkpoint" || e.type === "gap";
     const told = own && e.data ? JSON.parse(e.data) : {};
-    if (!started && !resumed(told)) return connect();
+    if (!started && !resumed(told)) return void connect();
     started = true;
     if (e.lastEventId) lastId = e.lastEventId;
     if (e.type === "gap") gap?.(told);
@@ -99,6 +122,7 @@ export function follow(address, options = {}) {
 
   // Whether a connection resumes after the last id that was passed on. Its first block says so: a
   // checkpoint whose data names the start, or a gap that names the id before it.
+  /** @param {{ from?: string, after?: string }} told */
   function resumed({ from, after = from }) {
     if (!lastId || after === undefined || after === lastId) return true;
     if (askedAfter !== lastId) return false;
@@ -118,13 +142,16 @@ export function follow(address, options = {}) {
   const watchdog = setInterval(() => silent() && later(), silence / 9);
   // When the user looks at the page again, it reconnects at once.
   const page = globalThis.document;
-  const woken = () => page.visibilityState === "visible" && (timer || silent()) && connect();
+  const woken = () => page?.visibilityState === "visible" && (timer || silent()) && connect();
   page?.addEventListener("visibilitychange", woken);
+  // Safari brings a page back from its cache without the other event.
+  globalThis.addEventListener?.("pageshow", woken);
   function stop() {
     stopped = true;
     clearInterval(watchdog);
-    clearTimeout(timer);
+    clearTimeout(timer ?? undefined);
     page?.removeEventListener("visibilitychange", woken);
+    globalThis.removeEventListener?.("pageshow", woken);
     source?.close();
     source = null;
   }
