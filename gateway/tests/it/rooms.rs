@@ -92,14 +92,14 @@ fn only_http_and_the_shell_import_actix() {
     let rooms = ROOMS.map(Room::read);
     for room in rooms.iter().filter(|room| !OF_ACTIX.contains(&room.name)) {
         let of_actix = |(_, text): &&(PathBuf, String)| {
-            text.contains("actix_web") || text.contains("use actix_")
+            text.contains("actix_web::") || text.contains("use actix_")
         };
         wrong.extend(room.files.iter().filter(of_actix).map(|(path, _)| path));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The program hands its variables to `Config::read`; nothing else depends on them.
+/// The program hands its variables to `Config::with_settings`; nothing else depends on them.
 #[test]
 fn no_room_reads_the_environment() {
     let mut wrong = Vec::new();
