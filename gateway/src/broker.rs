@@ -94,12 +94,11 @@ impl Broker {
         }
     }
 
-    /// Whether live events are being received, as far as is known now, without asking Redis. The
-    /// error says why not.
-    pub fn status(&self) -> Result<(), String> {
+    /// What the broker is and where, for messages.
+    pub fn place(&self) -> String {
         match self {
-            Broker::Memory(_) => Ok(()),
-            Broker::Redis(broker) => broker.status(),
+            Broker::Memory(_) => "the memory broker".to_owned(),
+            Broker::Redis(broker) => broker.place(),
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod names;
 pub mod origins;
 pub(crate) mod pem;
 pub(crate) mod redis_url;
+pub mod shown;
 pub(crate) mod slow_readers;
 pub mod sources;
 pub(crate) mod trusted_proxies;
@@ -31,7 +32,6 @@ use std::time::Duration;
 use hyper::header::HeaderName;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use sse_contract::pattern::Pattern;
 use sse_contract::{Channel, Keys};
 use url::Url;
@@ -41,6 +41,7 @@ use crate::config::issuer_line::{IssuerLine, as_url};
 use crate::config::log_filter::LogFilter;
 use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::connection_info;
+use crate::config::shown::shown;
 pub use crate::config::slow_readers::{SlowReader, SlowReaderRule};
 use crate::config::sources::{Flag, Setting, Settings};
 use crate::config::trusted_proxies::{ForwardedHeader, TrustedProxies};
@@ -109,6 +110,7 @@ section!(
     AdminConfig {
         #[serde(deserialize_with = "address")] listen: SocketAddr,
         ready_needs_broker: bool,
+        #[serde(deserialize_with = "duration")] probe_interval: Duration,
     }
 );
 section!(
@@ -278,43 +280,6 @@ impl ConfigError {
     }
 }
 
-/// A value for an error message: without secrets, and at most 200 characters long.
-fn shown(key: &str, value: &Value) -> String {
-    let text = match value {
-        Value::String(url) if key == "redis.url" => format!("{:?}", without_credentials(url)),
-        Value::String(url) if key == "auth.forward.url" => {
-            let end = url.find(['?', '#']).unwrap_or(url.len());
-            format!("{:?}", without_credentials(&url[..end]))
-        }
-        // These lines contain secrets, and a mistake can put one anywhere in the line.
-        Value::Array(lines) if key == "auth.keys" || key == "auth.jwt.keys" => {
-            let lines: Vec<String> =
-                lines.iter().filter_map(Value::as_str).map(words::shown).collect();
-            format!("{lines:?}")
-        }
-        Value::String(text) if key == "auth.keys" || key == "auth.jwt.keys" => words::shown(text),
-        Value::String(text) => format!("{text:?}"),
-        other => other.to_string(),
-    };
-    match text.char_indices().nth(200) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-/// Removes user and password: everything before the last `@`, even if the URL is malformed, and the
-/// query, which holds them in the URL of a Unix socket.
-fn without_credentials(url: &str) -> String {
-    let url = match url.rsplit_once('@') {
-        Some((before, host)) => {
-            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
-            format!("{scheme}://…@{host}")
-        }
-        None => url.to_owned(),
-    };
-    url.split_once('?').map_or(url.clone(), |(before, _)| format!("{before}?…"))
-}
-
 impl Config {
     /// Loads all layers and checks the result. `env` is the process's environment; `flags` are the
     /// `key=value` pairs of `--set`.
@@ -323,11 +288,7 @@ impl Config {
         env: impl Iterator<Item = (OsString, OsString)>,
         flags: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let set = |(key, value): &(String, String)| {
-            let (key, value) = (key.clone(), value.clone());
-            Flag { name: format!("--set {key}"), key, value }
-        };
-        Self::read(file, env, &flags.iter().map(set).collect::<Vec<_>>())
+        Self::read(file, env, &self::flags(flags))
     }
 
     /// Like [`Config::load`], for flags with names of their own such as `--listen`.
@@ -336,6 +297,15 @@ impl Config {
         env: impl Iterator<Item = (OsString, OsString)>,
         flags: &[Flag],
     ) -> Result<Self, ConfigError> {
+        Self::with_settings(file, env, flags).map(|(config, _)| config)
+    }
+
+    /// Like [`Config::read`]. Also returns each value with the place where it was given.
+    pub fn with_settings(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (OsString, OsString)>,
+        flags: &[Flag],
+    ) -> Result<(Self, Settings), ConfigError> {
         let mut settings = Settings::defaults().clone();
         if let Some(file) = file {
             settings.add_file(file)?;
@@ -346,7 +316,7 @@ impl Config {
         checks::bounds(&settings)?;
         let config = Config::parse(&settings)?;
         checks::together(&config, &settings)?;
-        Ok(config)
+        Ok((config, settings))
     }
 
     /// Parses each value into its type.
@@ -361,6 +331,15 @@ impl Config {
             ConfigError::at(key, settings.get(key), what(error.inner()))
         })
     }
+}
+
+/// The flags of these `key=value` pairs of `--set`.
+fn flags(pairs: &[(String, String)]) -> Vec<Flag> {
+    let set = |(key, value): &(String, String)| {
+        let (key, value) = (key.clone(), value.clone());
+        Flag { name: format!("--set {key}"), key, value }
+    };
+    pairs.iter().map(set).collect()
 }
 
 /// The innermost error, because [`ConfigError::at`] adds key and place itself.

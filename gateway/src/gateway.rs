@@ -2,10 +2,12 @@
 //!
 //! There is no global state: two gateways can run in one process.
 
+mod drain;
+
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_server::ServerBuilder;
 use tokio::sync::watch;
@@ -17,10 +19,12 @@ use crate::broker::memory::{MemoryBroker, MemoryLimits};
 use crate::broker::redis::RedisBroker;
 use crate::broker::redis::settings::RedisSettings;
 use crate::config::{BrokerKind, Config};
+use crate::gateway::drain::Drain;
 use crate::http::app::App;
 use crate::http::certificate::Tls;
-use crate::http::listener::Capacity;
+use crate::http::listener::{Capacity, DescriptorLimit};
 use crate::http::{admin, listener};
+use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::vitals::{self, Vitals, Watch};
 use crate::worker::WorkerSetup;
@@ -72,6 +76,7 @@ pub struct Gateway {
     app: Arc<App>,
     tls: Option<Tls>,
     capacity: Capacity,
+    descriptors: DescriptorLimit,
     vitals: Vitals,
     watch: Watch,
 }
@@ -93,7 +98,8 @@ impl Gateway {
         let (vitals, watch) = vitals::watch();
         let access = Access::new(&config.auth, &config.cors).map_err(StartError::Config)?;
         let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
-        let capacity = listener::raise_descriptor_limit();
+        let descriptors = listener::raise_descriptor_limit();
+        let capacity = Capacity::of(descriptors);
         let max_streams = match config.stream.max_streams {
             0 => capacity.streams,
             configured => configured,
@@ -102,7 +108,18 @@ impl Gateway {
         // Revocations made before the start must be known before the first client is let in.
         app.learn_revocations().await?;
         let app = Arc::new(app);
-        Ok(Gateway { public, admin, addr, admin_addr, app, tls, capacity, vitals, watch })
+        Ok(Gateway {
+            public,
+            admin,
+            addr,
+            admin_addr,
+            app,
+            tls,
+            capacity,
+            descriptors,
+            vitals,
+            watch,
+        })
     }
 
     /// The public address, with the port that was bound.
@@ -118,6 +135,18 @@ impl Gateway {
     /// How many workers serve the public port, and how many streams they may have together.
     pub fn size(&self) -> (usize, u64) {
         (workers(&self.app.config), self.app.max_streams())
+    }
+
+    /// How many descriptors the process may have open.
+    pub fn descriptors(&self) -> DescriptorLimit {
+        self.descriptors
+    }
+
+    /// Lets the admin port change which lines of this log pass, and counts the lines that it drops.
+    pub fn use_log(&self, log: Log) {
+        self.app.metrics.count_dropped_lines(log.dropped());
+        // A process has one log, so a second call changes nothing.
+        let _ = self.app.log.set(log);
     }
 
     /// The gateway's metrics, for a program that embeds it.
@@ -159,25 +188,22 @@ impl Gateway {
             _ = &mut admin => return Err(RunError::Died("the admin port's server".to_owned())),
             _ = &mut public => return Err(RunError::Died("the public port's server".to_owned())),
         }
-        app.begin_drain();
-        let (streams, began) = (app.open_streams.get(), Instant::now());
-        tracing::info!(streams, spread = ?drain_config.spread, "draining");
+        let story = Drain::begin(&app, &drain_config);
         drain.send_replace(Some(drain_config.spread));
         let ended = async {
             // Each hub holds a receiver until its last stream has ended.
             drain.closed().await;
             public_handle.stop(true).await;
         };
-        if tokio::time::timeout(drain_config.deadline, ended).await.is_err() {
-            let left = app.open_streams.get();
-            tracing::warn!(
-                deadline = ?drain_config.deadline, streams.left = left,
-                "the drain's deadline passed; what is left is cut off"
-            );
+        let in_time = tokio::select! {
+            ended = tokio::time::timeout(drain_config.deadline, ended) => ended.is_ok(),
+            never = story.follow() => match never {},
+        };
+        if !in_time {
+            story.late(drain_config.deadline);
             public_handle.stop(false).await;
         }
-        let seconds = began.elapsed().as_secs_f64();
-        tracing::info!(seconds, streams, "drained: these streams have ended");
+        story.end();
         tasks.iter().for_each(JoinHandle::abort);
         admin_handle.stop(false).await;
         for server in [admin, public] {
@@ -238,6 +264,7 @@ fn tasks(app: &Arc<App>, tls: Option<Tls>, vitals: &Vitals) -> Vec<JoinHandle<()
     let mut tasks = vec![
         vitals.spawn("the clock", memory_ticks(app.clone())),
         vitals.spawn("access control", guard(app.clone())),
+        vitals.spawn("the probes", probes(app.clone())),
     ];
     if let Some(tls) = tls {
         let reads = app.metrics.certificate_reads.clone();
@@ -284,6 +311,11 @@ async fn memory_ticks(app: Arc<App>) -> Result<(), Infallible> {
         interval.tick().await;
         broker.tick(None);
     }
+}
+
+/// Probes whether clients can be sent here.
+async fn probes(app: Arc<App>) -> Result<(), Infallible> {
+    app.probe().await
 }
 
 /// Keeps the issuers' key sets and the revocations up to date.

@@ -32,7 +32,9 @@ pub struct Log {
     writer: NonBlocking,
     /// Dropping the guard writes the lines that wait, and ends the writing thread.
     thread: Arc<Mutex<Option<WorkerGuard>>>,
-    level: reload::Handle<Passing, Registry>,
+    passing: reload::Handle<Passing, Registry>,
+    /// What passes now. Whoever changes the level holds the lock meanwhile.
+    level: Arc<Mutex<LogFilter>>,
 }
 
 /// The number of lines dropped because too many waited. Clones share it.
@@ -60,10 +62,11 @@ pub fn init(config: &LogConfig) -> Log {
         .lossy(true)
         .thread_name("sse-log")
         .finish(io::stderr());
-    let (passing, level) = reload::Layer::new(Passing::new(&config.level));
-    let lines = lines(config.format, writer.clone()).with_filter(passing);
+    let (filter, passing) = reload::Layer::new(Passing::new(&config.level));
+    let lines = lines(config.format, writer.clone()).with_filter(filter);
     tracing_subscriber::registry().with(lines).init();
-    Log { writer, thread: Arc::new(Mutex::new(Some(thread))), level }
+    let level = Arc::new(Mutex::new(config.level.clone()));
+    Log { writer, thread: Arc::new(Mutex::new(Some(thread))), passing, level }
 }
 
 fn lines(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -75,10 +78,27 @@ fn lines(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registry> + Se
 }
 
 impl Log {
-    /// Changes which lines pass.
-    pub fn set_level(&self, level: &LogFilter) {
+    /// Which lines pass.
+    pub fn level(&self) -> LogFilter {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes which lines pass, and returns which passed before. `tell` gets the same and logs the
+    /// change, at `info`. It is called while the more talkative of the two levels holds, so that the
+    /// log says why it falls silent.
+    pub fn change_level(&self, level: &LogFilter, tell: impl FnOnce(&LogFilter)) -> LogFilter {
+        let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, level.clone());
         // Fails only if the log is gone, and then nothing can report it.
-        let _ = self.level.reload(Passing::new(level));
+        let change = || drop(self.passing.reload(Passing::new(level)));
+        if tracing::enabled!(Level::INFO) {
+            tell(&before);
+            change();
+        } else {
+            change();
+            tell(&before);
+        }
+        before
     }
 
     /// The count of dropped lines.

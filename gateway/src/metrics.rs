@@ -14,8 +14,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::feed::publication::PublishError;
@@ -43,9 +43,22 @@ pub struct Metrics {
     pub uncounted_streams: IntCounter,
     /// Whether the gateway is draining (1) or not (0).
     pub draining: IntGauge,
+    /// Metrics of readiness.
+    pub readiness: ReadinessMetrics,
     /// How long publishing took, until every event of the request had its answer.
     pub publish_seconds: Histogram,
     dropped_lines: Arc<OnceLock<DroppedLines>>,
+}
+
+/// Metrics of readiness and of the probes that it comes from.
+#[derive(Debug, Clone)]
+pub struct ReadinessMetrics {
+    /// Whether clients can be sent here (1) or not (0), as `/readyz` says.
+    pub ready: IntGauge,
+    /// Probes that failed, by what was probed.
+    pub failures: IntCounterVec,
+    /// How long probes took, by what was probed.
+    pub seconds: HistogramVec,
 }
 
 /// Metrics of the broker.
@@ -83,6 +96,9 @@ pub struct BrokerMetrics {
 const SECONDS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
+/// What is probed.
+const PROBED: [&str; 2] = ["broker", "public"];
+
 /// Creates and registers metrics.
 struct Maker(Registry);
 
@@ -104,6 +120,14 @@ impl Maker {
         self.registered(Histogram::with_opts(options).expect("a valid metric"))
     }
 
+    /// Creates a histogram of times with every label value present from the start.
+    fn seconds_by(&self, name: &str, help: &str, label: &str, values: &[&str]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let made = HistogramVec::new(options, &[label]).expect("a valid metric");
+        values.iter().for_each(|value| drop(made.with_label_values(&[*value])));
+        self.registered(made)
+    }
+
     fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.registered(IntCounter::new(name, help).expect("a valid metric"))
     }
@@ -111,6 +135,29 @@ impl Maker {
     fn registered<M: Collector + Clone + 'static>(&self, metric: M) -> M {
         self.0.register(Box::new(metric.clone())).expect("each metric is registered once");
         metric
+    }
+}
+
+impl ReadinessMetrics {
+    fn of(make: &Maker) -> Self {
+        ReadinessMetrics {
+            ready: make.gauge(
+                "sse_ready",
+                "Whether clients can be sent here, as /readyz says; 0 until both probes have ended.",
+            ),
+            failures: make.counters(
+                "sse_probe_failures_total",
+                "Probes that failed, by what was probed: broker (an event through the broker and back), public (the public port and every worker).",
+                "path",
+                &PROBED,
+            ),
+            seconds: make.seconds_by(
+                "sse_probe_seconds",
+                "How long probes took, by what was probed.",
+                "path",
+                &PROBED,
+            ),
+        }
     }
 }
 
@@ -218,6 +265,7 @@ impl Default for Metrics {
                 "Streams let in without being counted among their subject's in Redis, which did not answer.",
             ),
             draining: make.gauge("sse_draining", "Whether this gateway is draining."),
+            readiness: ReadinessMetrics::of(&make),
             publish_seconds: make.seconds(
                 "sse_publish_seconds",
                 "How long publishing took, until every event of the request had its answer.",

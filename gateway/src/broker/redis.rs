@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{Cmd, RedisError};
 use sse_contract::{Channel, EventId, Keys};
 use tokio::sync::watch;
@@ -184,19 +185,19 @@ impl RedisBroker {
         publish::publish(self.first(), items).await
     }
 
-    /// Whether live events are being received, as far as is known now, without asking Redis. The
-    /// error says why not.
-    pub fn status(&self) -> Result<(), String> {
-        self.partitions.iter().try_for_each(|partition| partition.status())
+    /// Where Redis is, for messages: each partition's address, without credentials.
+    pub fn place(&self) -> String {
+        let addrs: Vec<&str> = self.partitions.iter().map(|partition| &*partition.addr).collect();
+        format!("Redis at {}", addrs.join(", "))
     }
 
-    /// Publishes a probe event in each partition and waits until the ingest receives it. Each may
-    /// take `answer_timeout`.
+    /// Publishes a probe event in each partition and waits until the ingest receives it, for at most
+    /// `answer_timeout`. The error says of each partition that fails where its Redis is, and why.
     pub async fn probe(&self) -> Result<(), String> {
-        for partition in &self.partitions {
-            partition.probe().await?;
-        }
-        Ok(())
+        let probes = self.partitions.iter().map(|partition| partition.probe());
+        let failed: Vec<String> =
+            join_all(probes).await.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
     /// Begins a new epoch and returns the clock at which it begins.

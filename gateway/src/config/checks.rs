@@ -44,13 +44,15 @@ pub const WHOLE: [(&str, u64, u64); 26] = [
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The lower and upper bound of each duration. Timers, deadlines and socket options overflow only
 /// far above the upper bounds.
-pub const DURATIONS: [(&str, Duration, Duration); 26] = [
+pub const DURATIONS: [(&str, Duration, Duration); 27] = [
+    ("admin.probe_interval", Duration::from_millis(100), MINUTE),
     ("auth.revoked_for", SECOND, YEAR),
     ("auth.jwt.leeway", Duration::ZERO, HOUR),
     ("auth.tickets.lifetime", SECOND, HOUR),

@@ -4,7 +4,6 @@
 use std::future::ready;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol};
@@ -20,6 +19,7 @@ use tokio::net::TcpStream;
 
 use crate::http::app::App;
 use crate::http::connections;
+use crate::http::log_level;
 use crate::http::problem::{Kind, Problem};
 use crate::http::routes::not_allowed;
 use crate::http::transport::{self, Client, HandshakeError, Transport};
@@ -28,8 +28,6 @@ use crate::vitals::Vitals;
 /// The most connections of the admin port. Few clients use it, and it must not take descriptors
 /// from subscribers.
 const MOST: usize = 64;
-/// How long `/readyz` waits for the public port and the workers.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Makes a server for the admin port. It does nothing until it is awaited.
 pub(crate) fn server(
@@ -57,6 +55,13 @@ pub(crate) fn server(
                 web::resource("/connections")
                     .route(web::delete().to(connections::revoke))
                     .default_service(not_allowed("DELETE")),
+            )
+            .service(
+                web::resource("/log-level")
+                    .route(web::get().to(log_level::show))
+                    .route(web::head().to(log_level::show))
+                    .route(web::put().to(log_level::change))
+                    .default_service(not_allowed("GET, HEAD, PUT")),
             )
             .configure(on_demand)
             .default_service(web::to(not_found));
@@ -128,6 +133,8 @@ fn on_demand(services: &mut web::ServiceConfig) {
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    // A probe that is stuck changes no metric by itself.
+    app.metrics.readiness.ready.set(app.ready().is_ok().into());
     let text = app.metrics.render().map_err(|e| Problem::new(Kind::Internal, e.to_string()))?;
     // `0.0.4` is the version of the exposition format, not of the gateway.
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -140,22 +147,19 @@ async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// Readiness: the gateway is not draining, the public port answers and every worker responds. The
-/// broker's status is only reported, unless `admin.ready_needs_broker` is set: without Redis the
-/// gateway still serves streams, and failing every replica would leave clients with none.
+/// Readiness, as the last probes found it. The broker's state is only reported, unless
+/// `admin.ready_needs_broker` is set: without Redis the gateway still serves streams, and failing
+/// every replica would leave clients with none.
 async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
-    if app.draining() {
-        return Err(Problem::new(Kind::Unavailable, "the gateway is draining"));
+    if !app.draining() {
+        app.readiness.known().await;
     }
-    app.answers(PATIENCE).await.map_err(|why| Problem::new(Kind::Unavailable, why))?;
-    if app.config.admin.ready_needs_broker {
-        app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
-    }
-    let broker = app.broker.status().err().unwrap_or_else(|| "ok".to_owned());
+    app.ready()?;
+    let broker = app.broker_answers().err().unwrap_or_else(|| "ok".to_owned());
     Ok(HttpResponse::Ok().json(json!({ "status": "ready", "broker": broker })))
 }
 
-/// Broker health: sends a probe event through the broker and waits until it comes back.
+/// Broker health now: sends a probe event through the broker and waits until it comes back.
 async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     app.broker.probe().await.map_err(|why| Problem::new(Kind::RedisUnavailable, why))?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok" })))
@@ -164,6 +168,6 @@ async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
 async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::new(
         Kind::NotFound,
-        "the admin port has /metrics, /healthz, /healthz/broker, /readyz and /connections",
+        "the admin port has /metrics, /healthz, /healthz/broker, /readyz, /connections and /log-level",
     ))
 }

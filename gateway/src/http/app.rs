@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sse_contract::{Channel, ChannelError};
@@ -18,7 +18,9 @@ use crate::config::Config;
 use crate::feed::inbox::{Inbox, ToHub};
 use crate::http::listener;
 use crate::http::proxy_protocol;
+use crate::http::readiness::Readiness;
 use crate::hub::OpenStreams;
+use crate::logging::Log;
 use crate::metrics::{Metrics, Rejection};
 
 /// State that all handlers of a gateway share.
@@ -33,8 +35,13 @@ pub(crate) struct App {
     pub admission: Arc<Admission>,
     /// Limits a subject's streams on all gateways together; none if they are not counted.
     pub cluster_streams: Option<Arc<ClusterStreams>>,
+    /// The log of this process, if it is the gateway's own. It can be changed while the gateway
+    /// runs.
+    pub log: OnceLock<Log>,
+    /// What the last probes found.
+    pub readiness: Readiness,
     /// The address of the public port.
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     draining: AtomicBool,
     max_streams: u64,
     /// Every worker's hub counts here.
@@ -69,6 +76,7 @@ impl App {
             Broker::Memory(_) => limits.streams_per_subject = most.min(limits.streams_per_subject),
         }
         let admission = Admission::new(limits);
+        let readiness = Readiness::new(config.admin.probe_interval);
         App {
             config,
             broker,
@@ -76,6 +84,8 @@ impl App {
             access,
             admission,
             cluster_streams,
+            log: OnceLock::new(),
+            readiness,
             addr,
             draining,
             max_streams,
@@ -196,8 +206,8 @@ impl App {
             true => &proxy_protocol::LOCAL[..],
             false => &[],
         };
-        let answer =
-            listener::ask(self.addr, self.config.tls.is_on(), "/", patience, greeting).await;
+        let tls = self.config.tls.is_on();
+        let answer = listener::ask(self.addr, tls, "HEAD /", patience, greeting).await;
         answer.map_err(|why| format!("the public port: {why}"))?;
         let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
         match self.counts(&any, end.saturating_duration_since(Instant::now())).await {

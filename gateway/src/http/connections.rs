@@ -11,7 +11,7 @@ use crate::access::revocations::ONCE;
 use crate::config::checks::parse_duration;
 use crate::feed::inbox::Whose;
 use crate::http::app::App;
-use crate::http::asking::Asking;
+use crate::http::operator;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request;
 
@@ -23,19 +23,7 @@ pub(crate) async fn revoke(
     request: HttpRequest,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    // Others than the operator may reach the admin port, for example the metrics scraper.
-    let from_here = request.peer_addr().is_some_and(|addr| addr.ip().is_loopback());
-    if !from_here && !app.access.is_admin(&Asking::of(&request, &app.config.server)) {
-        let detail =
-            "from elsewhere than this machine this takes an API key with admin=true (auth.keys)";
-        return Err(Problem::new(Kind::Unauthenticated, detail));
-    }
-    // Browsers send `Origin` with every DELETE. No web page may revoke, whatever name it used to
-    // reach this port (DNS rebinding).
-    if request.headers().contains_key("Origin") {
-        let detail = "this is for programs, and not for pages";
-        return Err(Problem::new(Kind::ForeignOrigin, detail).field("Origin"));
-    }
+    operator::check(&request, &app)?;
     if app.access.is_open() {
         let detail = "nobody shows here who it is, so nobody can be kept out; see [auth]";
         return Err(Problem::new(Kind::NotFound, detail));

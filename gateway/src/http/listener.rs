@@ -55,13 +55,13 @@ fn local(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Sends a GET for `path` to a port of this machine, over TLS if `tls`, and returns the whole
-/// response, head included. The error says why there is none. `greeting` gets the local address of
-/// the connection and returns the bytes to send first.
+/// Sends a request, such as `GET /readyz`, to a port of this machine, over TLS if `tls`, and returns
+/// the whole response, head included. The error says why there is none. `greeting` gets the local
+/// address of the connection and returns the bytes to send first.
 pub async fn ask(
     addr: SocketAddr,
     tls: bool,
-    path: &str,
+    request: &str,
     patience: Duration,
     greeting: impl FnOnce(IpAddr) -> &'static [u8],
 ) -> Result<String, String> {
@@ -72,9 +72,9 @@ pub async fn ask(
         if tls {
             let config = pem::any_certificate();
             let name = ServerName::IpAddress(addr.ip().into());
-            get(TlsConnector::from(config).connect(name, stream).await?, path).await
+            exchange(TlsConnector::from(config).connect(name, stream).await?, request).await
         } else {
-            get(stream, path).await
+            exchange(stream, request).await
         }
     };
     match tokio::time::timeout(patience, ask).await {
@@ -85,8 +85,11 @@ pub async fn ask(
     }
 }
 
-async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io::Result<String> {
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> io::Result<String> {
+    stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     stream.flush().await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -103,13 +106,31 @@ pub struct Capacity {
     pub requests: usize,
 }
 
-/// Raises the process's descriptor limit as far as it goes, and divides it among the uses.
-pub fn raise_descriptor_limit() -> Capacity {
+/// The limit of the descriptors that this process may have open (RLIMIT_NOFILE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DescriptorLimit {
+    /// What holds.
+    pub soft: u64,
+    /// What the process could raise it to.
+    pub hard: u64,
+}
+
+/// Raises the process's descriptor limit as far as it goes. Returns what holds then.
+pub fn raise_descriptor_limit() -> DescriptorLimit {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Fails only where the limit cannot be read either; the old limit then stays in force.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    divided(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+    let limit = getrlimit(Resource::Nofile);
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    DescriptorLimit { soft: number(limit.current), hard: number(limit.maximum) }
+}
+
+impl Capacity {
+    /// Divides the descriptors among their uses.
+    pub fn of(limit: DescriptorLimit) -> Self {
+        divided(limit.soft)
+    }
 }
 
 fn divided(all: u64) -> Capacity {

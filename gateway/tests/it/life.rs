@@ -207,6 +207,50 @@ fn a_hangup_reads_the_level_again_and_ends_nothing() {
     assert_eq!(subscriber.event().id, id);
 }
 
+#[test]
+fn the_admin_port_shows_and_changes_which_lines_are_written() {
+    let mut gateway = Program::start(&[]);
+    let mut log = BufReader::new(gateway.stderr.take().unwrap());
+    let mut until = |word: &str| {
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "no line with {word}");
+        }
+        line
+    };
+    let put = |level: &str, headers: &[(&str, &str)]| {
+        request(gateway.admin, "PUT", "/log-level", headers, level.as_bytes())
+    };
+    assert_eq!(gateway.get("/log-level").json()["level"], "info,actix_server=warn");
+    let changed = put("info, sse_gateway::streams=debug", &[]);
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let level = "info,sse_gateway::streams=debug";
+    let expected = serde_json::json!({ "level": level, "before": "info,actix_server=warn" });
+    assert_eq!(changed.json(), expected);
+    let told = until("changed by the admin port");
+    assert!(told.contains(level) && told.contains("info,actix_server=warn"), "{told}");
+    drop(gateway.subscribe("channel=demo"));
+    until("a stream is open");
+    for (wrong, words) in [
+        ("inof", "\\\"inof\\\" is no level"),
+        ("info,sse_gatway=debug", "the nearest target is sse_gateway"),
+        ("", "a part is empty"),
+    ] {
+        let refused = put(wrong, &[]);
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert_eq!(refused.json()["field"], "level");
+        assert!(refused.body.contains(words), "{wrong}: {}", refused.body);
+    }
+    // No web page may silence the log.
+    assert_eq!(put("off", &[("Origin", "http://rebound.example:9090")]).status, 403);
+    assert_eq!(gateway.get("/log-level").json()["level"], level);
+    // A log that falls silent says so before.
+    assert_eq!(put("off", &[]).status, 200);
+    let told = until("changed by the admin port");
+    assert!(told.contains("log.level=\"off\""), "{told}");
+}
+
 /// systemd (`Type=notify`) starts what depends on the gateway once it is ready.
 #[test]
 fn a_supervisor_is_told_when_the_gateway_is_ready_and_when_it_stops() {

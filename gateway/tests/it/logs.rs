@@ -1,5 +1,7 @@
 //! Tests of what the log tells: read alone, it must say what happened to whom.
 
+use std::io::{BufRead, BufReader};
+
 use serde_json::Value;
 
 use crate::life::Program;
@@ -46,6 +48,8 @@ fn the_first_lines_say_what_has_started() {
     assert_eq!((&started["workers"], &started["broker"]), (&2.into(), &"Memory".into()));
     assert!(started["streams.most"].as_u64().unwrap() > 0);
     assert_eq!(started["history.max_len"], 1000);
+    let descriptors = ["descriptors.soft", "descriptors.hard"].map(|name| started[name].as_u64());
+    assert!(descriptors[0] > Some(0) && descriptors[0] <= descriptors[1], "{started}");
     let drained = lines.one("drained: these streams have ended");
     assert_eq!(drained["streams"], 0);
 }
@@ -78,7 +82,62 @@ fn the_lines_of_a_stream_pair_by_its_id() {
         assert!(close["seconds"].as_f64().unwrap() > 0.0, "{close}");
     }
     assert_eq!(lines.one("draining")["streams"], 1);
-    assert_eq!(lines.one("drained: these streams have ended")["streams"], 1);
+    let drained = lines.one("drained: these streams have ended");
+    let told =
+        ["streams", "closed.drain", "closed.otherwise", "refused"].map(|name| &drained[name]);
+    assert_eq!(told, [1, 1, 0, 0].map(Value::from).each_ref());
+}
+
+/// Read alone, the lines of a drain say how far it is, and what became of the streams.
+#[test]
+fn a_drain_tells_how_far_it_is_and_what_became_of_the_streams() {
+    let settings = ["log.format=json", "drain.spread=40s", "drain.deadline=40s"];
+    let mut gateway = Program::start(&settings);
+    let mut streams = [(); 40].map(|()| Some(gateway.subscribe("channel=demo")));
+    gateway.signal(Signal::TERM);
+    let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    let mut until = |message: &str| loop {
+        let line = log.next().unwrap_or_else(|| panic!("no line {message:?}")).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        if line["message"] == message {
+            return line;
+        }
+    };
+    assert_eq!(until("draining")["deadline"], "40s");
+    let event_stream = ("Accept", "text/event-stream");
+    let refused = request(gateway.addr, "GET", "/events?channel=demo", &[event_stream], b"");
+    assert_eq!(refused.status, 200, "{}", refused.body);
+    let progress = until("still draining");
+    assert_eq!(progress["streams"], 40);
+    let left = progress["streams.left"].as_u64().unwrap();
+    assert!((1..=40).contains(&left), "{progress}");
+    // The clients leave, so that nobody has to be waited for.
+    streams.iter_mut().for_each(|stream| drop(stream.take()));
+    let drained = until("drained: these streams have ended");
+    let number = |name: &str| drained[name].as_u64().unwrap();
+    assert_eq!((number("streams"), number("refused")), (40, 1), "{drained}");
+    assert_eq!(number("closed.drain") + number("closed.otherwise"), 40, "{drained}");
+    assert_eq!(gateway.end().code(), Some(0));
+}
+
+#[test]
+fn the_log_tells_when_the_gateway_is_not_ready_and_why() {
+    let mut redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let strict = ["admin.ready_needs_broker=true", "admin.probe_interval=100ms"];
+    let settings = ["broker=redis", &url, "log.format=json", "redis.reconnect_max=200ms"];
+    let gateway = Program::start(&[&settings[..], &strict[..]].concat());
+    assert_eq!(gateway.metric("sse_ready"), Some(1.0));
+    redis.kill();
+    eventually("it is unready", || gateway.metric("sse_ready") == Some(0.0));
+    assert!(gateway.metric("sse_probe_failures_total{path=\"broker\"}") > Some(0.0));
+    redis.restart();
+    eventually("it is ready", || gateway.metric("sse_ready") == Some(1.0));
+    let addr = redis.addr.to_string();
+    let lines = Lines::of(gateway);
+    let reason = lines.one("the gateway is not ready")["reason"].as_str().unwrap();
+    assert!(reason.starts_with(&format!("Redis at {addr}")), "{reason}");
+    assert!(lines.one("the gateway is ready again")["unready.seconds"].as_f64() > Some(0.0));
 }
 
 /// A stream whose channel Redis refuses was never open for its client.

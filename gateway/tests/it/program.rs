@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output};
 
 use crate::life::Program;
-use crate::support::{Redis, Scratch, Signal};
+use crate::support::{Redis, Scratch, Signal, eventually};
 
 fn gateway(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_sse-gateway");
@@ -130,7 +130,9 @@ fn an_operator_sees_and_sets_the_limits() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(run(&["settings"]).contains("in Redis: history.max_len 1000"));
+    let shown = run(&["settings"]);
+    assert!(shown.contains("in Redis: history.max_len 1000"), "{shown}");
+    assert!(shown.contains("\nthese are the defaults: no file (--config)"), "{shown}");
     let other = ["--set", "history.max_len=7", "settings", "--apply"];
     // Nobody can be asked here, so nothing may be written.
     let refused = gateway(&[&["--redis", &url, "--set", "log.level=off"], &other[..]].concat());
@@ -142,6 +144,7 @@ fn an_operator_sees_and_sets_the_limits() {
     for part in [
         "in Redis: history.max_len 1000",
         "configured: history.max_len 7",
+        "\nhistory.max_len is from flag --set history.max_len; the others are the defaults\n",
         "gap (reset)",
         "written",
     ] {
@@ -155,4 +158,67 @@ fn an_operator_sees_and_sets_the_limits() {
     assert_eq!(epoch_of(&redis.command(&["HGET", "sse:state", "id"])), epoch_of(&id));
     let epoch = |text: &str| text.rsplit('-').next().unwrap().trim().to_owned();
     assert_ne!(epoch(&run(&["fence"])), epoch(&run(&["fence"])));
+}
+
+#[test]
+fn the_configuration_in_force_is_printed_with_where_each_value_is_from() {
+    let dir = Scratch::new("printed");
+    let file = dir.path().join("gateway.toml");
+    std::fs::write(&file, "[stream]\nheartbeat = \"7s\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
+    command.args([
+        "--config",
+        file,
+        "--print-config",
+        "--redis",
+        "redis://me:secret-word@10.0.0.5",
+    ]);
+    command.env_clear().env("SSE_DRAIN__SPREAD", "3s");
+    let printed = command.output().expect("the program runs");
+    let text = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.status.success(), "{text}");
+    for line in [
+        format!("heartbeat = \"7s\"  # {file}, line 2"),
+        "spread = \"3s\"  # variable SSE_DRAIN__SPREAD".to_owned(),
+        "url = \"redis://***@10.0.0.5\"  # flag --redis".to_owned(),
+        "broker = \"redis\"  # flag --redis".to_owned(),
+        "deadline = \"20s\"  # the default".to_owned(),
+    ] {
+        assert!(text.lines().any(|printed| printed == line), "{line}: {text}");
+    }
+    assert!(!text.contains("secret-word"), "{text}");
+    let copy = dir.path().join("copy.toml");
+    std::fs::write(&copy, &text).unwrap();
+    let checked = gateway(&["--config", copy.to_str().unwrap(), "--check-config"]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn a_health_check_prints_why_a_gateway_is_not_ready() {
+    let mut redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let check = |gateway: &Program| {
+        let admin = gateway.admin.to_string();
+        self::gateway(&["--admin-listen", &admin, "healthcheck"])
+    };
+    let of_redis =
+        ["broker=redis", &url, "admin.probe_interval=100ms", "redis.reconnect_max=200ms"];
+    let lenient = Program::start(&of_redis);
+    let strict = Program::start(&[&of_redis[..], &["admin.ready_needs_broker=true"]].concat());
+    for gateway in [&lenient, &strict] {
+        assert_eq!(String::from_utf8_lossy(&check(gateway).stdout), "ready\n");
+    }
+    redis.kill();
+    let reason = format!("Redis at {} does not answer: ", redis.addr);
+    eventually("the health check fails", || check(&strict).status.code() == Some(1));
+    let told = String::from_utf8(check(&strict).stderr).unwrap();
+    assert!(told.starts_with(&format!("sse-gateway: not ready: {reason}")), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    eventually("the other one tells it as well", || {
+        let output = check(&lenient);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout)
+            .starts_with(&format!("ready to serve, but no events come: {reason}"))
+    });
 }

@@ -361,16 +361,52 @@ fn an_idle_connection_is_kept_for_longer_than_a_balancer_keeps_it() {
 fn a_gateway_whose_redis_is_away_is_ready_unless_its_operator_says_otherwise() {
     let mut redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[]);
-    let strict = TestGateway::redis(&redis, &[("admin.ready_needs_broker", "true")]);
+    let strict = TestGateway::redis(
+        &redis,
+        &[("admin.ready_needs_broker", "true"), ("admin.probe_interval", "100ms")],
+    );
     let ready = gateway.admin("/readyz");
     assert_eq!((ready.status, &ready.json()["broker"]), (200, &"ok".into()), "{}", ready.body);
     let also = strict.admin("/readyz");
     assert_eq!(also.status, 200, "{}", also.body);
     redis.kill();
     eventually("the strict one is unready", || strict.admin("/readyz").status == 503);
+    let problem = strict.admin("/readyz").json();
+    assert_eq!(problem["type"], "urn:sse-gateway:redis-unavailable");
+    let away = format!("Redis at {} does not answer: ", redis.addr);
+    let is_told =
+        |text: &str| text.starts_with(&away) && text.contains(", for ") && text.ends_with(" s");
+    assert!(is_told(problem["detail"].as_str().unwrap()), "{problem}");
     eventually("it is told", || {
         let ready = gateway.admin("/readyz");
         assert_eq!(ready.status, 200, "{}", ready.body);
-        ready.json()["broker"] != "ok"
+        is_told(ready.json()["broker"].as_str().unwrap())
     });
+    for gateway in [&gateway, &strict] {
+        assert_eq!(gateway.admin("/healthz").status, 200, "liveness depends on no Redis");
+    }
+    redis.restart();
+    eventually("it is ready again", || strict.admin("/readyz").status == 200);
+}
+
+/// A server that stands still answers nothing and refuses nothing.
+#[test]
+fn a_probe_that_is_stuck_makes_a_gateway_unready_and_names_no_password() {
+    let redis = Redis::start_with(&["--requirepass", "secret-word"]);
+    let url = format!("redis://:secret-word@{}", redis.addr);
+    let settings = [
+        ("redis.url", url.as_str()),
+        ("admin.ready_needs_broker", "true"),
+        ("admin.probe_interval", "100ms"),
+        ("redis.answer_timeout", "1h"),
+    ];
+    let gateway = TestGateway::redis(&redis, &settings);
+    assert_eq!(gateway.admin("/readyz").status, 200);
+    redis.freeze();
+    eventually("it is unready", || gateway.admin("/readyz").status == 503);
+    let ready = gateway.admin("/readyz");
+    assert!(ready.body.contains(&format!("Redis at {}", redis.addr)), "{}", ready.body);
+    assert!(!ready.body.contains("secret-word"), "{}", ready.body);
+    redis.thaw();
+    eventually("it is ready again", || gateway.admin("/readyz").status == 200);
 }

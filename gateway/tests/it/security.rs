@@ -138,6 +138,8 @@ fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
         ("GET", "/readyz"),
         ("DELETE", "/connections?subject=a"),
         ("GET", "/connections"),
+        ("GET", "/log-level"),
+        ("PUT", "/log-level"),
     ] {
         assert_eq!(request(gateway.addr, method, path, &[], b"").status, 404, "{method} {path}");
     }

@@ -3,6 +3,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod help;
 mod operator;
 
 use std::io::Write;
@@ -13,6 +14,8 @@ use clap::Parser;
 use sd_notify::NotifyState;
 use sse_gateway::access::Access;
 use sse_gateway::broker::redis::settings::RedisSettings;
+use sse_gateway::config::shown;
+use sse_gateway::config::sources::Settings;
 use sse_gateway::gateway::RunError;
 use sse_gateway::http::certificate::Tls;
 use sse_gateway::logging::{self, Log};
@@ -39,10 +42,13 @@ fn main() -> ExitCode {
     if matches!(args.command, Some(Command::Defaults)) {
         return say(config::DEFAULTS.trim_end());
     }
-    let config = match load(&args) {
-        Ok(config) => config,
+    let (config, settings) = match load(&args) {
+        Ok(loaded) => loaded,
         Err(error) => return fail(USAGE, &error),
     };
+    if args.print_config {
+        return say(shown::with_places(&settings).trim_end());
+    }
     if args.command.is_none()
         && let Err(error) = check_files(&config)
     {
@@ -60,8 +66,7 @@ fn main() -> ExitCode {
             None => serve(config, &args, &log).await,
             Some(Command::Healthcheck) => operator::healthcheck(&config).await.map_err(Ended::from),
             Some(Command::Settings { apply, yes }) => {
-                let of_file = args.config.is_some();
-                operator::settings(config, of_file, *apply, *yes).await.map_err(Ended::from)
+                operator::settings(config, &settings, *apply, *yes).await.map_err(Ended::from)
             }
             Some(Command::Fence) => operator::fence(config).await.map_err(Ended::from),
             Some(Command::Defaults) => Ok(()),
@@ -78,8 +83,8 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn load(args: &Args) -> Result<Config, String> {
-    let loaded = Config::read(args.config.as_deref(), std::env::vars_os(), &args.flags());
+fn load(args: &Args) -> Result<(Config, Settings), String> {
+    let loaded = Config::with_settings(args.config.as_deref(), std::env::vars_os(), &args.flags());
     loaded.map_err(|error| error.to_string())
 }
 
@@ -129,10 +134,11 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
         gateway = Gateway::bind(config, args.wait_for_redis) => gateway?,
         () = &mut stop => return Ok(()),
     };
-    gateway.metrics().count_dropped_lines(log.dropped());
-    let (workers, streams) = gateway.size();
+    gateway.use_log(log.clone());
+    let ((workers, streams), descriptors) = (gateway.size(), gateway.descriptors());
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), workers, streams.most = streams, ?broker,
+        version = env!("CARGO_PKG_VERSION"), workers, streams.most = streams,
+        descriptors.soft = descriptors.soft, descriptors.hard = descriptors.hard, ?broker,
         history.max_len = history.max_len, history.ttl = ?history.ttl,
         "sse-gateway has started"
     );
@@ -173,12 +179,14 @@ fn reload_on_hangup(args: Args, log: Log) -> std::io::Result<()> {
     actix_rt::spawn(async move {
         while hangup.recv().await.is_some() {
             match load(&args) {
-                Ok(config) => {
-                    log.set_level(&config.log.level);
-                    tracing::info!(
-                        log.level = config.log.level.as_ref(),
-                        "the log's level was read again; everything else but a certificate takes a restart"
-                    );
+                Ok((config, _)) => {
+                    let level = &config.log.level;
+                    log.change_level(level, |before| {
+                        tracing::info!(
+                            log.level = level.as_ref(), level.before = before.as_ref(),
+                            "the log's level was read again; everything else but a certificate takes a restart"
+                        );
+                    });
                 }
                 Err(error) => {
                     tracing::error!(%error, "the configuration is of no use; nothing changes")

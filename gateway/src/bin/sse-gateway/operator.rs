@@ -4,10 +4,12 @@ use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use serde_json::Value;
 use sse_gateway::Config;
 use sse_gateway::broker::redis::RedisBroker;
 use sse_gateway::broker::redis::settings::RedisSettings;
 use sse_gateway::config::BrokerKind;
+use sse_gateway::config::sources::{Place, Settings};
 use sse_gateway::http::listener;
 use sse_gateway::metrics::Metrics;
 use sse_gateway::vitals;
@@ -16,25 +18,46 @@ use sse_gateway::vitals;
 /// it is not ready.
 pub async fn healthcheck(config: &Config) -> Result<(), String> {
     let (addr, tls) = (config.admin.listen, config.tls.is_on() && config.tls.admin);
-    let answer = listener::ask(addr, tls, "/readyz", Duration::from_secs(10), |_| &[]).await?;
-    let mut lines = answer.lines();
-    let status = lines.next().unwrap_or_default();
-    if status.split(' ').nth(1) == Some("200") {
-        return Ok(());
+    let answer = listener::ask(addr, tls, "GET /readyz", Duration::from_secs(10), |_| &[]).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.lines().next().unwrap_or_default();
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        // What is no gateway has no reason in this form.
+        let reason = body["detail"].as_str().unwrap_or(status);
+        return Err(format!("not ready: {reason}"));
     }
-    Err(format!("not ready: {status} {}", lines.next_back().unwrap_or_default()))
+    match body["broker"].as_str() {
+        None | Some("ok") => say(format_args!("ready")),
+        Some(why) => say(format_args!("ready to serve, but no events come: {why}")),
+    }
+    Ok(())
 }
+
+/// The settings that Redis holds for all writers.
+const SHARED: [&str; 5] = [
+    "history.max_len",
+    "history.ttl",
+    "publish.max_event_bytes",
+    "publish.idempotency_ttl",
+    "redis.durable",
+];
 
 /// Prints the limits in Redis and the configured ones. With `apply`, writes the configured ones to
 /// Redis, which begins a new epoch; unless `yes`, asks before.
-pub async fn settings(config: Config, of_file: bool, apply: bool, yes: bool) -> Result<(), String> {
+pub async fn settings(
+    config: Config,
+    places: &Settings,
+    apply: bool,
+    yes: bool,
+) -> Result<(), String> {
     let redis = connected(&config).await?;
     let (configured, found) = redis.limits();
     if let Some(found) = found {
         say(format_args!("in Redis: {found}"));
     }
-    let origin = if of_file { "" } else { " (no configuration file was named with --config)" };
-    say(format_args!("configured: {configured}{origin}"));
+    say(format_args!("configured: {configured}"));
+    say(format_args!("{}", origin(places)));
     if !apply {
         return Ok(());
     }
@@ -52,6 +75,21 @@ pub async fn settings(config: Config, of_file: bool, apply: bool, yes: bool) -> 
     let clock = redis.write_settings().await.map_err(|error| error.to_string())?;
     say(format_args!("written; a new epoch began at {clock}"));
     Ok(())
+}
+
+/// Says where the configured limits were given.
+fn origin(places: &Settings) -> String {
+    let given = SHARED.iter().filter_map(|key| match &places.get(key).place {
+        Place::Default => None,
+        place => Some(format!("{key} is from {place}")),
+    });
+    let given: Vec<String> = given.collect();
+    match given.len() {
+        0 => "these are the defaults: no file (--config), variable or flag sets any of them"
+            .to_owned(),
+        n if n == SHARED.len() => given.join(", "),
+        _ => format!("{}; the others are the defaults", given.join(", ")),
+    }
 }
 
 /// Asks the operator. The error says that the answer was no, or that there is nobody to ask.

@@ -174,19 +174,21 @@ impl Partition {
         }
     }
 
-    /// Whether live events are being received, as far as is known now, without asking Redis. The
-    /// error says why not.
-    pub(crate) fn status(&self) -> Result<(), String> {
-        match &*self.status.borrow() {
-            Status::Online => Ok(()),
-            Status::Connecting => Err("not connected yet".to_owned()),
-            Status::Offline(why) | Status::Mismatch(why) => Err(why.clone()),
-        }
+    /// Publishes a probe event and waits until the ingest receives it. Fails after
+    /// `answer_timeout`. The error says where Redis is, and why no event passes through it.
+    pub(crate) async fn probe(&self) -> Result<(), String> {
+        let Err(failure) = self.send_probe().await else { return Ok(()) };
+        let addr = &self.addr;
+        Err(match &*self.status.borrow() {
+            Status::Online => format!("Redis at {addr}: {failure}"),
+            Status::Connecting => format!("Redis at {addr} is not connected yet"),
+            // Why there is no session says more than that a probe found none.
+            Status::Offline(why) => format!("Redis at {addr} does not answer: {why}"),
+            Status::Mismatch(why) => format!("Redis at {addr} cannot be used: {why}"),
+        })
     }
 
-    /// Publishes a probe event and waits until the ingest receives it. Fails after
-    /// `answer_timeout`.
-    pub(crate) async fn probe(&self) -> Result<(), String> {
+    async fn send_probe(&self) -> Result<(), String> {
         let text = format!("{:032x}", fastrand::u128(..));
         let (arrived, arrival) = oneshot::channel();
         self.tell(IngestRequest::Probe(text.clone(), arrived));
