@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -16,7 +16,10 @@ test: ## Run every test; on Debian it installs missing programs
 	scripts/test
 
 test-fallback: ## Run the gateway's tests with streams as actix-web bodies and without coalescing
-	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway --test it
+	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway --test it -- --skip console::looks --skip console::page
+
+pictures: ## Make the pictures of the console in docs/; needs the fonts fonts-inter and fonts-jetbrains-mono
+	SSE_TEST_PICTURES=$(CURDIR)/docs scripts/test --package sse-gateway --test it console::looks::pictures
 
 browsers: ## Run the client tests in Firefox and WebKitGTK, and with clients from npm and PyPI
 	scripts/browsers

@@ -103,6 +103,7 @@ section!(
         trusted_proxies: TrustedProxies,
         forwarded_header: ForwardedHeader,
         proxy_protocol: bool,
+        console: bool,
     }
 );
 section!(

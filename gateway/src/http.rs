@@ -11,6 +11,7 @@ pub mod certificate;
 pub(crate) mod channel;
 pub mod client_addr;
 pub(crate) mod connections;
+pub(crate) mod console;
 pub(crate) mod guests;
 pub mod lines;
 pub mod listener;

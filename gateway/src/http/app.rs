@@ -16,6 +16,7 @@ use crate::access::cluster_streams::{ClusterStreams, LIFE};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::feed::inbox::{Inbox, ToHub};
+use crate::http::console::Console;
 use crate::http::listener;
 use crate::http::proxy_protocol;
 use crate::http::readiness::Readiness;
@@ -40,6 +41,8 @@ pub(crate) struct App {
     pub log: OnceLock<Log>,
     /// What the last probes found.
     pub readiness: Readiness,
+    /// The page at `/`; none if the configuration switches it off.
+    pub console: Option<Console>,
     /// The address of the public port.
     pub addr: SocketAddr,
     draining: AtomicBool,
@@ -77,6 +80,7 @@ impl App {
         }
         let admission = Admission::new(limits);
         let readiness = Readiness::new(config.admin.probe_interval);
+        let console = config.server.console.then(|| Console::new(&config));
         App {
             config,
             broker,
@@ -86,6 +90,7 @@ impl App {
             cluster_streams,
             log: OnceLock::new(),
             readiness,
+            console,
             addr,
             draining,
             max_streams,

@@ -20,7 +20,7 @@ use crate::http::app::App;
 use crate::http::problem::{self, Kind, Problem};
 use crate::http::subscribe::{self, HubHandle};
 use crate::http::takeover::TakeoverOrder;
-use crate::http::{channel, publish, request, tickets, unread_body};
+use crate::http::{channel, console, publish, request, tickets, unread_body};
 use crate::hub::Hub;
 
 /// The HTTP application of one worker; `hub` is that worker's hub.
@@ -105,8 +105,8 @@ fn resources(services: &mut web::ServiceConfig) {
         )
         .service(
             web::resource("/")
-                .get(console)
-                .route(web::head().to(console))
+                .get(console::get)
+                .route(web::head().to(console::get))
                 .default_service(not_allowed("GET, HEAD")),
         );
 }
@@ -138,22 +138,8 @@ fn cors(config: &CorsConfig) -> Cors {
     config.origins.listed().iter().fold(cors.supports_credentials(), allow)
 }
 
-/// The live console, one page that loads nothing else.
-async fn console() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/html; charset=utf-8")
-        .insert_header((
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::REFERRER_POLICY, "no-referrer"))
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .body(include_str!("console.html"))
-}
-
-async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
+/// Answers 404 and says where the resource is, if the path is a near miss.
+pub(crate) async fn not_found(request: actix_web::HttpRequest) -> Result<HttpResponse, Problem> {
     let detail = match request.path() {
         path @ ("/metrics" | "/healthz" | "/readyz") => format!("{path} is on the admin port"),
         path if path.starts_with("/channels/") => {

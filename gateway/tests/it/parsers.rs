@@ -225,8 +225,8 @@ fn compare(name: &str, read: &[Heard], expected: &[Heard]) {
     assert_eq!(read.len(), expected.len(), "{name}");
 }
 
-/// Where scripts/test installs the parsers.
-fn installed() -> PathBuf {
+/// Where scripts/test installs the parsers and axe-core.
+pub fn installed() -> PathBuf {
     let dir = std::env::var_os("SSE_TEST_PARSERS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-parsers"),
         PathBuf::from,

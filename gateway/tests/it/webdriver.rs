@@ -130,6 +130,24 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
+    /// Types into whatever has the focus, as a user without a mouse does. WebDriver takes the
+    /// characters from U+E000 on for keys: U+E007 is Enter, U+E00C Escape, U+E004 Tab.
+    #[track_caller]
+    pub fn press(&self, keys: &str) {
+        let keys = keys.chars().flat_map(|key| {
+            ["keyDown", "keyUp"].map(|what| json!({"type": what, "value": key.to_string()}))
+        });
+        let keyboard = json!({"type": "key", "id": "keys", "actions": keys.collect::<Vec<_>>()});
+        self.run("press keys", "/actions", &json!({"actions": [keyboard]}));
+    }
+
+    /// Runs a command of Chromium's DevTools protocol.
+    #[track_caller]
+    pub fn devtools(&self, command: &str, parameters: &Value) -> Value {
+        let body = json!({"cmd": command, "params": parameters});
+        self.run(command, "/goog/cdp/execute", &body)
+    }
+
     /// The path of the first match, below the session's.
     #[track_caller]
     fn find(&self, css: &str) -> String {

@@ -28,6 +28,8 @@ pub fn chromium(profile: &Path) -> Value {
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        // A desk's screen. Without a size it is a small one.
+        "--window-size=1280,860",
         format!("--user-data-dir={}", profile.display()),
     ]})
 }
