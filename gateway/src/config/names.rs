@@ -11,11 +11,13 @@ use strsim::damerau_levenshtein;
 use crate::config::sources::Settings;
 
 /// Variables without two underscores that `sse-publish` and `docker-compose.yml` read.
-const OF_OTHERS: [&str; 8] = [
+const OF_OTHERS: [&str; 10] = [
     "SSE_URL",
     "SSE_REDIS",
     "SSE_TOKEN",
     "SSE_KEY",
+    "SSE_PUBLISH_PROFILE",
+    "SSE_PUBLISH_CONFIG",
     "SSE_BIND",
     "SSE_PORT",
     "SSE_NOFILE",

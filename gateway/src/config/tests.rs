@@ -289,6 +289,8 @@ fn settings_that_do_not_go_together_are_told() {
 fn variables_of_others_are_passed_over() {
     let others = [
         ("SSE_URL", "http://elsewhere"),
+        ("SSE_PUBLISH_PROFILE", "production"),
+        ("SSE_PUBLISH_CONFIG", "config.toml"),
         ("SSE_PORT", "8080"),
         ("SSE_PORT", "tcp://10.0.0.1:80"),
         ("SSE_GATEWAY_SERVICE_HOST", "10.0.0.1"),
