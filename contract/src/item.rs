@@ -36,12 +36,12 @@ impl Item<'_> {
         if raw.starts_with('"') {
             return serde_json::from_str::<String>(raw).map(Arc::from);
         }
-        Ok(compact(raw).into())
+        Ok(compact_json(raw).into())
     }
 }
 
 /// Removes the white space between the tokens of valid JSON.
-fn compact(json: &str) -> String {
+pub fn compact_json(json: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let keep = |c: &char| {
         let was_in_string = in_string;
@@ -95,7 +95,7 @@ mod tests {
         fn compact_means_the_same(text: String, numbers: Vec<i64>) {
             let value = serde_json::json!({ "k \" ": text, "n": numbers, "e": {} });
             let pretty = serde_json::to_string_pretty(&value).unwrap();
-            prop_assert_eq!(compact(&pretty), value.to_string());
+            prop_assert_eq!(compact_json(&pretty), value.to_string());
         }
     }
 }

@@ -24,7 +24,7 @@ pub use channel::{Channel, ChannelError};
 pub use cursor::Cursor;
 pub use event::{EventType, EventTypeError, RESERVED_EVENT_TYPES};
 pub use event_id::{EventId, EventIdError};
-pub use item::{IdempotencyKeyError, Item, MAX_IDEMPOTENCY_KEY, idempotency_key};
+pub use item::{IdempotencyKeyError, Item, MAX_IDEMPOTENCY_KEY, compact_json, idempotency_key};
 pub use keys::{Keys, PrefixError};
 pub use library::{
     CONTRACT_VERSION, Function, LIBRARY_VERSION, MAX_BATCH, eval_script, library_source,

@@ -2,7 +2,6 @@
 //! machine can read the command line and the shell keeps it in its history.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};
@@ -10,36 +9,9 @@ use serde_json::Value;
 use sse_contract::pattern::{Pattern, Template};
 use sse_token::Algorithm;
 
-use crate::args::positive_duration;
-
-/// The end of `token --help`.
-pub const TOKEN_HELP: &str = "\
-Examples:
-  sse-publish token secret --out jwt.secret      make a secret, once; the gateway reads the same file
-  sse-publish token --secret-file jwt.secret --sub 42 --subscribe 'user:{sub}:*'
-  sse-publish token --pem key.pem --alg ES256 --publish orders --expires 5m
-  sse-publish tail demo --token \"$(sse-publish token --secret-file jwt.secret --subscribe demo)\"
-  sse-publish token check --secret-file jwt.secret < token.txt
-
-The gateway takes these tokens with one of these lines in auth.jwt.keys:
-  alg=HS256 secret_file=jwt.secret
-  alg=ES256 pem=public.pem                       openssl pkey -in key.pem -pubout -out public.pem
-
-A pattern is a channel's name, with * for any text and {claim} for what the token says of its bearer.
-This is for development, tests and scripts; in production the service that knows your users makes their
-tokens, with any library for JSON Web Tokens.
-
-Exit codes: 0 when the token was made, or is one that a gateway with this key takes; 1 when it is not, or
-when nothing was proven because no key was given; 64 when the command line is wrong.";
-
-/// The end of `key --help`.
-pub const KEY_HELP: &str = "\
-Example:
-  sse-publish key --name billing --publish orders --publish 'user:*'
-
-Give the key to the service, which sends it as X-API-Key, or to sse-publish (--key, SSE_KEY). Put the line
-into the gateway's auth.keys: it holds a hash, from which nobody can find the key. Nothing keeps the key,
-so it is shown this once. A line may say more: rate=EVENTS_A_SECOND, streams=NUMBER.";
+use crate::help;
+use crate::plain::what_is_wrong;
+use crate::when::{When, when};
 
 /// Where to find a key: in at most one of three places.
 #[derive(Debug, Args)]
@@ -76,8 +48,10 @@ pub struct TokenArguments {
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Say what a token allows, until when, and whether its signature is right
+    #[command(after_help = help::TOKEN_CHECK)]
     Check(CheckArguments),
     /// Make a random secret for HS256: 64 hex digits
+    #[command(after_help = help::TOKEN_SECRET)]
     Secret(SecretArguments),
 }
 
@@ -90,14 +64,14 @@ pub struct MakeArguments {
     /// The token's subject, which names its bearer; {sub} in a pattern stands for it
     #[arg(long, value_name = "SUBJECT")]
     pub sub: Option<String>,
-    /// Channels that the bearer may listen to; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = template)]
+    /// Channels that the bearer may listen to, separated by commas; may be repeated
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = template)]
     pub subscribe: Vec<String>,
-    /// Channels that the bearer may publish to; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = template)]
+    /// Channels that the bearer may publish to, separated by commas; may be repeated
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = template)]
     pub publish: Vec<String>,
-    /// How long the token is valid; with never it does not expire, and a gateway refuses it unless
-    /// auth.jwt.require_expiry is false
+    /// How long the token is valid, as 8h, or until when, as 2026-12-31T23:59:59Z; with never it does
+    /// not expire, and a gateway refuses it unless auth.jwt.require_expiry is false
     #[arg(long, value_name = "TIME|never", default_value = "1h", value_parser = lifetime)]
     pub expires: Lifetime,
     /// The token's issuer, equal to iss in the gateway's line
@@ -120,8 +94,8 @@ pub struct MakeArguments {
 /// How long a token is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// This long from now.
-    For(Duration),
+    /// This long from now, or until this moment.
+    Until(When),
     /// Without end.
     Ever,
 }
@@ -148,7 +122,7 @@ pub struct CheckArguments {
 pub struct SecretArguments {
     /// Write the secret to this new file, which only its owner can read, instead of printing it. An
     /// existing file is not overwritten
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
 
@@ -158,17 +132,17 @@ pub struct ApiKeyArguments {
     /// The key's name in logs and revocations [default: key- and the first digits of its hash]
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
-    /// Channels that the key's bearer may listen to; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    /// Channels that the key's bearer may listen to, separated by commas; may be repeated
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
     pub subscribe: Vec<String>,
-    /// Channels that the key's bearer may publish to; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    /// Channels that the key's bearer may publish to, separated by commas; may be repeated
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
     pub publish: Vec<String>,
     /// Let the key's bearer make changes by the admin port
     #[arg(long)]
     pub admin: bool,
     /// Print one line of JSON, {"key","line"}
-    #[arg(long)]
+    #[arg(short, long)]
     pub json: bool,
 }
 
@@ -207,7 +181,7 @@ fn lifetime(text: &str) -> Result<Lifetime, String> {
     if text == "never" {
         return Ok(Lifetime::Ever);
     }
-    positive_duration(text).map(Lifetime::For)
+    when(text).map(Lifetime::Until)
 }
 
 fn claim(text: &str) -> Result<(String, Value), String> {
@@ -217,7 +191,8 @@ fn claim(text: &str) -> Result<(String, Value), String> {
     if OWN.contains(&name) {
         return Err(format!("{name} has an option of its own, or is set by --expires"));
     }
-    let value = serde_json::from_str(value).map_err(|why| {
+    let value = serde_json::from_str(value).map_err(|error| {
+        let why = what_is_wrong(value, &error);
         format!("the value is not JSON ({why}); text needs quotes: '{name}=\"…\"'")
     })?;
     Ok((name.to_owned(), value))

@@ -1,5 +1,4 @@
-//! Where events are published or read, and who asks: from the command line, else from the
-//! environment, else the default. No other module reads the environment.
+//! The address of a gateway or of a Redis.
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,6 +53,13 @@ impl BaseUrl {
     pub fn path(&self) -> &str {
         &self.path
     }
+
+    /// Whether `other` is the same server: scheme, host and port are the same, whatever the path.
+    pub fn is_origin_of(&self, other: &BaseUrl) -> bool {
+        self.tls == other.tls
+            && self.port == other.port
+            && self.host.eq_ignore_ascii_case(&other.host)
+    }
 }
 
 impl FromStr for BaseUrl {
@@ -94,104 +100,6 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// Reads an environment variable that must be set. For values that the command line may only name,
-/// because they are secret.
-pub fn variable(name: &str) -> Result<String, String> {
-    match std::env::var(name) {
-        Ok(value) if !value.is_empty() => Ok(value),
-        Ok(_) | Err(std::env::VarError::NotPresent) => Err(format!("{name} is not set")),
-        Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
-    }
-}
-
-/// What this program reads from the environment. Empty variables count as not set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment {
-    /// `SSE_URL`
-    pub url: Option<String>,
-    /// `SSE_REDIS`
-    pub redis: Option<String>,
-    /// `SSE_TOKEN`
-    pub token: Option<String>,
-    /// `SSE_KEY`
-    pub key: Option<String>,
-    /// `TRACEPARENT`: the trace that this program works for, as command-line tools are told it.
-    pub traceparent: Option<String>,
-}
-
-/// How a request says who sends it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Credential<'a> {
-    /// `Authorization: Bearer …`
-    Token(&'a str),
-    /// `X-API-Key: …`
-    Key(&'a str),
-}
-
-impl Environment {
-    /// Reads this process's environment.
-    pub fn read() -> Self {
-        let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Environment {
-            url: read("SSE_URL"),
-            redis: read("SSE_REDIS"),
-            token: read("SSE_TOKEN"),
-            key: read("SSE_KEY"),
-            traceparent: read("TRACEPARENT"),
-        }
-    }
-
-    /// The credential to send, if there is one. The command line overrides the environment. A token
-    /// and a key from the same source are an error.
-    pub fn credential<'a>(
-        &'a self,
-        token: Option<&'a str>,
-        key: Option<&'a str>,
-    ) -> Result<Option<Credential<'a>>, String> {
-        match (token, key, self.token.as_deref(), self.key.as_deref()) {
-            (Some(_), Some(_), _, _) => Err("--token and --key exclude each other".to_owned()),
-            (Some(token), None, _, _) | (None, None, Some(token), None) => {
-                Ok(Some(Credential::Token(token)))
-            }
-            (None, Some(key), _, _) | (None, None, None, Some(key)) => {
-                Ok(Some(Credential::Key(key)))
-            }
-            (None, None, Some(_), Some(_)) => {
-                Err("SSE_TOKEN and SSE_KEY are both set; choose with --token or --key".to_owned())
-            }
-            (None, None, None, None) => Ok(None),
-        }
-    }
-
-    /// The gateway that `url`, the value of `--url`, names; else the environment's, else the
-    /// default.
-    pub fn gateway(&self, url: Option<&str>) -> Result<BaseUrl, String> {
-        match (url, &self.url) {
-            (Some(url), _) => url.parse().map_err(|why| format!("--url: {why}")),
-            (None, Some(url)) => url.parse().map_err(|why| format!("SSE_URL: {why}")),
-            (None, None) => DEFAULT_URL.parse(),
-        }
-    }
-
-    /// Where to publish. The command line overrides the environment. A gateway and a Redis from the
-    /// same source are an error.
-    pub fn address(&self, url: Option<&str>, redis: Option<&str>) -> Result<Address, String> {
-        match (url, redis) {
-            (Some(_), Some(_)) => Err("--url and --redis exclude each other".to_owned()),
-            (Some(_), None) => self.gateway(url).map(Address::Gateway),
-            (None, Some(redis)) => Ok(Address::Redis(redis.to_owned())),
-            (None, None) => match (&self.url, &self.redis) {
-                (Some(_), Some(_)) => {
-                    Err("SSE_URL and SSE_REDIS are both set; choose with --url or --redis"
-                        .to_owned())
-                }
-                (None, Some(redis)) => Ok(Address::Redis(redis.clone())),
-                (_, None) => self.gateway(None).map(Address::Gateway),
-            },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,36 +115,5 @@ mod tests {
         {
             assert!(bad.parse::<BaseUrl>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn who_is_asking_is_said_once() {
-        let (token, key) = (Some("t".to_owned()), Some("k".to_owned()));
-        let both = Environment { token, key, ..Environment::default() };
-        assert!(
-            both.credential(None, None).is_err() && both.credential(Some("a"), Some("b")).is_err()
-        );
-        assert_eq!(both.credential(Some("a"), None), Ok(Some(Credential::Token("a"))));
-        assert_eq!(both.credential(None, Some("b")), Ok(Some(Credential::Key("b"))));
-        let key = Environment { token: None, ..both };
-        assert_eq!(key.credential(None, None), Ok(Some(Credential::Key("k"))));
-        assert_eq!(key.credential(Some("a"), None), Ok(Some(Credential::Token("a"))));
-        assert_eq!(Environment::default().credential(None, None), Ok(None));
-    }
-
-    #[test]
-    fn the_command_line_wins_over_the_environment() {
-        let both = Environment {
-            url: Some("http://a".into()),
-            redis: Some("redis://b".into()),
-            ..Environment::default()
-        };
-        assert!(both.address(None, None).is_err());
-        let c = Address::Gateway("http://c".parse().unwrap());
-        assert_eq!(both.address(Some("http://c"), None), Ok(c));
-        let d = Address::Redis("redis://d".into());
-        assert_eq!(both.address(None, Some("redis://d")), Ok(d));
-        let none = Environment::default();
-        assert_eq!(none.address(None, None), Ok(Address::Gateway(DEFAULT_URL.parse().unwrap())));
     }
 }

@@ -69,6 +69,9 @@ impl Attempt {
 
 /// A server that events are published to.
 pub trait Target {
+    /// Its address without any credential, for messages.
+    fn place(&self) -> String;
+
     /// Makes one attempt to publish these events, in order. Every event has an idempotency key, so
     /// it may be sent again after any answer.
     fn send(&mut self, events: &[&Event]) -> impl Future<Output = Attempt>;

@@ -14,14 +14,15 @@ use sse_bench::load::report::Report;
 use sse_bench::load::{Expected, Load, Measured, Opened, Plan, Settled};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::address::Environment;
-use crate::args::BenchArguments;
+use crate::bench_args::BenchArguments;
 use crate::bench_publish::{PublishPlan, Published, Publishers};
 use crate::bench_report::Findings;
 use crate::bench_target::{self, BenchUrl};
+use crate::environment::Environment;
 use crate::exit::{self, Failure};
 use crate::http_client::{USER_AGENT_TEXT, tls_config};
 use crate::interrupt::Interrupt;
+use crate::settings::Settings;
 use crate::tail::percent_encode;
 
 /// Opening ends if no connection has opened or failed for this long.
@@ -45,7 +46,8 @@ pub async fn run(
     mut interrupt: Interrupt,
 ) -> Result<u8, Failure> {
     let failed = |why: String| Failure::new(exit::FAILED, why);
-    let headers = arguments.http.headers(environment)?;
+    let settings = Settings::read(&arguments.http, environment)?;
+    let headers = settings.headers(&arguments.http, &arguments.url.origin)?;
     let publish = arguments.publish.as_ref().map(|channel| PublishPlan {
         origin: arguments.url.origin.clone(),
         headers: headers.clone(),
@@ -66,7 +68,7 @@ pub async fn run(
         progress: Progress::new(),
         findings: Findings { asked: arguments.connections, ..Findings::default() },
     };
-    let time = Duration::from_secs(arguments.seconds);
+    let time = arguments.listening();
     bench.run(publish.as_ref(), time, &mut interrupt).await.map_err(failed)?;
     let findings = bench.findings;
     let report = if arguments.json { format!("{}\n", findings.json()) } else { findings.text() };

@@ -168,15 +168,17 @@ impl Publisher {
     async fn send(&mut self) -> Result<(), NotTaken> {
         self.sequence += 1;
         // The stamp is made after connecting, so that the latency does not include it.
-        let unconnected = |why: String| NotTaken { surely: true, why };
-        self.client.connect_ahead().await.map_err(|error| unconnected(error.text))?;
+        let origin = self.client.base().clone();
+        let named = |why: String| format!("{origin}: {why}");
+        let connected = self.client.connect_ahead().await;
+        connected.map_err(|error| NotTaken { surely: true, why: named(error.text) })?;
         let stamp = Stamp { time: clock::now(), sequence: self.sequence, stream: self.stream };
         let mut data = Vec::with_capacity(self.size);
         stamp.write(self.size, &mut data);
         let headers = [(CONTENT_TYPE, HeaderValue::from_static("text/plain"))];
         let sent = self.client.send(Method::POST, &self.path, &headers, data).await;
         let mut answer =
-            sent.map_err(|error| NotTaken { surely: !error.connected, why: error.text })?;
+            sent.map_err(|error| NotTaken { surely: !error.connected, why: named(error.text) })?;
         let status = answer.status();
         let document = read_document(answer.body_mut(), PATIENCE).await;
         if status.is_success() {
@@ -187,6 +189,6 @@ impl Publisher {
         let why =
             if reason.starts_with("HTTP") { reason } else { format!("HTTP {status}: {reason}") };
         let surely = status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT;
-        Err(NotTaken { surely, why })
+        Err(NotTaken { surely, why: named(why) })
     }
 }

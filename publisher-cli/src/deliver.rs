@@ -5,6 +5,7 @@
 //! the previous one is settled. Only events without a final answer are sent again. A repeated event
 //! would get the same id, so leaving it out is safe and saves work.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use crate::attempt::{Answer, Attempt, Reason, Target};
@@ -147,19 +148,43 @@ impl Ledger {
     }
 }
 
-/// Publishes the events of a ledger, and gives up once nothing has succeeded for `patience`. Before
-/// it tries again, it calls `trying_on` with the reason of the failure and the time left, but only
-/// once until something succeeds.
+/// What keeps a delivery from getting on, for those who watch it meanwhile.
+#[derive(Debug, Default)]
+pub struct Trouble(RefCell<Option<Failing>>);
+
+/// Attempts fail, and others follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// Why the last attempt failed.
+    pub why: String,
+    /// When the first attempt failed.
+    pub since: Instant,
+    /// When the last attempt will be made.
+    pub until: Instant,
+}
+
+impl Trouble {
+    /// The trouble of this moment.
+    pub fn now(&self) -> Option<Failing> {
+        self.0.borrow().clone()
+    }
+
+    fn set(&self, failing: Option<Failing>) {
+        *self.0.borrow_mut() = failing;
+    }
+}
+
+/// Publishes the events of a ledger, and gives up once nothing has succeeded for `patience`. While
+/// attempts fail, `trouble` says why.
 pub async fn deliver(
     target: &mut impl Target,
     ledger: &mut Ledger,
     patience: Duration,
     first_wait: Duration,
-    mut trying_on: impl FnMut(&Reason, Duration),
+    trouble: &Trouble,
 ) -> Ending {
     let mut patience = Patience::new(patience, first_wait);
     let mut most = BATCH_EVENTS;
-    let mut told = false;
     loop {
         let request = ledger.next_request(most);
         if request.is_empty() {
@@ -178,7 +203,7 @@ pub async fn deliver(
         let why = answers.iter().find_map(reason);
         if ledger.record(&request, in_doubt, answers) {
             patience.progress();
-            told = false;
+            trouble.set(None);
         }
         if stop {
             ledger.explain_unsent(&why.unwrap_or_else(|| Reason::new("not sent")));
@@ -189,23 +214,16 @@ pub async fn deliver(
         if !request.iter().any(still_waiting) {
             continue;
         }
+        let text = why.map(|reason| reason.text).unwrap_or_default();
         let now = Instant::now();
-        match patience.wait(now, retry_after) {
-            Some(wait) => {
-                if let Some(why) = why.as_ref().filter(|_| !told) {
-                    trying_on(why, patience.left(now));
-                    told = true;
-                }
-                tokio::time::sleep(wait).await;
-            }
-            None => {
-                let why = why.map_or_else(String::new, |reason| format!(": {}", reason.text));
-                ledger.explain_unsent(&Reason::new(format!(
-                    "not sent, as an earlier event failed{why}"
-                )));
-                return Ending::GaveUp;
-            }
-        }
+        let Some(wait) = patience.wait(now, retry_after) else {
+            let why = format!("not sent, as an earlier event failed: {text}");
+            ledger.explain_unsent(&Reason::new(why));
+            return Ending::GaveUp;
+        };
+        let (since, until) = (patience.failing_since(now), now + patience.left(now));
+        trouble.set(Some(Failing { why: text, since, until }));
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -6,7 +6,9 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Nothing was sent, because no connection could be made.
 pub const NO_CONNECTION: u8 = 2;
-/// The command line is wrong (`EX_USAGE`).
+/// A gap came, and `tail` was to end at the first.
+pub const GAP: u8 = 3;
+/// The command line, the environment or the configuration file is wrong (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 /// Ended by Ctrl-C (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
@@ -28,7 +30,8 @@ impl Failure {
 }
 
 impl From<String> for Failure {
-    /// An error that is only a text is a mistake in the command line or the environment.
+    /// An error that is only a text is a mistake in the command line, the environment or
+    /// the configuration file.
     fn from(why: String) -> Self {
         Failure { code: USAGE, why }
     }

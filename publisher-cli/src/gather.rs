@@ -36,13 +36,6 @@ pub struct Batch {
     bytes: usize,
 }
 
-impl Batch {
-    /// A batch of these events.
-    pub fn of(events: Vec<Event>) -> Self {
-        Batch { events, ..Batch::default() }
-    }
-}
-
 /// Gathers lines into batches.
 #[derive(Debug)]
 pub struct Gather {
@@ -56,7 +49,9 @@ pub struct Gather {
     strict: bool,
     ended: bool,
     /// The number of the last line that went into a batch; 0 if there is none.
-    pub last_line: u64,
+    last: u64,
+    /// The bytes of the input up to the end of that line.
+    pub read: u64,
 }
 
 enum Next {
@@ -77,7 +72,12 @@ impl Gather {
     ) -> Self {
         let ready = Vec::new().into_iter();
         let pace = rate.map(Pace::new);
-        Gather { input, ready, held: None, items, pace, strict, ended: false, last_line: 0 }
+        Gather { input, ready, held: None, items, pace, strict, ended: false, last: 0, read: 0 }
+    }
+
+    /// The place of the last line that went into a batch.
+    pub fn last(&self) -> Place {
+        self.items.counting.place(self.last)
     }
 
     /// Waits for the next batch. Returns `None` at the end of the input.
@@ -145,16 +145,15 @@ impl Gather {
     }
 
     fn take(&mut self, line: Line, batch: &mut Batch) {
-        let place = Place::Line(line.number);
-        self.last_line = line.number;
+        (self.last, self.read) = (line.number, line.end);
         let text = line.text.map_err(|error| Reason::new(error.to_string()));
-        match text.and_then(|text| self.items.read(place, &text)) {
+        match text.and_then(|text| self.items.read(line.number, &text)) {
             Ok(events) => {
                 batch.bytes += events.iter().map(Event::size).sum::<usize>();
                 batch.events.extend(events);
             }
             Err(reason) => {
-                batch.refused.push((place, reason));
+                batch.refused.push((self.items.counting.place(line.number), reason));
                 self.ended |= self.strict;
             }
         }
@@ -164,11 +163,14 @@ impl Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::{Split, read};
+    use crate::item::{Counting, KeySource};
 
     fn gather(input: &'static str, strict: bool, rate: Option<f64>) -> Gather {
         let channels = vec!["a".parse().unwrap()];
-        let items = ItemReader { ndjson: true, channels, event: None, run: "r".into() };
-        Gather::new(crate::input::read_lines(input.as_bytes()), items, rate, strict)
+        let (counting, keys) = (Counting::Lines, KeySource::Run("r".into()));
+        let items = ItemReader { ndjson: true, counting, channels, event: None, keys };
+        Gather::new(read(input.as_bytes(), Split::Lines), items, rate, strict)
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {

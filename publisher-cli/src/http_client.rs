@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::address::BaseUrl;
+use crate::plain::of_system;
 
 /// Bytes of the longest document that [`read_document`] accepts.
 const MAX_DOCUMENT: usize = 1 << 20;
@@ -46,15 +47,15 @@ pub struct HttpClient {
 /// Why no head of an answer arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoAnswer {
-    /// A text for people.
+    /// A text for people, which does not name the server.
     pub text: String,
     /// Whether a connection was made, so that the request may have arrived.
     pub connected: bool,
 }
 
 impl NoAnswer {
-    fn unconnected(base: &BaseUrl, why: impl std::fmt::Display) -> Self {
-        NoAnswer { text: format!("cannot connect to {base}: {why}"), connected: false }
+    fn unconnected(why: impl Into<String>) -> Self {
+        NoAnswer { text: why.into(), connected: false }
     }
 }
 
@@ -96,7 +97,7 @@ impl HttpClient {
             .method(method)
             .uri(format!("{}{path}", self.base.path()))
             .body(Full::new(Bytes::from(body)))
-            .map_err(|why| NoAnswer::unconnected(&self.base, why))?;
+            .map_err(|why| NoAnswer::unconnected(why.to_string()))?;
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().extend(headers.iter().cloned());
         let mut connection = self.connection().await?;
@@ -132,17 +133,17 @@ impl HttpClient {
             return Ok(idle);
         }
         match timeout(self.connect_wait, self.connect()).await {
-            Ok(connection) => connection.map_err(|why| NoAnswer::unconnected(&self.base, why)),
+            Ok(connection) => connection.map_err(NoAnswer::unconnected),
             Err(_) => {
                 let wait = humantime::format_duration(self.connect_wait);
-                Err(NoAnswer::unconnected(&self.base, format!("nothing within {wait}")))
+                Err(NoAnswer::unconnected(format!("no connection within {wait}")))
             }
         }
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let (host, port) = (self.base.host(), self.base.port());
-        let text = |why: std::io::Error| why.to_string();
+        let text = |why: std::io::Error| of_system(&why);
         let socket = TcpStream::connect((host, port)).await.map_err(text)?;
         socket.set_nodelay(true).map_err(text)?;
         let Some(tls) = &self.tls else { return handshake(socket).await };

@@ -39,6 +39,10 @@ impl HttpTarget {
 }
 
 impl Target for HttpTarget {
+    fn place(&self) -> String {
+        self.client.base().to_string()
+    }
+
     async fn send(&mut self, events: &[&Event]) -> Attempt {
         let all = events.len();
         let headers = [

@@ -3,17 +3,48 @@
 
 use std::sync::Arc;
 
-use sse_contract::{Channel, EventType, Item};
+use serde_json::value::RawValue;
+use sse_contract::{Channel, EventType, Item, RESERVED_EVENT_TYPES};
 
 use crate::attempt::Reason;
+use crate::plain::{Members, kind, what_is_wrong};
+
+/// The members of an item.
+const MEMBERS: [&str; 5] = ["channel", "channels", "data", "event", "idempotency_key"];
+/// Further members of the lines of `tail --json`, which say nothing to a publisher.
+const OF_TAIL: [&str; 2] = ["id", "time"];
 
 /// Where an event came from, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The DATA argument.
+    /// DATA or the whole input: it is the only one.
     Argument,
     /// A line of the input, counted from 1.
     Line(u64),
+    /// A part of an input that has no lines, or a repetition, counted from 1.
+    Number(u64),
+}
+
+/// What the numbers of an input count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// Nothing: there is one event.
+    One,
+    /// Lines.
+    Lines,
+    /// Other parts.
+    Parts,
+}
+
+impl Counting {
+    /// The place with this number.
+    pub fn place(self, number: u64) -> Place {
+        match self {
+            Counting::One => Place::Argument,
+            Counting::Lines => Place::Line(number),
+            Counting::Parts => Place::Number(number),
+        }
+    }
 }
 
 /// One event on one channel.
@@ -48,72 +79,184 @@ impl Event {
     }
 }
 
+/// Where events get their idempotency keys from, unless an item has one.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// This text and the event's number: the keys of one run.
+    Run(String),
+    /// This key, for the only event; of several, this text and the event's number.
+    Given(Arc<str>),
+    /// The member of this name.
+    Member(String),
+}
+
 /// Turns items into events, with defaults for what an item does not name.
 #[derive(Debug, Clone)]
 pub struct ItemReader {
     /// Whether each line is a JSON item, as in `POST /publish`. Otherwise a line is the data of an
     /// event.
     pub ndjson: bool,
+    /// What the input's numbers count.
+    pub counting: Counting,
     /// The channels of an item that names none.
     pub channels: Vec<Channel>,
     /// The type of an item that names none.
     pub event: Option<EventType>,
-    /// The beginning of this run's idempotency keys.
-    pub run: String,
+    /// Where keys come from.
+    pub keys: KeySource,
 }
 
 impl ItemReader {
-    /// The events of one item; none for a blank line of NDJSON.
-    pub fn read(&self, place: Place, text: &str) -> Result<Vec<Event>, Reason> {
-        if !self.ndjson || place == Place::Argument {
-            let data = Arc::from(text);
-            return Ok(events(
-                place,
-                &self.channels,
-                self.event.as_ref(),
-                data,
-                self.own_key(place),
-            ));
+    /// The events of one item; none for a blank line of NDJSON, and none for a line of `tail --json`
+    /// that is no event.
+    pub fn read(&self, number: u64, text: &str) -> Result<Vec<Event>, Reason> {
+        let place = self.counting.place(number);
+        if !self.ndjson {
+            let key = self.key(place, None, text)?;
+            return Ok(events(place, &self.channels, self.event.as_ref(), text.into(), key));
         }
         if text.trim().is_empty() {
             return Ok(Vec::new());
         }
-        let item: Item<'_> = serde_json::from_str(text)
-            .map_err(|error| Reason::new(format!("not an item: {error}")))?;
-        let data = item.data_text().map_err(|error| Reason::new(format!("data: {error}")))?;
-        let event = match &item.event {
+        let members = Members::read(text).map_err(Reason::new)?;
+        let of_tail = members.get("id").is_some();
+        let item = self.item(&members)?;
+        let event = match item.event.as_deref() {
+            Some("gap") if of_tail => {
+                let text = "a gap of the stream that was followed: events may be missing before it";
+                return Err(Reason::new(text));
+            }
+            Some(name) if of_tail && RESERVED_EVENT_TYPES.contains(&name) => return Ok(Vec::new()),
+            // That is how `tail` shows an event without a type.
+            Some("message") if of_tail => None,
             Some(text) => Some(text.parse().map_err(|why| Reason::new(format!("{why}")))?),
             None => self.event.clone(),
         };
-        let channels = match (item.channel, item.channels) {
-            (Some(_), Some(_)) => {
-                return Err(Reason::new("an item has channel or channels, not both"));
-            }
-            (Some(one), None) => parse_channels([one.as_str()])?,
-            (None, Some(many)) if many.is_empty() => return Err(Reason::new("channels is empty")),
-            (None, Some(many)) => parse_channels(many.iter().map(String::as_str))?,
-            (None, None) if self.channels.is_empty() => {
-                return Err(Reason::new(
-                    "the item names no channel and the command line none either",
-                ));
-            }
-            (None, None) => self.channels.clone(),
-        };
-        let key = match item.idempotency_key {
-            Some(key) => sse_contract::idempotency_key(key.as_bytes())
-                .map_err(|why| Reason::new(format!("idempotency_key: {why}")))?,
-            None => self.own_key(place),
+        let channels = self.channels(&item)?;
+        let data = item.data_text().map_err(|error| {
+            Reason::new(format!("data: {}", what_is_wrong(item.data.get(), &error)))
+        })?;
+        let key = match &item.idempotency_key {
+            Some(key) => checked_key("idempotency_key", key)?,
+            None => self.key(place, Some(&members), &data)?,
         };
         Ok(events(place, &channels, event.as_ref(), data, key))
     }
 
-    fn own_key(&self, place: Place) -> Arc<str> {
-        let number = match place {
-            Place::Argument => 1,
-            Place::Line(number) => number,
+    fn item<'a>(&self, members: &Members<'a>) -> Result<Item<'a>, Reason> {
+        for (name, _) in &members.0 {
+            let own = matches!(&self.keys, KeySource::Member(member) if member == name);
+            if !own && !MEMBERS.contains(&&**name) && !OF_TAIL.contains(&&**name) {
+                let text = format!("an item has no member {name:?}; it has {}", MEMBERS.join(", "));
+                return Err(Reason::new(text));
+            }
+        }
+        let Some(data) = members.get("data") else {
+            return Err(Reason::new("the item has no data"));
         };
-        format!("{}-{number}", self.run).into()
+        Ok(Item {
+            channel: string(members, "channel")?,
+            channels: strings(members, "channels")?,
+            data,
+            event: string(members, "event")?,
+            idempotency_key: string(members, "idempotency_key")?,
+        })
     }
+
+    fn channels(&self, item: &Item<'_>) -> Result<Vec<Channel>, Reason> {
+        match (&item.channel, &item.channels) {
+            (Some(_), Some(_)) => Err(Reason::new("an item has channel or channels, not both")),
+            (Some(one), None) => parse_channels([one.as_str()]),
+            (None, Some(many)) if many.is_empty() => Err(Reason::new("channels is empty")),
+            (None, Some(many)) => parse_channels(many.iter().map(String::as_str)),
+            (None, None) if self.channels.is_empty() => {
+                Err(Reason::new("the item names no channel and the command line none either"))
+            }
+            (None, None) => Ok(self.channels.clone()),
+        }
+    }
+
+    /// The key of an event that has none of its own.
+    fn key(
+        &self,
+        place: Place,
+        item: Option<&Members<'_>>,
+        data: &str,
+    ) -> Result<Arc<str>, Reason> {
+        match (&self.keys, place) {
+            (KeySource::Run(run), Place::Argument) => Ok(format!("{run}-1").into()),
+            (KeySource::Run(run), Place::Line(number) | Place::Number(number)) => {
+                Ok(format!("{run}-{number}").into())
+            }
+            (KeySource::Given(key), Place::Argument) => Ok(key.clone()),
+            (KeySource::Given(key), Place::Line(number) | Place::Number(number)) => {
+                checked_key("--idempotency-key", &format!("{key}-{number}"))
+            }
+            (KeySource::Member(name), _) => member_key(name, item, data),
+        }
+    }
+}
+
+/// The key in a member of the item, or else of the event's data.
+fn member_key(name: &str, item: Option<&Members<'_>>, data: &str) -> Result<Arc<str>, Reason> {
+    let what = format!("--key-field {name}");
+    if let Some(value) = item.and_then(|members| members.get(name)) {
+        return key_of_value(&what, value);
+    }
+    let members = Members::read(data)
+        .map_err(|why| Reason::new(format!("{what}: the data are no JSON object: {why}")))?;
+    match members.get(name) {
+        Some(value) => key_of_value(&what, value),
+        None => Err(Reason::new(format!("{what}: there is no member of that name"))),
+    }
+}
+
+/// A string or a number as a key.
+fn key_of_value(what: &str, value: &RawValue) -> Result<Arc<str>, Reason> {
+    match kind(value.get()) {
+        "a number" => checked_key(what, value.get()),
+        "a string" => checked_key(what, &unquoted(what, value)?),
+        other => Err(Reason::new(format!("{what}: a key is a string or a number, not {other}"))),
+    }
+}
+
+fn checked_key(what: &str, key: &str) -> Result<Arc<str>, Reason> {
+    sse_contract::idempotency_key(key.as_bytes())
+        .map_err(|why| Reason::new(format!("{what}: {why}")))
+}
+
+/// The text of a JSON string.
+fn unquoted(what: &str, value: &RawValue) -> Result<String, Reason> {
+    serde_json::from_str(value.get())
+        .map_err(|error| Reason::new(format!("{what}: {}", what_is_wrong(value.get(), &error))))
+}
+
+/// A member that is a string, or null, which is the same as none.
+fn string(members: &Members<'_>, name: &str) -> Result<Option<String>, Reason> {
+    let Some(value) = members.get(name) else { return Ok(None) };
+    match kind(value.get()) {
+        "a string" => unquoted(name, value).map(Some),
+        "null" => Ok(None),
+        other => Err(Reason::new(format!("{name} is a string, not {other}"))),
+    }
+}
+
+/// A member that is a list of strings, or null, which is the same as none.
+fn strings(members: &Members<'_>, name: &str) -> Result<Option<Vec<String>>, Reason> {
+    let Some(value) = members.get(name) else { return Ok(None) };
+    let of = |other| Reason::new(format!("{name} is a list of strings, not {other}"));
+    match kind(value.get()) {
+        "a list" => {}
+        "null" => return Ok(None),
+        other => return Err(of(other)),
+    }
+    let values: Vec<&RawValue> = serde_json::from_str(value.get())
+        .map_err(|error| Reason::new(format!("{name}: {}", what_is_wrong(value.get(), &error))))?;
+    let one = |value: &&RawValue| match kind(value.get()) {
+        "a string" => unquoted(name, value),
+        other => Err(Reason::new(format!("{name} is a list of strings; this one holds {other}"))),
+    };
+    values.iter().map(one).collect::<Result<_, _>>().map(Some)
 }
 
 fn events(
@@ -150,53 +293,4 @@ pub fn parse_channels<'a>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reader(channels: &[&str]) -> ItemReader {
-        let channels = parse_channels(channels.iter().copied()).unwrap();
-        ItemReader { ndjson: true, channels, event: Some("tick".parse().unwrap()), run: "r".into() }
-    }
-
-    fn read(channels: &[&str], text: &str) -> Result<Vec<Event>, String> {
-        reader(channels).read(Place::Line(17), text).map_err(|reason| reason.text)
-    }
-
-    #[test]
-    fn an_item_overrides_the_command_line() {
-        let events = read(&["a"], r#"{"data":"x"}"#).unwrap();
-        assert_eq!((events[0].channel.as_str(), &*events[0].key), ("a", "r-17"));
-        assert_eq!(events[0].event.as_ref().unwrap().as_str(), "tick");
-        let item = r#"{"channels":["b","c","b"],"event":"t","data":"x","idempotency_key":"k"}"#;
-        let events = read(&["a"], item).unwrap();
-        let names: Vec<_> = events.iter().map(|event| event.channel.as_str()).collect();
-        assert_eq!(names, ["b", "c"]);
-        assert_eq!((events[0].event.as_ref().unwrap().as_str(), &*events[1].key), ("t", "k"));
-    }
-
-    #[test]
-    fn the_culprit_is_named() {
-        for (line, part) in [
-            (r#"{"channel":"a b","data":1}"#, "a channel name holds only"),
-            (r#"{"channel":"a","data":1,"event":"gap"}"#, "reserved"),
-            (r#"{"channel":"a","channels":["b"],"data":1}"#, "not both"),
-            (r#"{"channels":[],"data":1}"#, "empty"),
-            (r#"{"data":1}"#, "names no channel"),
-            (r#"{"channel":"a"}"#, "missing field `data`"),
-            (r#"{"channel":"a","data":1,"datta":2}"#, "unknown field `datta`"),
-            (r#"{"channel":"a","data":1,"idempotency_key":""}"#, "idempotency_key"),
-            (r#"{"channel":"a","data":1,"idempotency_key":"ü"}"#, "idempotency_key"),
-            ("hello", "not an item"),
-        ] {
-            let text = read(&[], line).unwrap_err();
-            assert!(text.contains(part), "{line}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_blank_line_is_no_item_but_empty_data() {
-        assert_eq!(read(&["a"], " \t").unwrap(), []);
-        let plain = ItemReader { ndjson: false, ..reader(&["a"]) };
-        assert_eq!(&*plain.read(Place::Line(1), "").unwrap()[0].data, "");
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::path::Path;
 use sse_token::{Algorithm, Family, KeyError, SigningKey, VerifyingKey, family};
 
 use crate::access_args::KeyArguments;
-use crate::address;
+use crate::environment;
 
 /// The content of a key file or variable.
 enum Key {
@@ -90,7 +90,7 @@ impl KeyArguments {
             }
             (None, Some(name), _) => {
                 let secret =
-                    address::variable(name).map_err(|why| format!("--secret-env: {why}"))?;
+                    environment::variable(name).map_err(|why| format!("--secret-env: {why}"))?;
                 Some((Key::Secret(secret.into_bytes()), name.clone()))
             }
             (None, None, Some(path)) => {

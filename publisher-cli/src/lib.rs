@@ -8,8 +8,19 @@
 pub mod access_args;
 pub mod address;
 pub mod args;
+pub mod bench_args;
+pub mod environment;
 pub mod exit;
+pub mod help;
+pub mod http_args;
 pub mod interrupt;
+pub mod pages;
+pub mod plain;
+pub mod profile;
+pub mod publish_args;
+pub mod settings;
+pub mod tail_args;
+pub mod when;
 
 // From input to batches.
 pub mod input;
@@ -17,6 +28,7 @@ pub mod item;
 pub mod pace;
 
 pub mod gather;
+pub mod source;
 
 // Delivers a batch and records the outcome of every event.
 pub mod attempt;
@@ -32,14 +44,18 @@ pub mod http_target;
 pub mod redis_reply;
 pub mod redis_target;
 
+pub mod progress;
 pub mod report;
 
 // Runs the modules above.
 pub mod publish;
 
 // From a stream to the terminal.
+pub mod colour;
 pub mod event_stream;
+pub mod tail_format;
 pub mod tail_output;
+pub mod tail_start;
 
 pub mod tail;
 

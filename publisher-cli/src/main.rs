@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use sse_publish::address::Environment;
 use sse_publish::args::{self, Command};
+use sse_publish::environment::Environment;
 use sse_publish::exit::{self, Failure};
 use sse_publish::interrupt::Interrupt;
-use sse_publish::{api_key, bench, publish, tail, token};
+use sse_publish::{api_key, bench, pages, publish, tail, token};
 
 fn main() -> ExitCode {
     // HTTP and Redis use rustls without a built-in crypto provider. Installing one fails only the
@@ -29,11 +29,13 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<u8, Failure> {
     match command {
-        Command::Publish(arguments) => wait(async |e, i| publish::run(arguments, e, i).await),
-        Command::Bench(arguments) => wait(async |e, i| bench::run(arguments, e, i).await),
-        Command::Tail(arguments) => wait(async |e, i| tail::run(arguments, e, i).await),
+        Command::Publish(arguments) => wait(async |e, i| publish::run(*arguments, e, i).await),
+        Command::Bench(arguments) => wait(async |e, i| bench::run(*arguments, e, i).await),
+        Command::Tail(arguments) => wait(async |e, i| tail::run(*arguments, e, i).await),
         Command::Token(arguments) => token::run(&arguments),
         Command::Key(arguments) => api_key::run(&arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
     }
 }
 

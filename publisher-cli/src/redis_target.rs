@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    Value, cmd,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
+    RedisResult, Value, cmd,
 };
 use sse_contract::{
     CONTRACT_VERSION, Call, EventId, Function, Keys, Loading, Meaning, Publish, Reply, Step, Way,
@@ -19,6 +19,7 @@ use sse_contract::{
 
 use crate::attempt::{Answer, Attempt, Reason, Target};
 use crate::item::Event;
+use crate::plain::without_number;
 use crate::redis_reply;
 
 /// A Redis server to publish to.
@@ -142,10 +143,7 @@ impl From<RedisError> for NoSession {
             None => error.is_io_error(),
         };
         if passing {
-            NoSession::Passing(Reason::new(format!(
-                "cannot connect to Redis: {}",
-                describe(&error)
-            )))
+            NoSession::Passing(Reason::new(describe(&error)))
         } else {
             NoSession::Final(Reason::new(format!("Redis refuses: {}", describe(&error))))
         }
@@ -154,7 +152,7 @@ impl From<RedisError> for NoSession {
 
 fn describe(error: &RedisError) -> String {
     match error.kind() {
-        ErrorKind::Io => error.to_string(),
+        ErrorKind::Io => without_number(&error.to_string()),
         _ => redis_reply::reason(error).text,
     }
 }
@@ -236,6 +234,16 @@ fn leaves(result: &RedisResult<Vec<String>>) -> bool {
 }
 
 impl Target for RedisTarget {
+    fn place(&self) -> String {
+        let info = self.client.get_connection_info();
+        let scheme = match info.addr() {
+            ConnectionAddr::TcpTls { .. } => "rediss",
+            ConnectionAddr::Unix(_) => "unix",
+            _ => "redis",
+        };
+        format!("{scheme}://{}", info.addr())
+    }
+
     async fn send(&mut self, events: &[&Event]) -> Attempt {
         let all = events.len();
         let again = |reason, perhaps_published| Answer::Again { reason, perhaps_published };
@@ -284,7 +292,10 @@ impl Target for RedisTarget {
                 Attempt::of(in_order)
             }
             Err(error) => {
-                let reason = Reason::new(format!("the connection to Redis broke: {error}"));
+                let reason = Reason::new(format!(
+                    "the connection broke: {}",
+                    without_number(&error.to_string())
+                ));
                 Attempt::alike(all, again(reason, true))
             }
         }

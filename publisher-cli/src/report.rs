@@ -1,21 +1,25 @@
-//! Reports the outcomes of events: ids and JSON on stdout, texts for people on stderr. A closed
+//! Reports the outcomes of events: ids and JSON on stdout, texts for people on stderr. What is
+//! printed where depends on the command line, and never on how many events there are. A closed
 //! stdout does not stop publishing; the lines that cannot be written are dropped.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use sse_contract::Channel;
 
 use crate::attempt::Reason;
-use crate::deliver::{Ledger, Outcome};
+use crate::deliver::{Failing, Ledger, Outcome};
 use crate::item::{Event, Place};
+use crate::progress::Progress;
 
 /// Bytes of the longest event that some client libraries can read, for example r3labs/sse and
 /// go-sse for Go. At a longer event they disconnect, reconnect and fail again, without end. See
 /// docs/clients.md.
 const READ_BY_ALL: usize = 64 * 1024;
+/// Retries that succeed within this time are not worth a line.
+const BEFORE_TELLING: Duration = Duration::from_secs(1);
+/// The time between two lines about the same trouble.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How many events had which outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -53,31 +57,44 @@ pub enum Early {
     Interrupted,
 }
 
+/// What is printed about a run that goes well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The id of each event, on stdout.
+    Ids,
+    /// The channel and id of each event, on stdout.
+    ChannelsAndIds,
+    /// A summary, on stderr.
+    Summary,
+    /// A line of JSON for each event and one for the run, on stdout.
+    Json,
+    /// Nothing.
+    Quiet,
+}
+
 /// Writes the reports of a run.
 pub struct Report<O, E> {
-    json: bool,
+    form: Form,
+    /// The address of the server, for messages.
+    to: String,
     out: O,
     err: E,
-    bar: Option<ProgressBar>,
-    /// The ids to print at the end: those of the DATA argument's events, or that of the first event
-    /// of many, which is printed if it stays the only one.
-    ids: Vec<(Channel, String)>,
+    progress: Option<Progress>,
     totals: Totals,
     /// Whether the warning about events too long for some clients was printed. It is printed once.
     told_of_length: bool,
+    /// When the trouble of this moment was last told of.
+    told_of_trouble: Option<Instant>,
 }
 
 impl Report<io::Stdout, io::Stderr> {
-    /// A report to this process's standard streams. With `many` events and a terminal it shows a
-    /// progress bar.
-    pub fn to_terminal(json: bool, many: bool) -> Self {
-        let mut report = Report::new(json, io::stdout(), io::stderr());
-        if many && !json && io::stderr().is_terminal() {
-            let style =
-                ProgressStyle::with_template("{spinner} published {human_pos} events, {per_sec}");
-            let bar = ProgressBar::new_spinner().with_style(style.expect("the template is valid"));
-            bar.enable_steady_tick(Duration::from_millis(200));
-            report.bar = Some(bar);
+    /// A report to this process's standard streams. With `progress` and a terminal it shows the
+    /// progress, of an input of `size` bytes if that is known.
+    pub fn to_terminal(form: Form, to: String, progress: bool, size: Option<u64>) -> Self {
+        let mut report = Report::new(form, to, io::stdout(), io::stderr());
+        let silent = matches!(form, Form::Json | Form::Quiet);
+        if progress && !silent && io::stderr().is_terminal() {
+            report.progress = Some(Progress::on_terminal(size));
         }
         report
     }
@@ -85,15 +102,16 @@ impl Report<io::Stdout, io::Stderr> {
 
 impl<O: Write, E: Write> Report<O, E> {
     /// A report to these writers, without a progress bar.
-    pub fn new(json: bool, out: O, err: E) -> Self {
+    pub fn new(form: Form, to: String, out: O, err: E) -> Self {
         Report {
-            json,
+            form,
+            to,
             out,
             err,
-            bar: None,
-            ids: Vec::new(),
+            progress: None,
             totals: Totals::default(),
             told_of_length: false,
+            told_of_trouble: None,
         }
     }
 
@@ -105,7 +123,7 @@ impl<O: Write, E: Write> Report<O, E> {
     /// Reports a line that is not a valid item.
     pub fn refused(&mut self, place: Place, reason: &Reason) {
         self.totals.failed += 1;
-        if self.json {
+        if self.form == Form::Json {
             let mut line = json!({ "outcome": "failed", "error": error(reason) });
             add_place(&mut line, place);
             self.print(&line.to_string());
@@ -113,13 +131,19 @@ impl<O: Write, E: Write> Report<O, E> {
         self.say(&format!("{}not published: {}", at(place, place), reason.text));
     }
 
-    /// Reports the outcomes of a batch, also of an interrupted one.
-    pub fn batch(&mut self, ledger: &Ledger) {
+    /// Reports the outcomes of a batch, also of an interrupted one. `done` is the bytes of the input
+    /// up to its end.
+    pub fn batch(&mut self, ledger: &Ledger, done: u64) {
         let mut failures: Option<Failures> = None;
         for (event, outcome) in ledger.outcomes() {
             self.count(&outcome, event);
-            if self.json {
-                self.print(&json_line(event, &outcome));
+            match (self.form, &outcome) {
+                (Form::Json, _) => self.print(&json_line(event, &outcome)),
+                (Form::Ids, Outcome::Published(id)) => self.print(id),
+                (Form::ChannelsAndIds, Outcome::Published(id)) => {
+                    self.print(&format!("{} {id}", event.channel));
+                }
+                _ => {}
             }
             let (published, reason) = match outcome {
                 Outcome::Published(_) => continue,
@@ -130,27 +154,46 @@ impl<O: Write, E: Write> Report<O, E> {
                 Some(run) if run.what == published && run.reason == reason => run.add(event),
                 _ => {
                     if let Some(run) = failures.replace(Failures::new(event, published, reason)) {
-                        self.say(&run.to_string());
+                        self.say(&run.text(&self.to));
                     }
                 }
             }
         }
         if let Some(run) = failures {
-            self.say(&run.to_string());
+            self.say(&run.text(&self.to));
         }
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.totals.published);
+        if let Some(progress) = &mut self.progress {
+            progress.reached(self.totals.published, done);
         }
         self.out.flush().ok();
     }
 
+    /// Shows the progress of this moment and the trouble, if there is any. Without a progress bar,
+    /// trouble is told after a second, and again now and then.
+    pub fn watch(&mut self, now: Instant, trouble: Option<&Failing>) {
+        let text = trouble.map(|Failing { why, until, .. }| {
+            let left = until.saturating_duration_since(now).as_millis().div_ceil(1000);
+            format!("retrying {}: {why} ({left} s left)", self.to)
+        });
+        let lasting = trouble.is_some_and(|failing| now >= failing.since + BEFORE_TELLING);
+        if let Some(progress) = &mut self.progress {
+            return progress.show(now, text.as_deref().filter(|_| lasting));
+        }
+        let told_lately = self.told_of_trouble.is_some_and(|told| now < told + TELL_AGAIN);
+        match text {
+            None => self.told_of_trouble = None,
+            Some(text) if lasting && !told_lately => {
+                self.told_of_trouble = Some(now);
+                self.say(&text);
+            }
+            Some(_) => {}
+        }
+    }
+
     fn count(&mut self, outcome: &Outcome, event: &Event) {
         match outcome {
-            Outcome::Published(id) => {
+            Outcome::Published(_) => {
                 self.totals.published += 1;
-                if event.place == Place::Argument || self.totals.published == 1 {
-                    self.ids.push((event.channel.clone(), id.clone()));
-                }
                 self.tell_of_length(event);
             }
             Outcome::Failed(_) => self.totals.failed += 1,
@@ -171,41 +214,39 @@ impl<O: Write, E: Write> Report<O, E> {
         }
     }
 
-    /// Prints the ids, or a summary. `last_line` is the last line that was tried; `None` if the
-    /// event was an argument.
-    pub fn finish(&mut self, elapsed: Duration, early: Option<Early>, last_line: Option<u64>) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+    /// Ends the report, with a summary if the form has one. `last` is the place of the last line that
+    /// was tried.
+    pub fn finish(&mut self, elapsed: Duration, early: Option<Early>, last: Place) {
+        if let Some(progress) = self.progress.take() {
+            progress.end();
         }
-        let early = early.zip(last_line);
-        if let Some((early, last_line)) = early {
+        let (what, number) = match last {
+            Place::Argument => ("", None),
+            Place::Line(number) => ("line", Some(number)),
+            Place::Number(number) => ("event", Some(number)),
+        };
+        if let (Some(early), Some(number)) = (early, number) {
             let why = match early {
                 Early::GaveUp => "gave up",
                 Early::Strict => "stopped, as --strict asks",
                 Early::Interrupted => "interrupted",
             };
-            self.say(&format!("{why}; nothing after line {last_line} was tried"));
+            self.say(&format!("{why}; nothing after {what} {number} was tried"));
         }
-        if self.json {
-            let Totals { published, failed, unknown } = self.totals;
-            let mut summary = json!({
-                "published": published, "failed": failed, "unknown": unknown,
-                "seconds": elapsed.as_secs_f64(),
-            });
-            if let Some((_, last_line)) = early {
-                summary["nothing_tried_after_line"] = last_line.into();
+        match self.form {
+            Form::Json => {
+                let Totals { published, failed, unknown } = self.totals;
+                let mut summary = json!({
+                    "published": published, "failed": failed, "unknown": unknown,
+                    "seconds": elapsed.as_secs_f64(), "to": self.to,
+                });
+                if let (Some(_), Some(number)) = (early, number) {
+                    summary[format!("nothing_tried_after_{what}")] = number.into();
+                }
+                self.print(&json!({ "summary": summary }).to_string());
             }
-            self.print(&json!({ "summary": summary }).to_string());
-        } else if self.totals == (Totals { published: 1, failed: 0, unknown: 0 }) {
-            for (_, id) in std::mem::take(&mut self.ids) {
-                self.print(&id);
-            }
-        } else if last_line.is_none() {
-            for (channel, id) in std::mem::take(&mut self.ids) {
-                self.print(&format!("{channel} {id}"));
-            }
-        } else {
-            self.say_plainly(&self.totals.summary(elapsed));
+            Form::Summary => self.say_plainly(&self.totals.summary(elapsed)),
+            Form::Ids | Form::ChannelsAndIds | Form::Quiet => {}
         }
         self.out.flush().ok();
     }
@@ -217,15 +258,21 @@ impl<O: Write, E: Write> Report<O, E> {
 
     fn say_plainly(&mut self, line: &str) {
         let err = &mut self.err;
-        let mut write = || writeln!(err, "{line}").ok();
-        match &self.bar {
-            Some(bar) => bar.suspend(write),
+        let mut write = || drop(writeln!(err, "{line}"));
+        match &self.progress {
+            Some(progress) => progress.aside(write),
             None => write(),
-        };
+        }
     }
 
     fn print(&mut self, line: &str) {
-        writeln!(self.out, "{line}").ok();
+        let out = &mut self.out;
+        let mut write = || drop(writeln!(out, "{line}"));
+        match &self.progress {
+            // Both may be the same terminal.
+            Some(progress) => progress.aside(write),
+            None => write(),
+        }
     }
 }
 
@@ -245,15 +292,15 @@ impl Failures {
     fn add(&mut self, event: &Event) {
         self.last = event.clone();
     }
-}
 
-impl std::fmt::Display for Failures {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&at(self.first.place, self.last.place))?;
-        if self.first.channel == self.last.channel {
-            write!(f, "channel {}: ", self.first.channel)?;
-        }
-        write!(f, "{}: {}", self.what, self.reason.text)
+    fn text(&self, to: &str) -> String {
+        let place = at(self.first.place, self.last.place);
+        let channel = if self.first.channel == self.last.channel {
+            format!("channel {}: ", self.first.channel)
+        } else {
+            String::new()
+        };
+        format!("{place}{channel}{}: {to}: {}", self.what, self.reason.text)
     }
 }
 
@@ -262,7 +309,11 @@ fn at(first: Place, last: Place) -> String {
         (Place::Line(first), Place::Line(last)) if first != last => {
             format!("lines {first} to {last}: ")
         }
+        (Place::Number(first), Place::Number(last)) if first != last => {
+            format!("events {first} to {last}: ")
+        }
         (Place::Line(line), _) => format!("line {line}: "),
+        (Place::Number(number), _) => format!("event {number}: "),
         (Place::Argument, _) => String::new(),
     }
 }
@@ -283,8 +334,10 @@ fn json_line(event: &Event, outcome: &Outcome) -> String {
 }
 
 fn add_place(line: &mut serde_json::Value, place: Place) {
-    if let Place::Line(number) = place {
-        line["line"] = number.into();
+    match place {
+        Place::Argument => {}
+        Place::Line(number) => line["line"] = number.into(),
+        Place::Number(number) => line["number"] = number.into(),
     }
 }
 
@@ -296,47 +349,4 @@ fn error(reason: &Reason) -> serde_json::Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::item::{ItemReader, parse_channels};
-
-    fn ledger(places: &[Place], channels: &str) -> Ledger {
-        let channels = parse_channels(channels.split(',')).unwrap();
-        let items = ItemReader { ndjson: false, channels, event: None, run: "r".into() };
-        Ledger::new(places.iter().flat_map(|&place| items.read(place, "x").unwrap()).collect())
-    }
-
-    fn finished(
-        json: bool,
-        ledger: &Ledger,
-        early: Option<Early>,
-        last: Option<u64>,
-    ) -> (String, String) {
-        let mut report = Report::new(json, Vec::new(), Vec::new());
-        report.batch(ledger);
-        report.finish(Duration::from_millis(1234), early, last);
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (text(report.out), text(report.err))
-    }
-
-    #[test]
-    fn neighbours_that_failed_alike_are_one_line() {
-        let ledger = ledger(&[Place::Line(3), Place::Line(4), Place::Line(5)], "a");
-        let (out, err) = finished(false, &ledger, Some(Early::GaveUp), Some(5));
-        assert_eq!(out, "");
-        let want = "sse-publish: lines 3 to 5: channel a: not published: not sent\n\
-            sse-publish: gave up; nothing after line 5 was tried\n\
-            published 0 events in 1.2 s, 3 not published\n";
-        assert_eq!(err, want);
-    }
-
-    #[test]
-    fn json_has_a_line_for_each_and_one_for_all() {
-        let ledger = ledger(&[Place::Line(1)], "a,b");
-        let (out, _) = finished(true, &ledger, None, Some(1));
-        let want = "{\"channel\":\"a\",\"error\":{\"detail\":\"not sent\"},\"line\":1,\"outcome\":\"failed\"}";
-        assert_eq!(out.lines().next(), Some(want));
-        let want = "{\"summary\":{\"failed\":2,\"published\":0,\"seconds\":1.234,\"unknown\":0}}";
-        assert_eq!(out.lines().nth(2), Some(want));
-    }
-}
+mod tests;

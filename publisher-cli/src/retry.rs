@@ -45,10 +45,14 @@ impl Patience {
         self.waits = waits(self.first, LONGEST_WAIT);
     }
 
+    /// The time of the first failure since the last success; `now` if there is none.
+    pub fn failing_since(&self, now: Instant) -> Instant {
+        self.failing_since.unwrap_or(now)
+    }
+
     /// How much longer attempts are made if none succeeds.
     pub fn left(&self, now: Instant) -> Duration {
-        let since = self.failing_since.unwrap_or(now);
-        self.budget.saturating_sub(now.saturating_duration_since(since))
+        self.budget.saturating_sub(now.saturating_duration_since(self.failing_since(now)))
     }
 
     /// How long to wait before the next attempt, at least `retry_after`; `None` to give up. The

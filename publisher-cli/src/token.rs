@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use sse_token::random::random_hex;
@@ -13,6 +13,7 @@ use sse_token::{Claims, MAX_BYTES, Right};
 use crate::access_args::{Lifetime, MakeArguments, SecretArguments, TokenArguments, TokenCommand};
 use crate::exit::{self, Failure};
 use crate::token_check;
+use crate::when::When;
 
 /// Runs `token` and its subcommands. Returns the exit code.
 pub fn run(arguments: &TokenArguments) -> Result<u8, Failure> {
@@ -41,10 +42,8 @@ fn claims(arguments: &MakeArguments) -> Result<Claims, Failure> {
     let mut claims: Claims = arguments.claims.iter().cloned().collect();
     let now = seconds_now();
     claims.insert("iat".to_owned(), now.into());
-    if let Lifetime::For(time) = arguments.expires {
-        // Rounded up, so that a token for half a second does not expire at once.
-        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-        claims.insert("exp".to_owned(), now.saturating_add(seconds).into());
+    if let Lifetime::Until(end) = arguments.expires {
+        claims.insert("exp".to_owned(), expiry(end, now)?.into());
     }
     let jti = match &arguments.jti {
         Some(jti) => jti.clone(),
@@ -79,6 +78,24 @@ fn claims(arguments: &MakeArguments) -> Result<Claims, Failure> {
         }
     }
     Ok(claims)
+}
+
+/// The second in which a token expires. Rounded up, so that a token for half a second does not expire
+/// at once.
+fn expiry(end: When, now: u64) -> Result<u64, Failure> {
+    let rounded = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    match end {
+        When::Away(time) => Ok(now.saturating_add(rounded(time))),
+        When::At(moment) => {
+            let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let end = rounded(since);
+            if end > now {
+                Ok(end)
+            } else {
+                Err(Failure::from("--expires is in the past".to_owned()))
+            }
+        }
+    }
 }
 
 /// Makes a secret, and prints it or writes it to a new file.

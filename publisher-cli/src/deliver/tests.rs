@@ -63,6 +63,10 @@ fn again(perhaps_published: bool) -> Answer {
 }
 
 impl Target for Server {
+    fn place(&self) -> String {
+        "http://a".to_owned()
+    }
+
     async fn send(&mut self, events: &[&Event]) -> Attempt {
         let all = events.len();
         match self.faults.next().unwrap_or(Fault::None) {
@@ -108,7 +112,7 @@ fn event(number: usize, channel: &str, bad: bool) -> Event {
 
 fn run(server: &mut Server, ledger: &mut Ledger, patience: Duration) -> Ending {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(deliver(server, ledger, patience, Duration::ZERO, |_, _| {}))
+    runtime.block_on(deliver(server, ledger, patience, Duration::ZERO, &Trouble::default()))
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -201,22 +205,41 @@ fn a_request_is_bounded_in_bytes_but_takes_one_event_of_any_size() {
     assert_eq!(Ledger::new(vec![huge, big(1)]).next_request(99), [0]);
 }
 
+/// Fails as told, and notes the trouble that is known before each attempt.
+struct Watched<'a> {
+    server: Server,
+    trouble: &'a Trouble,
+    seen: Vec<Option<String>>,
+}
+
+impl Target for Watched<'_> {
+    fn place(&self) -> String {
+        self.server.place()
+    }
+
+    async fn send(&mut self, events: &[&Event]) -> Attempt {
+        self.seen.push(self.trouble.now().map(|failing| failing.why));
+        self.server.send(events).await
+    }
+}
+
 #[test]
-fn a_failure_that_is_tried_again_is_told_once_until_something_succeeds() {
-    let faults = [Fault::Refuse, Fault::Refuse, Fault::Unavailable { from: 1 }, Fault::Refuse];
-    let mut server = Server::new(faults.to_vec());
-    let mut ledger = Ledger::new(vec![event(0, "a", false), event(1, "a", false)]);
+fn trouble_is_known_while_attempts_fail_and_over_when_one_succeeds() {
+    let faults = [Fault::Refuse, Fault::Refuse, Fault::None];
+    let trouble = Trouble::default();
+    let mut watched =
+        Watched { server: Server::new(faults.to_vec()), trouble: &trouble, seen: Vec::new() };
+    let mut ledger = Ledger::new(vec![event(0, "a", false)]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (patience, mut told) = (Duration::from_secs(3600), Vec::new());
-    let delivery = deliver(&mut server, &mut ledger, patience, Duration::ZERO, |why, left| {
-        told.push((why.text.clone(), left));
-    });
+    let hour = Duration::from_secs(3600);
+    let delivery = deliver(&mut watched, &mut ledger, hour, Duration::ZERO, &trouble);
     assert_eq!(runtime.block_on(delivery), Ending::Settled);
-    assert_eq!(told, [("again".to_owned(), patience), ("again".to_owned(), patience)]);
+    assert_eq!(watched.seen, [None, Some("again".to_owned()), Some("again".to_owned())]);
+    assert_eq!(trouble.now(), None);
+
     let mut server = Server::new(vec![Fault::Refuse]);
     let mut ledger = Ledger::new(vec![event(0, "a", false)]);
-    let delivery = deliver(&mut server, &mut ledger, Duration::ZERO, Duration::ZERO, |_, _| {
-        panic!("no other attempt will be made");
-    });
+    let delivery = deliver(&mut server, &mut ledger, Duration::ZERO, Duration::ZERO, &trouble);
     assert_eq!(runtime.block_on(delivery), Ending::GaveUp);
+    assert_eq!(trouble.now(), None, "no other attempt will be made");
 }

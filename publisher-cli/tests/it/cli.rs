@@ -34,14 +34,35 @@ pub fn start(arguments: &[&str]) -> Running {
     start_with(arguments, &[])
 }
 
+/// Starts a line of a shell, in which `sse-publish` is the binary, in a directory that is also the
+/// home.
+pub fn start_shell(line: &str, directory: &Path, url: &str) -> Running {
+    let binary = Path::new(env!("CARGO_BIN_EXE_sse-publish")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(directory);
+    let variables =
+        [("PATH", path.as_ref()), ("HOME", directory.as_os_str()), ("SSE_URL", url.as_ref())];
+    spawn(command, &variables)
+}
+
 /// Starts the binary with these additional environment variables.
 fn start_with(arguments: &[&str], variables: &[(&str, &OsStr)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-publish"));
-    for name in ["SSE_URL", "SSE_REDIS", "SSE_TOKEN", "SSE_KEY", "TRACEPARENT"] {
+    command.args(arguments);
+    spawn(command, variables)
+}
+
+fn spawn(mut command: Command, variables: &[(&str, &OsStr)]) -> Running {
+    // Without a home there is no configuration file of whoever runs the tests.
+    for name in ["HOME", "XDG_CONFIG_HOME", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TRACEPARENT"]
+    {
         command.env_remove(name);
     }
+    for name in ["URL", "REDIS", "TOKEN", "KEY", "PUBLISH_PROFILE", "PUBLISH_CONFIG"] {
+        command.env_remove(format!("SSE_{name}"));
+    }
     let mut child = command
-        .args(arguments)
         .envs(variables.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -81,7 +81,8 @@ fn a_channel_that_is_denied_is_named() {
     let run = run(&["mine,theirs", "x", "--redis", &url], "");
     assert_eq!(run.code, 1);
     assert!(
-        run.err.contains("channel theirs: not published: this user may not PUBLISH"),
+        run.err.contains("channel theirs: not published: redis://")
+            && run.err.contains(": this user may not PUBLISH"),
         "{}",
         run.err
     );
@@ -128,7 +129,12 @@ fn a_key_used_twice_is_one_event_or_a_conflict() {
     let lines = run.json();
     assert_eq!(lines[0]["id"], lines[1]["id"]);
     assert_eq!(lines[2]["error"]["type"], "SSECONFLICT");
-    assert!(run.err.contains("line 3: channel a: not published: idempotency_key"), "{}", run.err);
+    assert!(
+        run.err.contains("line 3: channel a: not published: redis://")
+            && run.err.contains(": idempotency_key"),
+        "{}",
+        run.err
+    );
     assert_eq!(redis.history("sse:history:a"), ["x"]);
 }
 

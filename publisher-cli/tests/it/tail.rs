@@ -73,7 +73,7 @@ fn a_refusal_is_the_end_and_says_why() {
         let gateway = ScriptedGateway::play(vec![reply(problem)]);
         let run = run(&["tail", "demo", "--url", &gateway.url], "");
         assert_eq!(run.code, 1);
-        assert_eq!(run.err, format!("sse-publish: HTTP {status}: because\n"));
+        assert_eq!(run.err, format!("sse-publish: {}: HTTP {status}: because\n", gateway.url));
         gateway.requests();
     }
 }
@@ -86,8 +86,8 @@ fn who_is_not_let_in_is_told_what_to_do() {
     let gateway = ScriptedGateway::play(vec![reply(answer)]);
     let run = run(&["tail", "demo", "--url", &gateway.url], "");
     assert_eq!(run.code, 1);
-    let told = "sse-publish: HTTP 401 Unauthorized: say who you are; give a --token or --key";
-    assert!(run.err.starts_with(told), "{}", run.err);
+    let told = "HTTP 401 Unauthorized: say who you are; give a --token or --key";
+    assert!(run.err.starts_with(&format!("sse-publish: {}: {told}", gateway.url)), "{}", run.err);
 }
 
 #[test]
