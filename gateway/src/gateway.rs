@@ -6,8 +6,8 @@ mod drain;
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use actix_server::ServerBuilder;
 use tokio::sync::watch;
@@ -81,6 +81,26 @@ pub struct Gateway {
     watch: Watch,
 }
 
+/// Tells whether a gateway's threads do their work, for a watchdog. It keeps nothing alive.
+#[derive(Debug, Clone)]
+pub struct Pulse(Weak<App>);
+
+impl Pulse {
+    /// Checks that each worker reads its inbox and that the broker's threads run their tasks. The
+    /// error names what did nothing within `patience`. Redis and the network play no part in it, and
+    /// a drain does not disturb it.
+    ///
+    /// # Errors
+    ///
+    /// A thread hangs, or is so busy that it does nothing else for that long.
+    pub async fn check(&self, patience: Duration) -> Result<(), String> {
+        match self.0.upgrade() {
+            Some(app) => app.lives(patience).await,
+            None => Ok(()),
+        }
+    }
+}
+
 impl Gateway {
     /// Binds both ports and connects to the broker. Waits for Redis for at most `patience`.
     pub async fn bind(config: Config, patience: Duration) -> Result<Self, StartError> {
@@ -152,6 +172,11 @@ impl Gateway {
     /// The gateway's metrics, for a program that embeds it.
     pub fn metrics(&self) -> Metrics {
         self.app.metrics.clone()
+    }
+
+    /// What a watchdog asks while the gateway runs.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(Arc::downgrade(&self.app))
     }
 
     /// Serves until `stop` is done, then drains: reports not ready, refuses new streams, and ends

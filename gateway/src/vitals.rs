@@ -17,7 +17,17 @@ pub struct Watch(mpsc::UnboundedReceiver<String>);
 pub struct Vitals {
     deaths: mpsc::UnboundedSender<String>,
     #[cfg(feature = "panic-on-demand")]
-    demands: std::sync::Arc<tokio::sync::broadcast::Sender<String>>,
+    demands: std::sync::Arc<tokio::sync::broadcast::Sender<(String, Trouble)>>,
+}
+
+/// What a test can do to a part.
+#[cfg(feature = "panic-on-demand")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It panics.
+    Panic,
+    /// It blocks its thread for ever.
+    Hang,
 }
 
 /// Held by a thread or task that must live. Unless `vitals` was taken out of it, dropping it
@@ -84,7 +94,7 @@ impl Vitals {
         life.await
     }
 
-    /// Runs `life` until it ends, or panics when this name is demanded.
+    /// Runs `life` until it ends, or until a test demands trouble of this name.
     #[cfg(feature = "panic-on-demand")]
     async fn until_told<T>(&self, name: &str, life: impl Future<Output = T>) -> T {
         let mut demands = self.demands.subscribe();
@@ -92,15 +102,19 @@ impl Vitals {
         loop {
             tokio::select! {
                 end = &mut life => return end,
-                demand = demands.recv() => assert_ne!(demand.as_deref(), Ok(name), "on demand"),
+                demand = demands.recv() => match demand {
+                    Ok((who, Trouble::Panic)) if who == name => panic!("on demand"),
+                    Ok((who, Trouble::Hang)) if who == name => loop { std::thread::park() },
+                    _ => {}
+                },
             }
         }
     }
 
-    /// Makes the part with this name panic, to test all this.
+    /// Makes the part with this name panic or hang, to test all this.
     #[cfg(feature = "panic-on-demand")]
-    pub fn demand_panic(&self, name: &str) {
-        let _ = self.demands.send(name.to_owned());
+    pub fn demand(&self, name: &str, trouble: Trouble) {
+        let _ = self.demands.send((name.to_owned(), trouble));
     }
 }
 

@@ -22,11 +22,12 @@ pub mod settings;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{Cmd, RedisError};
 use sse_contract::{Channel, EventId, Keys};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
 use crate::broker::redis::dispatch::IngestRequest;
@@ -58,6 +59,8 @@ pub struct RedisBroker {
 struct Threads {
     ended: watch::Sender<bool>,
     handles: Vec<JoinHandle<()>>,
+    /// The runtime of each thread, with the thread's name.
+    runtimes: Vec<(&'static str, Handle)>,
 }
 
 impl RedisBroker {
@@ -200,6 +203,12 @@ impl RedisBroker {
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
+    /// Checks that each thread of the broker still runs its tasks. The error names one that did not
+    /// until `end`. It does not ask Redis.
+    pub(crate) async fn threads_run(&self, end: Instant) -> Result<(), String> {
+        self.threads.run_tasks(end).await
+    }
+
     /// Begins a new epoch and returns the clock at which it begins.
     pub async fn fence(&self) -> Result<String, RedisError> {
         self.administer(&self.first().calls.fence()).await
@@ -228,7 +237,7 @@ impl RedisBroker {
 
 impl Threads {
     fn new() -> Self {
-        Threads { ended: watch::Sender::new(false), handles: Vec::new() }
+        Threads { ended: watch::Sender::new(false), handles: Vec::new(), runtimes: Vec::new() }
     }
 
     /// Runs a future on a thread of its own, until it ends or all threads are ended.
@@ -240,25 +249,38 @@ impl Threads {
     ) {
         let mut end = self.ended.subscribe();
         let watching = vitals.clone();
-        let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => {
-                runtime.block_on(watching.live(name, async {
-                    tokio::select! {
-                        () = work() => {}
-                        _ = end.wait_for(|ended| *ended) => {}
-                    }
-                    Ok::<_, Infallible>(())
-                }));
-                // The resolver of names may block for longer than a drain may take, and this thread
-                // is waited for.
-                runtime.shutdown_background();
-            }
-            Err(error) => watching.stillborn(name, &error),
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return vitals.stillborn(name, &error),
+        };
+        self.runtimes.push((name, runtime.handle().clone()));
+        let run = move || {
+            runtime.block_on(watching.live(name, async {
+                tokio::select! {
+                    () = work() => {}
+                    _ = end.wait_for(|ended| *ended) => {}
+                }
+                Ok::<_, Infallible>(())
+            }));
+            // The resolver of names may block for longer than a drain may take, and this thread is
+            // waited for.
+            runtime.shutdown_background();
         };
         match thread::Builder::new().name(name.to_owned()).spawn(run) {
             Ok(handle) => self.handles.push(handle),
             Err(error) => vitals.stillborn(name, &error),
         }
+    }
+
+    /// Has each thread run an empty task, until `end` at the latest.
+    async fn run_tasks(&self, end: Instant) -> Result<(), String> {
+        for (name, runtime) in &self.runtimes {
+            // A task that is cancelled says that the thread has ended, which is reported elsewhere.
+            let task = runtime.spawn(async {});
+            let ran = tokio::time::timeout_at(end.into(), task).await;
+            let _ = ran.map_err(|_| format!("the thread {name} does nothing"))?;
+        }
+        Ok(())
     }
 }
 

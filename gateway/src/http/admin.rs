@@ -122,14 +122,19 @@ where
 #[cfg(not(feature = "panic-on-demand"))]
 fn on_demand(_: &mut web::ServiceConfig) {}
 
-/// Adds `POST /panic/{who}`, which makes the thread or task with that name panic, for tests.
+/// Adds `POST /panic/{who}` and `POST /hang/{who}`, which make the thread or task with that name
+/// panic or hang, for tests.
 #[cfg(feature = "panic-on-demand")]
 fn on_demand(services: &mut web::ServiceConfig) {
-    async fn panic(who: web::Path<String>, vitals: web::Data<Vitals>) -> HttpResponse {
-        vitals.demand_panic(&who);
-        HttpResponse::Accepted().finish()
+    use crate::vitals::Trouble;
+
+    for (path, trouble) in [("/panic/{who}", Trouble::Panic), ("/hang/{who}", Trouble::Hang)] {
+        let demand = move |who: web::Path<String>, vitals: web::Data<Vitals>| async move {
+            vitals.demand(&who, trouble);
+            HttpResponse::Accepted().finish()
+        };
+        services.service(web::resource(path).post(demand));
     }
-    services.service(web::resource("/panic/{who}").post(panic));
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {

@@ -182,13 +182,7 @@ impl App {
     /// Asks every worker for its number of streams on a channel. Returns how many workers were
     /// asked, and the numbers that arrived within `patience`.
     async fn counts(&self, channel: &Channel, patience: Duration) -> (usize, Vec<usize>) {
-        #[expect(clippy::disallowed_methods, reason = "each worker answers once")]
-        let (answer, mut answers) = mpsc::unbounded_channel();
-        let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for hub in &hubs {
-            hub.tell(ToHub::Count(channel.clone(), answer.clone()));
-        }
-        drop(answer);
+        let (asked, mut answers) = self.ask_for_counts(channel);
         let mut counts = Vec::new();
         let all = async {
             // A drained hub has ended and does not answer; it has no subscribers to count.
@@ -197,7 +191,41 @@ impl App {
             }
         };
         let _ = tokio::time::timeout(patience, all).await;
-        (hubs.len(), counts)
+        (asked, counts)
+    }
+
+    /// Asks every worker for its number of streams on a channel. Returns how many workers were
+    /// asked, and where the numbers arrive. That ends when no further answer can come.
+    fn ask_for_counts(&self, channel: &Channel) -> (usize, mpsc::UnboundedReceiver<usize>) {
+        #[expect(clippy::disallowed_methods, reason = "each worker answers once")]
+        let (answer, answers) = mpsc::unbounded_channel();
+        let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+        for hub in hubs.iter() {
+            hub.tell(ToHub::Count(channel.clone(), answer.clone()));
+        }
+        (hubs.len(), answers)
+    }
+
+    /// Checks that every thread that streams depend on does its work. The error names the threads
+    /// that did nothing within `patience`.
+    ///
+    /// It uses no network. A lost Redis or a full public port would not be mended by a new process,
+    /// and its start would end all streams.
+    pub(crate) async fn lives(&self, patience: Duration) -> Result<(), String> {
+        let end = Instant::now() + patience;
+        let (asked, mut answers) = self.ask_for_counts(&probe_channel()?);
+        let mut answered = 0;
+        let all = async {
+            // A worker that has drained ends without an answer, and ends the wait for it.
+            while answers.recv().await.is_some() {
+                answered += 1;
+            }
+        };
+        if tokio::time::timeout_at(end.into(), all).await.is_err() {
+            return Err(format!("{answered} of {asked} workers answer within {patience:?}"));
+        }
+        let Broker::Redis(redis) = &self.broker else { return Ok(()) };
+        redis.threads_run(end).await
     }
 
     /// Checks that the public port answers a request and that every worker reads its inbox. The
@@ -214,8 +242,7 @@ impl App {
         let tls = self.config.tls.is_on();
         let answer = listener::ask(self.addr, tls, "HEAD /", patience, greeting).await;
         answer.map_err(|why| format!("the public port: {why}"))?;
-        let any: Channel = "readyz".parse().map_err(|error: ChannelError| error.to_string())?;
-        match self.counts(&any, end.saturating_duration_since(Instant::now())).await {
+        match self.counts(&probe_channel()?, end.saturating_duration_since(Instant::now())).await {
             (asked, answered) if answered.len() == asked => Ok(()),
             (asked, answered) => {
                 Err(format!("{} of {asked} workers answer within {patience:?}", answered.len()))
@@ -233,4 +260,9 @@ impl App {
         tracing::debug!(reject.reason = reason.as_str(), "refused");
         self.metrics.reject(reason);
     }
+}
+
+/// The channel of a question for which only the fact of an answer matters.
+fn probe_channel() -> Result<Channel, String> {
+    "readyz".parse().map_err(|error: ChannelError| error.to_string())
 }

@@ -261,15 +261,90 @@ fn a_supervisor_is_told_when_the_gateway_is_ready_and_when_it_stops() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sse-gateway"));
     command.env("NOTIFY_SOCKET", &path);
     let mut gateway = Program::start_by(command, &[]);
-    let told = || {
-        let mut message = [0; 256];
-        let length = socket.recv(&mut message).expect("a message within the bound");
-        String::from_utf8_lossy(&message[..length]).trim().to_owned()
-    };
-    assert_eq!(told(), "READY=1");
+    assert_eq!(told(&socket), "READY=1");
     gateway.signal(Signal::TERM);
-    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(told(&socket), "STOPPING=1");
     assert_eq!(gateway.end().code(), Some(0));
+}
+
+fn told(socket: &UnixDatagram) -> String {
+    let mut message = [0; 256];
+    let length = socket.recv(&mut message).expect("a message within the bound");
+    String::from_utf8_lossy(&message[..length]).trim().to_owned()
+}
+
+/// A gateway whose watchdog asks every 100 ms. systemd names the process that it watches, so the
+/// shell does.
+fn watched(socket: &std::path::Path, settings: &[&str]) -> Program {
+    let mut command = Command::new("sh");
+    let script = "WATCHDOG_PID=$$ WATCHDOG_USEC=300000 exec \"$0\" \"$@\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_sse-gateway")]).env("NOTIFY_SOCKET", socket);
+    Program::start_by(command, settings)
+}
+
+/// Without Redis, too: a start of the process would not bring Redis back.
+#[test]
+fn a_watchdog_hears_of_a_gateway_that_works_also_while_redis_is_away() {
+    let redis = Redis::start();
+    let dir = Scratch::new("notify");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    let url = format!("redis.url={}", redis.url());
+    let gateway = watched(&path, &["broker=redis", &url]);
+    assert_eq!(told(&socket), "READY=1");
+    assert_eq!(told(&socket), "WATCHDOG=1");
+    drop(redis);
+    let is_away = || gateway.metric("sse_broker_connected{broker=\"redis\"}") == Some(0.0);
+    eventually("Redis is away", is_away);
+    heard_of(&socket);
+    assert_eq!(told(&socket), "WATCHDOG=1");
+}
+
+/// Takes everything that was told until now.
+fn heard_of(socket: &UnixDatagram) -> usize {
+    socket.set_nonblocking(true).unwrap();
+    let count = std::iter::from_fn(|| socket.recv(&mut [0; 256]).ok()).count();
+    socket.set_nonblocking(false).unwrap();
+    count
+}
+
+/// Needs the feature `panic-on-demand`, with which scripts/test builds.
+#[cfg(feature = "panic-on-demand")]
+#[test]
+fn a_watchdog_hears_nothing_while_a_thread_hangs() {
+    let redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let on_redis = ["broker=redis", url.as_str()];
+    for (settings, who, named) in [
+        (&[][..], "a%20worker's%20hub", "0 of 2 workers answer"),
+        (&on_redis, "sse-ingest", "the thread sse-ingest does nothing"),
+        (&on_redis, "sse-publish", "the thread sse-publish does nothing"),
+        (&on_redis, "sse-history", "the thread sse-history does nothing"),
+    ] {
+        let dir = Scratch::new("notify");
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut gateway = watched(&path, settings);
+        let answer = request(gateway.admin, "POST", &format!("/hang/{who}"), &[], b"");
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        let mut log = BufReader::new(gateway.stderr.take().unwrap());
+        let mut until_it_hangs = || {
+            let mut line = String::new();
+            while !line.contains("a thread hangs") || !line.contains(named) {
+                line.clear();
+                assert_ne!(log.read_line(&mut line).unwrap(), 0, "no line with {named}");
+            }
+        };
+        // On a slow machine the first rounds may belong to the time before the thread hangs.
+        let quiet = (0..20).any(|_| {
+            until_it_hangs();
+            heard_of(&socket);
+            until_it_hangs();
+            heard_of(&socket) == 0
+        });
+        assert!(quiet, "{who}");
+    }
 }
 
 /// The clients send a head, and then nothing.

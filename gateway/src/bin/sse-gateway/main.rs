@@ -5,6 +5,7 @@
 mod args;
 mod help;
 mod operator;
+mod supervisor;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -120,7 +121,7 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     let mut stop = Box::pin(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         tracing::info!("stopping; a second signal ends it at once");
-        tell_supervisor(NotifyState::Stopping);
+        supervisor::tell(NotifyState::Stopping);
         #[expect(clippy::disallowed_methods, reason = "it ends the process")]
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
@@ -146,7 +147,8 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
         addr = %gateway.addr(), admin.addr = %gateway.admin_addr(),
         "listening; the live console is at {scheme}://{}/", gateway.addr()
     );
-    tell_supervisor(NotifyState::Ready);
+    supervisor::tell(NotifyState::Ready);
+    supervisor::feed_watchdog(gateway.pulse());
     if open {
         tracing::warn!(
             "auth.open: whoever reaches the public address may subscribe to everything and publish everything"
@@ -158,13 +160,6 @@ async fn serve(config: Config, args: &Args, log: &Log) -> Result<(), Ended> {
     })?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Tells systemd (`Type=notify`) how far the program is. Without `NOTIFY_SOCKET` nobody is told.
-fn tell_supervisor(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::warn!(%error, "the supervisor that NOTIFY_SOCKET names is not told");
-    }
 }
 
 /// Reads the configuration again at a hangup (SIGHUP) and applies what can change without a
