@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -73,6 +73,18 @@ alerts: ## Check the rules of Prometheus and test the alerts
 
 dashboard: ## Break Redis for a minute under load, run each query of the dashboard, draw docs/dashboard.png
 	scripts/dashboard --seconds 90 --outage 60 --picture docs/dashboard.png $(ARGS)
+
+kubernetes: ## Check deploy/kubernetes against the schemas of Kubernetes
+	scripts/kubernetes
+
+workflows: ## Check the workflows in .github against GitHub's schema
+	scripts/workflows
+
+release: ## Make the static programs, the Debian package, SBOMs and checksums in target/artifacts
+	scripts/release
+
+package-check: ## Install and start what `make release` made, in namespaces of its own; needs root
+	deploy/package-check
 
 fuzz: ## Fuzz every parser, ten minutes each; SECONDS=n, JOBS=n, TARGETS="a b"
 	scripts/fuzz --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),2) $(TARGETS)

@@ -113,6 +113,22 @@ fn what_compose_and_the_image_set_is_valid_together() {
     assert_eq!(config.redis.url, "redis://redis:6379");
 }
 
+/// The Debian package's file as it is installed, and that of Kubernetes with what the image and the
+/// Secret set.
+#[test]
+fn the_configurations_of_the_package_and_of_kubernetes_are_valid() {
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let file = deploy.join("debian/gateway.toml");
+    let package = Config::read(Some(&file), std::iter::empty(), &[]).unwrap();
+    assert!(package.server.listen.ip().is_loopback() && package.admin.listen.ip().is_loopback());
+    let image = variables(include_str!("../../../deploy/Dockerfile"));
+    let secret = ("SSE_REDIS__URL".into(), "redis://:secret@redis:6379".into());
+    let file = deploy.join("kubernetes/base/gateway.toml");
+    let pod = Config::read(Some(&file), image.into_iter().chain([secret]), &[]).unwrap();
+    assert!(pod.server.listen.ip().is_unspecified() && pod.admin.listen.ip().is_unspecified());
+    assert!(!pod.auth.open && !pod.stream.max_age.is_zero());
+}
+
 #[test]
 fn compose_publishes_on_loopback_until_somebody_says_otherwise() {
     let compose = include_str!("../../../docker-compose.yml");
