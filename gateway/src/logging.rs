@@ -84,19 +84,20 @@ impl Log {
     }
 
     /// Changes which lines pass, and returns which passed before. `tell` gets the same and logs the
-    /// change, at `info`. It is called while the more talkative of the two levels holds, so that the
-    /// log says why it falls silent.
+    /// change, at `info`. It is called once the new level holds, so that whoever reads the line can
+    /// rely on it; or before, if the new level lets no such line pass, so that the log says why it
+    /// falls silent.
     pub fn change_level(&self, level: &LogFilter, tell: impl FnOnce(&LogFilter)) -> LogFilter {
         let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *current, level.clone());
         // Fails only if the log is gone, and then nothing can report it.
         let change = || drop(self.passing.reload(Passing::new(level)));
-        if tracing::enabled!(Level::INFO) {
-            tell(&before);
+        if level.targets().would_enable("sse_gateway", &Level::INFO) {
             change();
+            tell(&before);
         } else {
-            change();
             tell(&before);
+            change();
         }
         before
     }
