@@ -74,6 +74,7 @@ fn the_output_does_not_depend_on_the_number_of_events() {
         for count in ["1", "2"] {
             let ids = run(&[channels, "x", "--count", count, "--url", &gateway.url], "");
             assert!(ids.out.lines().all(|line| line.split(' ').count() == columns), "{}", ids.out);
+            assert_eq!(ids.out.lines().count(), columns * count.parse::<usize>().unwrap());
             assert_eq!(ids.err, "");
         }
     }
