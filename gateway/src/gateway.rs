@@ -7,7 +7,7 @@ mod drain;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_server::ServerBuilder;
 use tokio::sync::watch;

@@ -113,6 +113,7 @@ class Stage:
         self.redis_address = f"{self.redis.arguments[2]}:{self.redis.arguments[4]}"
         # Short, so that a run of half a minute sees streams that come back too late.
         settings = {"history.max_len": 100, "stream.queue_events": 20, "stream.retry": "1s"}
+        settings |= {"admin.ready_needs_broker": "true", "admin.probe_interval": "500ms"}
         self.gateways = [processes.Gateway(program, directory, self.redis_address, settings) for _ in range(2)]
         self.memory = _memory_gateway(program, directory)
         self.prometheus = self._prometheus()

@@ -134,7 +134,7 @@ fn compose_publishes_on_loopback_until_somebody_says_otherwise() {
     let compose = include_str!("../../../docker-compose.yml");
     let ports: Vec<&str> =
         compose.lines().map(str::trim).filter(|line| line.starts_with("ports:")).collect();
-    assert_eq!(ports.len(), 2, "{ports:?}");
+    assert_eq!(ports.len(), 3, "{ports:?}");
     for port in ports {
         let loopback = ["ports: [\"127.0.0.1:", "ports: [\"${SSE_BIND:-127.0.0.1}:"];
         assert!(loopback.iter().any(|begin| port.starts_with(begin)), "{port}");
