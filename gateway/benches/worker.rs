@@ -106,6 +106,7 @@ impl Worker {
             checkpoints: true,
             annotate: false,
             about: None,
+            peer: None,
         };
         self.tasks.block_on(&self.runtime, async {
             for socket in sockets {

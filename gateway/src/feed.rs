@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub mod frame;
 pub mod gap;
 pub mod inbox;
+pub mod listing;
 pub mod publication;
 pub(crate) mod read;
 pub mod snapshot;

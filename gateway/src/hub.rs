@@ -7,6 +7,7 @@
 pub(crate) mod channels;
 pub(crate) mod clocks;
 pub(crate) mod fanout;
+pub(crate) mod listing;
 pub(crate) mod poller;
 pub(crate) mod rejoin;
 pub(crate) mod subscribers;

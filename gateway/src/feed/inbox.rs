@@ -12,6 +12,7 @@ use sse_contract::{Channel, EventId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::feed::frame::SharedFrame;
+use crate::feed::listing::{ChannelsStep, StreamsStep};
 use crate::feed::snapshot::Snapshot;
 
 /// A channel of a hub: an index, and a generation that tells it from earlier channels at that
@@ -67,6 +68,10 @@ pub enum ToHub {
     End(Whose),
     /// Count the connections that listen to the channel, and send the number to this sender.
     Count(Channel, mpsc::UnboundedSender<usize>),
+    /// Tell of some streams.
+    ListStreams(Box<StreamsStep>),
+    /// Tell of some channels.
+    ListChannels(ChannelsStep),
     /// The answer to reads.
     Snapshot {
         /// The partition that was read.

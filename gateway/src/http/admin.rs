@@ -1,4 +1,4 @@
-//! The admin port: metrics, health, readiness and revocation. It runs on a thread of its own, so
+//! The admin port: metrics, health, readiness, lists and revocation. It runs on a thread of its own, so
 //! that probes are answered even when the workers are busy.
 
 use std::future::ready;
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 
 use crate::http::app::App;
 use crate::http::connections;
+use crate::http::listing;
 use crate::http::log_level;
 use crate::http::problem::{Kind, Problem};
 use crate::http::routes::not_allowed;
@@ -51,10 +52,13 @@ pub(crate) fn server(
             .service(resource("/healthz", healthz))
             .service(resource("/healthz/broker", broker))
             .service(resource("/readyz", readyz))
+            .service(resource("/channels", listing::channels))
             .service(
                 web::resource("/connections")
-                    .route(web::delete().to(connections::revoke))
-                    .default_service(not_allowed("DELETE")),
+                    .get(listing::connections)
+                    .route(web::head().to(listing::connections))
+                    .delete(connections::revoke)
+                    .default_service(not_allowed("GET, HEAD, DELETE")),
             )
             .service(
                 web::resource("/log-level")
@@ -173,6 +177,7 @@ async fn broker(app: web::Data<App>) -> Result<HttpResponse, Problem> {
 async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::new(
         Kind::NotFound,
-        "the admin port has /metrics, /healthz, /healthz/broker, /readyz, /connections and /log-level",
+        "the admin port has /metrics, /healthz, /healthz/broker, /readyz, /connections, /channels and \
+         /log-level",
     ))
 }

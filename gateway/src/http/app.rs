@@ -50,6 +50,8 @@ pub(crate) struct App {
     /// Every worker's hub counts here.
     pub open_streams: Arc<OpenStreams>,
     hubs: Mutex<Vec<Arc<Inbox>>>,
+    /// Held by whoever walks through the hubs' tables.
+    pub walking: tokio::sync::Mutex<()>,
 }
 
 impl App {
@@ -96,12 +98,18 @@ impl App {
             max_streams,
             open_streams: Arc::default(),
             hubs: Mutex::default(),
+            walking: tokio::sync::Mutex::default(),
         }
     }
 
     /// Adds a worker's hub by its inbox.
     pub(crate) fn add_hub(&self, inbox: Arc<Inbox>) {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).push(inbox);
+    }
+
+    /// Every worker's hub, by its inbox.
+    pub(crate) fn hubs(&self) -> Vec<Arc<Inbox>> {
+        self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends a message to every worker's hub.

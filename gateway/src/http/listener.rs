@@ -3,8 +3,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -44,7 +46,7 @@ pub fn plain(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// The address at which this machine itself reaches a port that is bound to `addr`.
-fn local(mut addr: SocketAddr) -> SocketAddr {
+pub fn from_here(mut addr: SocketAddr) -> SocketAddr {
     if addr.ip().is_unspecified() {
         let loopback: IpAddr = match addr {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -53,6 +55,11 @@ fn local(mut addr: SocketAddr) -> SocketAddr {
         addr.set_ip(loopback);
     }
     addr
+}
+
+/// TLS to a port of this machine, for requests that carry no secrets: any certificate will do.
+pub fn own_tls() -> Arc<ClientConfig> {
+    pem::any_certificate()
 }
 
 /// Sends a request, such as `GET /readyz`, to a port of this machine, over TLS if `tls`, and returns
@@ -65,7 +72,7 @@ pub async fn ask(
     patience: Duration,
     greeting: impl FnOnce(IpAddr) -> &'static [u8],
 ) -> Result<String, String> {
-    let addr = local(addr);
+    let addr = from_here(addr);
     let ask = async {
         let mut stream = TcpStream::connect(addr).await?;
         stream.write_all(greeting(stream.local_addr()?.ip())).await?;

@@ -139,7 +139,8 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
         start = Some(start_from(header.as_bytes()));
     }
     let start = start.unwrap_or(Start::Now);
-    Ok(Subscription { channels: channels.into(), start, checkpoints, annotate, about: None })
+    let (about, peer) = (None, None);
+    Ok(Subscription { channels: channels.into(), start, checkpoints, annotate, about, peer })
 }
 
 /// The problem of a parameter that takes only `known` values, and has this one.

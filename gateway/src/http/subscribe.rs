@@ -23,7 +23,7 @@ use crate::hub::Hub;
 use crate::metrics::Rejection;
 use crate::stream::body_pipe::Carrier;
 use crate::stream::story::Story;
-use crate::stream::subscription::{About, Refusal, Subscription};
+use crate::stream::subscription::{About, HttpVersion, Peer, Refusal, Subscription};
 
 /// Handles `GET /events`: opens a stream, or sends the client away.
 pub(crate) async fn get(
@@ -53,6 +53,7 @@ pub(crate) async fn get(
         Err(refused) => return Ok(come_back(&request, &app, Away::Client(refused))),
     };
     subscription.about = about(&grant, &asking, &subscription);
+    subscription.peer = Some(Peer { client: asking.client.ip, http: version(&request) });
     let old = request.version() == Version::HTTP_10;
     let connection = request.conn_data::<TakeoverOrder>();
     let order = connection
@@ -100,6 +101,14 @@ fn about(grant: &Grant, asking: &Asking<'_>, subscription: &Subscription) -> Opt
         about.get_or_insert_default().story = Some(story);
     }
     about
+}
+
+fn version(request: &HttpRequest) -> HttpVersion {
+    match request.version() {
+        Version::HTTP_2 => HttpVersion::V2,
+        Version::HTTP_10 => HttpVersion::V10,
+        _ => HttpVersion::V11,
+    }
 }
 
 /// Marks an HTTP/1.0 response as ended by its connection's close, because HTTP/1.0 has no chunks

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 
 use slab::Slab;
-use sse_contract::Channel;
+use sse_contract::{Channel, EventId};
 
 use crate::feed::inbox::ChannelKey;
+use crate::feed::listing::{ChannelEntry, ChannelsPart, ChannelsStep, STEP};
 
 /// The worker's channels.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ struct Entry {
     partition: u16,
     attached: bool,
     subscribers: Vec<u32>,
+    /// The last event handed out; [`EventId::ZERO`] if there was none.
+    last: EventId,
 }
 
 /// The result of adding a subscriber.
@@ -65,6 +68,7 @@ impl Channels {
                     partition,
                     attached: false,
                     subscribers: Vec::new(),
+                    last: EventId::ZERO,
                 });
                 self.by_name.insert(name.clone(), slot);
                 slot
@@ -107,6 +111,17 @@ impl Channels {
         (entry.generation == key.generation).then_some(entry.partition)
     }
 
+    /// Notes that an event of the channel is handed out. Returns the channel's partition; `None` if
+    /// the channel is gone.
+    pub(crate) fn hands_out(&mut self, key: ChannelKey, id: EventId) -> Option<u16> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        entry.last = id;
+        Some(entry.partition)
+    }
+
     /// The name of the channel at this index.
     pub(crate) fn name(&self, slot: u32) -> &Channel {
         &self.entries[slot as usize].name
@@ -140,5 +155,23 @@ impl Channels {
         let slot = self.by_name.get(name);
         let all = slot.map_or(&[][..], |&slot| &self.entries[slot as usize].subscribers);
         all.iter().map(|connection| *connection as usize).collect()
+    }
+
+    /// The index of the channel of this name; `None` if there is none.
+    pub(crate) fn slot(&self, name: &Channel) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Tells of the channels in some of the table's places.
+    pub(crate) fn list(&self, step: &ChannelsStep) -> ChannelsPart {
+        let (end, places) = (step.from.saturating_add(STEP), self.entries.capacity());
+        let visited = (step.from..end.min(places)).filter_map(|slot| self.entries.get(slot));
+        let wanted = visited.filter(|entry| entry.name.as_str().starts_with(&*step.prefix));
+        let tell = |entry: &Entry| {
+            let last = Some(entry.last).filter(|last| *last > EventId::ZERO);
+            let subscribers = entry.subscribers.len();
+            (entry.name.clone(), ChannelEntry { subscribers, last })
+        };
+        ChannelsPart { entries: wanted.map(tell).collect(), next: (end < places).then_some(end) }
     }
 }

@@ -35,6 +35,9 @@ impl Subscribers {
                 // The receiver may be gone.
                 let _ = answer.send(self.channels.count(&channel));
             }
+            // The asker may have given up.
+            ToHub::ListStreams(step) => drop(step.answer.try_send(self.list_streams(&step))),
+            ToHub::ListChannels(step) => drop(step.answer.try_send(self.channels.list(&step))),
             ToHub::Snapshot { partition, snapshot, tokens, cached } => {
                 self.snapshot(partition, &snapshot, &tokens, cached);
             }
@@ -47,7 +50,7 @@ impl Subscribers {
         for (n, (key, frame)) in run.iter().enumerate() {
             let Some(id) = frame.id else { continue };
             // Nobody listens to a channel that is gone.
-            let Some(partition) = self.channels.partition(*key) else { continue };
+            let Some(partition) = self.channels.hands_out(*key, id) else { continue };
             if !self.clock(partition).precedes(id) {
                 self.fan_out(&run[start..n]);
                 self.lag_all(partition);

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -28,7 +28,7 @@ use crate::stream::outbox::Deciseconds;
 use crate::stream::sink::{ClientSide, Sink};
 use crate::stream::story::StreamId;
 use crate::stream::strand::{Membership, Strand};
-use crate::stream::subscription::{About, Held, Subscription, Waiter};
+use crate::stream::subscription::{About, Held, Peer, Subscription, Waiter};
 
 /// Lines of one kind that a worker logs in a second at most.
 const LINES: u32 = 5;
@@ -38,6 +38,9 @@ const LINES: u32 = 5;
 pub(crate) struct Subscribers {
     pub(crate) connections: Slab<Connection>,
     pub(crate) channels: Channels,
+    /// Who opened each stream, by the stream's slot. Only a list reads it, so it stands beside the
+    /// connections, which every delivery reads.
+    peers: Vec<Option<Peer>>,
     /// What to drop when a stream ends, by the stream's slot. Most streams have no entry.
     pub(crate) held: HashMap<usize, Held>,
     /// A clock for each partition, by its number.
@@ -51,6 +54,8 @@ pub(crate) struct Subscribers {
     pub(crate) debug_lines: Sampler,
     pub(crate) cells: Arc<Cells>,
     began: Instant,
+    /// The same moment on the system's clock.
+    began_at: SystemTime,
     generation: u32,
     /// Scratch space: what a join handed out.
     pub(crate) outputs: Vec<Output>,
@@ -80,6 +85,7 @@ impl Subscribers {
     ) -> Self {
         Subscribers {
             connections: Slab::new(),
+            peers: Vec::new(),
             channels: Channels::default(),
             held: HashMap::new(),
             clocks: (0..broker.partitions()).map(|_| Clock::new()).collect(),
@@ -91,6 +97,7 @@ impl Subscribers {
             debug_lines: Sampler::new(LINES),
             cells,
             began: Instant::now(),
+            began_at: SystemTime::now(),
             generation: 0,
             outputs: Vec::new(),
             ends: Vec::new(),
@@ -104,6 +111,17 @@ impl Subscribers {
 
     pub(crate) fn now(&self) -> Deciseconds {
         (self.began.elapsed().as_millis() / 100) as Deciseconds
+    }
+
+    /// A time of this hub in milliseconds since 1970. It is the same whenever it is asked for.
+    pub(crate) fn unix_millis(&self, time: Deciseconds) -> u64 {
+        let began = self.began_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        began.as_millis() as u64 + u64::from(time) * 100
+    }
+
+    /// Who opened a stream, if the hub was told.
+    pub(crate) fn peer(&self, slot: usize) -> Option<Peer> {
+        self.peers.get(slot).copied().flatten()
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -145,6 +163,8 @@ impl Subscribers {
         connection.about = subscription.about;
         self.forms[form as usize] += 1;
         let slot = self.connections.insert(connection);
+        self.peers.resize(self.peers.len().max(slot + 1), None);
+        self.peers[slot] = subscription.peer;
         let mut unattached = 0;
         for channel in channels.iter() {
             let added = self.channels.add(channel, partition, slot as u32);

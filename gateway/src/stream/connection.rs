@@ -298,6 +298,11 @@ impl Connection {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
+    /// What is queued; `None` if nothing is.
+    pub(crate) fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_deref()
+    }
+
     /// Whether something is queued.
     pub(crate) fn pending(&self) -> bool {
         self.outbox.is_some()

@@ -89,6 +89,8 @@ pub struct Join {
     /// The client was let in before the stream had a position, so events published since may be
     /// missing.
     late: bool,
+    /// The connection was live before.
+    was_live: bool,
 }
 
 impl Join {
@@ -107,13 +109,19 @@ impl Join {
             conflated: Vec::new(),
             unopened: true,
             late: false,
+            was_live: false,
         }
     }
 
     /// Creates a join for a connection that was live up to `position`.
     pub fn resumed(position: EventId, limits: Limits) -> Self {
         let account = Account::resumed(position);
-        Join { account, unopened: false, ..Join::new(Start::After(position), limits) }
+        Join {
+            account,
+            unopened: false,
+            was_live: true,
+            ..Join::new(Start::After(position), limits)
+        }
     }
 
     /// Whether the join reads history, and does not only wait for its first position.
@@ -130,6 +138,18 @@ impl Join {
     /// live.
     pub fn conflating(self, conflated: Vec<bool>) -> Self {
         Join { conflated, ..self }
+    }
+
+    /// Everything at or below this was handed out or told missing; `None` while the join has no
+    /// position.
+    pub fn position(&self) -> Option<EventId> {
+        let known = matches!(self.start, Start::After(_)).then(|| self.account.position());
+        known.filter(|position| *position > EventId::ZERO)
+    }
+
+    /// Whether the connection was live before.
+    pub fn was_live(&self) -> bool {
+        self.was_live
     }
 
     /// The lowest clock that a cached page may have.

@@ -110,6 +110,19 @@ impl Outbox {
         self.blocks.len()
     }
 
+    /// How many events are not accepted as a whole.
+    pub(crate) fn events(&self) -> usize {
+        self.blocks.iter().filter(|block| matches!(block, Block::Shared(_))).count()
+    }
+
+    /// The first id of the events that are not accepted as a whole.
+    pub(crate) fn first_id(&self) -> Option<EventId> {
+        self.blocks.iter().find_map(|block| match block {
+            Block::Shared(frame) => frame.id,
+            Block::Own(_) | Block::Head(_) => None,
+        })
+    }
+
     /// Whether everything was accepted.
     pub(crate) fn is_empty(&self) -> bool {
         self.blocks.is_empty()

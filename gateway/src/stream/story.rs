@@ -66,6 +66,11 @@ impl Story {
         self.bytes += bytes as u64;
     }
 
+    /// Events and bytes written.
+    pub(crate) fn written(&self) -> (u64, u64) {
+        (self.events, self.bytes)
+    }
+
     /// The client was let in.
     pub(crate) fn opened(&mut self, id: StreamId, subject: Option<&str>) {
         tracing::debug!(

@@ -1,6 +1,7 @@
 //! What a client asked for, and why a stream may be refused.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +25,39 @@ pub struct Subscription {
     /// What is known of the client. `None` for most: neither expiry nor a revocation of a subject
     /// or token can end the stream, and the log does not tell of it.
     pub about: Option<Box<About>>,
+    /// Who asked, for whoever lists the streams.
+    pub peer: Option<Peer>,
+}
+
+/// Who opened a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The version of HTTP that it speaks with this gateway, or the proxy in front does.
+    pub http: HttpVersion,
+}
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0
+    V10,
+    /// HTTP/1.1
+    V11,
+    /// HTTP/2
+    V2,
+}
+
+impl HttpVersion {
+    /// The version's number.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HttpVersion::V10 => "1.0",
+            HttpVersion::V11 => "1.1",
+            HttpVersion::V2 => "2",
+        }
+    }
 }
 
 /// What is known of a stream's client, and how long the stream may last.
@@ -40,6 +74,11 @@ pub struct About {
 }
 
 impl About {
+    /// Events and bytes written; `None` if they are not counted.
+    pub(crate) fn written(&self) -> Option<(u64, u64)> {
+        self.story.as_ref().map(Story::written)
+    }
+
     /// Counts what was written.
     pub(crate) fn wrote(&mut self, events: u64, bytes: usize) {
         if let Some(story) = &mut self.story {

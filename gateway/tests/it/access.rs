@@ -7,7 +7,7 @@ use sse_token::{Algorithm, SigningKey};
 
 use crate::support::{Answer, Redis, Subscriber, TestGateway, eventually, request};
 
-const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
+pub const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
 /// Lets each subject subscribe to `user:{sub}:*`, in addition to the token's own claims.
 const JWT: (&str, &str) = (
     "auth.jwt.keys",

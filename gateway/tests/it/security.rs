@@ -140,6 +140,7 @@ fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
         ("GET", "/connections"),
         ("GET", "/log-level"),
         ("PUT", "/log-level"),
+        ("GET", "/channels?prefix=a"),
     ] {
         assert_eq!(request(gateway.addr, method, path, &[], b"").status, 404, "{method} {path}");
     }
@@ -151,11 +152,31 @@ fn the_admin_port_is_for_programs_of_this_machine_and_for_keys() {
     // A page in the operator's own browser is refused, by whatever name it reached this port.
     assert_eq!(revoke(here, &[("Origin", "http://rebound.example:9090")]), 403);
     assert_eq!(revoke(here, &[("Origin", "null")]), 403);
+    let read = |to: SocketAddr, path: &str, headers: &[(&str, &str)]| {
+        request(to, "GET", path, headers, b"").status
+    };
+    for list in ["/connections", "/channels"] {
+        assert_eq!(read(here, list, &[]), 200);
+        assert_eq!(read(here, list, &[("Origin", "http://rebound.example:9090")]), 403);
+        // With a GET of its own site a page sends no `Origin`, but the name that was rebound.
+        let rebound = format!(
+            "GET {list} HTTP/1.1\r\nHost: rebound.example:9090\r\nConnection: close\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(here).unwrap();
+        stream.write_all(rebound.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"Host\""), "{answer}");
+    }
     let there = SocketAddr::new(outside(), gateway.admin.port());
     if !there.ip().is_loopback() {
         assert_eq!(revoke(there, &[]), 401);
         assert_eq!(revoke(there, &[("X-API-Key", "another-key-0123456789-0123456789")]), 401);
         assert_eq!(revoke(there, &[("X-API-Key", key)]), 200);
+        for list in ["/connections", "/channels"] {
+            assert_eq!(read(there, list, &[]), 401);
+            assert_eq!(read(there, list, &[("X-API-Key", key)]), 200);
+        }
         // Another service's token beside the key does not invalidate the key.
         let both = [("Authorization", "Bearer somebody.elses.token"), ("X-API-Key", key)];
         assert_eq!(revoke(there, &both), 200);

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use sse_gateway::config::sources::Flag;
 
 use crate::help;
+use crate::top::TopArgs;
 
 /// Fans events out to browsers over Server-Sent Events, from Redis or from memory.
 #[derive(Debug, Clone, Parser)]
@@ -65,6 +66,8 @@ pub enum Command {
         #[arg(long, requires = "apply")]
         yes: bool,
     },
+    /// Show live what one or several gateways do: streams, rates, delays, slow readers, Redis
+    Top(TopArgs),
     /// Begin a new epoch: after a history was deleted by hand, say
     #[command(after_long_help = help::FENCE)]
     Fence,

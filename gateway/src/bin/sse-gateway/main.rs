@@ -6,6 +6,7 @@ mod args;
 mod help;
 mod operator;
 mod supervisor;
+mod top;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -68,6 +69,12 @@ fn main() -> ExitCode {
             Some(Command::Healthcheck) => operator::healthcheck(&config).await.map_err(Ended::from),
             Some(Command::Settings { apply, yes }) => {
                 operator::settings(config, &settings, *apply, *yes).await.map_err(Ended::from)
+            }
+            Some(Command::Top(args)) => {
+                top::run(args, &config).await.map_err(|failed| match failed {
+                    top::Failed::Usage(error) => Ended { code: USAGE, error },
+                    top::Failed::Other(error) => Ended { code: 1, error },
+                })
             }
             Some(Command::Fence) => operator::fence(config).await.map_err(Ended::from),
             Some(Command::Defaults) => Ok(()),

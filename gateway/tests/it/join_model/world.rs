@@ -213,9 +213,14 @@ impl<'a> World<'a> {
         client.stream = Stream::None;
         let worker = &self.gateways[g].workers[w];
         let channels = client.names.clone();
-        let (start_at, checkpoints, annotate) = (start.clone(), true, false);
-        let subscription =
-            Subscription { channels, start: start_at, checkpoints, annotate, about: None };
+        let subscription = Subscription {
+            channels,
+            start: start.clone(),
+            checkpoints: true,
+            annotate: false,
+            about: None,
+            peer: None,
+        };
         let opening = worker.hub.open(Framing::Plain, subscription);
         client.connect(start, (g, w), worker.at, opening);
     }
