@@ -67,6 +67,7 @@ pub enum Command {
         yes: bool,
     },
     /// Show live what one or several gateways do: streams, rates, delays, slow readers, Redis
+    #[command(after_long_help = help::TOP)]
     Top(TopArgs),
     /// Begin a new epoch: after a history was deleted by hand, say
     #[command(after_long_help = help::FENCE)]

@@ -102,3 +102,29 @@ Exit codes:
   0   A new epoch has begun
   1   Redis cannot be reached, or refused
   64  The command line or the configuration is not valid";
+
+/// For `top`.
+pub const TOP: &str = "\
+It reads /metrics and /connections of each admin port, and changes nothing.
+Keys: q quits, p pauses, s changes the order of the streams, arrows scroll, ? helps.
+
+Examples:
+  # The gateway on this machine
+  sse-gateway top
+  # Two gateways
+  sse-gateway top --admin 10.0.0.3:9090 --admin 10.0.0.4:9090
+  # All gateways behind a name, with their streams
+  SSE_KEY=KEY sse-gateway top --admin https://gateways.internal:9090
+  # One frame as plain text
+  sse-gateway top --once
+
+Environment:
+  SSE_KEY            An API key with admin=true
+  SSL_CERT_FILE      Certificates to trust for https instead of the system's
+  COLUMNS            The width of --once, 80 or more
+  NO_COLOR           Set: no colours
+
+Exit codes:
+  0   Ended by a key or a signal, or every gateway answered (--once)
+  1   A gateway did not answer (--once), or the terminal is gone
+  64  The command line or the configuration is not valid, or there is no terminal";
