@@ -106,7 +106,7 @@ class Load(threading.Thread):
 class Publishers:
     """Publishes numbers to the channels in turn, at this rate, until stop()."""
 
-    def __init__(self, port, token, per_second, threads=4):
+    def __init__(self, port, token, per_second, threads=12):
         self.port, self.headers = port, {"Authorization": f"Bearer {token}"}
         self.pause = threads / per_second
         self.published = [0] * CHANNELS
@@ -165,7 +165,7 @@ def faults(load, published):
     return lost, doubled, disordered
 
 
-def histogram(times, began, width=5):
+def histogram(times, began, width=2):
     """Returns how many reconnects began in each span of `width` seconds."""
     counts = collections.Counter(int((at - began) // width) * width for at in times)
     return {f"{at}-{at + width} s": counts[at] for at in range(0, max(counts, default=0) + width, width)}
