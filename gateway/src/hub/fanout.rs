@@ -109,10 +109,11 @@ impl Subscribers {
         let (key, _) = &run[picks[0] as usize];
         let Some(partition) = self.channels.partition(*key) else { return false };
         let mut row = std::mem::take(&mut self.row);
-        let in_a_row = self.in_a_row(run, picks, &mut row);
+        // Streams of several channels queue the events and write them together later.
+        let write = readers != Readers::OfSeveral;
+        let in_a_row = if write { self.in_a_row(run, picks, &mut row) } else { Default::default() };
         let batch = Batch::new(partition, run, picks, in_a_row);
         let (now, limits) = (self.now(), self.queue_limits());
-        let write = readers != Readers::OfSeveral;
         let (mut whole, mut bytes) = (0, 0);
         let (mut written, mut missed, mut others) = (Traffic::default(), 0, false);
         for &slot in self.channels.subscribers(*key) {
