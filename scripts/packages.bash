@@ -15,6 +15,9 @@ need() {
 # In a subshell, so that its trap runs and its variables end with it.
 install_missing() (
     echo "${0##*/}: installing ${missing[*]}" >&2
+    # Another script may install at the same time, and apt-get does not wait for all of its locks.
+    exec 9>"${TMPDIR:-/tmp}/sse-gateway-packages.lock"
+    flock 9
     # Debian's server packages start their servers, which would still run after a test run.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
