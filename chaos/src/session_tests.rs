@@ -100,6 +100,13 @@ impl Scene {
         self.take(at, 1, "gap", &data.to_string());
     }
 
+    /// A gap with the reason `late`, which has no id.
+    fn late(&mut self) {
+        let late = r#"{"channel":"*","reason":"late"}"#.to_owned();
+        let block = Block { id: String::new(), event: "gap".to_owned(), data: late };
+        self.session.take(&block, &mut self.ledger, &mut self.tally);
+    }
+
     /// Adds an inventory of what Redis keeps.
     fn keeps(&mut self, seqs: &[u32]) {
         let ids = seqs.iter().map(|seq| (1, self.id(*seq, 1)));
@@ -187,9 +194,7 @@ fn a_late_first_position_must_say_so() {
     moment();
     scene.publish(1);
     scene.fault(Fault::RedisPause);
-    let late = r#"{"channel":"*","reason":"late"}"#.to_owned();
-    let block = Block { id: String::new(), event: "gap".to_owned(), data: late };
-    scene.session.take(&block, &mut scene.ledger, &mut scene.tally);
+    scene.late();
     scene.checkpoint(2, 1);
     scene.publish(3);
     scene.event(3);
@@ -199,9 +204,16 @@ fn a_late_first_position_must_say_so() {
 #[test]
 fn late_without_a_fault_is_false() {
     let mut scene = Scene::of(0, From::Now);
-    let late = r#"{"channel":"*","reason":"late"}"#.to_owned();
-    let block = Block { id: String::new(), event: "gap".to_owned(), data: late };
-    scene.session.take(&block, &mut scene.ledger, &mut scene.tally);
+    scene.late();
+    scene.finds(&[(Wrong::FalseGap, 1)]);
+}
+
+#[test]
+fn late_after_a_position_is_false() {
+    let mut scene = Scene::new(1);
+    scene.event(1);
+    scene.fault(Fault::RedisPause);
+    scene.late();
     scene.finds(&[(Wrong::FalseGap, 1)]);
 }
 

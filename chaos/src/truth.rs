@@ -131,11 +131,10 @@ impl Gap {
             }
             ("no_history", _) => need(settings.max_len == 0, "there is a history"),
             ("late", _) => {
-                let first = session.first.map_or(self.step, |_| self.step);
                 let open = &session.opens[self.open];
                 let from_ms = open.at_ms.saturating_sub(HEARD_MS);
                 let broken = tally.touched(from_ms, self.read_ms, |_| true);
-                need(first == 0 && broken, "nothing was broken, or there was a position")
+                need(self.step == 0 && broken, "nothing was broken, or there was a position")
             }
             ("conflated", Some(channel)) => {
                 let latest = settings.policy(&channel_name(channel)) == Policy::Latest;

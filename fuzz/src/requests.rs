@@ -1,13 +1,16 @@
 //! The raw head of a stream request: the subscription is what the query says, and the credentials
 //! are those in the request.
 
+use std::sync::OnceLock;
+
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, Uri};
 use actix_web::test::TestRequest;
 use sse_contract::Channel;
-use sse_gateway::access::client::ClientAddr;
+use sse_gateway::Config;
 use sse_gateway::access::credentials::Credentials;
+use sse_gateway::config::ServerConfig;
 use sse_gateway::config::origins::AllowedOrigins;
 use sse_gateway::http::asking::Asking;
 use sse_gateway::http::request;
@@ -17,6 +20,7 @@ use crate::cursors::is_meant;
 
 const MOST_CHANNELS: usize = 5;
 const COOKIE: &str = "sse_token";
+const PROXY: [u8; 4] = [10, 0, 0, 1];
 
 /// Reads a head, if it is valid HTTP/1.1.
 pub fn run(data: &[u8]) {
@@ -30,6 +34,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let mut request = TestRequest::default().method(method).uri(&uri.to_string());
+    request = request.peer_addr((PROXY, 1).into());
     for header in head.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(header.value)) {
@@ -39,7 +44,9 @@ pub fn run(data: &[u8]) {
     let request = request.to_http_request();
     subscription(&request);
     credentials(&request);
-    site(&request);
+    for trusts in [true, false] {
+        site(&request, trusts);
+    }
     let _ = request::check_body(&request);
     let streams = request.headers().get_all("Accept").any(|value| {
         String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains("text/event-stream")
@@ -113,8 +120,7 @@ fn subscription(request: &HttpRequest) {
 /// Credentials are in the request, each in one place.
 fn credentials(request: &HttpRequest) {
     let Ok(pairs) = request::query_pairs(request.query_string()) else { return };
-    let client = ClientAddr::told([192, 0, 2, 1].into());
-    let asking = Asking { request, client };
+    let asking = Asking::of(request, server(false));
     let Ok(shown) = Credentials::of(&asking, COOKIE, &pairs) else { return };
     let all = |name: &str| -> Vec<String> {
         let values = request.headers().get_all(name);
@@ -141,13 +147,27 @@ fn credentials(request: &HttpRequest) {
     assert_eq!(shown.token, token);
 }
 
-/// The origin of another site is never taken for that of this host.
-fn site(request: &HttpRequest) {
+/// A gateway that trusts `PROXY`, or another address.
+fn server(trusts: bool) -> &'static ServerConfig {
+    static SERVERS: OnceLock<[ServerConfig; 2]> = OnceLock::new();
+    let servers = SERVERS.get_or_init(|| {
+        ["192.0.2.1", "10.0.0.0/8"].map(|network| {
+            let pairs = [("server.trusted_proxies".to_owned(), network.to_owned())];
+            Config::load(None, std::iter::empty(), &pairs).expect("a configuration").server
+        })
+    });
+    &servers[usize::from(trusts)]
+}
+
+/// The origin of another site is never taken for that of this host. `X-Forwarded-Host` names this
+/// host only if the request comes from a proxy that the gateway trusts.
+fn site(request: &HttpRequest, trusts: bool) {
+    let (server, told) = (server(trusts), trusts.then_some("X-Forwarded-Host"));
     let allowed: AllowedOrigins =
         serde_json::from_str(r#"["https://app.example.org"]"#).expect("origins");
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let Some(origin) = header("Origin") else { return };
-    let own = ["Host", "X-Forwarded-Host"].iter().filter_map(|name| header(name)).any(|host| {
+    let own = ["Host"].into_iter().chain(told).filter_map(header).any(|host| {
         let host = host.to_ascii_lowercase();
         let of = |scheme: &str, port: &str| {
             let plain = host.strip_suffix(port).unwrap_or(&host);
@@ -157,7 +177,7 @@ fn site(request: &HttpRequest) {
         of("http", ":80") || of("https", ":443")
     });
     let listed = origin == "https://app.example.org";
-    let foreign = request::foreign_origin(request, &allowed).is_some();
+    let foreign = request::foreign_origin(request, &allowed, server).is_some();
     assert!(foreign || own || listed, "{origin} is taken for this site's");
-    assert_eq!(foreign, request::check_origin(request, &allowed).is_err());
+    assert_eq!(foreign, request::check_origin(request, &allowed, server).is_err());
 }

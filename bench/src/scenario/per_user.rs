@@ -86,11 +86,9 @@ fn straight(case: &Case, options: &Options, output: &mut Output) -> Result<(Wind
         ..case.plan(&gateway)
     };
     let mut redis = Vec::new();
-    let mut look = |_| redis.push(shared.cpu().total());
-    let window = Window::measure(&gateway, &load, &plan, case.timing(), &mut look);
-    look(0);
-    // This includes what Redis did after the window, which is little: publishers stop after the
-    // round trip that they wait for.
+    let window = Window::measure(&gateway, &load, &plan, case.timing(), |_| {
+        redis.push(shared.cpu().total());
+    });
     let used = redis.last().zip(redis.first()).map_or(f64::NAN, |(end, start)| end - start);
     let window = window.checked()?.without(used);
     let redis = used * 1e6 / window.deliveries().max(1) as f64;

@@ -90,15 +90,20 @@ fn both(options: &Options) -> Result<Found, String> {
         expected: Published::expected,
     };
     let rest = || (shared.cpu() + second.cpu()).total();
-    let mut before = 0.0;
+    // The readers of both gateways are measured over the same seconds. `measure` returns only when
+    // the publishers have stopped and the first gateway's readers have settled.
+    let (mut used, mut measured) = (0.0, Measured::default());
     let window = Window::measure(&first, &readers, &plan, timing, |second| {
         if second == 0 {
-            before = rest();
+            used = -rest();
             others.begin();
         }
+        if second == timing.time.as_secs() {
+            measured = others.end();
+            used += rest();
+        }
     });
-    let measured = others.end();
-    let window = window.checked()?.without(rest() - before);
+    let window = window.checked()?.without(used);
     let settled = others.settle(window.published.expected(), settling);
     Ok(Found { window, measured, settled })
 }

@@ -127,7 +127,8 @@ fn one(kind: Kind, stall: bool, options: &Options) -> Result<Found, String> {
     };
     let mut memory = Vec::new();
     let window = Window::measure(&server, &load, &plan, timing, |second| {
-        if second % SAMPLE == 0 {
+        // The last sample is taken later.
+        if second % SAMPLE == 0 && second < timing.time.as_secs() {
             memory.push((second, server.memory().anonymous));
         }
         if options.resume && second == RESUME_AT {

@@ -52,7 +52,8 @@ pub struct Window {
 
 impl Window {
     /// Measures a window. `each_second` is called each second with the seconds since the window
-    /// began, from 0 on.
+    /// began: first with 0 at its beginning, last with all of them at its end, before events that
+    /// are still on their way may settle. What it measures at these two is of the same window.
     pub fn measure(
         server: &Server,
         load: &Load,
@@ -66,9 +67,9 @@ impl Window {
         let (cpu, own, machine) = (server.cpu(), own_cpu(), proc::machine_cpu());
         load.begin();
         let began = clock::now();
-        for second in 0..timing.time.as_secs() {
+        for second in 0..=timing.time.as_secs() {
+            clock::sleep_until(began + second * SECOND);
             each_second(second);
-            clock::sleep_until(began + (second + 1) * SECOND);
         }
         let measured = load.end();
         let cpu = server.cpu() - cpu;

@@ -3,6 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod alarm;
+pub(crate) mod backoff;
 pub mod calls;
 pub(crate) mod connector;
 pub mod dispatch;

@@ -4,6 +4,7 @@
 //! `Targets` takes any word for a target, so a misspelt level or target would silently log nothing.
 //! Here such a word is an error.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -11,24 +12,37 @@ use strsim::damerau_levenshtein;
 use tracing_subscriber::filter::Targets;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// The targets of this program's own lines: its modules, and two kinds of line that have a target
-/// of their own, `publishing` and `streams`.
-const OWN: [&str; 15] = [
-    "sse_gateway::access",
-    "sse_gateway::broker",
-    "sse_gateway::config",
-    "sse_gateway::feed",
-    "sse_gateway::gateway",
-    "sse_gateway::http",
+/// The targets of this program's own lines: the modules that log, and two kinds of line that have a
+/// target of their own, `publishing` and `streams`.
+const OWN: [&str; 28] = [
+    "sse_gateway",
+    "sse_gateway::access::admission",
+    "sse_gateway::access::cluster_streams",
+    "sse_gateway::access::forward",
+    "sse_gateway::access::key_set",
+    "sse_gateway::broker::redis::calls",
+    "sse_gateway::broker::redis::dispatch",
+    "sse_gateway::broker::redis::history",
+    "sse_gateway::broker::redis::ingest",
+    "sse_gateway::broker::redis::library",
+    "sse_gateway::broker::redis::outage",
+    "sse_gateway::broker::redis::publish",
+    "sse_gateway::broker::redis::publish_thread",
+    "sse_gateway::gateway::drain",
+    "sse_gateway::http::app",
+    "sse_gateway::http::arrival",
+    "sse_gateway::http::certificate",
+    "sse_gateway::http::log_level",
+    "sse_gateway::http::readiness",
+    "sse_gateway::http::revoke",
+    "sse_gateway::http::subscribe",
+    "sse_gateway::http::takeover",
     "sse_gateway::hub",
-    "sse_gateway::logging",
-    "sse_gateway::metrics",
+    "sse_gateway::hub::rejoin",
     "sse_gateway::panics",
     "sse_gateway::publishing",
-    "sse_gateway::stream",
     "sse_gateway::streams",
-    "sse_gateway::vitals",
-    "sse_gateway::worker",
+    "sse_gateway::supervisor",
 ];
 /// The libraries in this program that log.
 const LIBRARIES: [&str; 9] = [
@@ -82,6 +96,7 @@ fn check(part: &str) -> Result<(), String> {
     }
     let (target, level) = match part.split_once('=') {
         None if is_level(part) => return Ok(()),
+        None if part.contains("::") => (part, None),
         None if !is_target(part) => return Err(format!("{part:?} is no level; {ALLOWED}")),
         None => (part, None),
         Some((target, level)) => (target, Some(level)),
@@ -93,27 +108,35 @@ fn check(part: &str) -> Result<(), String> {
 }
 
 /// Whether lines can have this target. A filter takes a target for the beginning of others: `actix`
-/// means `actix_http` and `actix_server`.
+/// means `actix_http` and `actix_server`. The modules of a library are not known.
 fn is_target(text: &str) -> bool {
     let within = |known: &str| text.strip_prefix(known).is_some_and(|rest| rest.starts_with("::"));
-    let mut all = OWN.iter().chain(&LIBRARIES);
-    !text.is_empty() && all.any(|known| known.starts_with(text) || within(known))
+    let begins_one = OWN.iter().chain(&LIBRARIES).any(|known| known.starts_with(text));
+    !text.is_empty() && (begins_one || LIBRARIES.iter().any(|known| within(known)))
 }
 
-/// Says that nothing has this target, with the nearest one, or all.
+/// The modules that a target is in, from the crate on, and the target itself.
+fn with_parents(target: &str) -> impl Iterator<Item = &str> {
+    target.match_indices("::").map(|(at, _)| &target[..at]).chain([target])
+}
+
+/// Says that nothing has this target, with the nearest one, or with those that are beside it.
 fn unknown(target: &str) -> String {
-    let crates = ["sse_gateway"].into_iter().chain(LIBRARIES);
-    let near = crates.clone().chain(OWN).map(|known| (damerau_levenshtein(target, known), known));
-    match near.filter(|(distance, _)| *distance <= 2).min() {
-        Some((_, near)) => format!("nothing is logged by {target:?}; the nearest target is {near}"),
-        None if target.starts_with("sse_gateway::") => {
-            format!("nothing is logged by {target:?}; there are {}", OWN.join(", "))
-        }
-        None => {
-            let all: Vec<&str> = crates.collect();
-            format!("nothing is logged by {target:?}; lines come from {}", all.join(", "))
-        }
+    let own: BTreeSet<&str> = OWN.into_iter().flat_map(with_parents).collect();
+    let known = own.iter().copied().chain(LIBRARIES);
+    let near = known.map(|known| (damerau_levenshtein(target, known), known));
+    if let Some((_, near)) = near.filter(|(distance, _)| *distance <= 2).min() {
+        return format!("nothing is logged by {target:?}; the nearest target is {near}");
     }
+    let beside: Vec<&str> = match with_parents(target).filter(|part| own.contains(part)).last() {
+        Some(parent) => {
+            let child =
+                |known: &str| known.rsplit_once("::").is_some_and(|(above, _)| above == parent);
+            own.into_iter().filter(|known| *known == parent || child(known)).collect()
+        }
+        None => ["sse_gateway"].into_iter().chain(LIBRARIES).collect(),
+    };
+    format!("nothing is logged by {target:?}; lines come from {}", beside.join(", "))
 }
 
 impl AsRef<str> for LogFilter {
@@ -130,8 +153,8 @@ impl fmt::Display for LogFilter {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::path::Path;
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -150,6 +173,9 @@ mod tests {
             "sse_gateway",
             "info,sse_gateway::streams=debug",
             "info,sse_gateway::broker::redis=trace",
+            "info,sse_gateway::broker::redis::ingest=trace",
+            "info,sse_gateway::supervisor",
+            "info,sse_gateway::broker::red=trace",
             "actix=debug,info",
             "h2::proto=debug, info",
         ] {
@@ -177,7 +203,25 @@ mod tests {
             ("inof", "\"inof\" is no level"),
             ("sse_gatway=debug", "the nearest target is sse_gateway"),
             ("info,sse_gateway::strems=debug", "the nearest target is sse_gateway::streams"),
-            ("info,sse_gateway::nothing=debug", "sse_gateway::broker, sse_gateway::config"),
+            (
+                "info,sse_gateway::broker::redys=debug",
+                "the nearest target is sse_gateway::broker::redis",
+            ),
+            ("info,sse_gateway::broker::redys", "the nearest target is sse_gateway::broker::redis"),
+            (
+                "sse_gateway::broker::redis::igest=debug",
+                "the nearest target is sse_gateway::broker::redis::ingest",
+            ),
+            // It is there, but does not log.
+            ("sse_gateway::stream::join=debug", "lines come from sse_gateway, sse_gateway::access"),
+            (
+                "sse_gateway::hub::nothing=debug",
+                "lines come from sse_gateway::hub, sse_gateway::hub::rejoin",
+            ),
+            ("sse_gateway::streams::nothing=debug", "lines come from sse_gateway::streams"),
+            ("info,sse_gateway::nothing=debug", "sse_gateway::broker, sse_gateway::gateway"),
+            ("sse_contract::frame=debug", "lines come from sse_gateway, actix_codec"),
+            ("sse_token=debug", "lines come from sse_gateway, actix_codec"),
             ("actix_htp=debug", "the nearest target is actix_http"),
             ("info,sqlx=debug", "lines come from sse_gateway, actix_codec"),
             ("=debug", "nothing is logged by \"\""),
@@ -241,19 +285,65 @@ mod tests {
         assert_eq!(logging, LIBRARIES);
     }
 
-    #[test]
-    fn the_known_targets_are_the_modules_and_what_the_source_names() {
-        let modules = file("src/lib.rs");
-        let modules = modules.lines().filter_map(|line| {
-            let line = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
-            Some(format!("sse_gateway::{}", line.strip_prefix("mod ")?.trim_end_matches(';')))
-        });
-        let mut expected: BTreeSet<String> = modules.collect();
-        for source in ["src/http/trace.rs", "src/stream/story.rs"] {
-            let text = file(source);
-            let name = text.split("= \"sse_gateway::").nth(1).expect("a target of its own");
-            expected.insert(format!("sse_gateway::{}", name.split('"').next().unwrap()));
+    fn add_sources(directory: &Path, sources: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                add_sources(&path, sources);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(path);
+            }
         }
-        assert_eq!(OWN.map(str::to_owned).into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+
+    /// The module that a file is. The program's own files are in a crate of the same name.
+    fn module(file: &Path) -> String {
+        let file = file.strip_prefix("bin/sse-gateway").unwrap_or(file).with_extension("");
+        let parts = file.iter().map(|part| part.to_str().unwrap());
+        let parts = parts.filter(|part| !["lib", "main"].contains(part));
+        ["sse_gateway"].into_iter().chain(parts).collect::<Vec<_>>().join("::")
+    }
+
+    /// The targets of the lines that a source without its tests logs: its module's, or a constant's
+    /// that it names.
+    fn logged(module: &str, text: &str) -> Vec<String> {
+        let named = |constant: &str| {
+            let text = text.split(&format!("const {constant}: &str = \"")).nth(1);
+            text.expect("a target is a constant of its file").split('"').next().unwrap().to_owned()
+        };
+        let calls = ["error!(", "warn!(", "info!(", "debug!(", "trace!("];
+        let calls = text.split("tracing::").filter_map(|rest| {
+            calls.iter().find_map(|call| rest.strip_prefix(call)).map(str::trim_start)
+        });
+        let target = |call: &str| match call.strip_prefix("target: ") {
+            Some(constant) => named(constant.split(',').next().unwrap()),
+            None => module.to_owned(),
+        };
+        calls.map(target).collect()
+    }
+
+    #[test]
+    fn the_known_targets_are_those_that_the_source_logs_with() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let (mut sources, mut expected) = (Vec::new(), BTreeSet::new());
+        add_sources(&root, &mut sources);
+        for path in sources {
+            let name = path.strip_prefix(&root).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for import in text.split("use tracing::").skip(1) {
+                let import = import.split(';').next().unwrap();
+                let macros = import
+                    .split(|c: char| !c.is_alphanumeric())
+                    .any(|word| ["error", "warn", "info", "debug", "trace"].contains(&word));
+                assert!(
+                    !macros,
+                    "{name:?}: this test finds tracing::{import} only where it is written out"
+                );
+            }
+            expected.extend(logged(&module(name), text));
+        }
+        let known: BTreeSet<String> = OWN.map(str::to_owned).into();
+        assert_eq!(known, expected, "left: OWN; right: the source");
     }
 }

@@ -9,19 +9,20 @@ use crate::config::ServerConfig;
 use crate::config::origins::AllowedOrigins;
 use crate::http::{client_addr, request};
 
-/// A request and its client's address.
+/// A request, its client's address, and which proxies are trusted.
 #[derive(Debug)]
 pub struct Asking<'a> {
     /// The request.
     pub request: &'a HttpRequest,
     /// The client's address.
     pub client: ClientAddr,
+    server: &'a ServerConfig,
 }
 
 impl<'a> Asking<'a> {
-    /// Wraps `request`; `server` says which proxies may name its client.
-    pub fn of(request: &'a HttpRequest, server: &ServerConfig) -> Self {
-        Asking { request, client: client_addr::of(request, server) }
+    /// Wraps `request`; `server` says which proxies may name its client and this site.
+    pub fn of(request: &'a HttpRequest, server: &'a ServerConfig) -> Self {
+        Asking { request, client: client_addr::of(request, server), server }
     }
 }
 
@@ -47,6 +48,6 @@ impl Asker for Asking<'_> {
     }
 
     fn foreign_origin(&self, listed: &AllowedOrigins) -> Option<String> {
-        request::foreign_origin(self.request, listed)
+        request::foreign_origin(self.request, listed, self.server)
     }
 }

@@ -40,17 +40,26 @@ pub fn of_request(
     client
 }
 
-/// The client of a request. The connection's own client comes from the connection's data, or else
-/// from its peer address.
+/// The client of a request.
 pub fn of(request: &HttpRequest, server: &ServerConfig) -> ClientAddr {
+    of_request(of_connection(request, server), request.headers(), server)
+}
+
+/// Whether the headers of a request were written by a trusted proxy. A proxy that names its client
+/// by the PROXY protocol writes no headers, so those are its client's.
+pub fn is_of_trusted_proxy(request: &HttpRequest, server: &ServerConfig) -> bool {
+    server.trusted_proxies.contain(of_connection(request, server).ip)
+}
+
+/// The client of a request's connection, from the connection's data or else from its peer address.
+fn of_connection(request: &HttpRequest, server: &ServerConfig) -> ClientAddr {
     let peer = || {
         // A connection that ended before its peer address was read has none. Its answer reaches
         // nobody, so any address will do.
         let ip = request.peer_addr().map_or(IpAddr::V4([0, 0, 0, 0].into()), |peer| peer.ip());
         ClientAddr::of_peer(ip, &server.trusted_proxies)
     };
-    let connection = request.conn_data::<ClientAddr>().copied().unwrap_or_else(peer);
-    of_request(connection, request.headers(), server)
+    request.conn_data::<ClientAddr>().copied().unwrap_or_else(peer)
 }
 
 fn header_name(header: ForwardedHeader) -> HeaderName {

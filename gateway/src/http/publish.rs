@@ -42,7 +42,7 @@ pub(crate) async fn one(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_origin(&request, &app.config.cors.origins, &app.config.server)?;
     request::check_certificate(&request, &app.config.tls)?;
     request::check_body(&request)?;
     let channel = request::path_channel(&request)?;
@@ -82,7 +82,7 @@ pub(crate) async fn many(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_origin(&request, &app.config.cors.origins, &app.config.server)?;
     request::check_certificate(&request, &app.config.tls)?;
     request::check_body(&request)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());

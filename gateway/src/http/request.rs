@@ -12,8 +12,9 @@ use percent_encoding::percent_decode;
 use sse_contract::{Channel, Cursor, EventType};
 
 use crate::access::asker::NotUtf8;
-use crate::config::TlsConfig;
 use crate::config::origins::AllowedOrigins;
+use crate::config::{ServerConfig, TlsConfig};
+use crate::http::client_addr;
 use crate::http::problem::{Kind, Problem};
 use crate::http::takeover::TakeoverOrder;
 use crate::http::transport::Client;
@@ -182,10 +183,15 @@ fn looks_like_a_position(name: &str, value: &str) -> bool {
 }
 
 /// Refuses a page of another site that is not among the allowed origins. CORS alone would not do:
-/// it keeps such a page from reading the answer, but the event would be published.
-pub fn check_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Result<(), Problem> {
+/// it keeps such a page from reading the answer, but the event would be published. `server` says
+/// which proxies may name this site.
+pub fn check_origin(
+    request: &HttpRequest,
+    allowed: &AllowedOrigins,
+    server: &ServerConfig,
+) -> Result<(), Problem> {
     let Some(origin) = header(request, "Origin") else { return Ok(()) };
-    if allowed.allow(origin) || is_own(request, origin) {
+    if allowed.allow(origin) || is_own(request, origin, server) {
         return Ok(());
     }
     let detail =
@@ -194,12 +200,17 @@ pub fn check_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Result<(
 }
 
 /// The page's origin, if the page belongs to another site that `allowed` does not list by name. A
-/// wildcard does not count: it admits requests without cookies only.
-pub fn foreign_origin(request: &HttpRequest, allowed: &AllowedOrigins) -> Option<String> {
+/// wildcard does not count: it admits requests without cookies only. `server` says which proxies
+/// may name this site.
+pub fn foreign_origin(
+    request: &HttpRequest,
+    allowed: &AllowedOrigins,
+    server: &ServerConfig,
+) -> Option<String> {
     match header(request, "Origin") {
         Some(origin) => {
             let listed = allowed.listed().iter().any(|listed| listed == origin);
-            (!listed && !is_own(request, origin)).then(|| origin.to_owned())
+            (!listed && !is_own(request, origin, server)).then(|| origin.to_owned())
         }
         // Browsers send no `Origin` with requests for resources that a page includes, such as
         // images (Fetch Metadata, W3C).
@@ -212,11 +223,14 @@ fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
-fn is_own(request: &HttpRequest, origin: &str) -> bool {
+fn is_own(request: &HttpRequest, origin: &str, server: &ServerConfig) -> bool {
     // HTTP/2 carries the host in `:authority`, which actix puts into the URL.
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let named = authority.filter(|_| request.version() == Version::HTTP_2);
-    let own = [named, header(request, "Host"), header(request, "X-Forwarded-Host")];
+    // Anybody can write this header. Only a trusted proxy's says under which name pages know us.
+    let told = header(request, "X-Forwarded-Host")
+        .filter(|_| client_addr::is_of_trusted_proxy(request, server));
+    let own = [named, header(request, "Host"), told];
     own.into_iter().flatten().any(|host| is_of_host(origin, host))
 }
 

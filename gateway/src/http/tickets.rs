@@ -15,7 +15,7 @@ pub(crate) async fn issue(
     request: HttpRequest,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(&request, &app.config.cors.origins)?;
+    request::check_origin(&request, &app.config.cors.origins, &app.config.server)?;
     match app.access.ticket(&Asking::of(&request, &app.config.server), &app.broker).await {
         Ok((ticket, seconds)) => Ok(HttpResponse::Created()
             .insert_header((header::CACHE_CONTROL, "no-store"))

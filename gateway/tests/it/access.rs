@@ -250,6 +250,34 @@ fn a_cookie_is_taken_of_pages_of_this_site_and_of_those_listed() {
     gateway.settled();
 }
 
+/// Anybody can write a proxy's header.
+#[test]
+fn a_forwarded_host_names_this_site_only_where_a_trusted_proxy_tells_it() {
+    let cookie = format!("sse_token={}", token(json!({ "sub": "42", "publish": ["*"] })));
+    let told = [
+        ("Cookie", cookie.as_str()),
+        ("Origin", "https://gw.example"),
+        ("X-Forwarded-Host", "gw.example:443"),
+    ];
+    let query = "channel=user:42:mail";
+    let trusting = TestGateway::memory(&[JWT, ("server.trusted_proxies", "127.0.0.0/8")]);
+    drop(opened(&trusting, query, &told));
+    assert_eq!(trusting.post("/channels/a", &told, b"x").status, 200);
+    let another = told.map(|(name, value)| (name, value.replace("gw.example:", "other.example:")));
+    let another = [0, 1, 2].map(|n| (another[n].0, another[n].1.as_str()));
+    assert_eq!(trusting.post("/channels/a", &another, b"x").status, 403);
+    for settings in [&[JWT][..], &[JWT, ("server.trusted_proxies", "10.0.0.0/8")]] {
+        let gateway = TestGateway::memory(settings);
+        let is_foreign = |answer: Answer| {
+            assert_eq!(answer.status, 403, "{}", answer.body);
+            assert_eq!(answer.json()["type"], "urn:sse-gateway:foreign-origin");
+        };
+        is_foreign(gateway.post("/channels/a", &told, b"x"));
+        is_foreign(gateway.post("/tickets", &told, b""));
+        is_foreign(refused(&gateway, query, &told));
+    }
+}
+
 /// With `cors.origins = "*"` a page of any site may use the gateway, but not with a cookie.
 #[test]
 fn any_origin_is_no_origin_for_cookies() {

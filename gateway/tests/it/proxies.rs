@@ -11,8 +11,10 @@ use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
+use sse_gateway::Config;
 use sse_lab::event_stream::Reader;
 use sse_lab::listener::Listener;
 
@@ -68,10 +70,18 @@ impl Proxy {
 
     #[track_caller]
     fn between(kind: Kind, gateways: [Ports; 2]) -> Self {
+        // HAProxy must not notice by its timeouts that a client left.
+        Self::with_timeout(kind, gateways, "1h")
+    }
+
+    /// The timeout is that of HAProxy for a silent gateway or client. The other proxies keep
+    /// theirs.
+    #[track_caller]
+    fn with_timeout(kind: Kind, gateways: [Ports; 2], timeout: &str) -> Self {
         let (addr, tls) = (own_addr(), own_addr());
         let dir = Scratch::new("proxy");
         let mut command = match kind {
-            HaProxy => haproxy(addr, tls, gateways, dir.path()),
+            HaProxy => haproxy(addr, tls, gateways, timeout, dir.path()),
             Nginx => nginx(addr, tls, gateways, dir.path()),
             BareNginx => bare_nginx(addr, gateways, dir.path()),
             Caddy => caddy(addr, tls, gateways, dir.path()),
@@ -179,7 +189,13 @@ fn certify(dir: &Path) {
     fs::write(dir.join("site.pem"), both.concat()).unwrap();
 }
 
-fn haproxy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) -> Command {
+fn haproxy(
+    addr: SocketAddr,
+    tls: SocketAddr,
+    gateways: [Ports; 2],
+    timeout: &str,
+    dir: &Path,
+) -> Command {
     certify(dir);
     let [one, two] = gateways;
     let checked = |ports: Ports| format!("{} port {}", ports.0, ports.1.port());
@@ -195,10 +211,9 @@ fn haproxy(addr: SocketAddr, tls: SocketAddr, gateways: [Ports; 2], dir: &Path) 
             ("bind :80\n", format!("bind {addr}\n")),
             ("bind :443 ", format!("bind {tls} ")),
             ("/etc/haproxy/", format!("{}/", dir.display())),
-            // HAProxy must not notice by these timeouts that a client left.
-            ("timeout server 45s", "timeout server 1h".to_owned()),
-            ("timeout client 120s", "timeout client 1h".to_owned()),
-            ("timeout client-fin 5s", "timeout client-fin 1h".to_owned()),
+            ("timeout server 45s", format!("timeout server {timeout}")),
+            ("timeout client 120s", format!("timeout client {timeout}")),
+            ("timeout client-fin 5s", format!("timeout client-fin {timeout}")),
         ],
     );
     let file = dir.join("haproxy.cfg");
@@ -401,6 +416,54 @@ fn apache_notices_a_client_that_left_at_the_next_heartbeats() {
     gateway.settled();
     drop(Curl::live(&proxy, "channel=demo"));
     gateway.settled();
+}
+
+/// `timeout server` ends the silent streams, so those that were opened before have outlived it by
+/// then.
+#[test]
+fn heartbeats_keep_a_stream_open_and_haproxy_ends_one_without_them() {
+    let beats = TestGateway::memory(&[("stream.heartbeat", "1s")]);
+    let hangs = TestGateway::memory(&[QUIET]);
+    let [before_beats, before_hangs] = [&beats, &hangs]
+        .map(|gateway| Proxy::with_timeout(HaProxy, [(gateway.addr, gateway.admin); 2], "5s"));
+    let mut plain = before_beats.live("channel=demo");
+    let mut over_http_2 = Curl::live(&before_beats, "channel=demo");
+    let silent = before_hangs.live("channel=demo");
+    let silent_over_http_2 = Curl::live(&before_hangs, "channel=demo");
+    let mut reader = silent.into_reader();
+    let mut words = String::new();
+    reader.read_to_string(&mut words).unwrap();
+    assert_eq!(words, "");
+    assert!(!reader.get_ref().is_whole(), "it ends unfinished, so its client comes back");
+    let end = (String::new(), Some(before_hangs.unfinished_over_http_2()));
+    assert_eq!(silent_over_http_2.end(), end);
+    hangs.settled();
+    let id = beats.publish("demo", "still here");
+    assert_eq!(plain.event().id, id);
+    let event = std::iter::repeat_with(|| over_http_2.next()).find(|block| block.event.is_empty());
+    assert_eq!(event.unwrap().id, id);
+}
+
+/// Two heartbeats may be late before a stream ends.
+#[test]
+fn the_proxies_wait_for_three_heartbeats() {
+    let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+    let stream = config.stream;
+    let seconds = |text: &str, name: &str| {
+        let value = text.split(name).nth(1).unwrap_or_else(|| panic!("{name:?} in {text}"));
+        let end = value.find(|c: char| !c.is_ascii_digit()).unwrap();
+        Duration::from_secs(value[..end].parse().unwrap())
+    };
+    let haproxy = shipped("deploy/haproxy.cfg");
+    for (text, name) in [
+        (haproxy.clone(), "timeout server "),
+        (shipped("nginx/proxy.conf"), "proxy_read_timeout "),
+        (from_the_guide("caddyfile"), "read_timeout "),
+        (from_the_guide("apache"), "timeout="),
+    ] {
+        assert_eq!(seconds(&text, name), 3 * stream.heartbeat, "{name}");
+    }
+    assert_eq!(seconds(&haproxy, "timeout client "), stream.progress_deadline);
 }
 
 /// A gateway takes the end of what a client sends for the client's end. These proxies pass it on,

@@ -13,7 +13,7 @@ use redis::{RedisError, Value};
 use sse_contract::{Channel, EventId, Part};
 use tokio::sync::mpsc;
 
-use crate::broker::redis::ingest::delays;
+use crate::broker::redis::backoff::delays;
 use crate::broker::redis::partition::Partition;
 use crate::feed::frame::Frame;
 use crate::feed::inbox::{Inbox, ReadToken, ToHub};

@@ -10,11 +10,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::BackoffBuilder;
 use sse_contract::EventId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use crate::broker::redis::backoff::Backoff;
 use crate::broker::redis::connector::{self, Connection, SessionError};
 use crate::broker::redis::dispatch::{Dispatch, IngestRequest};
 use crate::broker::redis::outage::Outage;
@@ -45,6 +45,7 @@ pub(crate) struct Ingest {
     /// The server and the epoch of the last tick. `None` before the first one.
     last: Option<(Run, u64)>,
     outage: Option<Outage>,
+    backoff: Backoff,
 }
 
 impl Ingest {
@@ -55,6 +56,7 @@ impl Ingest {
     ) -> Self {
         Ingest {
             dispatch: partition.dispatch(),
+            backoff: Backoff::new(partition.config.reconnect_max),
             partition,
             requests,
             number: 0,
@@ -65,16 +67,11 @@ impl Ingest {
 
     /// Runs session after session, for ever.
     pub(crate) async fn run(mut self) {
-        let longest = self.partition.config.reconnect_max;
-        let mut delay = delays(longest);
         loop {
-            let began = Instant::now();
             let Err(error) = self.session().await;
             self.offline(&error);
-            if began.elapsed() > longest {
-                delay = delays(longest);
-            }
-            self.idle(delay.next().unwrap_or(longest)).await;
+            let wait = self.backoff.ended(Instant::now());
+            self.idle(wait).await;
         }
     }
 
@@ -138,6 +135,7 @@ impl Ingest {
         self.hear_epoch(run, clock.epoch());
         self.partition.metrics.broker.connected.with_label_values(&["redis"]).set(1);
         self.partition.metrics.broker.sessions.inc();
+        self.backoff.begun(Instant::now());
         self.partition.status.send_replace(Status::Online);
         self.serve(&mut connection).await
     }
@@ -243,13 +241,46 @@ impl Ingest {
     }
 }
 
-/// The delays between attempts to reach Redis: growing from 50 ms up to `longest`, jittered,
-/// endless.
-pub(crate) fn delays(longest: Duration) -> impl Iterator<Item = Duration> {
-    backon::ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(longest)
-        .with_jitter()
-        .without_max_times()
-        .build()
+#[cfg(test)]
+mod tests {
+    use sse_lab::listener::Listener;
+    use sse_lab::redis_server::RedisServer;
+
+    use super::*;
+    use crate::broker::redis::RedisBroker;
+    use crate::broker::redis::settings::RedisSettings;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+
+    fn ingest(url: String, connect_timeout: &str) -> Ingest {
+        let pairs = [
+            ("redis.url".to_owned(), url),
+            ("redis.connect_timeout".to_owned(), connect_timeout.to_owned()),
+        ];
+        let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
+        let settings = RedisSettings::of(&config);
+        let (broker, works) = RedisBroker::without_threads(settings, Metrics::default()).unwrap();
+        let works = works.into_iter().next().unwrap();
+        Ingest::new(broker.partitions()[0].clone(), works.requests)
+    }
+
+    #[tokio::test]
+    async fn a_session_begins_once_its_first_tick_is_answered() {
+        let silent = Listener::start(|mut socket| {
+            // It reads until the client gives up.
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        });
+        let mut connecting = ingest(format!("redis://{}", silent.addr), "1ms");
+        let Err(error) = connecting.session().await;
+        assert!(matches!(error, SessionError::Timeout(_)), "{error}");
+        assert_eq!(connecting.backoff.began, None);
+        let redis = RedisServer::start();
+        let mut served = ingest(redis.url(), "1h");
+        let mut status = served.partition.status.subscribe();
+        tokio::select! {
+            Err(error) = served.session() => panic!("{error}"),
+            online = status.wait_for(|status| *status == Status::Online) => assert!(online.is_ok()),
+        }
+        assert!(served.backoff.began.is_some());
+    }
 }
