@@ -21,7 +21,7 @@ pub mod pattern;
 
 pub use call::{Call, Caller, Part, Publish, batch_len};
 pub use channel::{Channel, ChannelError};
-pub use cursor::Cursor;
+pub use cursor::{Cursor, CursorError, Positions};
 pub use event::{EventType, EventTypeError, RESERVED_EVENT_TYPES};
 pub use event_id::{EventId, EventIdError};
 pub use item::{IdempotencyKeyError, Item, MAX_IDEMPOTENCY_KEY, compact_json, idempotency_key};

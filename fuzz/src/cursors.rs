@@ -5,9 +5,9 @@
 
 use actix_web::http::header::HeaderValue;
 use actix_web::test::TestRequest;
-use sse_contract::EventId;
+use sse_contract::{Cursor, EventId, Positions};
 use sse_gateway::http::request::subscription;
-use sse_gateway::stream::join::Start;
+use sse_gateway::stream::subscription::Begin;
 
 use crate::parts;
 
@@ -25,15 +25,15 @@ pub fn run(data: &[u8]) {
     assert_eq!(read.is_ok(), in_utf8, "only a parameter that is no UTF-8 is refused");
     let Ok(read) = read else { return };
     let raw = header.as_ref().map(HeaderValue::as_bytes).filter(|header| !header.is_empty());
-    is_meant(raw.unwrap_or(parameter), &read.start);
+    is_meant(raw.unwrap_or(parameter), &read.begin);
 }
 
 /// Checks that a start is what these bytes mean.
-pub fn is_meant(raw: &[u8], start: &Start) {
-    match start {
-        Start::Now => assert!(raw.is_empty(), "{raw:?}"),
-        Start::Oldest => assert_eq!(raw, b"0"),
-        Start::After(id) => {
+pub fn is_meant(raw: &[u8], begin: &Begin) {
+    match begin {
+        Begin::Now => assert!(raw.is_empty(), "{raw:?}"),
+        Begin::Oldest => assert_eq!(raw, b"0"),
+        Begin::After(Cursor::One(id)) => {
             assert_eq!(id_of(raw), Some(*id), "{raw:?}");
             assert!(*id <= EventId::MAX);
             assert_eq!(id.to_string().parse(), Ok(*id));
@@ -41,7 +41,14 @@ pub fn is_meant(raw: &[u8], start: &Start) {
             // No event has an id in the first millisecond.
             assert!(id.ms == 0 || (id.before() < *id && id.before().epoch() == id.epoch()));
         }
-        Start::Unknown(text) => {
+        Begin::After(Cursor::Several(positions)) => {
+            // The only text of these positions.
+            let text = Cursor::Several(positions.clone()).to_string();
+            assert!(text.as_bytes() == raw && text.len() <= 1024, "{raw:?}");
+            let named = (0..=u16::MAX).filter(|partition| positions.of(*partition).is_some());
+            assert!((1..=Positions::MOST).contains(&named.count()));
+        }
+        Begin::Unknown(text) => {
             assert!(!raw.is_empty() && raw != b"0" && id_of(raw).is_none(), "{raw:?}");
             assert!(text.chars().count() <= 64, "no more than so much is repeated");
             assert!(raw.len() > 1024 || String::from_utf8_lossy(raw).starts_with(&**text));

@@ -2,8 +2,8 @@
 //!
 //! Input, separated by 0xFF: type, data, id, and the `after` of a `gap`.
 
-use sse_contract::{Channel, EventId, EventType, EventTypeError, RESERVED_EVENT_TYPES};
-use sse_gateway::feed::frame::{self, Began, Form, Frame, Framing};
+use sse_contract::{Channel, Cursor, EventId, EventType, EventTypeError, Positions, RESERVED_EVENT_TYPES};
+use sse_gateway::feed::frame::{self, Began, Form, Frame, Framing, Placed, SharedFrame};
 use sse_gateway::feed::gap::{After, Gap, GapReason};
 
 use crate::event_source::{Event, normal, read, unchunked};
@@ -22,14 +22,10 @@ pub fn run(data: &[u8]) {
     let id = id.parse().unwrap_or(EventId { ms: 5, seq: 6 });
     let event = Frame::event(&channel, id, kind, &payload);
     assert_eq!(event.parts(), (kind.to_owned(), normal(&payload)), "what a frame says of itself");
-    every_form(
-        &event,
-        Event {
-            kind: if kind.is_empty() { "message" } else { kind }.to_owned(),
-            data: normal(&payload),
-            id: id.to_string(),
-        },
-    );
+    let kind = if kind.is_empty() { "message" } else { kind }.to_owned();
+    let read = Event { kind, data: normal(&payload), id: id.to_string() };
+    every_form(&event, read.clone());
+    placed(&event, read);
     let raw = Frame::raw(&channel, &payload);
     every_form(
         &raw,
@@ -66,10 +62,22 @@ fn every_form(frame: &Frame, event: Event) {
     one(&bytes(Form::AnnotatedPlain), &bytes(Form::AnnotatedChunked), annotated);
 }
 
+/// In a stream of several partitions the event has a position in each of them.
+fn placed(frame: &SharedFrame, event: Event) {
+    let Some(id) = frame.id else { return };
+    let cursor = Cursor::Several(Positions::new(3, [(0, id), (2, BEFORE)]));
+    let bytes = |form| Placed::new(frame.clone(), &cursor, form).pieces().concat();
+    let event = Event { id: cursor.to_string(), ..event };
+    let data = format!("{CHANNEL}\n{}", event.data);
+    let annotated = Event { data, kind: event.kind.clone(), id: event.id.clone() };
+    one(&bytes(Form::Plain), &bytes(Form::Chunked), event);
+    one(&bytes(Form::AnnotatedPlain), &bytes(Form::AnnotatedChunked), annotated);
+}
+
 /// In the middle of a stream the block is one event, and its neighbours are unchanged.
 fn one(plain: &[u8], chunked: &[u8], event: Event) {
     let opening =
-        [&*frame::retry(1000), &*frame::first_checkpoint(BEFORE.into(), Began::Now)].concat();
+        [&*frame::retry(1000), &*frame::first_checkpoint(&BEFORE.into(), Began::Now)].concat();
     let channel = CHANNEL.parse().expect("a channel");
     let next = Frame::event(&channel, BEHIND, "", "next");
     let around =
@@ -97,7 +105,7 @@ fn gap(position: EventId, name: &str, after: &str) {
         after: After::Text(after.into()),
         oldest: Some(BEHIND),
     };
-    let block = frame::gap(position.into(), &gap);
+    let block = frame::gap(&position.into(), &gap, None);
     let (events, last) = read(&block);
     assert_eq!(last, position.to_string());
     let [event] = &events[..] else { panic!("a gap is {} events", events.len()) };

@@ -14,7 +14,7 @@ use sse_gateway::config::ServerConfig;
 use sse_gateway::config::origins::AllowedOrigins;
 use sse_gateway::http::asking::Asking;
 use sse_gateway::http::request;
-use sse_gateway::stream::join::Start;
+use sse_gateway::stream::subscription::Begin;
 
 use crate::cursors::is_meant;
 
@@ -112,8 +112,8 @@ fn subscription(request: &HttpRequest) {
     assert_eq!((read.checkpoints, read.annotate), (checkpoints, annotate));
     let header = request.headers().get("Last-Event-ID").filter(|value| !value.is_empty());
     match header.map(HeaderValue::as_bytes).or(position) {
-        Some(raw) => is_meant(raw, &read.start),
-        None => assert_eq!(read.start, Start::Now),
+        Some(raw) => is_meant(raw, &read.begin),
+        None => assert_eq!(read.begin, Begin::Now),
     }
 }
 

@@ -17,9 +17,8 @@ use sse_gateway::feed::publication::Publication;
 use sse_gateway::http::listener;
 use sse_gateway::hub::Hub;
 use sse_gateway::metrics::{Cells, Metrics};
-use sse_gateway::stream::join::Start;
 use sse_gateway::stream::sink::Sink;
-use sse_gateway::stream::subscription::Subscription;
+use sse_gateway::stream::subscription::{Begin, Subscription};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -102,7 +101,7 @@ impl Worker {
     pub fn open(&self, sockets: impl IntoIterator<Item = OwnedFd>, channels: usize) {
         let subscription = Subscription {
             channels: (0..channels).map(channel).collect(),
-            start: Start::Now,
+            begin: Begin::Now,
             checkpoints: true,
             annotate: false,
             about: None,

@@ -19,6 +19,19 @@ pub struct Frame {
     chunk: Chunk,
 }
 
+/// A shared event with another position than its id. A stream of several partitions has a position in
+/// each of them, so every event carries all of these.
+#[derive(Debug)]
+pub struct Placed {
+    frame: SharedFrame,
+    /// The beginning of the chunk, with the annotation, if there is any.
+    lead: Box<[u8]>,
+    /// Where the frame's own position begins.
+    end: usize,
+    /// The position, and the end of the block and of the chunk.
+    tail: Box<[u8]>,
+}
+
 /// How the client learns where the stream's bytes end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
@@ -170,6 +183,35 @@ fn size_line(size: usize, head: &mut [u8; Chunk::HEAD]) -> usize {
     }
 }
 
+impl Placed {
+    /// The event, which must have an id, at this position, in this form.
+    pub fn new(frame: SharedFrame, cursor: &Cursor, form: Form) -> Self {
+        let content = frame.bytes(Framing::Plain);
+        // The last line before the blank one is the id.
+        let id = content.len() - 1;
+        let end = memchr::memrchr(b'\n', &content[..id - 1]).map_or(0, |end| end + 1);
+        let mut tail = format!("id: {cursor}\n\n").into_bytes();
+        let annotation = match form.annotated() {
+            true => frame.chunk.annotated(Framing::Plain)[0],
+            false => &[],
+        };
+        let mut lead = Vec::new();
+        if form.framing() == Framing::Chunked {
+            let mut head = [0; Chunk::HEAD];
+            let start = size_line(annotation.len() + end + tail.len(), &mut head);
+            lead.extend_from_slice(&head[start..]);
+            tail.extend_from_slice(b"\r\n");
+        }
+        lead.extend_from_slice(annotation);
+        Placed { frame, lead: lead.into(), end, tail: tail.into() }
+    }
+
+    /// The event's bytes on the wire, as three slices in a row.
+    pub fn pieces(&self) -> [&[u8]; 3] {
+        [&self.lead, &self.frame.bytes(Framing::Plain)[..self.end], &self.tail]
+    }
+}
+
 /// Frames a block that belongs to one connection.
 pub fn framed(block: &[u8], framing: Framing) -> Box<[u8]> {
     match framing {
@@ -187,7 +229,7 @@ pub type SharedFrame = Arc<Frame>;
 impl Frame {
     /// Encodes an event of a channel. `event` is its type, empty if it has none.
     pub fn event(channel: &Channel, id: EventId, event: &str, data: &str) -> SharedFrame {
-        let chunk = block(Some(channel), Some(id.into()), event, data);
+        let chunk = block(Some(channel), Some(&id.into()), event, data);
         Arc::new(Frame { id: Some(id), chunk })
     }
 
@@ -236,8 +278,9 @@ impl Frame {
     }
 }
 
-/// Encodes a `gap` event. A client that reconnects right after it resumes from `cursor`.
-pub fn gap(cursor: Cursor, gap: &Gap) -> Box<[u8]> {
+/// Encodes a `gap` event. A client that reconnects right after it resumes from `cursor`. `among` is
+/// set if the gap is of all channels of one partition, and the stream has others: its channels.
+pub fn gap(cursor: &Cursor, gap: &Gap, among: Option<&[Channel]>) -> Box<[u8]> {
     let mut data = serde_json::json!({
         "channel": gap.channel.as_ref().map_or("*", Channel::as_str),
         "reason": gap.reason.as_str(),
@@ -246,13 +289,16 @@ pub fn gap(cursor: Cursor, gap: &Gap) -> Box<[u8]> {
     if let Some(oldest) = gap.oldest {
         data["oldest"] = oldest.to_string().into();
     }
+    if let (None, Some(channels)) = (&gap.channel, among) {
+        data["channels"] = channels.iter().map(Channel::as_str).collect();
+    }
     block(None, Some(cursor), "gap", &data.to_string()).framed(Framing::Plain).into()
 }
 
 /// Encodes a `checkpoint` event: it moves the client's cursor and fires no `onmessage`.
 ///
 /// By the standard a block with only an `id:` line would do, but Firefox and WebKit ignore it.
-pub fn checkpoint(cursor: Cursor) -> Box<[u8]> {
+pub fn checkpoint(cursor: &Cursor) -> Box<[u8]> {
     block(None, Some(cursor), "checkpoint", "").framed(Framing::Plain).into()
 }
 
@@ -267,7 +313,7 @@ pub enum Began {
 }
 
 /// Encodes a stream's first checkpoint. Its data is `{"from":"now"}` or `{"from":"<position>"}`.
-pub fn first_checkpoint(cursor: Cursor, began: Began) -> Box<[u8]> {
+pub fn first_checkpoint(cursor: &Cursor, began: Began) -> Box<[u8]> {
     let data = match began {
         Began::Now => r#"{"from":"now"}"#.to_owned(),
         Began::After => format!(r#"{{"from":"{cursor}"}}"#),
@@ -289,7 +335,7 @@ pub fn retry(retry_ms: u64) -> Box<[u8]> {
 /// A heartbeat as a comment. It has no blank line, because some clients treat that as a message.
 pub const COMMENT: &[u8] = b":\n";
 
-fn block(channel: Option<&Channel>, cursor: Option<Cursor>, event: &str, data: &str) -> Chunk {
+fn block(channel: Option<&Channel>, cursor: Option<&Cursor>, event: &str, data: &str) -> Chunk {
     let capacity = data.len() + event.len() + 64;
     Chunk::of(channel, capacity, |out| write_block(out, cursor, event, data))
 }
@@ -297,7 +343,7 @@ fn block(channel: Option<&Channel>, cursor: Option<Cursor>, event: &str, data: &
 /// The id is the block's last line, because some clients move the cursor when they read it. A
 /// client that is cut off after an earlier id line, inside a large event, would skip that event
 /// when it resumes.
-fn write_block(out: &mut Vec<u8>, cursor: Option<Cursor>, event: &str, data: &str) {
+fn write_block(out: &mut Vec<u8>, cursor: Option<&Cursor>, event: &str, data: &str) {
     if !event.is_empty() {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(event.as_bytes());
@@ -389,6 +435,31 @@ mod tests {
                         assert_eq!(frame.length(form), expected.len());
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_placed_event_differs_in_its_id_alone() {
+        let cursor = Cursor::Several(sse_contract::Positions::new(4, [(1, ID), (3, ID)]));
+        for (kind, data) in [("", ""), ("tick", "a\nid: 7\n\n"), ("", &*"x".repeat(5000))] {
+            let frame = Frame::event(&demo(), ID, kind, data);
+            for form in Form::ALL {
+                let pieces = Placed::new(frame.clone(), &cursor, form).pieces().concat();
+                let normal = frame.pieces(form).concat();
+                let content = |bytes: &[u8]| match form.framing() {
+                    Framing::Plain => String::from_utf8(bytes.to_vec()).unwrap(),
+                    Framing::Chunked => {
+                        let text = std::str::from_utf8(bytes).unwrap();
+                        let (size, rest) = text.split_once("\r\n").unwrap();
+                        let rest = rest.strip_suffix("\r\n").unwrap();
+                        assert_eq!(usize::from_str_radix(size, 16), Ok(rest.len()));
+                        rest.to_owned()
+                    }
+                };
+                let normal = content(&normal);
+                let before = normal.strip_suffix(&format!("id: {ID}\n\n")).unwrap();
+                assert_eq!(content(&pieces), format!("{before}id: {cursor}\n\n"), "{form:?}");
             }
         }
     }

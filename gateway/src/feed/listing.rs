@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sse_contract::{Channel, EventId};
+use sse_contract::{Channel, Cursor, EventId};
 use tokio::sync::mpsc;
 
 /// How many places of a table one step visits: so few that the events behind a step wait about a
@@ -101,7 +101,7 @@ pub struct StreamEntry {
     pub age: Duration,
     /// Everything at or below this was written or told missing; `None` if the stream has no
     /// position yet.
-    pub position: Option<EventId>,
+    pub position: Option<Cursor>,
     /// Whether it is handed live events.
     pub state: StreamState,
     /// How many bytes wait for the socket.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
-use sse_contract::Channel;
+use sse_contract::{Channel, Cursor};
 
 use crate::feed::listing::{ChannelEntry, StreamEntry, StreamFilter, StreamKey, StreamSort};
 use crate::http::app::App;
@@ -105,7 +105,7 @@ fn stream(entry: &StreamEntry, tls: bool) -> Value {
         "opened_at": rfc3339(entry.opened),
         "age_seconds": entry.age.as_secs_f64(),
         "state": entry.state.as_str(),
-        "position": entry.position.map(|id| id.to_string()),
+        "position": entry.position.as_ref().map(Cursor::to_string),
         "behind_seconds": entry.behind.map(|behind| behind.as_secs_f64()),
         "queued_bytes": entry.queued_bytes,
         "queued_events": entry.queued_events,

@@ -18,8 +18,7 @@ use crate::http::client_addr;
 use crate::http::problem::{Kind, Problem};
 use crate::http::takeover::TakeoverOrder;
 use crate::http::transport::Client;
-use crate::stream::join::Start;
-use crate::stream::subscription::Subscription;
+use crate::stream::subscription::{Begin, Subscription};
 
 /// Bytes of a `Last-Event-ID` that are read; the rest is ignored.
 const MAX_LAST_EVENT_ID: usize = 1024;
@@ -82,7 +81,7 @@ pub fn idempotency_key(key: &[u8]) -> Result<Arc<str>, Problem> {
 /// most `max_channels` channels.
 pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscription, Problem> {
     let mut channels: Vec<Channel> = Vec::new();
-    let mut start = None;
+    let mut begin = None;
     let (mut checkpoints, mut annotate) = (true, false);
     let pairs = query_pairs(request.query_string())?;
     let once = ["annotate", "checkpoints", "ticket", "token"];
@@ -119,7 +118,7 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
             "ticket" | "token" => {}
             // Of two spellings the last one wins: a client that resumes appends its own to the URL
             // that it was given.
-            name if is_position(name) => start = Some(start_from(value.as_bytes())),
+            name if is_position(name) => begin = Some(begin_from(value.as_bytes())),
             name if looks_like_a_position(name, &value) => {
                 let detail = format!(
                     "{name}={value:.64} looks like a position to go on after; that is called last_event_id here"
@@ -137,11 +136,11 @@ pub fn subscription(request: &HttpRequest, max_channels: usize) -> Result<Subscr
     // The header wins: a reconnecting EventSource sends it with its first URL unchanged, so the
     // position in the URL is older.
     if let Some(header) = request.headers().get("Last-Event-ID").filter(|h| !h.is_empty()) {
-        start = Some(start_from(header.as_bytes()));
+        begin = Some(begin_from(header.as_bytes()));
     }
-    let start = start.unwrap_or(Start::Now);
+    let begin = begin.unwrap_or(Begin::Now);
     let (about, peer) = (None, None);
-    Ok(Subscription { channels: channels.into(), start, checkpoints, annotate, about, peer })
+    Ok(Subscription { channels: channels.into(), begin, checkpoints, annotate, about, peer })
 }
 
 /// The problem of a parameter that takes only `known` values, and has this one.
@@ -311,19 +310,19 @@ pub fn names_event_stream(request: &HttpRequest) -> bool {
     accepts.into_iter().any(names)
 }
 
-fn start_from(raw: &[u8]) -> Start {
+fn begin_from(raw: &[u8]) -> Begin {
     if raw.is_empty() {
-        return Start::Now;
+        return Begin::Now;
     }
     if raw == b"0" {
-        return Start::Oldest;
+        return Begin::Oldest;
     }
     let text = String::from_utf8_lossy(&raw[..raw.len().min(MAX_LAST_EVENT_ID)]);
     match text.parse::<Cursor>() {
-        Ok(cursor) => Start::After(cursor.position()),
+        Ok(cursor) => Begin::After(cursor),
         // The gap event shows the start of the bad id, so that a person can recognise it. A longer
         // echo would let the client put any text into it.
-        Err(_) => Start::Unknown(text.chars().take(64).collect()),
+        Err(_) => Begin::Unknown(text.chars().take(64).collect()),
     }
 }
 
@@ -347,32 +346,32 @@ mod tests {
         let s = read("/events?channel=b&channel=a&channel=b&channel=c%2Fd", None).unwrap();
         let names: Vec<&str> = s.channels.iter().map(Channel::as_str).collect();
         assert_eq!(names, ["b", "a", "c/d"]);
-        assert_eq!(s.start, Start::Now);
+        assert_eq!(s.begin, Begin::Now);
         assert!(read("/events?channel=1&channel=2&channel=3&channel=4", None).is_err());
     }
 
     #[test]
     fn the_header_wins() {
         let id = EventId { ms: 5, seq: 6 };
-        assert_eq!(read("/events?channel=a&last_event_id=0", None).unwrap().start, Start::Oldest);
+        assert_eq!(read("/events?channel=a&last_event_id=0", None).unwrap().begin, Begin::Oldest);
         let both = read("/events?channel=a&last_event_id=0", Some(b"5-6")).unwrap();
-        assert_eq!(both.start, Start::After(id));
+        assert_eq!(both.begin, Begin::After(id.into()));
         let odd = read("/events?channel=a", Some(b"\xff\xfe")).unwrap();
-        assert!(matches!(odd.start, Start::Unknown(_)), "{odd:?}");
+        assert!(matches!(odd.begin, Begin::Unknown(_)), "{odd:?}");
     }
 
     /// An ignored position would start the stream with live events, and silently lose those before.
     #[test]
     fn a_position_is_understood_in_every_spelling_or_refused() {
         let start =
-            |query: &str| read(&format!("/events?channel=a&{query}"), None).map(|s| s.start);
+            |query: &str| read(&format!("/events?channel=a&{query}"), None).map(|s| s.begin);
         let id = EventId { ms: 5, seq: 6 };
         for name in
             ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "last-event-id"]
         {
-            assert_eq!(start(&format!("{name}=5-6")).unwrap(), Start::After(id), "{name}");
+            assert_eq!(start(&format!("{name}=5-6")).unwrap(), Begin::After(id.into()), "{name}");
         }
-        assert_eq!(start("last_event_id=0&lastEventId=5-6").unwrap(), Start::After(id));
+        assert_eq!(start("last_event_id=0&lastEventId=5-6").unwrap(), Begin::After(id.into()));
         for query in
             ["after=5", "since=1", "event_id=x", "lastId=x", "cursor=", "from=5-6", "LastEvtID=5-6"]
         {
@@ -381,7 +380,7 @@ mod tests {
             assert!(error.contains(name) && error.contains("last_event_id"), "{error}");
         }
         for query in ["_=1795412348246", "cb=0.234", "utm_source=x", "t=5"] {
-            assert_eq!(start(query).unwrap(), Start::Now, "{query}");
+            assert_eq!(start(query).unwrap(), Begin::Now, "{query}");
         }
     }
 

@@ -95,9 +95,9 @@ pub(crate) async fn get(
 
 /// What the stream keeps of its client: what may end it, and what the log tells.
 fn about(grant: &Grant, asking: &Asking<'_>, subscription: &Subscription) -> Option<Box<About>> {
-    let Subscription { channels, start, .. } = subscription;
+    let Subscription { channels, begin, .. } = subscription;
     let mut about = grant.about();
-    if let Some(story) = Story::begin(asking.client.ip, channels, start) {
+    if let Some(story) = Story::begin(asking.client.ip, channels, begin) {
         about.get_or_insert_default().story = Some(story);
     }
     about

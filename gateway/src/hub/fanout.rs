@@ -119,8 +119,7 @@ impl Subscribers {
         for &slot in self.channels.subscribers(*key) {
             let connection = &mut self.connections[slot as usize];
             if readers != Readers::All {
-                let several = connection.strand(partition).memberships.len() > 1;
-                if several == write {
+                if connection.strands.has_one_channel() != write {
                     others = true;
                     continue;
                 }

@@ -3,7 +3,7 @@
 use std::collections::BinaryHeap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sse_contract::EventId;
+use sse_contract::{Cursor, EventId};
 
 use crate::feed::listing::{
     NAMED, STEP, StreamEntry, StreamFilter, StreamKey, StreamSort, StreamState, StreamsPart,
@@ -11,6 +11,7 @@ use crate::feed::listing::{
 };
 use crate::hub::subscribers::Subscribers;
 use crate::stream::connection::Connection;
+use crate::stream::strand::View;
 use crate::stream::subscription::About;
 
 impl Subscribers {
@@ -101,40 +102,55 @@ impl Subscribers {
         }
     }
 
-    /// The last position that the broker dispatched to a stream's partition.
-    fn dispatched(&self, connection: &Connection) -> Option<EventId> {
-        let [strand] = &connection.strands;
-        self.clocks[usize::from(strand.partition)].dispatched
-    }
-
-    /// Everything at or below this was written or told missing.
-    fn position(&self, connection: &Connection) -> Option<EventId> {
-        let [strand] = &connection.strands;
+    /// Everything of a strand at or below this was handed out or told missing. Of the only strand,
+    /// it was also written.
+    fn reached(&self, connection: &Connection, strand: &View<'_>) -> Option<EventId> {
         let waits = connection.outbox().and_then(|outbox| outbox.first_id());
-        let position = match (waits, &strand.joining) {
+        let position = match (waits, strand.joining) {
             (Some(id), _) => Some(id.before()),
             (None, Some(joining)) => joining.join.position(),
-            (None, None) => Some(strand.seen).max(self.dispatched(connection)),
+            (None, None) => Some(strand.seen).max(self.dispatched(strand)),
         };
         position.filter(|position| *position > EventId::ZERO)
     }
 
-    /// How far a stream's position is behind the last one of its partition; `None` while the broker
-    /// is away.
+    /// The last position that the broker dispatched to a strand's partition.
+    fn dispatched(&self, strand: &View<'_>) -> Option<EventId> {
+        self.clocks[usize::from(strand.partition)].dispatched
+    }
+
+    /// The stream's position. A stream of several strands has none while something waits to be
+    /// written.
+    fn position(&self, connection: &Connection) -> Option<Cursor> {
+        let strands = &connection.strands;
+        let first = strands.iter().next()?;
+        if strands.are_several() && connection.pending() {
+            return None;
+        }
+        Some(strands.cursor(first.partition, self.reached(connection, &first)?))
+    }
+
+    /// How far a stream's position is behind the last one of its partition, the furthest of several;
+    /// `None` while the broker is away.
     fn behind(&self, connection: &Connection) -> Option<Duration> {
-        let clock = self.dispatched(connection)?;
-        let position = self.position(connection).unwrap_or(clock);
-        Some(Duration::from_millis(clock.ms.saturating_sub(position.ms)))
+        let behind = |strand: View<'_>| {
+            let clock = self.dispatched(&strand)?;
+            let position = self.reached(connection, &strand).unwrap_or(clock);
+            Some(Duration::from_millis(clock.ms.saturating_sub(position.ms)))
+        };
+        connection.strands.iter().filter_map(behind).max()
     }
 }
 
 fn state(connection: &Connection) -> StreamState {
-    let [strand] = &connection.strands;
-    match &strand.joining {
-        None => StreamState::Live,
-        Some(joining) if joining.join.was_live() => StreamState::Lagging,
-        Some(_) => StreamState::Joining,
+    let mut state = StreamState::Live;
+    for joining in connection.strands.iter().filter_map(|strand| strand.joining) {
+        match joining.join.was_live() {
+            true => return StreamState::Lagging,
+            false => state = StreamState::Joining,
+        }
     }
+    state
 }
 
 fn tenths(deciseconds: u32) -> Duration {

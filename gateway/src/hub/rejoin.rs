@@ -31,7 +31,7 @@ impl Subscribers {
             self.clock(partition).all_lagged = false;
             let Some(slot) = self.find(token) else { continue };
             let mut outputs = std::mem::take(&mut self.outputs);
-            if let Some(joining) = &mut self.connections[slot].strand(partition).joining {
+            if let Some(joining) = self.connections[slot].strands.joining(partition) {
                 let next = joining.join.tick(clock, &mut outputs);
                 self.act(slot, partition, &mut outputs, next);
             }
@@ -54,8 +54,7 @@ impl Subscribers {
             .collect();
         for token in waiting {
             let Some(slot) = self.find(token) else { continue };
-            let strand = self.connections[slot].strand(partition);
-            let Some(joining) = &mut strand.joining else { continue };
+            let Some(joining) = self.connections[slot].strands.joining(partition) else { continue };
             joining.unattached = joining.unattached.saturating_sub(1);
             if joining.unattached == 0 {
                 self.all_attached(slot, partition);
@@ -65,7 +64,7 @@ impl Subscribers {
 
     /// Tells a joining strand that all its channels are attached.
     pub(crate) fn all_attached(&mut self, slot: usize, partition: u16) {
-        if let Some(joining) = &mut self.connections[slot].strand(partition).joining {
+        if let Some(joining) = self.connections[slot].strands.joining(partition) {
             let mut outputs = Vec::new();
             let next = joining.join.attached(&mut outputs);
             self.act(slot, partition, &mut outputs, next);
@@ -102,9 +101,9 @@ impl Subscribers {
         let clock = self.clock(partition).dispatched;
         for slot in self.of_partition(partition) {
             self.leave_live(slot, partition, clock);
-            let strand = self.connections[slot].strand(partition);
-            let unattached = strand.memberships.len();
-            if let Some(joining) = &mut strand.joining {
+            let strands = &mut self.connections[slot].strands;
+            let unattached = strands.memberships(partition).len();
+            if let Some(joining) = strands.joining(partition) {
                 joining.join.detached();
                 joining.unattached = unattached;
                 joining.held = None;
@@ -145,7 +144,7 @@ impl Subscribers {
     fn lag(&mut self, slots: Vec<usize>, partition: u16) -> bool {
         let (mut news, clock) = (false, self.clock(partition).dispatched);
         for slot in slots {
-            match &mut self.connections[slot].strand(partition).joining {
+            match self.connections[slot].strands.joining(partition) {
                 Some(joining) => news |= joining.join.lagged(),
                 None => {
                     news = true;
@@ -161,7 +160,8 @@ impl Subscribers {
     /// of its channels decide what happens.
     pub(crate) fn overflow(&mut self, slot: usize, partition: u16, position: EventId) {
         let policies: Vec<SlowReader> = self.connections[slot]
-            .strand(partition)
+            .strands
+            .of(partition)
             .memberships
             .iter()
             .map(|m| self.config.slow_reader(self.channels.name(m.channel)))
@@ -185,7 +185,7 @@ impl Subscribers {
         let connection = &mut self.connections[slot];
         let (position, raw) = epoch.map_or((None, 0), |epoch| connection.drop_events(epoch));
         self.cells.missed.add(raw);
-        if let Some(joining) = &mut connection.strand(partition).joining {
+        if let Some(joining) = connection.strands.joining(partition) {
             let join = match position {
                 Some(position) => Join::resumed(position, limits),
                 None => std::mem::replace(&mut joining.join, Join::resumed(EventId::ZERO, limits)),
@@ -197,14 +197,14 @@ impl Subscribers {
     /// Makes a live strand join from its position.
     fn leave_live(&mut self, slot: usize, partition: u16, position: Option<EventId>) {
         let limits = self.limits();
-        let strand = self.connections[slot].strand(partition);
+        let strand = self.connections[slot].strands.of(partition);
         if strand.joining.is_some() || cfg!(feature = "sabotage") {
             return;
         }
         let position = position.map_or(strand.seen, |position| position.max(strand.seen));
         let names = strand.memberships.iter().map(|m| self.channels.name(m.channel).clone());
         let joining = Joining::new(Join::resumed(position, limits), names.collect(), true);
-        strand.joining = Some(Box::new(joining));
+        self.connections[slot].strands.leave_live(partition, joining);
         self.cells.lags.add(1);
         self.cells.joining.add(1);
         if let Some(left_out) = self.debug_lines.pass() {
@@ -250,12 +250,11 @@ impl Subscribers {
         for token in tokens {
             let Some(slot) = self.find(token.connection) else { continue };
             let room = self.config.queue_bytes;
-            let strand = self.connections[slot].strand(partition);
-            let Some(joining) = &mut strand.joining else { continue };
+            let Some(joining) = self.connections[slot].strands.joining(partition) else { continue };
             if joining.read_number != token.number {
                 continue;
             }
-            let Joining { join, channels, .. } = &mut **joining;
+            let Joining { join, channels, .. } = joining;
             let next = join.snapshot(snapshot, channels, dispatched, cached, room, &mut outputs);
             self.act(slot, partition, &mut outputs, next);
         }
@@ -279,7 +278,7 @@ impl Subscribers {
         }
         let retry = self.config.jittered_retry();
         let connection = &mut self.connections[slot];
-        if let Some(joining) = &mut connection.strand(partition).joining {
+        if let Some(joining) = connection.strands.joining(partition) {
             joining.replay.events += events;
             joining.replay.gap |= gaps;
             if matches!(next, Next::Live(_)) && joining.join.replays() {
@@ -288,12 +287,15 @@ impl Subscribers {
         }
         let token = Self::token(slot, connection.generation);
         let unchanged = outputs.is_empty() && next == Next::Tick;
+        let kept = connection.strands.keep(partition, outputs);
         let opened = outputs.iter().any(|output| matches!(output, Output::Opened(..)));
         let waiter = if opened { connection.sink.let_in() } else { None };
         if waiter.is_some() {
             connection.queue_own(&frame::retry(retry), now);
         }
-        connection.queue_outputs(outputs.drain(..), now);
+        for output in outputs.drain(..) {
+            connection.queue_output(partition, output, now);
+        }
         if let Some(waiter) = waiter {
             // The handler may have gone. It then abandons the stream.
             let _ = waiter.send(Ok(()));
@@ -305,19 +307,49 @@ impl Subscribers {
                 self.broker.want_tick(self.worker, partition);
             }
             Next::Read(after) => {
-                if let Some(joining) = &mut connection.strand(partition).joining {
+                if let Some(joining) = connection.strands.joining(partition) {
                     joining.held = Some(after);
                 }
             }
             Next::Live(seen) => {
-                let strand = connection.strand(partition);
-                (strand.joining, strand.seen) = (None, seen);
+                connection.strands.go_live(partition, seen);
                 self.cells.joining.sub(1);
                 self.clocks[usize::from(partition)].all_lagged = false;
             }
         }
-        if !unchanged {
+        if kept {
+            self.open_several(slot, false);
+        }
+        if !unchanged && self.find(token).is_some() {
             self.flush(slot);
+        }
+    }
+
+    /// Opens a stream of several strands once each has a position, or if the client is let in late.
+    pub(crate) fn open_several(&mut self, slot: usize, late: bool) {
+        let (now, retry) = (self.now(), self.config.jittered_retry());
+        let connection = &mut self.connections[slot];
+        let token = Self::token(slot, connection.generation);
+        let Some(outputs) = connection.strands.open(late) else { return };
+        let waiter = connection.sink.let_in();
+        if waiter.is_some() {
+            connection.queue_own(&frame::retry(retry), now);
+        }
+        for (partition, output) in outputs {
+            connection.queue_output(partition, output, now);
+        }
+        if let Some(waiter) = waiter {
+            // The handler may have gone. It then abandons the stream.
+            let _ = waiter.send(Ok(()));
+        }
+        let joining: Vec<u16> = connection.strands.all_joining().map(|(p, _)| p).collect();
+        for partition in joining {
+            let Some(slot) = self.find(token) else { return };
+            let mut outputs = Vec::new();
+            if let Some(joining) = self.connections[slot].strands.joining(partition) {
+                let next = joining.join.open(&mut outputs);
+                self.act(slot, partition, &mut outputs, next);
+            }
         }
     }
 
@@ -329,13 +361,16 @@ impl Subscribers {
             return;
         }
         let connection_token = Self::token(slot, connection.generation);
-        for strand in &mut connection.strands {
-            let Some(joining) = &mut strand.joining else { continue };
+        let closed = connection.strands.begun();
+        for (partition, joining) in connection.strands.all_joining() {
+            if closed.contains(&partition) {
+                continue;
+            }
             let Some(after) = joining.held.take() else { continue };
             joining.read_number = joining.read_number.wrapping_add(1);
-            let dispatched = self.clocks[usize::from(strand.partition)].dispatched;
+            let dispatched = self.clocks[usize::from(partition)].dispatched;
             self.broker.read(ReadRequest {
-                partition: strand.partition,
+                partition,
                 worker: self.worker,
                 token: ReadToken { connection: connection_token, number: joining.read_number },
                 channels: joining.channels.clone(),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use slab::Slab;
+use sse_contract::Channel;
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
@@ -27,8 +28,8 @@ use crate::stream::join::{Join, Limits, Output};
 use crate::stream::outbox::Deciseconds;
 use crate::stream::sink::{ClientSide, Sink};
 use crate::stream::story::StreamId;
-use crate::stream::strand::{Membership, Strand};
-use crate::stream::subscription::{About, Held, Peer, Subscription, Waiter};
+use crate::stream::strand::{Joining, Membership, Strands};
+use crate::stream::subscription::{About, Begin, Held, Peer, Subscription, Waiter};
 
 /// Lines of one kind that a worker logs in a second at most.
 const LINES: u32 = 5;
@@ -147,14 +148,12 @@ impl Subscribers {
     ) -> u64 {
         self.generation = self.generation.wrapping_add(1);
         let (now, generation) = (self.now(), self.generation);
-        let channels = subscription.channels;
-        // There is one partition, so all channels are of the first one's.
-        let partition = channels.first().map_or(0, |channel| self.broker.partition_of(channel));
         let form = Form::new(framing, subscription.annotate);
-        let join = Join::new(subscription.start, self.limits());
+        let strands = self.strands(&subscription.channels, &subscription.begin);
+        let partitions: Vec<u16> = strands.iter().map(|strand| strand.partition).collect();
         let mut connection = Connection::new(
             Sink::Awaited(waiter),
-            [Strand::joining(partition, join, channels.clone())],
+            strands,
             subscription.checkpoints,
             form,
             generation,
@@ -165,28 +164,62 @@ impl Subscribers {
         let slot = self.connections.insert(connection);
         self.peers.resize(self.peers.len().max(slot + 1), None);
         self.peers[slot] = subscription.peer;
-        let mut unattached = 0;
-        for channel in channels.iter() {
+        for channel in subscription.channels.iter() {
+            let partition = self.broker.partition_of(channel);
             let added = self.channels.add(channel, partition, slot as u32);
             let membership = Membership { channel: added.key.slot, place: added.place };
-            self.connections[slot].strand(partition).memberships.push(membership);
-            unattached += usize::from(!added.attached);
+            let strands = &mut self.connections[slot].strands;
+            strands.memberships(partition).push(membership);
+            if let Some(joining) = strands.joining(partition) {
+                joining.unattached += usize::from(!added.attached);
+            }
             if added.first {
                 self.broker.attach(self.worker, channel, added.key);
             }
         }
         self.open.opened();
         self.cells.opened.add(1);
-        self.cells.joining.add(1);
+        self.cells.joining.add(partitions.len() as u64);
         self.count();
-        if let Some(joining) = &mut self.connections[slot].strand(partition).joining {
-            joining.unattached = unattached;
+        let token = Self::token(slot, generation);
+        for partition in partitions {
+            self.clocks[usize::from(partition)].all_lagged = false;
+            // What is handed out may show that the client has gone.
+            let Some(slot) = self.find(token) else { break };
+            let joining = self.connections[slot].strands.joining(partition);
+            if joining.is_some_and(|joining| joining.unattached == 0) {
+                self.all_attached(slot, partition);
+            }
         }
-        if unattached == 0 {
-            self.all_attached(slot, partition);
+        token
+    }
+
+    /// A new stream's strands, which join from where its client wants to begin.
+    fn strands(&self, channels: &Arc<[Channel]>, begin: &Begin) -> Strands {
+        let mut parts: Vec<(u16, Arc<[Channel]>)> = Vec::new();
+        let of = |channel: &Channel| self.broker.partition_of(channel);
+        if let Some(first) = channels.first().map(of)
+            && channels.iter().all(|channel| of(channel) == first)
+        {
+            parts.push((first, channels.clone()));
+        } else {
+            let mut sorted = channels.to_vec();
+            sorted.sort_by_key(of);
+            let chunks = sorted.chunk_by(|a, b| of(a) == of(b));
+            parts.extend(chunks.map(|chunk| (of(&chunk[0]), chunk.into())));
         }
-        self.clocks[usize::from(partition)].all_lagged = false;
-        Self::token(slot, generation)
+        let several = parts.len() > 1;
+        let partitions = self.broker.partitions();
+        let joining = parts.into_iter().map(|(partition, channels)| {
+            let start = begin.in_partition(partition, partitions);
+            let join = Join::new(start.clone(), self.limits());
+            let mut join = if several { join.held_back() } else { join };
+            if begin.lacks(partition, partitions) {
+                join.late();
+            }
+            (partition, Joining::new(join, channels, false))
+        });
+        Strands::new(partitions, joining)
     }
 
     /// Lets a client in before its stream has a position. It gets `retry:` now, and a `late` gap
@@ -196,10 +229,9 @@ impl Subscribers {
         let retry = frame::retry(self.config.jittered_retry());
         let connection = &mut self.connections[slot];
         if connection.sink.let_in().is_some() {
-            let joining =
-                connection.strands.iter_mut().filter_map(|strand| strand.joining.as_mut());
-            joining.for_each(|joining| joining.join.late());
+            connection.strands.all_joining().for_each(|(_, joining)| joining.join.late());
             connection.queue_own(&retry, now);
+            self.open_several(slot, true);
         }
     }
 
@@ -223,12 +255,12 @@ impl Subscribers {
         self.held.remove(&slot);
         let strands = connection.strands.iter();
         for (partition, membership) in
-            strands.flat_map(|strand| strand.memberships.iter().map(|m| (strand.partition, m)))
+            strands.flat_map(|strand| strand.memberships.iter().map(move |m| (strand.partition, m)))
         {
             let removed = self.channels.remove(membership.channel, membership.place);
             if let Some(moved) = removed.moved {
                 let memberships =
-                    &mut self.connections[moved as usize].strand(partition).memberships;
+                    self.connections[moved as usize].strands.memberships(partition);
                 if let Some(m) = memberships.iter_mut().find(|m| m.channel == membership.channel) {
                     m.place = membership.place;
                 }
@@ -248,7 +280,7 @@ impl Subscribers {
         self.open.closed();
         self.cells.closed[reason as usize].add(1);
         self.cells.joining.sub(connection.joining() as u64);
-        for joining in connection.strands.iter().filter_map(|strand| strand.joining.as_ref()) {
+        for joining in connection.strands.iter().filter_map(|strand| strand.joining) {
             if joining.join.replays() {
                 self.cells.replays[Replayed::Abandoned as usize].add(1);
             }
@@ -326,6 +358,8 @@ impl Subscribers {
                 ended.push((slot, CloseReason::Aged));
                 continue;
             }
+            let dispatched = |partition: u16| self.clocks[usize::from(partition)].dispatched;
+            connection.strands.advance(dispatched);
             if connection.pending() {
                 queued_streams += 1;
                 queued_bytes += connection.queued() as u64;
@@ -334,12 +368,15 @@ impl Subscribers {
             if now - connection.last_write < jittered(heartbeat) {
                 continue;
             }
-            let [strand] = &connection.strands;
-            let clock = self.clocks[usize::from(strand.partition)].dispatched;
-            let position = clock.map(|clock| clock.max(strand.seen));
+            // Of several strands, one that is live is enough: the cursor has what each is at.
+            let live = connection.strands.iter().filter(|strand| strand.joining.is_none());
+            let position = live
+                .filter_map(|s| Some((s.partition, dispatched(s.partition)?.max(s.seen))))
+                .next();
             let sent = match position {
-                Some(id) if strand.joining.is_none() && connection.checkpoints => {
-                    connection.heartbeat(&frame::checkpoint(id.into()), now)
+                Some((partition, id)) if connection.checkpoints => {
+                    let cursor = connection.strands.cursor(partition, id);
+                    connection.heartbeat(&frame::checkpoint(&cursor), now)
                 }
                 _ if connection.checkpoints => connection.heartbeat(frame::ALIVE, now),
                 _ => connection.heartbeat(frame::COMMENT, now),

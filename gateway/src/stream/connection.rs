@@ -10,12 +10,12 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use sse_contract::EventId;
 
-use crate::feed::frame::{self, Form, SharedFrame};
+use crate::feed::frame::{self, Form, Placed, SharedFrame};
 use crate::stream::account::Output;
 use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits, Traffic};
 use crate::stream::outbox::{Block, Deciseconds, Outbox};
 use crate::stream::sink::Sink;
-use crate::stream::strand::{Strand, Strands};
+use crate::stream::strand::Strands;
 use crate::stream::subscription::About;
 
 /// An open stream.
@@ -61,24 +61,17 @@ impl Connection {
         }
     }
 
-    /// The connection's strand of a partition that it has a channel of.
-    pub(crate) fn strand(&mut self, partition: u16) -> &mut Strand {
-        let [strand] = &mut self.strands;
-        debug_assert_eq!(strand.partition, partition);
-        strand
-    }
-
     /// How many strands join.
     pub(crate) fn joining(&self) -> usize {
         self.strands.iter().filter(|strand| strand.joining.is_some()).count()
     }
 
-    /// Writes live events, if the strand is live and nothing else waits. Nearly every delivery is
+    /// Writes live events, if there is one strand, it is live and nothing else waits. Nearly every delivery is
     /// this one write, which the socket takes whole; [`Connection::deliver`] does all others.
     #[inline]
     pub(crate) fn write_now(&mut self, batch: &Batch<'_>, now: Deciseconds) -> Attempt {
-        let strand = self.strand(batch.partition);
-        if strand.joining.is_some() || !batch.begins_above(strand.seen) || self.outbox.is_some() {
+        let Some(seen) = self.strands.live() else { return Attempt::NotMade };
+        if !batch.begins_above(*seen) || self.outbox.is_some() {
             return Attempt::NotMade;
         }
         let bytes = batch.bytes(self.form);
@@ -86,7 +79,7 @@ impl Connection {
             Ok(n) if n == bytes.len() => {
                 self.last_write = now;
                 if let Some(last) = batch.last {
-                    self.strand(batch.partition).seen = last;
+                    *seen = last;
                 }
                 if let Some(about) = &mut self.about {
                     about.wrote(batch.len() as u64, n);
@@ -117,7 +110,7 @@ impl Connection {
             Attempt::Broken => return Delivery { end: End::Broken, ..nothing },
             Attempt::Part(_) | Attempt::NotMade => {}
         }
-        if let Some(joining) = &mut self.strand(batch.partition).joining {
+        if let Some(joining) = self.strands.joining(batch.partition) {
             let missed = batch.frames().filter(|frame| !joining.join.live(frame)).count();
             return Delivery { missed: missed as u64, ..nothing };
         }
@@ -141,7 +134,7 @@ impl Connection {
         delivery: &mut Delivery,
     ) {
         let (partition, accepted) = (batch.partition, done);
-        let (mut seen, mut whole) = (self.strand(partition).seen, 0);
+        let (mut seen, mut whole) = (self.strands.of(partition).seen, 0);
         for frame in batch.frames() {
             if frame.id.is_some_and(|id| id <= seen) {
                 continue;
@@ -168,12 +161,12 @@ impl Connection {
             if written == size {
                 whole += 1;
             } else {
-                self.queue(Block::Shared(frame.clone()), written, now);
+                self.queue_event(partition, frame, written, now);
             }
             self.last_write = now;
             seen = frame.id.unwrap_or(seen);
         }
-        self.strand(partition).seen = seen;
+        self.strands.saw(partition, seen);
         delivery.written += Traffic::of(whole, accepted);
         if let Some(about) = &mut self.about {
             about.wrote(whole, accepted);
@@ -194,24 +187,26 @@ impl Connection {
         })
     }
 
-    /// Renders and queues what a join handed out. [`Connection::flush`] writes it.
-    pub(crate) fn queue_outputs(
-        &mut self,
-        outputs: impl Iterator<Item = Output>,
-        now: Deciseconds,
-    ) {
-        for output in outputs {
-            match output {
-                Output::Frame(frame) => self.queue(Block::Shared(frame), 0, now),
-                Output::Gap(gap) => self.queue_own(&frame::gap(gap.position.into(), &gap), now),
-                Output::Opened(..) if !self.checkpoints => {}
-                Output::Opened(id, began) => {
-                    self.queue_own(&frame::first_checkpoint(id.into(), began), now);
-                }
-                Output::Checkpoint(_) if !self.checkpoints => {}
-                Output::Checkpoint(id) => self.queue_own(&frame::checkpoint(id.into()), now),
+    /// Renders and queues what the join of a partition handed out. [`Connection::flush`] writes it.
+    pub(crate) fn queue_output(&mut self, partition: u16, output: Output, now: Deciseconds) {
+        let cursor = |position| self.strands.cursor(partition, position);
+        let block = match output {
+            Output::Frame(frame) => return self.queue_event(partition, &frame, 0, now),
+            Output::Gap(gap) => {
+                let among = self.strands.among_others(partition);
+                frame::gap(&cursor(gap.position), &gap, among)
             }
-        }
+            Output::Opened(..) | Output::Checkpoint(_) if !self.checkpoints => return,
+            Output::Checkpoint(id) => frame::checkpoint(&cursor(id)),
+            Output::Opened(id, began) => {
+                let cursor = cursor(id);
+                match self.strands.greet() {
+                    true => frame::first_checkpoint(&cursor, began),
+                    false => frame::checkpoint(&cursor),
+                }
+            }
+        };
+        self.queue_own(&block, now);
     }
 
     /// Queues the response's head before all else. Nothing may be written yet.
@@ -313,6 +308,24 @@ impl Connection {
         self.queue(Block::Own(frame::framed(block, self.form.framing())), 0, now);
     }
 
+    /// Queues an event of a partition, of which `written` bytes are written.
+    fn queue_event(
+        &mut self,
+        partition: u16,
+        frame: &SharedFrame,
+        written: usize,
+        now: Deciseconds,
+    ) {
+        let block = match frame.id {
+            Some(id) if self.strands.are_several() => {
+                let cursor = self.strands.cursor(partition, id);
+                Block::Placed(Box::new(Placed::new(frame.clone(), &cursor, self.form)))
+            }
+            _ => Block::Shared(frame.clone()),
+        };
+        self.queue(block, written, now);
+    }
+
     fn queue(&mut self, block: Block, written: usize, now: Deciseconds) {
         let outbox = self.outbox.get_or_insert_with(|| Outbox::new(self.form, now).into());
         outbox.push(block, written);
@@ -332,6 +345,7 @@ mod tests {
     use crate::feed::frame::{Frame, Framing};
     use crate::feed::inbox::ChannelKey;
     use crate::stream::join::{Join, Limits, Start};
+    use crate::stream::strand::Joining;
     use crate::stream::tls_socket::{self, TlsSocket};
 
     fn demo() -> Channel {
@@ -371,7 +385,8 @@ mod tests {
         client.set_nonblocking(true).unwrap();
         let limits = Limits { live_events: 1, live_bytes: 1 };
         let join = Join::new(Start::Now, limits);
-        let strand = Strand { joining: None, seen, ..Strand::joining(0, join, [].into()) };
+        let mut strands = Strands::new(1, [(0, Joining::new(join, [].into(), false))]);
+        strands.go_live(0, seen);
         let (sink, client) = if tls {
             let (session, other) = tls_socket::session(&rustls::version::TLS13);
             let socket = TlsSocket::new(server.into(), session);
@@ -379,7 +394,7 @@ mod tests {
         } else {
             (Sink::Socket(server.into()), Client::Plain(client))
         };
-        let connection = Connection::new(sink, [strand], true, form, 0, 0);
+        let connection = Connection::new(sink, strands, true, form, 0, 0);
         (connection, client)
     }
 

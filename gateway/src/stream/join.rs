@@ -65,6 +65,8 @@ enum Phase {
     Ticking,
     /// Waits for the answer to a read.
     Reading,
+    /// Has its first position, and waits until the stream is open.
+    Opening,
 }
 
 /// The state of a connection that is not live.
@@ -91,6 +93,9 @@ pub struct Join {
     late: bool,
     /// The connection was live before.
     was_live: bool,
+    /// The stream has other strands, and is not open before each has a position. Until then this
+    /// one does not go live.
+    held_back: bool,
 }
 
 impl Join {
@@ -110,7 +115,25 @@ impl Join {
             unopened: true,
             late: false,
             was_live: false,
+            held_back: false,
         }
+    }
+
+    /// A join that does not go live before [`Join::open`].
+    pub fn held_back(self) -> Self {
+        Join { held_back: true, ..self }
+    }
+
+    /// The stream is open.
+    pub fn open(&mut self, out: &mut Vec<Output>) -> Next {
+        self.held_back = false;
+        if self.phase != Phase::Opening {
+            return Next::Wait;
+        }
+        if std::mem::take(&mut self.overflowed) {
+            return self.read();
+        }
+        self.go_live(self.account.position(), out)
     }
 
     /// Creates a join for a connection that was live up to `position`.
@@ -210,6 +233,10 @@ impl Join {
         self.unopened = false;
         // The kept events are at or below the tick, so they came before "now".
         self.drop_live();
+        if self.held_back {
+            (self.start, self.phase) = (Start::After(clock), Phase::Opening);
+            return Next::Wait;
+        }
         if std::mem::take(&mut self.overflowed) {
             // Events after the tick may have been dropped as well. History has them.
             self.start = Start::After(clock);
@@ -287,7 +314,7 @@ impl Join {
         if !self.account.take(snapshot, channels, extent, &self.live, room, out) {
             return self.read();
         }
-        if cached {
+        if cached || self.held_back {
             return self.read();
         }
         if self.overflowed {

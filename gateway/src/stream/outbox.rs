@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 use sse_contract::EventId;
 
-use crate::feed::frame::{Form, SharedFrame};
+use crate::feed::frame::{Form, Placed, SharedFrame};
 
 /// A whole block of the stream.
 #[derive(Debug)]
@@ -16,23 +16,32 @@ pub(crate) enum Block {
     Shared(SharedFrame),
     /// A block of this connection alone, such as a gap or a checkpoint, in its framing.
     Own(Box<[u8]>),
+    /// A shared event with a position of this connection alone.
+    Placed(Box<Placed>),
     /// The response's head.
     Head(Bytes),
 }
 
 impl Block {
-    /// The block's bytes, as two slices in a row. The first may be empty.
-    fn pieces(&self, form: Form) -> [&[u8]; 2] {
+    /// The block's bytes, as three slices in a row, any of which may be empty.
+    fn pieces(&self, form: Form) -> [&[u8]; 3] {
         match self {
-            Block::Shared(frame) => frame.pieces(form),
-            Block::Own(bytes) => [&[], bytes],
-            Block::Head(bytes) => [&[], bytes],
+            Block::Shared(frame) => {
+                let [first, second] = frame.pieces(form);
+                [first, second, &[]]
+            }
+            Block::Placed(placed) => placed.pieces(),
+            Block::Own(bytes) => [bytes, &[], &[]],
+            Block::Head(bytes) => [bytes, &[], &[]],
         }
     }
 
     fn length(&self, form: Form) -> usize {
-        let [first, second] = self.pieces(form);
-        first.len() + second.len()
+        self.pieces(form).iter().map(|piece| piece.len()).sum()
+    }
+
+    fn is_event(&self) -> bool {
+        matches!(self, Block::Shared(_) | Block::Placed(_))
     }
 }
 
@@ -82,7 +91,7 @@ impl Outbox {
     /// lowest id dropped, and how many dropped events had no id.
     ///
     /// A gap or a checkpoint stays with the events before it, because it may name a position at or
-    /// above them. Events of another epoch stay, because a reader cannot go back to that epoch
+    /// above them; so does an event with a position of its own. Events of another epoch stay, because a reader cannot go back to that epoch
     /// without a reset.
     pub(crate) fn drop_events(&mut self, epoch: u64, begun: bool) -> (Option<EventId>, u64) {
         let (mut first, mut raw) = (None, 0);
@@ -112,14 +121,14 @@ impl Outbox {
 
     /// How many events are not accepted as a whole.
     pub(crate) fn events(&self) -> usize {
-        self.blocks.iter().filter(|block| matches!(block, Block::Shared(_))).count()
+        self.blocks.iter().filter(|block| block.is_event()).count()
     }
 
-    /// The first id of the events that are not accepted as a whole.
+    /// The first id of the shared events that are not accepted as a whole.
     pub(crate) fn first_id(&self) -> Option<EventId> {
         self.blocks.iter().find_map(|block| match block {
             Block::Shared(frame) => frame.id,
-            Block::Own(_) | Block::Head(_) => None,
+            Block::Placed(_) | Block::Own(_) | Block::Head(_) => None,
         })
     }
 
@@ -159,7 +168,7 @@ impl Outbox {
                 return events;
             }
             accepted -= rest;
-            events += u64::from(matches!(block, Block::Shared(_)));
+            events += u64::from(block.is_event());
             self.written = 0;
             self.blocks.pop_front();
         }

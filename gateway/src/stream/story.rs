@@ -10,7 +10,7 @@ use sse_contract::Channel;
 use tracing::Level;
 
 use crate::stream::close_reason::CloseReason;
-use crate::stream::join::Start;
+use crate::stream::subscription::Begin;
 
 /// The target of these lines: `log.level = "info,sse_gateway::streams=debug"` shows them.
 pub const STREAMS: &str = "sse_gateway::streams";
@@ -23,7 +23,7 @@ const NAMED: usize = 10;
 pub struct Story {
     client: IpAddr,
     channels: Arc<[Channel]>,
-    start: Start,
+    begin: Begin,
     opened: Instant,
     events: u64,
     bytes: u64,
@@ -48,11 +48,11 @@ impl fmt::Display for StreamId {
 
 impl Story {
     /// The story of a stream that opens now; `None` if the log does not take its lines.
-    pub fn begin(client: IpAddr, channels: &Arc<[Channel]>, start: &Start) -> Option<Self> {
+    pub fn begin(client: IpAddr, channels: &Arc<[Channel]>, begin: &Begin) -> Option<Self> {
         tracing::enabled!(target: STREAMS, Level::DEBUG).then(|| Story {
             client,
             channels: channels.clone(),
-            start: start.clone(),
+            begin: begin.clone(),
             opened: Instant::now(),
             events: 0,
             bytes: 0,
@@ -76,7 +76,7 @@ impl Story {
         tracing::debug!(
             target: STREAMS,
             stream = %id, client = %self.client, subject, channels = %Names(&self.channels),
-            from = %From(&self.start),
+            from = %From(&self.begin),
             "a stream is open"
         );
         self.told = true;
@@ -114,16 +114,16 @@ impl fmt::Display for Names<'_> {
 }
 
 /// Where a stream begins.
-struct From<'a>(&'a Start);
+struct From<'a>(&'a Begin);
 
 impl fmt::Display for From<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Start::Now => f.write_str("now"),
-            Start::Oldest => f.write_str("oldest"),
-            Start::After(id) => id.fmt(f),
+            Begin::Now => f.write_str("now"),
+            Begin::Oldest => f.write_str("oldest"),
+            Begin::After(cursor) => cursor.fmt(f),
             // A client wrote it, so it is quoted.
-            Start::Unknown(text) => write!(f, "unknown {text:?}"),
+            Begin::Unknown(text) => write!(f, "unknown {text:?}"),
         }
     }
 }
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_a_client_wrote_cannot_break_a_line() {
-        let start = Start::Unknown("a\nb".into());
-        assert_eq!(From(&start).to_string(), r#"unknown "a\nb""#);
+        let begin = Begin::Unknown("a\nb".into());
+        assert_eq!(From(&begin).to_string(), r#"unknown "a\nb""#);
     }
 }

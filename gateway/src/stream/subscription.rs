@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sse_contract::Channel;
+use sse_contract::{Channel, Cursor};
 use tokio::sync::oneshot;
 
 use crate::stream::join::Start;
@@ -17,7 +17,7 @@ pub struct Subscription {
     /// At least one channel, none twice.
     pub channels: Arc<[Channel]>,
     /// Where the stream begins.
-    pub start: Start,
+    pub begin: Begin,
     /// Whether the client takes `checkpoint` events.
     pub checkpoints: bool,
     /// Whether each event's first line of data is the name of its channel.
@@ -27,6 +27,48 @@ pub struct Subscription {
     pub about: Option<Box<About>>,
     /// Who asked, for whoever lists the streams.
     pub peer: Option<Peer>,
+}
+
+/// Where a client wants its stream to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begin {
+    /// At the next event published.
+    Now,
+    /// At the oldest event kept.
+    Oldest,
+    /// After this position.
+    After(Cursor),
+    /// The client named something that is no position. This is what it sent, shortened.
+    Unknown(Box<str>),
+}
+
+impl Begin {
+    /// Where the stream begins in one of `partitions` partitions.
+    pub fn in_partition(&self, partition: u16, partitions: u16) -> Start {
+        match self {
+            Begin::Now => Start::Now,
+            Begin::Oldest => Start::Oldest,
+            // The epoch tells whether it is an id of this partition.
+            Begin::After(Cursor::One(id)) => Start::After(*id),
+            Begin::After(Cursor::Several(positions)) if positions.partitions() == partitions => {
+                positions.of(partition).map_or(Start::Now, Start::After)
+            }
+            // Channels have moved to other partitions since.
+            Begin::After(cursor) => Start::Unknown(cursor.to_string().chars().take(64).collect()),
+            Begin::Unknown(text) => Start::Unknown(text.clone()),
+        }
+    }
+
+    /// Whether the client has positions, but none in this partition: events there may be missing
+    /// since it was let in.
+    pub fn lacks(&self, partition: u16, partitions: u16) -> bool {
+        match self {
+            Begin::After(Cursor::Several(positions)) => {
+                positions.partitions() == partitions && positions.of(partition).is_none()
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Who opened a stream.

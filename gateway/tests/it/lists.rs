@@ -12,8 +12,7 @@ use sse_gateway::feed::inbox::ToHub;
 use sse_gateway::feed::listing::{ChannelsStep, STEP, StreamFilter, StreamSort, StreamsStep};
 use sse_gateway::hub::{Hub, Opening};
 use sse_gateway::metrics::Metrics;
-use sse_gateway::stream::join::Start;
-use sse_gateway::stream::subscription::Subscription;
+use sse_gateway::stream::subscription::{Begin, Subscription};
 use tokio::sync::mpsc;
 
 use crate::access::{SECRET, token};
@@ -245,9 +244,9 @@ impl ByHand {
         let channel = format!("c{}", self.streams.len()).parse().unwrap();
         let (about, peer) = (None, None);
         let channels = Arc::new([channel]);
-        let start = Start::Now;
+        let begin = Begin::Now;
         let (checkpoints, annotate) = (true, false);
-        let subscription = Subscription { channels, start, checkpoints, annotate, about, peer };
+        let subscription = Subscription { channels, begin, checkpoints, annotate, about, peer };
         self.streams.push(self.hub.open(Framing::Plain, subscription));
     }
 
