@@ -351,7 +351,16 @@ local function begin(wanted_epoch)
     if problem then return problem end
   end
   if not may('HSET', state) then return denied('HSET', state) end
-  if keeps and not may('HSET', witness) then return denied('HSET', witness) end
+  if not keeps then return nil end
+  if not may('HSET', witness) then return denied('HSET', witness) end
+  -- Redis Cluster moves a partition key by key. The witness is not among the call's keys, so Redis does not notice
+  -- if it has not come yet; and a new one in its place would stop the move.
+  if publish == 'SPUBLISH' then
+    if not may('HGET', witness) then return denied('HGET', witness) end
+    local mark = run('HGET', witness, MARK)
+    if failed(mark) then return 'SSEUNDONE ' .. mark.err end
+    if not mark then return 'SSEUNDONE the partition has no witness here: it is being moved, or a gateway must repair it' end
+  end
 end
 
 local RESERVED = { gap = true, checkpoint = true, alive = true }
@@ -666,7 +675,8 @@ local function caller_of(args)
 end
 
 -- Returns the witness' ids of these channels, by channel, the younger generation first; and whether the hash of the
--- current generation has its mark.
+-- current generation has its mark. Returns nil and an error if it cannot be read, as while Redis Cluster moves it: that
+-- does not prove that it is gone.
 local function witnessed(s, channels)
   local found, marked = {}, false
   for generation = s.known or 0, (s.known or 0) - 1, -1 do
@@ -676,6 +686,7 @@ local function witnessed(s, channels)
       local some = { MARK }
       for i = first + 1, math.min(first + 1000, #channels) do some[#some + 1] = channels[i] end
       local ids = run('HMGET', name, unpack(some))
+      if ids.err and not find(ids.err, '^WRONGTYPE') then return nil, 'SSEUNDONE ' .. ids.err end
       if not ids.err then
         if generation == s.known then marked = ids[1] ~= false end
         for i = 2, #some do
@@ -687,10 +698,13 @@ local function witnessed(s, channels)
   return found, marked
 end
 
--- Whether Redis may have lost acknowledged writes since the state was written.
-local function is_lost(s, g, life, marked, highest_ms, highest_seq)
+-- Whether Redis may have lost acknowledged writes since the state was written. `moved` says that Redis Cluster moved
+-- the partition here from the process that wrote the state: that moves every key as it is.
+local function is_lost(s, g, life, marked, moved, highest_ms, highest_seq)
   if not s.clock or not s.run or not s.ttl or not s.beat or s.version ~= LIBRARY_VERSION then return true end
-  if s.run ~= life.run then
+  if moved then
+    -- What remains to be found out is whether the state went back in time.
+  elseif s.run ~= life.run then
     -- `durable` is the operator's word that acknowledged writes survive a restart. It does not cover evictions.
     if s.durable ~= 1 or life.evicted ~= '0' then return true end
   else
@@ -702,7 +716,7 @@ local function is_lost(s, g, life, marked, highest_ms, highest_seq)
     end
   end
   -- A failover, perhaps one that ended at the same process.
-  if s.replid ~= life.replid and life.promoted then return true end
+  if not moved and s.replid ~= life.replid and life.promoted then return true end
   -- The state went back in time. Within an epoch only ticks raise the count, so no publish can have hidden that.
   if g.beat and g.beat > (s.beat or 0) then return true end
   if above(highest_ms, highest_seq, clock_ms, clock_seq) then return true end
@@ -744,14 +758,19 @@ end
 -- Begins an epoch if Redis may have lost acknowledged writes, converts and completes the state, and raises the clock
 -- to the time. `lasts` holds the last ids of histories, two numbers each. The returned state's `witnessed` has the
 -- witness' ids of `channels`. Returns nil and an error if it fails.
-local function settle(args, lasts, channels)
+local function settle(args, lasts, channels, from)
   local g, s = admit(args)
   if not g then return nil, s end
   local life = server_life()
   if not life or life.run == '' then return nil, 'SSEUNDONE Redis does not tell INFO' end
+  if from == '?' and s.run and s.run ~= life.run then
+    return nil, 'SSESTRANGE ' .. s.run .. ' wrote the state, this is ' .. life.run
+  end
   local found, marked = witnessed(s, channels)
+  if not found then return nil, marked end
   local most_ms, most_seq = highest(g, lasts, found)
-  local lost = is_lost(s, g, life, marked, most_ms, most_seq)
+  local moved = from ~= nil and from ~= '' and s.run == from
+  local lost = is_lost(s, g, life, marked, moved, most_ms, most_seq)
 
   local changes = { 'HSET', state }
   local function put(field, value)
@@ -790,13 +809,15 @@ local function settle(args, lasts, channels)
   return s
 end
 
--- KEYS: the state. ARGV: the gateway's nine arguments.
+-- KEYS: the state. ARGV: the gateway's nine arguments; in a Redis Cluster a tenth: '?', or the run id of the process
+-- that the partition was moved from. With '?', the answer is SSESTRANGE with that run id if another process wrote the
+-- state, so that the gateway can find out whether the partition was moved (`from`) or its data were lost ('').
 -- Returns clock, time in ms, max_len, ttl in ms, max_data, idem_ttl in ms, durable, beat.
 local function sse_tick(keys, args)
   local problem = enter(keys[1])
   if problem then return fail(problem) end
   local s
-  s, problem = settle(args, {}, {})
+  s, problem = settle(args, {}, {}, args[10])
   if not s then return fail(problem) end
   -- Only this and a new epoch raise the count. So a gateway that finds it lower knows that the state went back in time.
   local beat = run('HINCRBY', state, 'beat', 1)

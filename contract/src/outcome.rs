@@ -24,6 +24,9 @@ pub enum Meaning {
     Undone,
     /// The state belongs to another contract version or number of partitions. Nothing was written.
     Mismatch,
+    /// Redis Cluster has the keys elsewhere, is moving them, or is down. Nothing ran. Find the
+    /// partition's master and send the event again.
+    Elsewhere,
     /// It is unknown whether the event was published, so no program may repeat it on its own.
     ///
     /// This is the meaning of every error without one of the script's own codes, whatever Redis
@@ -45,6 +48,9 @@ pub fn meaning(error: &str) -> Meaning {
         // A running script cannot cause these two errors, because a script cannot call functions or
         // scripts.
         "NOSCRIPT" => Meaning::Missing,
+        // Redis Cluster looks at a call's keys before it runs the call. Within a script it answers
+        // "ERR Script attempted to access a non local key" instead.
+        "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" => Meaning::Elsewhere,
         _ if error.trim_end_matches('.') == "ERR Function not found" => Meaning::Missing,
         _ => Meaning::Unknown,
     }
@@ -54,7 +60,7 @@ pub fn meaning(error: &str) -> Meaning {
 /// whole text.
 pub fn detail(error: &str) -> &str {
     match (meaning(error), error.split_once(' ')) {
-        (Meaning::Unknown | Meaning::Missing, _) | (_, None) => error,
+        (Meaning::Unknown | Meaning::Missing | Meaning::Elsewhere, _) | (_, None) => error,
         (_, Some((_, words))) => words,
     }
 }
@@ -81,6 +87,10 @@ mod tests {
             ("SSEMISMATCH version: …", Meaning::Mismatch),
             ("NOSCRIPT No matching script. Please use EVAL.", Meaning::Missing),
             ("ERR Function not found", Meaning::Missing),
+            ("MOVED 10106 127.0.0.1:7401", Meaning::Elsewhere),
+            ("ASK 10106 127.0.0.1:7401", Meaning::Elsewhere),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", Meaning::Elsewhere),
+            ("CLUSTERDOWN Hash slot not served", Meaning::Elsewhere),
             // Errors of Redis itself, before a script, within it or about it.
             ("NOPERM this user has no permissions to run the 'fcall' command", Meaning::Unknown),
             ("ERR The user executing the script can't run this command", Meaning::Unknown),

@@ -28,6 +28,8 @@ pub(crate) enum Again {
     WithKey,
     /// Always. Nothing was written, because the data lives in another epoch than the gateway named.
     InNewEpoch,
+    /// Always, and until the time is over: Redis Cluster is moving the partition.
+    Elsewhere,
 }
 
 /// An answer that is no event id.
@@ -96,6 +98,7 @@ impl From<NoId> for Failure {
             Meaning::Conflict => (PublishError::Conflict(text), Again::Never),
             Meaning::Denied => (PublishError::Denied(text), Again::Never),
             Meaning::OtherEpoch => (PublishError::Unavailable(told), Again::InNewEpoch),
+            Meaning::Elsewhere => (PublishError::Unavailable(told), Again::Elsewhere),
             Meaning::Undone | Meaning::Missing => (PublishError::Unavailable(told), Again::WithKey),
             Meaning::Mismatch => (PublishError::Unavailable(told), Again::Never),
             // Redis may not have stored the idempotency key, so not even a keyed publication is
@@ -120,13 +123,15 @@ mod tests {
 
     #[test]
     fn only_what_cannot_become_two_events_is_sent_again() {
-        use Again::{InNewEpoch, Never, WithKey};
+        use Again::{Elsewhere, InNewEpoch, Never, WithKey};
         for (text, again, unknown) in [
             ("SSEINVALID data: 2 bytes, at most 1", Never, false),
             ("SSECONFLICT x", Never, false),
             ("SSEDENIED x", Never, false),
             ("SSEEPOCH x", InNewEpoch, false),
             ("SSEUNDONE x", WithKey, false),
+            ("MOVED 1 a:1", Elsewhere, false),
+            ("TRYAGAIN x", Elsewhere, false),
             ("NOPERM x", Never, true),
             ("OOM x", Never, true),
             ("READONLY x", Never, true),

@@ -62,7 +62,7 @@ fn repeatable(item: &Publication, result: &Outcome) -> bool {
         Err(failure) => match failure.again {
             Again::Never => false,
             Again::WithKey => item.idempotency_key.is_some(),
-            Again::InNewEpoch => true,
+            Again::InNewEpoch | Again::Elsewhere => true,
         },
     }
 }
