@@ -6,6 +6,7 @@
 //! publisher and the tests can share one definition. `docs/redis-contract.md` is the same contract
 //! in words, for publishers in other languages.
 
+mod address;
 mod call;
 mod channel;
 mod cursor;
@@ -19,6 +20,7 @@ mod loading;
 mod outcome;
 pub mod pattern;
 
+pub use address::{Address, AddressError};
 pub use call::{Call, Caller, Part, Publish, batch_len};
 pub use channel::{Channel, ChannelError};
 pub use cursor::{Cursor, CursorError, Positions};
