@@ -40,7 +40,7 @@ use crate::config::api_key_line::ApiKeyLine;
 use crate::config::issuer_line::{IssuerLine, as_url};
 use crate::config::log_filter::LogFilter;
 use crate::config::origins::AllowedOrigins;
-use crate::config::redis_url::connection_info;
+use crate::config::redis_url::RedisUrl;
 use crate::config::shown::shown;
 pub use crate::config::slow_readers::{SlowReader, SlowReaderRule};
 use crate::config::sources::{Flag, Setting, Settings};
@@ -442,5 +442,5 @@ parsed_by!(duration, Duration, checks::parse_duration);
 parsed_by!(address, SocketAddr, checks::parse_address);
 parsed_by!(prefix, String, |text: &str| Keys::check_prefix(text).map(|()| text.to_owned()));
 parsed_by!(redis_url, String, |text: &str| {
-    connection_info(text).map(|_| text.to_owned()).map_err(|error| error.what().to_owned())
+    RedisUrl::parse(text).map(|_| text.to_owned()).map_err(|error| error.what().to_owned())
 });

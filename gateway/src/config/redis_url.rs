@@ -4,6 +4,7 @@ use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use rustls::pki_types::ServerName;
+use sse_contract::Address;
 
 /// `redis.url` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +23,43 @@ impl BadRedisUrl {
     }
 }
 
-/// Parses the URL. Refuses TLS without certificate checks, a host that is no valid TLS name, and a
+/// What `redis.url` names.
+#[derive(Debug, Clone)]
+pub enum RedisUrl {
+    /// One server.
+    Server(ConnectionInfo),
+    /// The master that Sentinels watch over.
+    Sentinel {
+        /// At least one.
+        sentinels: Vec<ConnectionInfo>,
+        /// What they call the master.
+        name: String,
+        /// The master's credentials, at another address than its own.
+        master: ConnectionInfo,
+    },
+    /// Some nodes of a Redis Cluster, at least one.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+impl RedisUrl {
+    /// Parses the URL. Of several servers, each must be one that the gateway can use.
+    pub(crate) fn parse(url: &str) -> Result<Self, BadRedisUrl> {
+        let all = |urls: &[String]| urls.iter().map(|url| connection_info(url)).collect();
+        Ok(match Address::parse(url).map_err(BadRedisUrl::new)? {
+            Address::Server(url) => RedisUrl::Server(connection_info(&url)?),
+            Address::Cluster(nodes) => RedisUrl::Cluster(all(&nodes)?),
+            Address::Sentinel { sentinels, name, master } => RedisUrl::Sentinel {
+                sentinels: all(&sentinels)?,
+                name,
+                master: connection_info(&master)?,
+            },
+        })
+    }
+}
+
+/// Parses the URL of one server. Refuses TLS without certificate checks, a host that is no valid TLS name, and a
 /// database other than 0.
-pub(crate) fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
+fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
     let odd = |what: &dyn fmt::Display| {
         BadRedisUrl(format!("{what}; write it as redis://user:password@host:6379"))
     };
@@ -50,5 +85,10 @@ pub(crate) fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> 
 
 /// Whether a valid URL uses TLS; false for an invalid one.
 pub(crate) fn speaks_tls(url: &str) -> bool {
-    connection_info(url).is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
+    let first = match RedisUrl::parse(url) {
+        Ok(RedisUrl::Server(info) | RedisUrl::Sentinel { master: info, .. }) => Some(info),
+        Ok(RedisUrl::Cluster(nodes)) => nodes.into_iter().next(),
+        Err(_) => None,
+    };
+    first.is_some_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
 }
