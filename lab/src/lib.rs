@@ -8,9 +8,11 @@ pub mod chunked;
 pub mod event_stream;
 pub mod listener;
 pub mod process;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod resp;
 pub mod scratch;
+pub mod sentinels;
 pub mod tcp_proxy;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -49,6 +49,9 @@ impl RedisServer {
     pub fn start_in(env: &[(&str, &str)], args: &[&str]) -> Self {
         let (addr, dir) = (own_addr(), Scratch::new("redis"));
         let mut command = command(addr, dir.path());
+        // Otherwise others would take this server for 127.0.0.1, from where it connects to them.
+        command.args(["--replica-announce-ip", &addr.ip().to_string()]);
+        command.args(["--cluster-announce-ip", &addr.ip().to_string()]);
         command.args(args).envs(env.iter().copied()).stdout(Stdio::piped());
         let process = ready(&mut command);
         RedisServer { addr, process, command, _dir: dir }
