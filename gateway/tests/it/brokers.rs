@@ -1,5 +1,7 @@
 //! Tests that need Redis: other publishers, other versions of the contract, and faults of Redis.
 
+mod partitions;
+
 use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 
 #[test]

@@ -12,6 +12,7 @@ use sse_contract::{Call, Caller, EventId, Keys, Part, Publish};
 
 use crate::broker::redis::connector::SessionError;
 use crate::broker::redis::library::Library;
+use crate::broker::redis::partition::label;
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::settings::HistoryLimits;
 
@@ -62,7 +63,7 @@ impl Calls {
         configured: HistoryLimits,
         page_bytes: usize,
     ) -> Self {
-        let (library, seen) = (Library::default(), Mutex::default());
+        let (library, seen) = (Library::new(label(&keys, partition)), Mutex::default());
         Calls { keys, partition, configured, page_bytes, library, seen }
     }
 
@@ -82,6 +83,7 @@ impl Calls {
         drop(seen);
         if before != Some(told.limits) && told.limits != self.configured {
             tracing::warn!(
+                partition = label(&self.keys, self.partition),
                 found = %told.limits,
                 configured = %self.configured,
                 "Redis holds other limits than this configuration, and holds for all; \

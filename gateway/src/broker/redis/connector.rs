@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use crate::broker::redis::place::Server;
 use crate::broker::redis::resp::{self, ProtocolError, Value};
 use crate::broker::redis::settings::RedisTls;
 use crate::config::pem;
@@ -57,14 +58,13 @@ pub(crate) struct Connection {
 /// Connects, authenticates, and checks that the server is a master of version 7 or newer. Fails
 /// with `Timeout` if all of it takes longer than `timeout`.
 pub(crate) async fn connect(
-    info: &ConnectionInfo,
-    tls: &RedisTls,
+    server: &Server,
     timeout: Duration,
 ) -> Result<Connection, SessionError> {
     let work = async {
-        let stream = open(info.addr(), tls, timeout).await?;
+        let stream = open(server.info().addr(), server.tls(), timeout).await?;
         let mut connection = Connection { stream, input: BytesMut::with_capacity(64 * 1024) };
-        connection.greet(info).await?;
+        connection.greet(server.info()).await?;
         Ok(connection)
     };
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(SessionError::Timeout(timeout)))

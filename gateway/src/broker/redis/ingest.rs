@@ -1,4 +1,4 @@
-//! The ingest: receives live events from Redis on one connection and one thread, and hands them to
+//! The ingest: receives a partition's live events from Redis on one connection, and hands them to
 //! the workers.
 //!
 //! It never waits for a worker, because Redis disconnects a subscriber that does not read. Ticks
@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 
 use crate::broker::redis::connector::{self, Connection, SessionError};
 use crate::broker::redis::dispatch::{Dispatch, IngestRequest};
-use crate::broker::redis::outage::Outage;
 use crate::broker::redis::partition::Partition;
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::session::{self, Run};
@@ -44,7 +43,8 @@ pub(crate) struct Ingest {
     number: u64,
     /// The server and the epoch of the last tick. `None` before the first one.
     last: Option<(Run, u64)>,
-    outage: Option<Outage>,
+    /// Whether there was an outage of which the log has not told the end.
+    telling: bool,
 }
 
 impl Ingest {
@@ -59,12 +59,16 @@ impl Ingest {
             requests,
             number: 0,
             last: None,
-            outage: None,
+            telling: false,
         }
     }
 
     /// Runs session after session, for ever.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self) -> Infallible {
+        if self.partition.number > 0 {
+            // The first partition compares the number of partitions for all.
+            self.partition.agreement.confirmed().await;
+        }
         let longest = self.partition.config.reconnect_max;
         let mut delay = delays(longest);
         loop {
@@ -79,15 +83,11 @@ impl Ingest {
     }
 
     fn offline(&mut self, error: &SessionError) {
-        if *self.partition.status.borrow() == Status::Online {
-            // Counted before the workers are told, who make their streams leave the live side. A
-            // second loss before all streams are back belongs to the same story.
-            self.outage.get_or_insert_with(|| Outage::begin(&self.partition.metrics)).lost();
-        }
+        self.telling |= self.partition.outages.offline(self.partition.number);
         self.partition.sessions.end();
         self.dispatch.end();
         let text = error.to_string();
-        let addr = &self.partition.addr;
+        let (addr, partition) = (self.partition.addr(), self.partition.label());
         let before = match error {
             SessionError::Mismatch(_) => {
                 self.partition.status.send_replace(Status::Mismatch(text.clone()))
@@ -95,11 +95,14 @@ impl Ingest {
             _ => self.partition.status.send_replace(Status::Offline(text.clone())),
         };
         if before == Status::Online {
-            tracing::warn!(redis.addr = %addr, error = %text, "live events are interrupted");
+            tracing::warn!(
+                redis.addr = %addr, partition, error = %text, "live events are interrupted"
+            );
         } else if before != *self.partition.status.borrow() {
-            tracing::warn!(redis.addr = %addr, error = %text, "Redis cannot be reached; trying on");
+            tracing::warn!(
+                redis.addr = %addr, partition, error = %text, "Redis cannot be reached; trying on"
+            );
         }
-        self.partition.metrics.broker.connected.with_label_values(&["redis"]).set(0);
     }
 
     /// Handles requests between two sessions.
@@ -117,26 +120,26 @@ impl Ingest {
     /// Runs one session until it breaks.
     async fn session(&mut self) -> Result<Infallible, SessionError> {
         let timeout = self.partition.config.connect_timeout;
-        let mut connection =
-            connector::connect(&self.partition.info, &self.partition.tls, timeout).await?;
+        let server = self.partition.master().await?;
+        let mut connection = connector::connect(&server, timeout).await?;
         let prepared = tokio::time::timeout(timeout, self.prepare(&mut connection)).await;
         let (run, clock) = prepared.unwrap_or(Err(SessionError::Timeout(timeout)))?;
         self.number += 1;
-        let (number, partition) = (self.number, &self.partition);
-        let (info, config) = (&partition.info, &partition.config);
-        let begun = partition.sessions.begin(number, run.clone(), clock.epoch(), info, config);
+        let (addr, label) = (server.addr().clone(), self.partition.label());
+        let (number, epoch, config) = (self.number, clock.epoch(), &self.partition.config);
+        let begun = self.partition.sessions.begin(number, server, run.clone(), epoch, config);
         begun.map_err(|error| SessionError::Refused(error.to_string()))?;
-        self.dispatch.begin(clock);
-        let addr = &self.partition.addr;
-        match &mut self.outage {
-            None => tracing::info!(redis.addr = %addr, "live events are received"),
-            Some(outage) => {
-                let seconds = outage.back().as_secs_f64();
-                tracing::info!(redis.addr = %addr, outage.seconds = seconds, "Redis is back");
+        self.dispatch.begin(clock, addr.clone());
+        match self.partition.outages.online(self.partition.number) {
+            None => {
+                tracing::info!(redis.addr = %addr, partition = label, "live events are received");
             }
+            Some(away) => tracing::info!(
+                redis.addr = %addr, partition = label, outage.seconds = away.as_secs_f64(),
+                "Redis is back"
+            ),
         }
-        self.hear_epoch(run, clock.epoch());
-        self.partition.metrics.broker.connected.with_label_values(&["redis"]).set(1);
+        self.hear_epoch(run, epoch);
         self.partition.metrics.broker.sessions.inc();
         self.partition.status.send_replace(Status::Online);
         self.serve(&mut connection).await
@@ -157,7 +160,7 @@ impl Ingest {
             };
             self.partition.metrics.broker.epochs.inc();
             tracing::warn!(
-                redis.addr = %self.partition.addr, epoch.old = last_epoch, epoch.new = epoch, why,
+                redis.addr = %self.partition.addr(), partition = self.partition.label(), epoch.old = last_epoch, epoch.new = epoch, why,
                 "a new epoch has begun: every client is told of a gap (reset)"
             );
         }
@@ -177,7 +180,7 @@ impl Ingest {
             .await?;
         if policy != "noeviction" && *self.partition.status.borrow() == Status::Connecting {
             tracing::warn!(
-                redis.maxmemory_policy = %policy,
+                partition = partition.label(), redis.maxmemory_policy = %policy,
                 "any eviction ends an epoch, and every cursor with it: set maxmemory-policy noeviction"
             );
         }
@@ -188,8 +191,13 @@ impl Ingest {
             let text = "INFO does not tell run_id: a gateway needs the right to INFO";
             SessionError::Refused(text.to_owned())
         })?;
+        let agreement = &partition.agreement;
+        if !agreement.is_confirmed() {
+            connection.call(&agreement.question(), |value| agreement.judge(value)).await??;
+        }
         let tick = partition.calls.tick();
         let clock = connection.call(&tick, |value| partition.calls.ticked(value)).await??;
+        agreement.confirm();
         Ok((run, clock))
     }
 
@@ -198,7 +206,7 @@ impl Ingest {
         let (mut reader, mut writer) = tokio::io::split(stream);
         loop {
             self.dispatch.maintain();
-            self.outage.take_if(|outage| outage.tell(&self.partition.metrics));
+            self.telling = self.telling && !self.partition.outages.told();
             let (wake, overdue) = self.dispatch.wake();
             let written = !self.dispatch.out.is_empty();
             tokio::select! {

@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, ConnectionInfo, ProtocolVersion, RedisError,
-    TlsCertificates,
-};
+use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionInfo, TlsCertificates};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -65,6 +62,8 @@ pub struct RedisSettings {
     pub key: String,
     /// The prefix of every name in Redis.
     pub prefix: String,
+    /// Into how many partitions the channels are divided.
+    pub partitions: u16,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long an answer may take before its connection counts as broken.
@@ -100,6 +99,7 @@ impl RedisSettings {
             certificate: redis.certificate,
             key: redis.key,
             prefix: redis.prefix,
+            partitions: redis.partitions,
             connect_timeout: redis.connect_timeout,
             answer_timeout: redis.answer_timeout,
             request_timeout: redis.request_timeout,
@@ -205,10 +205,4 @@ pub enum BadRedis {
     /// A PEM file.
     #[error(transparent)]
     File(#[from] BadFile),
-}
-
-/// Creates a client whose connections report when they end. That needs RESP3.
-pub(crate) fn client(info: &ConnectionInfo) -> Result<redis::Client, RedisError> {
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    redis::Client::open(info.clone().set_redis_settings(settings))
 }
