@@ -436,9 +436,43 @@ local function xadd(history, data, event)
   return run('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max_len, clock, 'data', data, 'event', event)
 end
 
+-- CRC16 (XMODEM) of each four bits.
+local CRC16 = {
+  0x0000, 0x1021, 0x2042, 0x3063, 0x4084, 0x50a5, 0x60c6, 0x70e7, 0x8108, 0x9129, 0xa14a, 0xb16b, 0xc18c, 0xd1ad, 0xe1ce, 0xf1ef,
+}
+
+local function crc16(text)
+  local crc = 0
+  local function add(four)
+    crc = bit.bxor(bit.band(bit.lshift(crc, 4), 0xffff), CRC16[1 + bit.bxor(bit.rshift(crc, 12), four)])
+  end
+  for i = 1, #text do
+    local byte = string.byte(text, i)
+    add(bit.rshift(byte, 4))
+    add(bit.band(byte, 15))
+  end
+  return crc
+end
+
+-- Returns an error if the channel belongs to another partition than the current one. Nobody subscribes to it here, so
+-- its events would be acknowledged and lost.
+local function misplaced(channel)
+  local own = tonumber(match(live_head, '{(%d+)}:$'))
+  local values = run('HMGET', state, 'partitions')
+  if values.err then return 'SSEUNDONE ' .. values.err end
+  local count = number(values[1])
+  -- Before its first tick, a state does not say how many partitions there are.
+  if not count or count == 0 then return nil end
+  local right = crc16(match(channel, '{(.+)}') or channel) % count
+  if right == own then return nil end
+  return 'SSEINVALID channel: belongs to partition ' .. right .. ' of ' .. count .. ', not to ' .. own
+end
+
 -- Creates a history with this event. Returns an error, if any.
 local function create(history, channel, data, event)
   local problem = check { 'HGET', witness, 'HGET', witness_before, 'UNLINK', history }
+  if problem then return problem end
+  problem = publish == 'SPUBLISH' and misplaced(channel)
   if problem then return problem end
   local known = run('HGET', witness, channel) or run('HGET', witness_before, channel)
   if failed(known) then return 'SSEUNDONE ' .. known.err end

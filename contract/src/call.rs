@@ -103,10 +103,24 @@ impl<'a> Call<'a> {
 
     /// Checks a partition's epoch, and raises its clock and its count of ticks.
     pub fn tick(keys: &Keys, partition: u16, caller: &Caller) -> Call<'static> {
-        let mut call = Call::begin(Function::Tick, 11);
+        let mut call = Call::begin(Function::Tick, 12);
         call.text(keys.state(partition));
         call.count_keys();
         caller.words(keys.partitions()).into_iter().for_each(|word| call.text(word));
+        call
+    }
+
+    /// The same for the first tick on a server of a Redis Cluster. If another process wrote the
+    /// partition's state, the answer is `SSESTRANGE <its run id> …` unless `moved_from` is set: the
+    /// run id of the process that the partition was moved from, or empty if its data may be lost.
+    pub fn first_tick(
+        keys: &Keys,
+        partition: u16,
+        caller: &Caller,
+        moved_from: Option<&str>,
+    ) -> Call<'static> {
+        let mut call = Call::tick(keys, partition, caller);
+        call.text(moved_from.unwrap_or("?").to_owned());
         call
     }
 

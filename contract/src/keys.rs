@@ -5,8 +5,8 @@ use crate::Channel;
 /// Builds every name that the contract uses in Redis, from a prefix and the number of partitions.
 ///
 /// With one partition names are plain (`sse:history:orders`). With more, each name carries the hash
-/// tag of its partition (`sse:{3}:history:orders`), so that a partition's state, histories and live
-/// channels share one slot of a Redis Cluster.
+/// tag of its partition (`sse:{3}:history:orders`), so that all names of a partition share one slot
+/// of a Redis Cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     prefix: String,
@@ -56,14 +56,20 @@ impl Keys {
         self.partitions
     }
 
-    /// The partition of a channel: the CRC16 of its hash tag, or of its whole name if it has no
-    /// tag, modulo the number of partitions. (CRC16 is XMODEM, as in the Redis Cluster
-    /// specification.)
-    pub fn partition(&self, channel: &str) -> u16 {
+    /// The partition of a channel, a subject or a ticket's hash: the CRC16 of its hash tag, or of
+    /// the whole text if it has no tag, modulo the number of partitions. (CRC16 is XMODEM, as in the
+    /// Redis Cluster specification.)
+    pub fn partition(&self, name: &str) -> u16 {
         if self.partitions == 1 {
             return 0;
         }
-        crc16(Channel::hashed(channel).as_bytes()) % self.partitions
+        crc16(Channel::hashed(name).as_bytes()) % self.partitions
+    }
+
+    /// The slot of a Redis Cluster that a partition's names share. Without several partitions they
+    /// share none.
+    pub fn slot(&self, partition: u16) -> u16 {
+        crc16(partition.to_string().as_bytes()) % SLOTS
     }
 
     /// The beginning of every name of a partition.
@@ -107,31 +113,36 @@ impl Keys {
     /// The sorted set that counts a subject's open streams on all gateways. A subject may be any
     /// text.
     pub fn streams(&self, subject: &str) -> String {
-        let partition = crc16(subject.as_bytes()) % self.partitions;
-        format!("{}:streams:{subject}", self.head(partition))
+        format!("{}:streams:{subject}", self.head(self.partition(subject)))
     }
 
-    /// The pub/sub channel for one gateway's probes. No channel's name begins with a colon, so no
-    /// channel can collide with this name.
-    pub fn probe(&self, nonce: u64) -> String {
-        format!("{}::probe:{nonce:016x}", self.prefix)
+    /// The pub/sub channel for one gateway's probes of a partition. No channel's name begins with a
+    /// colon, so no channel can collide with this name.
+    pub fn probe(&self, partition: u16, nonce: u64) -> String {
+        format!("{}::probe:{nonce:016x}", self.head(partition))
     }
 
-    /// The key with what an unused ticket grants. `hash` is the ticket's hash.
+    /// The key with what an unused ticket grants. `hash` is the ticket's hash, which also decides on
+    /// the partition.
     pub fn ticket(&self, hash: &str) -> String {
-        format!("{}:ticket:{hash}", self.prefix)
+        format!("{}:ticket:{hash}", self.head(self.partition(hash)))
     }
 
-    /// The sorted set of revocations, scored by the time (ms) until which each is kept.
+    /// The sorted set of revocations, scored by the time (ms) until which each is kept. A gateway
+    /// reads all of them in one step, so all are in the first partition.
     pub fn revoked(&self) -> String {
-        format!("{}:revoked", self.prefix)
+        format!("{}:revoked", self.head(0))
     }
 
-    /// The pub/sub channel on which gateways tell each other to read the revocations.
+    /// The pub/sub channel on which gateways tell each other to read the revocations. It is in the
+    /// first partition, as they are.
     pub fn revocation_channel(&self) -> String {
-        format!("{}::revoked", self.prefix)
+        format!("{}::revoked", self.head(0))
     }
 }
+
+/// How many slots a Redis Cluster has (Redis cluster specification).
+const SLOTS: u16 = 16384;
 
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| {
@@ -161,7 +172,7 @@ mod tests {
         assert_eq!(keys.idempotency(&orders, "k1"), "sse:idem:orders|k1");
         assert_eq!(keys.known(0, 3), "sse:known:3");
         assert_eq!(keys.streams("ann"), "sse:streams:ann");
-        assert_eq!(keys.probe(255), "sse::probe:00000000000000ff");
+        assert_eq!(keys.probe(0, 255), "sse::probe:00000000000000ff");
         assert_eq!(keys.ticket("ab"), "sse:ticket:ab");
         assert_eq!(
             (keys.revoked(), keys.revocation_channel()),
@@ -181,6 +192,42 @@ mod tests {
         assert_eq!(keys.history(&orders), "sse:{9}:history:orders");
         assert_eq!(keys.live(&orders), "sse:{9}:orders");
         assert_eq!(keys.known(9, 1), "sse:{9}:known:1");
+        // As a Redis Cluster counts: CLUSTER KEYSLOT sse:{9}:state.
+        assert_eq!(keys.slot(9), 10106);
+        assert_eq!(keys.state(9), "sse:{9}:state");
+        assert_eq!(keys.idempotency(&orders, "k1"), "sse:{9}:idem:orders|k1");
+        assert_eq!(keys.streams("user:42"), "sse:{8}:streams:user:42");
+        assert_eq!(keys.probe(9, 255), "sse:{9}::probe:00000000000000ff");
+        assert_eq!(keys.ticket("ab"), "sse:{15}:ticket:ab");
+        assert_eq!(
+            (keys.revoked(), keys.revocation_channel()),
+            ("sse:{0}:revoked".into(), "sse:{0}::revoked".into())
+        );
+    }
+
+    /// Redis Cluster hashes what stands between the first brace and the next closing one.
+    fn slot_text(name: &str) -> &str {
+        name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or(name, |(tag, _)| tag)
+    }
+
+    #[test]
+    fn each_name_of_a_partition_is_in_its_slot() {
+        let keys = Keys::new("sse", 16);
+        for name in ["demo", "mail:{orders}", "{user:42}:mail", "a{}", "{", "}{x}"] {
+            let partition = keys.partition(name);
+            let own = partition.to_string();
+            let mut names = vec![keys.streams(name), keys.ticket(name), keys.state(partition)];
+            names.extend([keys.known(partition, 1), keys.probe(partition, 1)]);
+            if let Ok(channel) = name.parse() {
+                names.extend([keys.history(&channel), keys.live(&channel)]);
+                names.push(keys.idempotency(&channel, "{k}"));
+            }
+            for name in names {
+                assert_eq!(slot_text(&name), own, "{name}");
+            }
+        }
+        assert_eq!(slot_text(&keys.revoked()), slot_text(&keys.state(0)));
+        assert_eq!(slot_text(&keys.revocation_channel()), slot_text(&keys.state(0)));
     }
 
     #[test]
@@ -211,7 +258,7 @@ mod tests {
         Idempotency(Channel, String),
         Streams(String),
         Live(Channel),
-        Probe(u64),
+        Probe(u16, u64),
         Ticket(String),
         Revoked,
         RevocationChannel,
@@ -228,7 +275,9 @@ mod tests {
                 Thing::Idempotency(channel, key) => (false, keys.idempotency(channel, key)),
                 Thing::Streams(subject) => (false, keys.streams(subject)),
                 Thing::Live(channel) => (true, keys.live(channel)),
-                Thing::Probe(nonce) => (true, keys.probe(*nonce)),
+                Thing::Probe(partition, nonce) => {
+                    (true, keys.probe(partition % keys.partitions(), *nonce))
+                }
                 Thing::Ticket(hash) => (false, keys.ticket(hash)),
                 Thing::Revoked => (false, keys.revoked()),
                 Thing::RevocationChannel => (true, keys.revocation_channel()),
@@ -239,6 +288,7 @@ mod tests {
             match self {
                 Thing::State(partition) => Thing::State(partition % keys.partitions()),
                 Thing::Known(p, generation) => Thing::Known(p % keys.partitions(), generation),
+                Thing::Probe(p, nonce) => Thing::Probe(p % keys.partitions(), nonce),
                 other => other,
             }
         }
@@ -250,8 +300,8 @@ mod tests {
         for partition in 0..keys.partitions() {
             things.push(Thing::State(partition));
             things.extend((0..20).map(|generation| Thing::Known(partition, generation)));
+            things.extend((0..20).map(|nonce| Thing::Probe(partition, nonce)));
         }
-        things.extend((0..20).map(Thing::Probe));
         things.extend([Thing::Revoked, Thing::RevocationChannel]);
         // Any suffix of the name may be a channel, and any character within it may separate a
         // channel from an idempotency key.
@@ -291,7 +341,7 @@ mod tests {
             (channel(), key()).prop_map(|(channel, key)| Thing::Idempotency(channel, key)),
             key().prop_map(Thing::Streams),
             channel().prop_map(Thing::Live),
-            (0u64..20).prop_map(Thing::Probe),
+            (0u16..20, 0u64..20).prop_map(|(p, nonce)| Thing::Probe(p, nonce)),
             "[0-9a-f]{1,4}".prop_map(Thing::Ticket),
             Just(Thing::Revoked),
             Just(Thing::RevocationChannel),

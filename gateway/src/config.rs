@@ -191,6 +191,7 @@ section!(
         certificate: String,
         key: String,
         #[serde(deserialize_with = "prefix")] prefix: String,
+        partitions: u16,
         #[serde(deserialize_with = "duration")] connect_timeout: Duration,
         #[serde(deserialize_with = "duration")] answer_timeout: Duration,
         #[serde(deserialize_with = "duration")] request_timeout: Duration,

@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 use crate::access::Access;
 use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryLimits};
-use crate::broker::redis::RedisBroker;
 use crate::broker::redis::settings::RedisSettings;
+use crate::broker::redis::{Offline, RedisBroker};
 use crate::config::{BrokerKind, Config};
 use crate::gateway::drain::Drain;
 use crate::http::app::App;
@@ -247,7 +247,7 @@ impl App {
             return Ok(());
         }
         let Broker::Redis(redis) = &self.broker else { return Ok(()) };
-        let addr = redis.addr().to_owned();
+        let addr = redis.addr().to_string();
         let read = self.read_revocations().await;
         read.map_err(|error| StartError::Redis {
             addr,
@@ -274,10 +274,8 @@ async fn broker(
         BrokerKind::Redis => {
             let redis = RedisBroker::start(RedisSettings::of(config), metrics, vitals)
                 .map_err(|error| StartError::Config(error.to_string()))?;
-            redis
-                .online(patience)
-                .await
-                .map_err(|error| StartError::Redis { addr: redis.addr().to_owned(), error })?;
+            let online = redis.online(patience).await;
+            online.map_err(|Offline { addr, error }| StartError::Redis { addr, error })?;
             Broker::Redis(redis)
         }
     };

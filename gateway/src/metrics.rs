@@ -64,7 +64,7 @@ pub struct ReadinessMetrics {
 /// Metrics of the broker.
 #[derive(Debug, Clone)]
 pub struct BrokerMetrics {
-    /// Whether the broker's live side is connected (1) or not (0).
+    /// Whether the broker's live side is connected in every partition (1) or not (0).
     pub connected: IntGaugeVec,
     /// Channels with a subscriber on this gateway.
     pub channels: IntGauge,
@@ -163,8 +163,10 @@ impl ReadinessMetrics {
 
 impl BrokerMetrics {
     fn of(make: &Maker) -> Self {
-        let connected =
-            Opts::new("sse_broker_connected", "Whether live events reach this gateway.");
+        let connected = Opts::new(
+            "sse_broker_connected",
+            "Whether live events of every partition reach this gateway.",
+        );
         let connected = IntGaugeVec::new(connected, &["broker"]).expect("a valid metric");
         BrokerMetrics {
             connected: make.registered(connected),
@@ -179,7 +181,7 @@ impl BrokerMetrics {
             ),
             sessions: make.counter(
                 "sse_broker_sessions_total",
-                "Sessions with Redis that began: one at the start, and one more behind each outage.",
+                "Sessions with Redis that began: for each partition one at the start, and one more behind each outage.",
             ),
             received: make.counter(
                 "sse_received_events_total",
@@ -211,7 +213,7 @@ impl BrokerMetrics {
             ),
             epochs: make.counter(
                 "sse_epochs_total",
-                "Epochs that began while this gateway ran; each tells every client of a gap.",
+                "Epochs that began while this gateway ran; each tells every client of its partition of a gap.",
             ),
             answer_seconds: make.seconds(
                 "sse_broker_answer_seconds",

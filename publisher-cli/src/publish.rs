@@ -44,8 +44,8 @@ pub async fn run(
         }
         Address::Redis(url) => {
             let prefix = settings.prefix(arguments.prefix.as_deref());
-            let target =
-                RedisTarget::new(&url, &prefix, wait).map_err(|why| format!("--redis: {why}"))?;
+            let target = RedisTarget::new(&url, &prefix, arguments.partitions, wait)
+                .map_err(|why| format!("--redis: {why}"))?;
             publish(target, &arguments, interrupt).await
         }
     }

@@ -83,6 +83,9 @@ pub struct PublishArguments {
     /// The prefix of the gateway's keys in Redis [default: sse]
     #[arg(long, value_name = "PREFIX", value_parser = prefix, help_heading = "Connection")]
     pub prefix: Option<String>,
+    /// How many partitions the gateway has in Redis (redis.partitions) [default: what Redis says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Connection")]
+    pub partitions: Option<u16>,
     /// What HTTP requests carry.
     #[command(flatten)]
     pub http: HttpArguments,

@@ -26,6 +26,8 @@ use crate::redis_reply;
 pub struct RedisTarget {
     client: Client,
     prefix: String,
+    /// The number of partitions that the user has given.
+    partitions: Option<u16>,
     wait: Duration,
     session: Option<Session>,
 }
@@ -49,9 +51,14 @@ enum NoSession {
 }
 
 impl RedisTarget {
-    /// Checks the URL. Connects only when something is sent. `wait` is the longest wait for a
-    /// connection or an answer.
-    pub fn new(url: &str, prefix: &str, wait: Duration) -> Result<Self, String> {
+    /// Checks the URL. Connects only when something is sent. Without `partitions`, their number is
+    /// read from Redis. `wait` is the longest wait for a connection or an answer.
+    pub fn new(
+        url: &str,
+        prefix: &str,
+        partitions: Option<u16>,
+        wait: Duration,
+    ) -> Result<Self, String> {
         // The error is not repeated, because it could quote the URL with its password.
         let info = url.into_connection_info().map_err(|error| {
             let detail = error.category().to_owned();
@@ -63,7 +70,7 @@ impl RedisTarget {
             );
         }
         let client = Client::open(info).map_err(|error| error.category().to_owned())?;
-        Ok(RedisTarget { client, prefix: prefix.to_owned(), wait, session: None })
+        Ok(RedisTarget { client, prefix: prefix.to_owned(), partitions, wait, session: None })
     }
 
     async fn open(&self) -> Result<Session, NoSession> {
@@ -79,10 +86,11 @@ impl RedisTarget {
 
     /// Reads how many partitions the data have, which determines the names of the keys. A single
     /// partition has its state under a plain name. Several partitions each have a state, and all
-    /// states name the same number. Without any state there is one partition.
+    /// states name the same number.
     async fn keys(&self, connection: &mut MultiplexedConnection) -> Result<Keys, NoSession> {
+        let mut found = Vec::new();
         for state in [Keys::new(&self.prefix, 1).state(0), Keys::new(&self.prefix, 2).state(0)] {
-            let read = cmd("HMGET").arg(state).arg("partitions").arg("version").to_owned();
+            let read = cmd("HMGET").arg(&state).arg("partitions").arg("version").to_owned();
             let (partitions, version): (Option<u16>, Option<u32>) =
                 match read.query_async(connection).await {
                     Ok(fields) => fields,
@@ -95,11 +103,34 @@ impl RedisTarget {
                     "this Redis holds contract version {version}, this program speaks {CONTRACT_VERSION}"
                 ))));
             }
-            if let Some(partitions) = partitions {
-                return Ok(Keys::new(&self.prefix, partitions));
+            found.extend(partitions.map(|partitions| (partitions, state)));
+        }
+        match number(self.partitions, &found) {
+            Ok(partitions) => Ok(Keys::new(&self.prefix, partitions)),
+            Err(why) => Err(NoSession::Final(Reason::new(why))),
+        }
+    }
+}
+
+/// The number of partitions: the given one, or the one in a state that was found. The error says why
+/// it is uncertain. Without any state there is one partition, because no gateway was ever here.
+fn number(given: Option<u16>, found: &[(u16, String)]) -> Result<u16, String> {
+    match (given, found) {
+        (None, []) => Ok(1),
+        (None, [(only, _)]) => Ok(*only),
+        (None, [(one, state), (other, its_state), ..]) => Err(format!(
+            "this Redis holds states of {one} partitions ({state}) and of {other} ({its_state}); \
+             --partitions says which to use"
+        )),
+        (Some(given), found) if found.iter().all(|(number, _)| *number != given) => {
+            match found.first() {
+                None => Ok(given),
+                Some((number, state)) => Err(format!(
+                    "this Redis holds {number} partitions ({state}), --partitions says {given}"
+                )),
             }
         }
-        Ok(Keys::new(&self.prefix, 1))
+        (Some(given), _) => Ok(given),
     }
 }
 

@@ -1,10 +1,11 @@
-//! The Redis broker: a list of partitions, and the front for hubs and handlers. Today the list has
-//! one.
+//! The Redis broker: a list of partitions, and the front for hubs and handlers.
 
 pub(crate) mod access;
+pub(crate) mod agreement;
 pub(crate) mod alarm;
 pub(crate) mod backoff;
 pub mod calls;
+pub(crate) mod cluster;
 pub(crate) mod connector;
 pub mod dispatch;
 pub(crate) mod failure;
@@ -12,39 +13,40 @@ pub mod history;
 pub(crate) mod ingest;
 pub(crate) mod interest;
 pub(crate) mod library;
+pub mod operator;
 pub(crate) mod outage;
 pub mod partition;
+pub mod place;
 pub(crate) mod publish;
 pub(crate) mod publish_thread;
 pub mod resp;
+pub(crate) mod sentinel;
 pub mod session;
 pub mod settings;
+pub(crate) mod threads;
 
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use redis::{Cmd, RedisError};
+use futures_util::future::{join_all, try_join_all};
 use sse_contract::{Channel, EventId, Keys};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::watch;
 
+use crate::broker::redis::agreement::Agreement;
 use crate::broker::redis::dispatch::IngestRequest;
 use crate::broker::redis::history::HistoryRequest;
 use crate::broker::redis::ingest::Ingest;
-use crate::broker::redis::partition::{Partition, Works};
-use crate::broker::redis::settings::{BadRedis, HistoryLimits, RedisSettings};
+use crate::broker::redis::outage::Outages;
+use crate::broker::redis::partition::{Common, Partition, Works, named};
+use crate::broker::redis::place::Place;
+use crate::broker::redis::settings::{BadRedis, RedisSettings};
+use crate::broker::redis::threads::{Threads, together};
 use crate::feed::inbox::{ChannelKey, Inbox};
 use crate::feed::publication::{Publication, PublishError};
 use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::Snapshot;
 use crate::metrics::Metrics;
 use crate::vitals::Vitals;
-
-/// How many partitions there are. Publishing and the operators' calls know of one only.
-const PARTITIONS: u16 = 1;
 
 /// The front of the broker: what hubs and handlers call. Dropping it ends its threads.
 #[derive(Debug)]
@@ -55,13 +57,14 @@ pub struct RedisBroker {
     threads: Threads,
 }
 
-/// The threads of all partitions. Dropping this ends them and waits for their end.
-#[derive(Debug)]
-struct Threads {
-    ended: watch::Sender<bool>,
-    handles: Vec<JoinHandle<()>>,
-    /// The runtime of each thread, with the thread's name.
-    runtimes: Vec<(&'static str, Handle)>,
+/// Redis cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("Redis at {addr}: {error}")]
+pub struct Offline {
+    /// The address, without credentials.
+    pub addr: String,
+    /// What went wrong.
+    pub error: String,
 }
 
 impl RedisBroker {
@@ -76,14 +79,30 @@ impl RedisBroker {
         // that one is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (mut broker, works) = RedisBroker::made(config, metrics)?;
-        let threads = &mut broker.threads;
-        for (partition, works) in broker.partitions.iter().zip(works) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut ingests: Vec<Vec<_>> = Vec::new();
+        ingests.resize_with(cores.min(broker.partitions.len()), Vec::new);
+        let (mut publishers, mut readers) = (Vec::new(), Vec::new());
+        for (n, (partition, works)) in broker.partitions.iter().zip(works).enumerate() {
             let Works { requests, reads, queue } = works;
-            let [ingest, publisher, reader] = [(); 3].map(|()| partition.clone());
-            threads.run("sse-ingest", vitals, move || Ingest::new(ingest, requests).run());
-            threads.run("sse-publish", vitals, move || publish_thread::run(publisher, queue));
-            threads.run("sse-history", vitals, move || history::run(reader, reads));
+            let of_thread = n % ingests.len();
+            ingests[of_thread].push((partition.clone(), requests));
+            publishers.push((partition.clone(), queue));
+            readers.push((partition.clone(), reads));
         }
+        let threads = &mut broker.threads;
+        // Live events are most of the work, because each of them is parsed and encoded here.
+        for ingests in ingests {
+            threads.run("sse-ingest", vitals, move || {
+                together(ingests.into_iter().map(|(of, requests)| Ingest::new(of, requests).run()))
+            });
+        }
+        threads.run("sse-publish", vitals, move || {
+            together(publishers.into_iter().map(|(of, queue)| publish_thread::run(of, queue)))
+        });
+        threads.run("sse-history", vitals, move || {
+            together(readers.into_iter().map(|(of, reads)| history::run(of, reads)))
+        });
         Ok(Arc::new(broker))
     }
 
@@ -98,11 +117,18 @@ impl RedisBroker {
     }
 
     fn made(config: RedisSettings, metrics: Metrics) -> Result<(Self, Vec<Works>), BadRedis> {
-        let keys = Keys::new(config.prefix.clone(), PARTITIONS);
-        let made: Result<Vec<_>, _> = (0..PARTITIONS)
-            .map(|number| Partition::new(number, keys.clone(), config.clone(), metrics.clone()))
-            .collect();
-        let (partitions, works): (Vec<_>, Vec<_>) = made?.into_iter().unzip();
+        let place = Place::of(&config)?;
+        let keys = Keys::new(config.prefix.clone(), config.partitions);
+        let common = Common {
+            agreement: Arc::new(Agreement::new(&config.prefix, keys.partitions())),
+            outages: Arc::new(Outages::new(keys.partitions(), metrics.clone())),
+            keys: keys.clone(),
+            config,
+            metrics,
+        };
+        let (partitions, works): (Vec<_>, Vec<_>) = (0..keys.partitions())
+            .map(|number| Partition::new(number, place.at_slot(keys.slot(number)), &common))
+            .unzip();
         let (partitions, workers) = (partitions.into(), Mutex::default());
         Ok((RedisBroker { partitions, keys, workers, threads: Threads::new() }, works))
     }
@@ -122,19 +148,26 @@ impl RedisBroker {
         &self.partitions[0]
     }
 
-    /// Waits until live events are received, within `patience` in each partition. Returns the last
-    /// error if that takes longer, and at once on a contract mismatch. With zero `patience` the
-    /// first failure is returned, after twice `connect_timeout` at most.
-    pub async fn online(&self, patience: Duration) -> Result<(), String> {
-        for partition in &self.partitions {
-            partition.online(patience).await?;
-        }
-        Ok(())
+    /// Waits until live events are received in all partitions. Returns the last error of one if
+    /// that takes longer than `patience`, and at once on a contract mismatch. With zero `patience`
+    /// the first failure is returned, after four times `connect_timeout` at most: the first
+    /// partition may take half of that, and the others begin behind it.
+    pub async fn online(&self, patience: Duration) -> Result<(), Offline> {
+        let offline =
+            |partition: &Partition, error| Offline { addr: partition.addr().to_string(), error };
+        // While the first partition is away, the others cannot say why they are.
+        let (first, end) = (self.first(), Instant::now() + patience);
+        first.online(patience).await.map_err(|error| offline(first, error))?;
+        let patience = end.saturating_duration_since(Instant::now());
+        let others = self.partitions[1..].iter().map(|partition| async move {
+            partition.online(patience).await.map_err(|error| offline(partition, error))
+        });
+        try_join_all(others).await.map(drop)
     }
 
-    /// The address of Redis without credentials.
-    pub fn addr(&self) -> &str {
-        &self.first().addr
+    /// The last known address of the first partition's Redis, without credentials.
+    pub fn addr(&self) -> Arc<str> {
+        self.first().addr()
     }
 
     /// Adds a worker's inbox and returns the worker's number.
@@ -183,15 +216,52 @@ impl RedisBroker {
     }
 
     /// Publishes and returns the results in the same order. Events of one partition are published
-    /// in order. A single event goes by the partition's publish thread, several go by a connection of
-    /// its pool.
+    /// in order, and all partitions at the same time. An event that is its partition's only one goes
+    /// by the partition's publish thread, several go by a connection of its pool.
     pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
-        publish::publish(self.first(), items).await
+        match self.only_partition_of(items) {
+            Some(partition) => publish::publish(partition, items).await,
+            None => self.publish_apart(items).await,
+        }
     }
 
-    /// Where Redis is, for messages: each partition's address, without credentials.
+    /// The partition of all these items. `None` if they are of several.
+    fn only_partition_of(&self, items: &[Publication]) -> Option<&Arc<Partition>> {
+        if let [only] = &*self.partitions {
+            return Some(only);
+        }
+        let mut of_items = items.iter().map(|item| self.partition_of(item.channel.as_str()));
+        let first = of_items.next()?;
+        of_items.all(|partition| partition.number == first.number).then_some(first)
+    }
+
+    async fn publish_apart(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
+        let mut places: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (at, item) in items.iter().enumerate() {
+            places.entry(self.keys.partition(item.channel.as_str())).or_default().push(at);
+        }
+        let publishing = places.into_iter().map(|(partition, places)| async move {
+            let own: Vec<Publication> = places.iter().map(|&at| items[at].clone()).collect();
+            (publish::publish(self.in_charge(partition), &own).await, places)
+        });
+        let mut results: Vec<_> = items.iter().map(|_| None).collect();
+        for (own, places) in join_all(publishing).await {
+            for (result, at) in own.into_iter().zip(places) {
+                results[at] = Some(result);
+            }
+        }
+        let result = |result: Option<_>| result.expect("each item is of one partition");
+        results.into_iter().map(result).collect()
+    }
+
+    /// Where Redis is, for messages: the partitions' last known addresses, without credentials.
     pub fn place(&self) -> String {
-        let addrs: Vec<&str> = self.partitions.iter().map(|partition| &*partition.addr).collect();
+        let mut addrs: Vec<Arc<str>> = Vec::new();
+        for addr in self.partitions.iter().map(|partition| partition.addr()) {
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
         format!("Redis at {}", addrs.join(", "))
     }
 
@@ -199,9 +269,10 @@ impl RedisBroker {
     /// `answer_timeout`. The error says of each partition that fails where its Redis is, and why.
     pub async fn probe(&self) -> Result<(), String> {
         let probes = self.partitions.iter().map(|partition| partition.probe());
-        let failed: Vec<String> =
-            join_all(probes).await.into_iter().filter_map(Result::err).collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+        match failures(join_all(probes).await) {
+            failures if failures.is_empty() => Ok(()),
+            failures => Err(failures),
+        }
     }
 
     /// Checks that each thread of the broker still runs its tasks. The error names one that did not
@@ -210,130 +281,44 @@ impl RedisBroker {
         self.threads.run_tasks(end).await
     }
 
-    /// Begins a new epoch and returns the clock at which it begins.
-    pub async fn fence(&self) -> Result<String, RedisError> {
-        self.administer(&self.first().calls.fence()).await
-    }
-
-    /// Writes the configured limits to Redis, which begins a new epoch. Returns the clock at which
-    /// it begins.
-    pub async fn write_settings(&self) -> Result<String, RedisError> {
-        self.administer(&self.first().calls.write_settings()).await
-    }
-
-    async fn administer(&self, cmd: &Cmd) -> Result<String, RedisError> {
-        Ok(redis::from_redis_value(self.first().command(cmd).await?)?)
-    }
-
-    /// The configured limits, and the limits that Redis holds if they are known.
-    pub fn limits(&self) -> (HistoryLimits, Option<HistoryLimits>) {
-        let first = self.first();
-        (first.config.limits, first.calls.found_limits())
-    }
-
-    fn in_charge(&self, partition: u16) -> &Partition {
+    fn in_charge(&self, partition: u16) -> &Arc<Partition> {
         &self.partitions[usize::from(partition)]
     }
 }
 
-impl Threads {
-    fn new() -> Self {
-        Threads { ended: watch::Sender::new(false), handles: Vec::new(), runtimes: Vec::new() }
-    }
-
-    /// Runs a future on a thread of its own, until it ends or all threads are ended.
-    fn run<F: Future<Output = ()>>(
-        &mut self,
-        name: &'static str,
-        vitals: &Vitals,
-        work: impl FnOnce() -> F + Send + 'static,
-    ) {
-        let mut end = self.ended.subscribe();
-        let watching = vitals.clone();
-        let runtime = match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return vitals.stillborn(name, &error),
-        };
-        self.runtimes.push((name, runtime.handle().clone()));
-        let run = move || {
-            runtime.block_on(watching.live(name, async {
-                tokio::select! {
-                    () = work() => {}
-                    _ = end.wait_for(|ended| *ended) => {}
-                }
-                Ok::<_, Infallible>(())
-            }));
-            // The resolver of names may block for longer than a drain may take, and this thread is
-            // waited for.
-            runtime.shutdown_background();
-        };
-        match thread::Builder::new().name(name.to_owned()).spawn(run) {
-            Ok(handle) => self.handles.push(handle),
-            Err(error) => vitals.stillborn(name, &error),
+/// Joins the failures of all partitions, by number. Equal ones are told once, with their partitions'
+/// numbers unless they are those of all.
+fn failures(results: Vec<Result<(), String>>) -> String {
+    let of = results.len();
+    let mut told: Vec<(String, Vec<u16>)> = Vec::new();
+    for (number, result) in (0..).zip(results) {
+        let Err(why) = result else { continue };
+        match told.iter_mut().find(|(text, _)| *text == why) {
+            Some((_, numbers)) => numbers.push(number),
+            None => told.push((why, vec![number])),
         }
     }
-
-    /// Has each thread run an empty task, until `end` at the latest.
-    async fn run_tasks(&self, end: Instant) -> Result<(), String> {
-        for (name, runtime) in &self.runtimes {
-            // A task that is cancelled says that the thread has ended, which is reported elsewhere.
-            let task = runtime.spawn(async {});
-            let ran = tokio::time::timeout_at(end.into(), task).await;
-            let _ = ran.map_err(|_| format!("the thread {name} does nothing"))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.ended.send_replace(true);
-        for handle in self.handles.drain(..) {
-            // A panic was reported as a death.
-            let _ = handle.join();
-        }
-    }
+    let words = |(text, numbers): (String, Vec<u16>)| match numbers.len() == of {
+        true => text,
+        false => format!("{text} ({})", named(&numbers)),
+    };
+    told.into_iter().map(words).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
-    use crate::vitals;
 
     #[test]
-    fn threads_have_ended_once_they_are_dropped_and_are_not_missed() {
-        let (vitals, mut watch) = vitals::watch();
-        let (mut threads, held) = (Threads::new(), Arc::new(()));
-        for _ in 0..3 {
-            let held = held.clone();
-            threads.run("a thread", &vitals, move || async move {
-                std::future::pending::<()>().await;
-                drop(held);
-            });
-        }
-        drop(threads);
-        assert_eq!(Arc::strong_count(&held), 1);
-        assert!(watch.death().now_or_never().is_none());
-    }
-
-    /// Names are resolved by blocking calls, which nothing can interrupt.
-    #[test]
-    fn the_end_does_not_wait_for_a_call_that_blocks() {
-        let mut threads = Threads::new();
-        let (blocks, blocked) = std::sync::mpsc::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        threads.run("a thread", &vitals::watch().0, move || async move {
-            let block = move || {
-                blocks.send(()).expect("the test waits");
-                // It ends with an error when the test drops its end.
-                let _ = released.recv();
-            };
-            drop(tokio::task::spawn_blocking(block).await);
-        });
-        blocked.recv().expect("the call has begun");
-        drop(threads);
-        drop(release);
+    fn what_fails_alike_is_told_once() {
+        let away = || Err("Redis at a:1 does not answer".to_owned());
+        let late = || Err("Redis at b:1: late".to_owned());
+        assert_eq!(failures(vec![Ok(()), Ok(())]), "");
+        assert_eq!(failures(vec![away()]), "Redis at a:1 does not answer");
+        assert_eq!(failures(vec![away(), away()]), "Redis at a:1 does not answer");
+        assert_eq!(
+            failures(vec![away(), late(), Ok(()), away()]),
+            "Redis at a:1 does not answer (partitions 0, 3); Redis at b:1: late (partition 1)"
+        );
     }
 }

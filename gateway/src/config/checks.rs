@@ -10,7 +10,7 @@ use crate::config::sources::{Place, Settings};
 use crate::config::{Config, ConfigError};
 
 /// The lower and upper bound of each whole number.
-pub const WHOLE: [(&str, u64, u64); 26] = [
+pub const WHOLE: [(&str, u64, u64); 27] = [
     ("auth.forward.max_pending", 1, 1 << 20),
     ("server.workers", 0, 512),
     ("server.backlog", 1, 1 << 30),
@@ -25,6 +25,8 @@ pub const WHOLE: [(&str, u64, u64); 26] = [
     ("limits.streams_per_subject", 0, 1 << 30),
     ("limits.cluster_streams_per_subject", 0, 1 << 30),
     ("limits.publish_rate", 0, 100_000_000),
+    // The function library keeps what it knows of this many partitions from call to call.
+    ("redis.partitions", 0, 256),
     ("redis.pool_size", 1, 1024),
     // The Lua script counts in doubles, and nobody replays more than this.
     ("history.max_len", 0, 1_000_000_000),
@@ -214,7 +216,12 @@ fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     if let Some((key, _)) = of_redis.iter().find(|(_, file)| !file.is_empty())
         && !redis_url::speaks_tls(&redis.url)
     {
-        return at(key, "redis.url must begin with rediss:// for TLS to be spoken");
+        return at(key, "redis.url must begin with rediss for TLS to be spoken");
+    }
+    if redis.partitions == 1 && redis_url::names_cluster(&redis.url) {
+        let what = "a Redis Cluster takes 2 or more, or 0 for as many as usual: the names of a single \
+                    partition have no slot in common";
+        return at("redis.partitions", what);
     }
     Ok(())
 }

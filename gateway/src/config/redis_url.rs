@@ -25,7 +25,7 @@ impl BadRedisUrl {
 
 /// What `redis.url` names.
 #[derive(Debug, Clone)]
-pub enum RedisUrl {
+pub(crate) enum RedisUrl {
     /// One server.
     Server(ConnectionInfo),
     /// The master that Sentinels watch over.
@@ -44,7 +44,9 @@ pub enum RedisUrl {
 impl RedisUrl {
     /// Parses the URL. Of several servers, each must be one that the gateway can use.
     pub(crate) fn parse(url: &str) -> Result<Self, BadRedisUrl> {
-        let all = |urls: &[String]| urls.iter().map(|url| connection_info(url)).collect();
+        let all = |urls: &[String]| -> Result<Vec<_>, _> {
+            urls.iter().map(|url| connection_info(url)).collect()
+        };
         Ok(match Address::parse(url).map_err(BadRedisUrl::new)? {
             Address::Server(url) => RedisUrl::Server(connection_info(&url)?),
             Address::Cluster(nodes) => RedisUrl::Cluster(all(&nodes)?),
@@ -81,6 +83,11 @@ fn connection_info(url: &str) -> Result<ConnectionInfo, BadRedisUrl> {
         return Err(BadRedisUrl(text.to_owned()));
     }
     Ok(info)
+}
+
+/// Whether a valid URL names a Redis Cluster.
+pub(crate) fn names_cluster(url: &str) -> bool {
+    matches!(Address::parse(url), Ok(Address::Cluster(_)))
 }
 
 /// Whether a valid URL uses TLS; false for an invalid one.

@@ -5,6 +5,8 @@ use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
 use actix_web_lab::extract::LocalData;
+use sse_contract::{Channel, Positions};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ pub(crate) async fn get(
 ) -> Result<HttpResponse, Problem> {
     let mut subscription = request::subscription(&request, app.config.stream.max_channels)
         .inspect_err(|_| app.reject(Rejection::Invalid))?;
+    check_partitions(&subscription.channels, &app).inspect_err(|_| app.reject(Rejection::Invalid))?;
     if app.draining() {
         return Ok(come_back(&request, &app, Away::Here(Rejection::Draining)));
     }
@@ -93,6 +96,24 @@ pub(crate) async fn get(
     Ok(delimited(response, request.version()))
 }
 
+/// Refuses channels of more partitions than a position can name.
+fn check_partitions(channels: &[Channel], app: &App) -> Result<(), Problem> {
+    if usize::from(app.broker.partitions()) <= Positions::MOST {
+        return Ok(());
+    }
+    let partitions = channels.iter().map(|channel| app.broker.partition_of(channel));
+    let count = partitions.collect::<HashSet<_>>().len();
+    if count <= Positions::MOST {
+        return Ok(());
+    }
+    let detail = format!(
+        "these channels are of {count} partitions, and a stream can be of {} at most; channels that \
+         are listened to together can have a {{tag}} in common",
+        Positions::MOST
+    );
+    Err(Problem::new(Kind::InvalidParameter, detail).field("channel"))
+}
+
 /// What the stream keeps of its client: what may end it, and what the log tells.
 fn about(grant: &Grant, asking: &Asking<'_>, subscription: &Subscription) -> Option<Box<About>> {
     let Subscription { channels, begin, .. } = subscription;
@@ -128,6 +149,7 @@ pub(crate) async fn head_only(
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
     let subscription = request::subscription(&request, app.config.stream.max_channels)?;
+    check_partitions(&subscription.channels, &app)?;
     let asking = Asking::of(&request, &app.config.server);
     let channels = subscription.channels;
     if let Err(refused) = app.access.subscriber(&asking, &channels, &app.broker).await {

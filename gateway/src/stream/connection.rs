@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use sse_contract::EventId;
 
 use crate::feed::frame::{self, Form, Placed, SharedFrame};
+use crate::feed::gap::After;
 use crate::stream::account::Output;
 use crate::stream::delivery::{Attempt, Batch, Delivery, End, QueueLimits, Traffic};
 use crate::stream::outbox::{Block, Deciseconds, Outbox};
@@ -193,7 +194,9 @@ impl Connection {
         let block = match output {
             Output::Frame(frame) => return self.queue_event(partition, &frame, 0, now),
             Output::Gap(gap) => {
-                let among = self.strands.among_others(partition);
+                // What the client sent instead of a position is told for all its channels.
+                let whole = matches!(gap.after, After::Text(_));
+                let among = self.strands.among_others(partition).filter(|_| !whole);
                 frame::gap(&cursor(gap.position), &gap, among)
             }
             Output::Opened(..) | Output::Checkpoint(_) if !self.checkpoints => return,

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use sse_contract::{Channel, Cursor, EventId, Positions};
 
 use crate::feed::frame::Began;
+use crate::feed::gap::After;
 use crate::stream::join::{Join, Output};
 
 /// A stream's place in one channel.
@@ -368,8 +369,8 @@ impl Strands {
 }
 
 /// Puts what the joins of a stream handed out before it opened into the order in which it is sent:
-/// the gaps before each strand's beginning, one opening checkpoint for all, and the rest. A gap of
-/// all channels for the same reason is told once.
+/// the gaps before each strand's beginning, one opening checkpoint for all, and the rest. What the
+/// client sent instead of a position is told once.
 fn in_order(kept: Vec<(u16, Output)>) -> Vec<(u16, Output)> {
     let (mut before, mut opened, mut after) = (Vec::new(), None, Vec::new());
     let mut begun: Vec<u16> = Vec::new();
@@ -386,10 +387,9 @@ fn in_order(kept: Vec<(u16, Output)>) -> Vec<(u16, Output)> {
             }
             Output::Gap(gap) if !begun.contains(&partition) => {
                 let told = |(_, output): &(u16, Output)| {
-                    let Output::Gap(told) = output else { return false };
-                    told.channel.is_none() && told.reason == gap.reason
+                    matches!(output, Output::Gap(told) if told.after == gap.after)
                 };
-                if gap.channel.is_some() || !before.iter().any(told) {
+                if !matches!(gap.after, After::Text(_)) || !before.iter().any(told) {
                     before.push((partition, Output::Gap(gap)));
                 }
             }
@@ -450,7 +450,7 @@ impl Joining {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::gap::{After, Gap, GapReason};
+    use crate::feed::gap::{Gap, GapReason};
     use crate::stream::join::{Limits, Start};
 
     #[test]
@@ -477,7 +477,11 @@ mod tests {
     }
 
     fn gap(reason: GapReason, ms: u64) -> Output {
-        let (position, after) = (at(ms), After::Open);
+        let after = match reason {
+            GapReason::UnknownId => After::Text("?".into()),
+            _ => After::Open,
+        };
+        let position = at(ms);
         Output::Gap(Box::new(Gap { position, channel: None, reason, after, oldest: None }))
     }
 

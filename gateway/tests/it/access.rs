@@ -9,7 +9,7 @@ use crate::support::{Answer, Redis, Subscriber, TestGateway, eventually, request
 
 pub const SECRET: &str = "a-secret-of-at-least-32-bytes-for-tests";
 /// Lets each subject subscribe to `user:{sub}:*`, in addition to the token's own claims.
-const JWT: (&str, &str) = (
+pub const JWT: (&str, &str) = (
     "auth.jwt.keys",
     "alg=HS256 secret=a-secret-of-at-least-32-bytes-for-tests subscribe=user:{sub}:*",
 );
@@ -37,7 +37,7 @@ pub fn hash_of(key: &str) -> String {
     sse_token::api_key::hash_in_hex(key)
 }
 
-fn bearer(token: &str) -> (&'static str, String) {
+pub fn bearer(token: &str) -> (&'static str, String) {
     ("Authorization", format!("Bearer {token}"))
 }
 
@@ -343,15 +343,18 @@ fn a_ticket_is_for_one_use() {
 
 #[test]
 fn a_ticket_is_for_one_use_on_any_replica() {
-    let redis = Redis::start();
-    let (first, second) = (TestGateway::redis(&redis, &[JWT]), TestGateway::redis(&redis, &[JWT]));
-    tickets_are_for_one_use(&first, &second);
-    // Redis keeps no spent ticket, and an unused one expires.
-    ticket_of(&first, &token(json!({ "sub": "42" })));
-    let keys = redis.command(&["KEYS", "sse:ticket:*"]);
-    assert_eq!(keys.lines().count(), 1, "{keys}");
-    let ttl: i64 = redis.command(&["PTTL", keys.trim()]).trim().parse().unwrap();
-    assert!((1..=30_000).contains(&ttl), "{ttl}");
+    for (partitions, names) in [("1", "sse:ticket:*"), ("4", "sse:{[0-3]}:ticket:*")] {
+        let redis = Redis::start();
+        let settings = [JWT, ("redis.partitions", partitions)];
+        let [first, second] = [(); 2].map(|()| TestGateway::redis(&redis, &settings));
+        tickets_are_for_one_use(&first, &second);
+        // Redis keeps no spent ticket, and an unused one expires.
+        ticket_of(&first, &token(json!({ "sub": "42" })));
+        let keys = redis.command(&["KEYS", names]);
+        assert_eq!(keys.lines().count(), 1, "{keys}");
+        let ttl: i64 = redis.command(&["PTTL", keys.trim()]).trim().parse().unwrap();
+        assert!((1..=30_000).contains(&ttl), "{ttl}");
+    }
 }
 
 #[test]
@@ -537,20 +540,23 @@ fn who_is_revoked_is_so_on_every_replica() {
 /// A gateway that misses the announcement of a revocation reads it from Redis when it reconnects.
 #[test]
 fn a_revocation_that_was_not_heard_is_read() {
-    let redis = Redis::start();
-    let (first, second) = (TestGateway::redis(&redis, &[JWT]), TestGateway::redis(&redis, &[JWT]));
-    let anna = bearer(&token(json!({ "sub": "anna", "subscribe": ["*"] })));
-    let mut stream = opened(&second, "channel=a", &[(anna.0, &anna.1)]);
-    // Stored but not announced, as if the announcement had been lost.
-    let line = format!("subject|{}|1|anna", now() + 1);
-    redis.command(&["ZADD", "sse:revoked", "99999999999999", &line]);
-    redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-    stream.rest();
-    eventually("both know", || {
-        [&first, &second]
-            .iter()
-            .all(|g| refused(g, "channel=a", &[(anna.0, &anna.1)]).status == 204)
-    });
+    for (partitions, revoked) in [("1", "sse:revoked"), ("4", "sse:{0}:revoked")] {
+        let redis = Redis::start();
+        let settings = [JWT, ("redis.partitions", partitions)];
+        let [first, second] = [(); 2].map(|()| TestGateway::redis(&redis, &settings));
+        let anna = bearer(&token(json!({ "sub": "anna", "subscribe": ["*"] })));
+        let mut stream = opened(&second, "channel=a", &[(anna.0, &anna.1)]);
+        // Stored but not announced, as if the announcement had been lost.
+        let line = format!("subject|{}|1|anna", now() + 1);
+        redis.command(&["ZADD", revoked, "99999999999999", &line]);
+        redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        stream.rest();
+        eventually("both know", || {
+            [&first, &second]
+                .iter()
+                .all(|g| refused(g, "channel=a", &[(anna.0, &anna.1)]).status == 204)
+        });
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Tests that need Redis: other publishers, other versions of the contract, and faults of Redis.
 
+mod partitions;
+mod spanning;
+
 use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 
 #[test]

@@ -384,8 +384,13 @@ fn a_panic_in_any_thread_or_task_ends_the_process_with_a_line_that_names_it() {
     let redis = Redis::start();
     let url = format!("redis.url={}", redis.url());
     let on_redis = ["broker=redis", url.as_str()];
+    let other_redis = Redis::start();
+    let other_url = format!("redis.url={}", other_redis.url());
+    let on_partitions = ["broker=redis", other_url.as_str(), "redis.partitions=4"];
     for (settings, who, thread) in [
         (&on_redis[..], "sse-ingest", "sse-ingest"),
+        (&on_partitions, "sse-ingest", "sse-ingest"),
+        (&on_partitions, "sse-publish", "sse-publish"),
         (&on_redis, "sse-publish", "sse-publish"),
         (&on_redis, "sse-history", "sse-history"),
         (&[], "a%20worker's%20hub", "actix"),

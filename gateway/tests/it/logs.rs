@@ -201,6 +201,7 @@ fn an_outage_is_told_from_its_beginning_to_its_end() {
     .map(|message| lines.place(message));
     assert!(order.is_sorted(), "{:#?}", lines.0);
     assert!(lines.one("Redis is back")["outage.seconds"].as_f64().unwrap() > 0.0);
+    assert!(lines.0.iter().all(|line| line.get("partition").is_none()), "there is only one");
     let epoch = lines.one("a new epoch has begun: every client is told of a gap (reset)");
     assert_eq!(epoch["level"], "WARN");
     assert_eq!(epoch["why"], "Redis was started again, or another server answers in its place");
@@ -210,6 +211,42 @@ fn an_outage_is_told_from_its_beginning_to_its_end() {
     assert_eq!((&gap[0]["channel"], &gap[0]["gap.reason"]), (&"*".into(), &"reset".into()));
     let over = lines.one("the outage is over: streams are live again");
     assert_eq!((&over["streams.resumed"], &over["gaps"]), (&3.into(), &"reset 3".into()));
+}
+
+/// What streams were told is counted for the whole gateway, so the end of the story has no partition.
+#[test]
+fn lines_of_several_partitions_carry_their_numbers_and_an_outage_of_all_is_one_story() {
+    let mut redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let quick = ["redis.tick=100ms", "redis.reconnect_max=200ms", "redis.partitions=4"];
+    let settings = [&["broker=redis", &url, "log.format=json"][..], &quick].concat();
+    let gateway = Program::start(&settings);
+    let connected = || gateway.metric("sse_broker_connected{broker=\"redis\"}");
+    assert_eq!(connected(), Some(1.0));
+    let mut stream = gateway.subscribe("channel=demo");
+    redis.kill();
+    eventually("the gateway has noticed", || connected() == Some(0.0));
+    redis.restart();
+    eventually("all partitions are back", || connected() == Some(1.0));
+    assert_eq!(stream.event().event, "gap");
+    let id = gateway.publish("demo", "after the outage");
+    assert_eq!(stream.event().id, id);
+    eventually("its ticks go on", || {
+        gateway.metric("sse_subscribers{state=\"joining\"}") == Some(0.0)
+    });
+    let lines = Lines::of(gateway);
+    for message in ["live events are received", "live events are interrupted", "Redis is back"] {
+        let mut of: Vec<u64> = lines
+            .with(message)
+            .iter()
+            .map(|line| line["partition"].as_u64().expect("a number"))
+            .collect();
+        of.sort_unstable();
+        assert_eq!(of, [0, 1, 2, 3], "{message}");
+    }
+    let over = lines.one("the outage is over: streams are live again");
+    assert_eq!(over.get("partition"), None);
+    assert_eq!((&over["streams.resumed"], &over["gaps"]), (&1.into(), &"reset 1".into()));
 }
 
 #[test]

@@ -98,6 +98,45 @@ fn partitions_are_found_and_named() {
 }
 
 #[test]
+fn events_of_several_partitions_keep_their_order_in_each() {
+    let redis = RedisServer::start();
+    redis.command::<()>("HSET sse:{0}:state partitions 16 version 2");
+    let channels = [("orders", 9), ("demo", 7), ("user:42", 8), ("mail:{orders}", 9)];
+    let item = |n: usize| format!("{{\"channel\":\"{}\",\"data\":\"{n}\"}}\n", channels[n % 4].0);
+    let input: String = (0..400).map(item).collect();
+    let run = run(&["--ndjson", "--json", "--redis", &redis.url()], &input);
+    assert_eq!(run.code, 0, "{}", run.err);
+    for (n, (channel, partition)) in channels.into_iter().enumerate() {
+        let expected: Vec<String> = (n..400).step_by(4).map(|n| n.to_string()).collect();
+        assert_eq!(redis.history(&format!("sse:{{{partition}}}:history:{channel}")), expected);
+    }
+}
+
+#[test]
+fn a_number_of_partitions_can_be_given_and_must_be_the_one_in_redis() {
+    let redis = RedisServer::start();
+    let publish = |partitions: &str| {
+        run(&["orders", "x", "--redis", &redis.url(), "--partitions", partitions], "")
+    };
+    assert_eq!(publish("16").code, 0, "no gateway was here yet");
+    assert_eq!(redis.history("sse:{9}:history:orders"), ["x"]);
+    redis.command::<()>("HSET sse:{0}:state partitions 16 version 2");
+    assert_eq!(publish("16").code, 0);
+    let other = publish("4");
+    assert_eq!(other.code, 2, "{}", other.err);
+    let told = "this Redis holds 16 partitions (sse:{0}:state), --partitions says 4";
+    assert!(other.err.contains(told), "{}", other.err);
+    // A state that somebody made by mistake.
+    redis.command::<()>("HSET sse:state partitions 1 version 2");
+    let uncertain = run(&["orders", "x", "--redis", &redis.url()], "");
+    assert_eq!(uncertain.code, 2, "{}", uncertain.err);
+    for told in ["of 1 partitions (sse:state)", "of 16 (sse:{0}:state)", "--partitions"] {
+        assert!(uncertain.err.contains(told), "{}", uncertain.err);
+    }
+    assert_eq!(publish("16").code, 0);
+}
+
+#[test]
 fn another_prefix_is_another_world() {
     let redis = RedisServer::start();
     assert_eq!(run(&["a", "x", "--redis", &redis.url(), "--prefix", "p"], "").code, 0);

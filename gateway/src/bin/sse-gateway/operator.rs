@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use sse_gateway::Config;
 use sse_gateway::broker::redis::RedisBroker;
+use sse_gateway::broker::redis::operator::Begun;
+use sse_gateway::broker::redis::partition::named;
 use sse_gateway::broker::redis::settings::RedisSettings;
 use sse_gateway::config::BrokerKind;
 use sse_gateway::config::sources::{Place, Settings};
@@ -52,16 +54,19 @@ pub async fn settings(
     yes: bool,
 ) -> Result<(), String> {
     let redis = connected(&config).await?;
-    let (configured, found) = redis.limits();
-    if let Some(found) = found {
-        say(format_args!("in Redis: {found}"));
+    let limits = redis.limits();
+    for (found, partitions) in limits.groups() {
+        match partitions.len() == limits.found.len() {
+            true => say(format_args!("in Redis: {found}")),
+            false => say(format_args!("in Redis, {}: {found}", named(&partitions))),
+        }
     }
-    say(format_args!("configured: {configured}"));
+    say(format_args!("configured: {}", limits.configured));
     say(format_args!("{}", origin(places)));
     if !apply {
         return Ok(());
     }
-    if found == Some(configured) {
+    if limits.agree() {
         say(format_args!("Redis holds these already; nothing is written"));
         return Ok(());
     }
@@ -72,9 +77,7 @@ pub async fn settings(
     if !yes {
         ask("Write them?")?;
     }
-    let clock = redis.write_settings().await.map_err(|error| error.to_string())?;
-    say(format_args!("written; a new epoch began at {clock}"));
-    Ok(())
+    tell(&redis, redis.write_settings().await, "written; a new epoch began at")
 }
 
 /// Says where the configured limits were given.
@@ -112,9 +115,23 @@ fn ask(question: &str) -> Result<(), String> {
 /// Begins a new epoch and prints the clock at which it begins.
 pub async fn fence(config: Config) -> Result<(), String> {
     let redis = connected(&config).await?;
-    let clock = redis.fence().await.map_err(|error| error.to_string())?;
-    say(format_args!("a new epoch began at {clock}"));
-    Ok(())
+    tell(&redis, redis.fence().await, "a new epoch began at")
+}
+
+/// Prints the clock at which each epoch begins. The error says where none began, and why.
+fn tell(redis: &RedisBroker, answers: Vec<Begun>, words: &str) -> Result<(), String> {
+    let mut failed = Vec::new();
+    for Begun { partition, clock } in answers {
+        let of = match redis.partitions().len() {
+            1 => String::new(),
+            _ => format!("{}: ", named(&[partition])),
+        };
+        match clock {
+            Ok(clock) => say(format_args!("{of}{words} {clock}")),
+            Err(error) => failed.push(format!("{of}{error}")),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
 async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, String> {
@@ -124,8 +141,7 @@ async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, Strin
     let redis =
         RedisBroker::start(RedisSettings::of(config), Metrics::default(), &vitals::watch().0)
             .map_err(|error| error.to_string())?;
-    let online = redis.online(Duration::ZERO).await;
-    online.map_err(|error| format!("Redis at {}: {error}", redis.addr()))?;
+    redis.online(Duration::ZERO).await.map_err(|error| error.to_string())?;
     Ok(redis)
 }
 

@@ -12,6 +12,7 @@ use sse_contract::{Call, Caller, EventId, Keys, Part, Publish};
 
 use crate::broker::redis::connector::SessionError;
 use crate::broker::redis::library::Library;
+use crate::broker::redis::partition::label;
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::settings::HistoryLimits;
 
@@ -62,13 +63,20 @@ impl Calls {
         configured: HistoryLimits,
         page_bytes: usize,
     ) -> Self {
-        let (library, seen) = (Library::default(), Mutex::default());
+        let (library, seen) = (Library::new(label(&keys, partition)), Mutex::default());
         Calls { keys, partition, configured, page_bytes, library, seen }
     }
 
     /// Checks the epoch, and raises the clock and the count of ticks.
     pub fn tick(&self) -> Cmd {
         self.library.command(&Call::tick(&self.keys, self.partition, &self.caller()))
+    }
+
+    /// The first tick of a session with a server of a Redis Cluster. `moved_from` is what is known of
+    /// the process that wrote the state, if another one did ([`Call::first_tick`]).
+    pub(crate) fn first_tick(&self, moved_from: Option<&str>) -> Cmd {
+        let (keys, caller) = (&self.keys, self.caller());
+        self.library.command(&Call::first_tick(keys, self.partition, &caller, moved_from))
     }
 
     /// Reads a tick's answer, records its clock, count and limits, and returns the clock. Only the
@@ -82,6 +90,7 @@ impl Calls {
         drop(seen);
         if before != Some(told.limits) && told.limits != self.configured {
             tracing::warn!(
+                partition = label(&self.keys, self.partition),
                 found = %told.limits,
                 configured = %self.configured,
                 "Redis holds other limits than this configuration, and holds for all; \

@@ -108,9 +108,11 @@ impl Cluster {
         }
     }
 
-    /// Notes that a session with this master begins.
-    pub(crate) fn begins(&self, run: &str, replid: &str) {
-        self.known().masters.insert(run.to_owned(), replid.to_owned());
+    /// Notes that a session with the master at the other end of this connection begins.
+    pub(crate) async fn begins(&self, connection: &mut Connection) -> Result<(), SessionError> {
+        let life = Life::of(connection).await?;
+        self.known().masters.insert(life.run, life.replid);
+        Ok(())
     }
 
     /// Whether Redis Cluster moved a slot to this server from the process `run`, which wrote the

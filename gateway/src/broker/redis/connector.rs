@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use crate::broker::redis::place::Server;
 use crate::broker::redis::resp::{self, ProtocolError, Value};
 use crate::broker::redis::settings::RedisTls;
 use crate::config::pem;
@@ -54,17 +55,27 @@ pub(crate) struct Connection {
     pub(crate) input: BytesMut,
 }
 
+/// Connects and authenticates, at whatever kind of server. Fails with `Timeout` if all of it takes
+/// longer than `timeout`.
+pub(crate) async fn dial(server: &Server, timeout: Duration) -> Result<Connection, SessionError> {
+    let work = async {
+        let stream = open(server.info().addr(), server.tls(), timeout).await?;
+        let mut connection = Connection { stream, input: BytesMut::with_capacity(64 * 1024) };
+        connection.greet(server.info()).await?;
+        Ok(connection)
+    };
+    tokio::time::timeout(timeout, work).await.unwrap_or(Err(SessionError::Timeout(timeout)))
+}
+
 /// Connects, authenticates, and checks that the server is a master of version 7 or newer. Fails
 /// with `Timeout` if all of it takes longer than `timeout`.
 pub(crate) async fn connect(
-    info: &ConnectionInfo,
-    tls: &RedisTls,
+    server: &Server,
     timeout: Duration,
 ) -> Result<Connection, SessionError> {
     let work = async {
-        let stream = open(info.addr(), tls, timeout).await?;
-        let mut connection = Connection { stream, input: BytesMut::with_capacity(64 * 1024) };
-        connection.greet(info).await?;
+        let mut connection = dial(server, timeout).await?;
+        connection.check_role().await?;
         Ok(connection)
     };
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(SessionError::Timeout(timeout)))
@@ -129,6 +140,12 @@ fn native_roots() -> Result<rustls::RootCertStore, SessionError> {
 }
 
 impl Connection {
+    /// Sends one command.
+    pub(crate) async fn send(&mut self, cmd: &Cmd) -> Result<(), SessionError> {
+        self.stream.write_all(&cmd.get_packed_command()).await?;
+        Ok(self.stream.flush().await?)
+    }
+
     /// Sends one command, waits for its answer and passes it to `read`. Pushes before the answer
     /// are dropped, so this is for the beginning of a session, before anything is subscribed.
     pub(crate) async fn call<T>(
@@ -136,8 +153,7 @@ impl Connection {
         cmd: &Cmd,
         read: impl FnOnce(&Value<'_>) -> T,
     ) -> Result<T, SessionError> {
-        self.stream.write_all(&cmd.get_packed_command()).await?;
-        self.stream.flush().await?;
+        self.send(cmd).await?;
         loop {
             if let Some((value, used)) = resp::parse(&self.input)? {
                 if matches!(value, Value::Push(_)) {
@@ -179,6 +195,10 @@ impl Connection {
                 "Redis 7 or newer is needed, this is {version}"
             )));
         }
+        Ok(())
+    }
+
+    async fn check_role(&mut self) -> Result<(), SessionError> {
         let role = self
             .call(&redis::cmd("ROLE"), |value| {
                 value.elements().first().and_then(Value::text).unwrap_or("unknown").to_owned()

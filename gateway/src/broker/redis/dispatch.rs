@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use sse_contract::{Channel, EventId, Keys, LiveMessage, decode_live};
+use sse_contract::{Channel, EventId, Keys, LiveMessage, Meaning, decode_live, meaning};
 use tokio::sync::oneshot;
 
 use crate::broker::redis::calls::Calls;
@@ -60,8 +60,6 @@ pub(crate) struct Terms {
     /// The pub/sub channel on which gateways tell each other to read the revocations. `None` if
     /// this dispatch does not listen there.
     pub revocation_channel: Option<String>,
-    /// The address of Redis without credentials, for logs.
-    pub addr: String,
     /// How long a channel stays subscribed after its last subscriber left.
     pub linger: Duration,
     /// Time between ticks.
@@ -94,6 +92,8 @@ pub struct Dispatch {
     /// Whether there is a session. Without one, attachments are only recorded; a new session begins
     /// with a tick anyway.
     connected: bool,
+    /// The address of the session's server, for logs.
+    addr: Arc<str>,
     /// Bytes to write to Redis.
     pub out: BytesMut,
     /// The commands in `out` or already sent whose answers are still missing, in order.
@@ -126,6 +126,7 @@ impl Dispatch {
             asked: VecDeque::new(),
             last: None,
             connected: false,
+            addr: "".into(),
             out: BytesMut::new(),
             ticking: None,
             tick_wanted: false,
@@ -136,10 +137,11 @@ impl Dispatch {
         }
     }
 
-    /// Begins a session at this clock: subscribes to every wanted channel and asks for a tick
-    /// behind the subscriptions.
-    pub fn begin(&mut self, clock: EventId) {
+    /// Begins a session at this clock, with the server at this address: subscribes to every wanted
+    /// channel and asks for a tick behind the subscriptions.
+    pub fn begin(&mut self, clock: EventId, addr: Arc<str>) {
         self.connected = true;
+        self.addr = addr;
         self.out.clear();
         self.asked.clear();
         self.last = Some((clock, Instant::now()));
@@ -193,14 +195,28 @@ impl Dispatch {
     }
 
     fn ask(&mut self, what: Asked) {
+        let [on, off]: [&[u8]; 2] = match self.is_sharded() {
+            false => [b"SUBSCRIBE", b"UNSUBSCRIBE"],
+            true => [b"SSUBSCRIBE", b"SUNSUBSCRIBE"],
+        };
         match &what {
             Asked::Tick => {
                 self.out.extend_from_slice(&self.calls.tick().get_packed_command());
             }
-            Asked::Subscribe(channel) => subscribe(&mut self.out, b"SUBSCRIBE", channel),
-            Asked::Unsubscribe(channel) => subscribe(&mut self.out, b"UNSUBSCRIBE", channel),
+            Asked::Subscribe(channel) => subscribe(&mut self.out, on, channel),
+            Asked::Unsubscribe(channel) => subscribe(&mut self.out, off, channel),
         }
         self.asked.push_back(what);
+    }
+
+    /// Whether live channels are of sharded pub/sub.
+    fn is_sharded(&self) -> bool {
+        self.terms.keys.partitions() > 1
+    }
+
+    /// The partition's number for logs, if there are several.
+    fn label(&self) -> Option<u16> {
+        self.is_sharded().then_some(self.terms.partition)
     }
 
     /// Handles a request.
@@ -264,7 +280,11 @@ impl Dispatch {
             [Value::Text(b"message"), Value::Text(channel), Value::Text(payload)] => {
                 self.message(channel, payload);
             }
-            [Value::Text(b"subscribe"), Value::Text(channel), ..] => {
+            // Sharded pub/sub, with several partitions.
+            [Value::Text(b"smessage"), Value::Text(channel), Value::Text(payload)] => {
+                self.message(channel, payload);
+            }
+            [Value::Text(b"subscribe" | b"ssubscribe"), Value::Text(channel), ..] => {
                 let answered = self.asked.pop_front();
                 if !matches!(&answered, Some(Asked::Subscribe(asked)) if **asked == **channel) {
                     return Err(unasked(&answered, "a subscription"));
@@ -276,10 +296,15 @@ impl Dispatch {
                     self.batches[usize::from(*worker)].push(ToHub::Attached(*key));
                 }
             }
-            [Value::Text(b"unsubscribe"), Value::Text(channel), ..] => {
+            [Value::Text(b"unsubscribe" | b"sunsubscribe"), Value::Text(channel), ..] => {
                 let answered = self.asked.pop_front();
                 if !matches!(&answered, Some(Asked::Unsubscribe(asked)) if **asked == **channel) {
-                    return Err(unasked(&answered, "the end of a subscription"));
+                    // What is published on the channel now goes to another server, or to nobody.
+                    let channel = String::from_utf8_lossy(channel);
+                    return Err(SessionError::Refused(format!(
+                        "Redis ended the subscription of {channel} unasked, as it does when a slot \
+                         moves to another server"
+                    )));
                 }
             }
             _ => {}
@@ -341,6 +366,9 @@ impl Dispatch {
     fn answer(&mut self, value: &Value<'_>) -> Result<(), SessionError> {
         match (self.asked.pop_front(), value) {
             (Some(Asked::Tick), value) => self.ticked(value),
+            (Some(Asked::Subscribe(_)), Value::Error(error)) if is_elsewhere(error) => {
+                Err(SessionError::Refused(String::from_utf8_lossy(error).into_owned()))
+            }
             (Some(Asked::Subscribe(channel)), Value::Error(error)) => {
                 self.refused(&channel, &String::from_utf8_lossy(error));
                 Ok(())
@@ -372,7 +400,10 @@ impl Dispatch {
             // The last part of the name is drawn anew at each start.
             let stem = self.terms.probe_channel.rsplit_once(':').map_or("", |(stem, _)| stem);
             let why = format!("Redis refuses this user the channel of probes, {stem}:*: {why}");
-            tracing::warn!(redis.addr = %self.terms.addr, error = %why, "probes cannot be heard");
+            tracing::warn!(
+                redis.addr = %self.addr, partition = self.label(), error = %why,
+                "probes cannot be heard"
+            );
             for (_, answer) in self.probes.drain(..) {
                 let _ = answer.send(Err(why.clone()));
             }
@@ -381,7 +412,7 @@ impl Dispatch {
         }
         if self.is_of_revocations(channel) {
             tracing::warn!(
-                redis.addr = %self.terms.addr, error = %why,
+                redis.addr = %self.addr, partition = self.label(), error = %why,
                 "Redis refuses this user the channel {}: what others revoke is heard late",
                 String::from_utf8_lossy(channel)
             );
@@ -408,6 +439,12 @@ impl Dispatch {
             self.metrics.received.inc_by(std::mem::take(&mut self.received));
         }
     }
+}
+
+/// Whether an error says that this server of a Redis Cluster does not serve the partition now. It
+/// refuses nobody anything.
+fn is_elsewhere(error: &[u8]) -> bool {
+    meaning(&String::from_utf8_lossy(error)) == Meaning::Elsewhere
 }
 
 fn unasked(answered: &Option<Asked>, got: &str) -> SessionError {

@@ -6,6 +6,7 @@
 //! attached. Cached pages are older; they bring a connection forward but never make it live.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,10 @@ const NO_PERMISSION: &str = "NOPERM";
 
 /// How long a page is cached for later requests.
 const CACHE_TIME: Duration = Duration::from_secs(1);
-/// Bytes of events in the cache at most.
+/// Bytes of events in the caches of all partitions together at most, while a partition's share is
+/// not below `LEAST_CACHE_BYTES`.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const LEAST_CACHE_BYTES: usize = 1024 * 1024;
 /// The rate of reads while `history.page_bytes` is `PAGE_BYTES` or more: at most `BURST` without a
 /// pause, `READS_PER_SECOND` on average. Smaller pages raise the average, up to 16-fold.
 const BURST: f64 = 16.0;
@@ -57,10 +60,12 @@ struct Waiting {
 
 /// Pages read a moment ago. They serve connections that are as far behind, except for the last
 /// read, which makes a connection live.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cache {
     snapshots: VecDeque<(Instant, usize, Arc<Snapshot>)>,
     bytes: usize,
+    /// How many bytes it may have.
+    most: usize,
 }
 
 /// Limits the rate of reads. Requests come in bursts, when a gateway starts or Redis returns, and
@@ -84,7 +89,7 @@ pub struct Reads {
 impl Reads {
     /// Creates the reads of a partition. Nobody waits.
     pub fn new(partition: u16) -> Self {
-        let (waiting, cache) = (Waiting::default(), Cache::default());
+        let (waiting, cache) = (Waiting::default(), Cache::new(CACHE_BYTES));
         Reads { partition, workers: Vec::new(), waiting, cache }
     }
 
@@ -133,16 +138,19 @@ impl Reads {
 }
 
 /// Reads for ever. A failed read is repeated after a growing delay.
-pub async fn run(partition: Arc<Partition>, mut requests: mpsc::UnboundedReceiver<HistoryRequest>) {
+pub async fn run(
+    partition: Arc<Partition>,
+    mut requests: mpsc::UnboundedReceiver<HistoryRequest>,
+) -> Infallible {
     let mut reads = Reads::new(partition.number);
+    let partitions = usize::from(partition.keys.partitions());
+    reads.cache.most = (CACHE_BYTES / partitions).max(LEAST_CACHE_BYTES);
     let mut pace = Pace::new(partition.config.page_bytes);
     let longest = partition.config.reconnect_max;
     let mut delay = delays(longest);
     loop {
         if reads.is_idle() {
-            // The partition holds a sender, so there is always another request to wait for.
-            let Some(request) = requests.recv().await else { return };
-            reads.hear(request);
+            reads.hear(requests.recv().await.expect("the partition holds a sender"));
         }
         while let Ok(request) = requests.try_recv() {
             reads.hear(request);
@@ -162,7 +170,9 @@ pub async fn run(partition: Arc<Partition>, mut requests: mpsc::UnboundedReceive
                 reads.answered(snapshot, Instant::now());
             }
             Err(error) => {
-                tracing::debug!(%error, "history cannot be read; trying on");
+                tracing::debug!(
+                    partition = partition.label(), %error, "history cannot be read; trying on"
+                );
                 partition.metrics.broker.history_reads.with_label_values(&["failed"]).inc();
                 let wait = delay.next().unwrap_or(longest);
                 tokio::time::sleep(wait).await;
@@ -287,7 +297,10 @@ async fn find_refused(partition: &Partition, plan: &[Part]) -> Result<(), RedisE
 /// operator why.
 fn unreadable(partition: &Partition, channel: &Channel, why: &str) {
     partition.metrics.broker.unreadable_histories.inc();
-    tracing::warn!(channel.name = %channel, error = %why, "a history cannot be read");
+    tracing::warn!(
+        channel.name = %channel, partition = partition.label(), error = %why,
+        "a history cannot be read"
+    );
 }
 
 async fn read_together(partition: &Partition, plan: &[Part]) -> Result<Snapshot, RedisError> {
@@ -360,11 +373,15 @@ fn range(channel: &Channel, after: EventId, extent: Extent, value: Value) -> Res
 }
 
 impl Cache {
+    fn new(most: usize) -> Self {
+        Cache { snapshots: VecDeque::new(), bytes: 0, most }
+    }
+
     /// Caches a snapshot. The first one of another epoch makes all earlier ones useless.
     fn add(&mut self, snapshot: Arc<Snapshot>, now: Instant) {
         let epoch = snapshot.clock.epoch();
         if self.snapshots.back().is_some_and(|(.., last)| last.clock.epoch() != epoch) {
-            *self = Cache::default();
+            *self = Cache::new(self.most);
         }
         let frames = snapshot.ranges.values().flatten().flat_map(|range| range.frames.iter());
         let bytes: usize = frames.map(|frame| frame.size()).sum();
@@ -373,7 +390,7 @@ impl Cache {
         }
         self.bytes += bytes;
         self.snapshots.push_back((now, bytes, snapshot));
-        while self.bytes > CACHE_BYTES {
+        while self.bytes > self.most {
             self.drop_oldest();
         }
     }

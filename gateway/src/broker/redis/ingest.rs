@@ -1,4 +1,4 @@
-//! The ingest: receives live events from Redis on one connection and one thread, and hands them to
+//! The ingest: receives a partition's live events from Redis on one connection, and hands them to
 //! the workers.
 //!
 //! It never waits for a worker, because Redis disconnects a subscriber that does not read. Ticks
@@ -17,10 +17,14 @@ use tokio::sync::mpsc;
 use crate::broker::redis::backoff::Backoff;
 use crate::broker::redis::connector::{self, Connection, SessionError};
 use crate::broker::redis::dispatch::{Dispatch, IngestRequest};
-use crate::broker::redis::outage::Outage;
 use crate::broker::redis::partition::Partition;
+use crate::broker::redis::place::Server;
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::session::{self, Run};
+
+/// How the library answers a first tick if another process wrote the state: the code, then the run
+/// id of that process.
+const STRANGE: &str = "SSESTRANGE ";
 
 /// The state of the ingest's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +48,11 @@ pub(crate) struct Ingest {
     number: u64,
     /// The server and the epoch of the last tick. `None` before the first one.
     last: Option<(Run, u64)>,
-    outage: Option<Outage>,
     backoff: Backoff,
+    /// The server of the last session, or of the last attempt to begin one.
+    server: Option<Server>,
+    /// Whether there was an outage of which the log has not told the end.
+    telling: bool,
 }
 
 impl Ingest {
@@ -56,17 +63,18 @@ impl Ingest {
     ) -> Self {
         Ingest {
             dispatch: partition.dispatch(),
-            backoff: Backoff::new(partition.config.reconnect_max),
+            backoff: Backoff::new(partition.place.longest_delay(partition.config.reconnect_max)),
             partition,
             requests,
             number: 0,
             last: None,
-            outage: None,
+            server: None,
+            telling: false,
         }
     }
 
     /// Runs session after session, for ever.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self) -> Infallible {
         loop {
             let Err(error) = self.session().await;
             self.offline(&error);
@@ -76,15 +84,12 @@ impl Ingest {
     }
 
     fn offline(&mut self, error: &SessionError) {
-        if *self.partition.status.borrow() == Status::Online {
-            // Counted before the workers are told, who make their streams leave the live side. A
-            // second loss before all streams are back belongs to the same story.
-            self.outage.get_or_insert_with(|| Outage::begin(&self.partition.metrics)).lost();
-        }
+        self.partition.place.ended(error);
+        self.telling |= self.partition.outages.offline(self.partition.number);
         self.partition.sessions.end();
         self.dispatch.end();
         let text = error.to_string();
-        let addr = &self.partition.addr;
+        let (addr, partition) = (self.partition.addr(), self.partition.label());
         let before = match error {
             SessionError::Mismatch(_) => {
                 self.partition.status.send_replace(Status::Mismatch(text.clone()))
@@ -92,20 +97,31 @@ impl Ingest {
             _ => self.partition.status.send_replace(Status::Offline(text.clone())),
         };
         if before == Status::Online {
-            tracing::warn!(redis.addr = %addr, error = %text, "live events are interrupted");
+            tracing::warn!(
+                redis.addr = %addr, partition, error = %text, "live events are interrupted"
+            );
         } else if before != *self.partition.status.borrow() {
-            tracing::warn!(redis.addr = %addr, error = %text, "Redis cannot be reached; trying on");
+            tracing::warn!(
+                redis.addr = %addr, partition, error = %text, "Redis cannot be reached; trying on"
+            );
         }
-        self.partition.metrics.broker.connected.with_label_values(&["redis"]).set(0);
     }
 
-    /// Handles requests between two sessions.
+    /// Handles requests between two sessions, for this long or until another master is named.
     async fn idle(&mut self, wait: Duration) {
         let end = tokio::time::sleep(wait);
-        tokio::pin!(end);
+        let (partition, server) = (self.partition.clone(), self.server.clone());
+        let named = async {
+            match &server {
+                Some(server) => partition.place.other_than(server).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(end, named);
         loop {
             tokio::select! {
                 () = &mut end => return,
+                _ = &mut named => return,
                 Some(request) = self.requests.recv() => self.dispatch.request(request),
             }
         }
@@ -114,30 +130,31 @@ impl Ingest {
     /// Runs one session until it breaks.
     async fn session(&mut self) -> Result<Infallible, SessionError> {
         let timeout = self.partition.config.connect_timeout;
-        let mut connection =
-            connector::connect(&self.partition.info, &self.partition.tls, timeout).await?;
+        let server = self.partition.master().await?;
+        self.server = Some(server.clone());
+        let mut connection = connector::connect(&server, timeout).await?;
         let prepared = tokio::time::timeout(timeout, self.prepare(&mut connection)).await;
         let (run, clock) = prepared.unwrap_or(Err(SessionError::Timeout(timeout)))?;
         self.number += 1;
-        let (number, partition) = (self.number, &self.partition);
-        let (info, config) = (&partition.info, &partition.config);
-        let begun = partition.sessions.begin(number, run.clone(), clock.epoch(), info, config);
+        let (addr, label) = (server.addr().clone(), self.partition.label());
+        let (number, epoch, config) = (self.number, clock.epoch(), &self.partition.config);
+        let begun = self.partition.sessions.begin(number, server.clone(), run.clone(), epoch, config);
         begun.map_err(|error| SessionError::Refused(error.to_string()))?;
-        self.dispatch.begin(clock);
-        let addr = &self.partition.addr;
-        match &mut self.outage {
-            None => tracing::info!(redis.addr = %addr, "live events are received"),
-            Some(outage) => {
-                let seconds = outage.back().as_secs_f64();
-                tracing::info!(redis.addr = %addr, outage.seconds = seconds, "Redis is back");
+        self.dispatch.begin(clock, addr.clone());
+        match self.partition.outages.online(self.partition.number) {
+            None => {
+                tracing::info!(redis.addr = %addr, partition = label, "live events are received");
             }
+            Some(away) => tracing::info!(
+                redis.addr = %addr, partition = label, outage.seconds = away.as_secs_f64(),
+                "Redis is back"
+            ),
         }
-        self.hear_epoch(run, clock.epoch());
-        self.partition.metrics.broker.connected.with_label_values(&["redis"]).set(1);
+        self.hear_epoch(run, epoch);
         self.partition.metrics.broker.sessions.inc();
         self.backoff.begun(Instant::now());
         self.partition.status.send_replace(Status::Online);
-        self.serve(&mut connection).await
+        self.serve(&mut connection, &server).await
     }
 
     /// Tells of a new epoch. The clients are told of a gap, so the operator must be able to find out
@@ -155,7 +172,7 @@ impl Ingest {
             };
             self.partition.metrics.broker.epochs.inc();
             tracing::warn!(
-                redis.addr = %self.partition.addr, epoch.old = last_epoch, epoch.new = epoch, why,
+                redis.addr = %self.partition.addr(), partition = self.partition.label(), epoch.old = last_epoch, epoch.new = epoch, why,
                 "a new epoch has begun: every client is told of a gap (reset)"
             );
         }
@@ -175,7 +192,7 @@ impl Ingest {
             .await?;
         if policy != "noeviction" && *self.partition.status.borrow() == Status::Connecting {
             tracing::warn!(
-                redis.maxmemory_policy = %policy,
+                partition = partition.label(), redis.maxmemory_policy = %policy,
                 "any eviction ends an epoch, and every cursor with it: set maxmemory-policy noeviction"
             );
         }
@@ -186,17 +203,71 @@ impl Ingest {
             let text = "INFO does not tell run_id: a gateway needs the right to INFO";
             SessionError::Refused(text.to_owned())
         })?;
-        let tick = partition.calls.tick();
-        let clock = connection.call(&tick, |value| partition.calls.ticked(value)).await??;
+        self.agree(connection).await?;
+        let clock = self.first_tick(connection).await?;
+        partition.agreement.confirm();
+        partition.place.begins(connection).await?;
         Ok((run, clock))
     }
 
-    async fn serve(&mut self, connection: &mut Connection) -> Result<Infallible, SessionError> {
+    /// Makes sure that Redis holds as many partitions as this gateway has.
+    async fn agree(&self, connection: &mut Connection) -> Result<(), SessionError> {
+        let (partition, agreement) = (&self.partition, &self.partition.agreement);
+        if agreement.is_confirmed() {
+            return Ok(());
+        }
+        if partition.number == 0 {
+            return connection.call(&agreement.question(), |value| agreement.judge(value)).await?;
+        }
+        // The state of this partition tells as well, if there is one. Its tick compares the number.
+        let state = redis::cmd("EXISTS").arg(partition.keys.state(partition.number)).to_owned();
+        if connection.call(&state, |value| value.integer() == Some(1)).await? {
+            return Ok(());
+        }
+        let first = tokio::time::timeout(partition.config.connect_timeout / 2, agreement.confirmed());
+        first.await.map_err(|_| {
+            let text = "partition 0 is away, and Redis has no state of this partition yet";
+            SessionError::Refused(text.to_owned())
+        })
+    }
+
+    /// Sends the first tick and returns the clock. In a Redis Cluster it first asks who wrote the
+    /// state, because a partition that was moved has lost nothing.
+    async fn first_tick(&self, connection: &mut Connection) -> Result<EventId, SessionError> {
+        let (place, calls) = (&self.partition.place, &self.partition.calls);
+        if !place.moves_partitions() {
+            return connection.call(&calls.tick(), |value| calls.ticked(value)).await?;
+        }
+        let first = calls.first_tick(None);
+        let strange = match connection.call(&first, |value| calls.ticked(value)).await? {
+            Err(SessionError::Refused(text)) if text.starts_with(STRANGE) => text,
+            answered => return answered,
+        };
+        let run = strange[STRANGE.len()..].split(' ').next().unwrap_or_default();
+        let moved = place.moved_from(run, connection).await;
+        let tick = calls.first_tick(Some(if moved { run } else { "" }));
+        if moved {
+            tracing::info!(
+                redis.addr = %self.partition.addr(), partition = self.partition.label(),
+                "Redis Cluster has moved the partition here"
+            );
+        }
+        connection.call(&tick, |value| calls.ticked(value)).await?
+    }
+
+    async fn serve(
+        &mut self,
+        connection: &mut Connection,
+        server: &Server,
+    ) -> Result<Infallible, SessionError> {
         let Connection { stream, input } = connection;
         let (mut reader, mut writer) = tokio::io::split(stream);
+        let partition = self.partition.clone();
+        let named = partition.place.other_than(server);
+        tokio::pin!(named);
         loop {
             self.dispatch.maintain();
-            self.outage.take_if(|outage| outage.tell(&self.partition.metrics));
+            self.telling = self.telling && !self.partition.outages.told();
             let (wake, overdue) = self.dispatch.wake();
             let written = !self.dispatch.out.is_empty();
             tokio::select! {
@@ -223,6 +294,10 @@ impl Ingest {
                     self.dispatch.request(request);
                     // Taking all queued requests now lets one tick serve them together.
                     self.hear_requests();
+                }
+                addr = &mut named => {
+                    let text = format!("the master is {addr} now, say the Sentinels");
+                    return Err(SessionError::Refused(text));
                 }
                 () = tokio::time::sleep_until(wake.into()) => {
                     if overdue.is_some_and(|overdue| overdue <= Instant::now()) {

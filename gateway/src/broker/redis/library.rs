@@ -5,13 +5,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redis::Cmd;
 use sse_contract::{Call, Found, Function, LIBRARY_VERSION, Loading, Reply, Step, Way};
 
-/// How this Redis is asked to run functions. Shared by all connections to it.
-#[derive(Debug, Default)]
+/// How a partition's Redis is asked to run functions. Shared by all connections to it.
+#[derive(Debug)]
 pub(crate) struct Library {
     way: Mutex<Way>,
+    /// The partition's number for logs, if there are several.
+    label: Option<u16>,
 }
 
 impl Library {
+    /// Creates a library that is called by `FCALL` until `ensure` has found another way. `label` is
+    /// the partition's number for logs, if there are several.
+    pub(crate) fn new(label: Option<u16>) -> Self {
+        Library { way: Mutex::default(), label }
+    }
+
     /// The command for a call.
     pub(crate) fn command(&self, call: &Call<'_>) -> Cmd {
         let mut cmd = Cmd::new();
@@ -38,7 +46,7 @@ impl Library {
                     step = loading.answered(call(cmd).await?);
                 }
                 Step::Done(way, found) => {
-                    report(&found);
+                    self.report(&found);
                     *self.way() = way;
                     return Ok(());
                 }
@@ -52,20 +60,26 @@ impl Library {
     fn way(&self) -> MutexGuard<'_, Way> {
         self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn report(found: &Found) {
-    match found {
-        Found::Library => {}
-        Found::Nothing => {
-            tracing::info!(library.version = LIBRARY_VERSION, "the function library is loaded");
-        }
-        Found::LoadRefused(error) => tracing::warn!(
-            %error,
-            "FUNCTION LOAD is refused; EVALSHA serves this gateway, but no FCALL serves others"
-        ),
-        Found::CallRefused(error) => {
-            tracing::debug!(%error, "FCALL is refused; functions are called by EVALSHA");
+    fn report(&self, found: &Found) {
+        let partition = self.label;
+        match found {
+            Found::Library => {}
+            Found::Nothing => tracing::info!(
+                partition,
+                library.version = LIBRARY_VERSION,
+                "the function library is loaded"
+            ),
+            Found::LoadRefused(error) => tracing::warn!(
+                partition,
+                %error,
+                "FUNCTION LOAD is refused; EVALSHA serves this gateway, but no FCALL serves others"
+            ),
+            Found::CallRefused(error) => tracing::debug!(
+                partition,
+                %error,
+                "FCALL is refused; functions are called by EVALSHA"
+            ),
         }
     }
 }

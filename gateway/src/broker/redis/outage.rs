@@ -1,8 +1,13 @@
-//! The story of an outage, in the log: one line when live events are interrupted, and one when all
-//! streams are live again, which says how long it took, how many streams went on, and how many were
-//! told of a gap.
+//! Which partitions have a session, and the story of an outage, in the log: one line when live
+//! events of a partition are interrupted, one when its Redis is back, and one when all streams are
+//! live again, which says how long it took, how many streams went on, and how many were told of a
+//! gap.
+//!
+//! What streams were told is counted for the whole gateway, so an outage that several partitions
+//! have together is one story.
 
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::feed::gap::GapReason;
@@ -12,12 +17,88 @@ use crate::metrics::Metrics;
 /// many clients there are always some.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The sessions of all partitions, as their ingests report them.
+#[derive(Debug)]
+pub(crate) struct Outages {
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// By the partition's number.
+    partitions: Box<[Connected]>,
+    outage: Option<Outage>,
+}
+
+/// A partition's part.
+#[derive(Debug, Clone, Copy, Default)]
+struct Connected {
+    now: bool,
+    /// When its session was lost, until the story is told.
+    lost: Option<Instant>,
+}
+
+impl Outages {
+    /// No partition has a session yet.
+    pub(crate) fn new(partitions: u16, metrics: Metrics) -> Self {
+        let partitions = vec![Connected::default(); partitions.into()].into();
+        Outages { metrics, state: Mutex::new(State { partitions, outage: None }) }
+    }
+
+    /// A partition has no session, or no longer has one. Returns whether it had one. Must be called
+    /// before the workers are told, who make their streams leave the live side.
+    pub(crate) fn offline(&self, partition: u16) -> bool {
+        let mut state = self.state();
+        let connected = &mut state.partitions[usize::from(partition)];
+        let had = std::mem::take(&mut connected.now);
+        if had {
+            // A second loss before all streams are back belongs to the same story.
+            connected.lost.get_or_insert_with(Instant::now);
+            state.outage.get_or_insert_with(|| Outage::begin(&self.metrics)).lost();
+        }
+        self.metrics.broker.connected.with_label_values(&["redis"]).set(0);
+        had
+    }
+
+    /// A session of a partition has begun. Returns how long there was none, if one was lost.
+    pub(crate) fn online(&self, partition: u16) -> Option<Duration> {
+        let mut state = self.state();
+        let connected = &mut state.partitions[usize::from(partition)];
+        connected.now = true;
+        let away = connected.lost.map(|lost| lost.elapsed());
+        let all = state.partitions.iter().all(|partition| partition.now);
+        if let Some(outage) = state.outage.as_mut().filter(|_| all) {
+            outage.back();
+        }
+        // Set under the lock, because partitions report from several threads.
+        self.metrics.broker.connected.with_label_values(&["redis"]).set(all.into());
+        away
+    }
+
+    /// Tells the end of the story if it has come. Returns whether there is nothing left to tell.
+    pub(crate) fn told(&self) -> bool {
+        let mut state = self.state();
+        if state.outage.as_ref().is_some_and(|outage| !outage.tell(&self.metrics)) {
+            return false;
+        }
+        if state.outage.take().is_some() {
+            state.partitions.iter_mut().for_each(|partition| partition.lost = None);
+        }
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// An outage that the log has not told to the end.
 #[derive(Debug)]
-pub(crate) struct Outage {
+struct Outage {
     began: Instant,
     before: Counts,
-    /// When the next session began.
+    /// Since when all partitions have a session again.
     back: Option<Instant>,
 }
 
@@ -37,23 +118,23 @@ impl Counts {
 
 impl Outage {
     /// Live events are interrupted now.
-    pub(crate) fn begin(metrics: &Metrics) -> Self {
+    fn begin(metrics: &Metrics) -> Self {
         Outage { began: Instant::now(), before: Counts::of(metrics), back: None }
     }
 
-    /// The session that had begun meanwhile is lost, too.
-    pub(crate) fn lost(&mut self) {
+    /// Another session is lost, too.
+    fn lost(&mut self) {
         self.back = None;
     }
 
-    /// A session has begun. Returns how long there was none.
-    pub(crate) fn back(&mut self) -> Duration {
-        *self.back.get_or_insert_with(Instant::now) - self.began
+    /// All partitions have a session again.
+    fn back(&mut self) {
+        self.back.get_or_insert_with(Instant::now);
     }
 
     /// Tells the end of the story once no stream joins any more, or after `PATIENCE`. Returns
     /// whether it is told.
-    pub(crate) fn tell(&self, metrics: &Metrics) -> bool {
+    fn tell(&self, metrics: &Metrics) -> bool {
         let Some(back) = self.back else { return false };
         let joining = metrics.sum(|cells| cells.joining.get());
         if joining > 0 && back.elapsed() < PATIENCE {
@@ -102,8 +183,7 @@ mod tests {
         let mut outage = Outage::begin(&metrics);
         cells.joining.add(2);
         assert!(!outage.tell(&metrics), "there is no session yet");
-        let away = outage.back();
-        assert_eq!(outage.back(), away, "the first session counts");
+        outage.back();
         assert!(!outage.tell(&metrics), "streams still read history");
         cells.joining.sub(2);
         assert!(outage.tell(&metrics));
@@ -113,5 +193,28 @@ mod tests {
         assert_eq!(told.to_string(), "reset 3, late 1");
         let told = Told { before: outage.before.gaps, now: outage.before.gaps };
         assert_eq!(told.to_string(), "none");
+    }
+
+    #[test]
+    fn partitions_that_are_lost_together_share_one_story() {
+        let metrics = Metrics::default();
+        let outages = Outages::new(2, metrics.clone());
+        let connected = || metrics.broker.connected.with_label_values(&["redis"]).get();
+        assert!(!outages.offline(0), "it had no session");
+        assert_eq!(outages.online(0), None);
+        assert_eq!(connected(), 0, "one of two is not enough");
+        assert_eq!(outages.online(1), None);
+        assert_eq!(connected(), 1);
+        assert!(outages.told(), "there was no outage");
+        assert!(outages.offline(0) && outages.offline(1));
+        assert!(!outages.offline(1), "it is known already");
+        assert_eq!(connected(), 0);
+        assert!(outages.online(0).is_some());
+        assert!(!outages.told(), "the other partition is still away");
+        assert!(outages.online(1).is_some());
+        assert_eq!(connected(), 1);
+        assert!(outages.told());
+        assert!(outages.offline(1));
+        assert_eq!(outages.online(0), None, "its story is told");
     }
 }

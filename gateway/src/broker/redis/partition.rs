@@ -1,27 +1,31 @@
 //! One partition of the Redis broker: one clock, one history space, one master at a time.
 //!
-//! Three threads work for it: the ingest receives live events and ticks on a connection of its own,
-//! the history thread reads, and the publish thread publishes single events. They do not wait for
-//! one another, and all their connections belong to the ingest's session.
+//! Three tasks work for it, each on a thread that it may share with those of other partitions: the
+//! ingest receives live events and ticks on a connection of its own, the history thread reads, and
+//! the publish thread publishes single events. They do not wait for one another, and all their
+//! connections belong to the ingest's session.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ConnectionInfo, Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use sse_contract::{Channel, EventId, Keys, Meaning, Part, Reply, meaning};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::broker::redis::agreement::Agreement;
 use crate::broker::redis::calls::Calls;
+use crate::broker::redis::connector::SessionError;
 use crate::broker::redis::dispatch::{Dispatch, Heard, IngestRequest, Terms};
 use crate::broker::redis::failure::{EnsureError, pool_error, words};
 use crate::broker::redis::history::{self, HistoryRequest};
 use crate::broker::redis::ingest::Status;
+use crate::broker::redis::outage::Outages;
+use crate::broker::redis::place::{Place, Server};
 use crate::broker::redis::publish_thread::{PublishThread, Queue};
 use crate::broker::redis::session::{Session, Sessions};
-use crate::broker::redis::settings::{self, BadRedis, RedisSettings, RedisTls};
-use crate::config::redis_url::BadRedisUrl;
+use crate::broker::redis::settings::RedisSettings;
 use crate::feed::snapshot::Snapshot;
 use crate::metrics::Metrics;
 
@@ -36,19 +40,19 @@ pub struct Partition {
     /// The settings of the broker.
     pub config: RedisSettings,
     pub(crate) keys: Keys,
-    /// The address of Redis, with credentials and TLS.
-    pub info: ConnectionInfo,
-    /// Certificates for the ingest's TLS connection.
-    pub(crate) tls: RedisTls,
-    /// The address of Redis without credentials, for logs.
-    pub(crate) addr: String,
+    /// Tells where the master is.
+    pub place: Place,
+    /// The address of the last server that `place` told, for messages.
+    addr: Mutex<Arc<str>>,
     /// The calls of the function library.
     pub calls: Arc<Calls>,
     /// The current session, which every connection belongs to.
     pub sessions: Sessions,
-    /// Opens the publish thread's connection, which is not of the pool.
-    pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
+    /// Shared by all partitions.
+    pub(crate) agreement: Arc<Agreement>,
+    /// Shared by all partitions.
+    pub(crate) outages: Arc<Outages>,
     /// The pub/sub channel of this gateway's probes.
     probe_channel: String,
     /// Notified when another gateway asks to read the revocations.
@@ -61,7 +65,17 @@ pub struct Partition {
     pub(crate) status: watch::Sender<Status>,
 }
 
-/// The receiving ends for a partition's threads.
+/// What all partitions of a broker have in common.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub keys: Keys,
+    pub config: RedisSettings,
+    pub metrics: Metrics,
+    pub agreement: Arc<Agreement>,
+    pub outages: Arc<Outages>,
+}
+
+/// The receiving ends for a partition's tasks.
 #[derive(Debug)]
 pub struct Works {
     /// Requests for the ingest.
@@ -73,17 +87,9 @@ pub struct Works {
 }
 
 impl Partition {
-    /// Creates a partition without threads, and what they would work with. The error says that the
-    /// address or a certificate file is invalid.
-    pub(crate) fn new(
-        number: u16,
-        keys: Keys,
-        config: RedisSettings,
-        metrics: Metrics,
-    ) -> Result<(Arc<Self>, Works), BadRedis> {
-        let tls = config.tls()?;
-        let info = config.connection_info()?;
-        let client = settings::client(&info).map_err(BadRedisUrl::new)?;
+    /// Creates a partition without its tasks, and what they would work with.
+    pub(crate) fn new(number: u16, place: Place, common: &Common) -> (Arc<Self>, Works) {
+        let (keys, config) = (common.keys.clone(), common.config.clone());
         #[expect(clippy::disallowed_methods, reason = "streams that open and end bound it")]
         let (requests, heard) = mpsc::unbounded_channel();
         #[expect(clippy::disallowed_methods, reason = "one for each stream that joins")]
@@ -92,16 +98,16 @@ impl Partition {
         let calls = Calls::new(keys.clone(), number, config.limits, config.page_bytes);
         let partition = Partition {
             number,
-            addr: info.addr().to_string(),
-            probe_channel: keys.probe(fastrand::u64(..)),
+            probe_channel: keys.probe(number, fastrand::u64(..)),
             keys,
             config,
-            info,
-            tls,
+            addr: Mutex::new(place.addr()),
+            place,
             calls: Arc::new(calls),
             sessions: Sessions::default(),
-            client,
-            metrics,
+            metrics: common.metrics.clone(),
+            agreement: common.agreement.clone(),
+            outages: common.outages.clone(),
             revocations_called: Notify::new(),
             refused: Mutex::default(),
             requests,
@@ -109,7 +115,26 @@ impl Partition {
             publish_thread,
             status: watch::Sender::new(Status::Connecting),
         };
-        Ok((Arc::new(partition), Works { requests: heard, reads: asked, queue }))
+        (Arc::new(partition), Works { requests: heard, reads: asked, queue })
+    }
+
+    /// The number for log lines. `None` if there is only one partition.
+    pub(crate) fn label(&self) -> Option<u16> {
+        label(&self.keys, self.number)
+    }
+
+    /// Asks where the master is now. Fails if that takes longer than `connect_timeout`.
+    pub(crate) async fn master(&self) -> Result<Server, SessionError> {
+        let timeout = self.config.connect_timeout;
+        let told = tokio::time::timeout(timeout, self.place.master()).await;
+        let server = told.unwrap_or(Err(SessionError::Timeout(timeout)))?;
+        *self.addr.lock().unwrap_or_else(PoisonError::into_inner) = server.addr().clone();
+        Ok(server)
+    }
+
+    /// The address of the last known master, without credentials, for messages.
+    pub(crate) fn addr(&self) -> Arc<str> {
+        self.addr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The dispatch for this partition's ingest.
@@ -121,7 +146,6 @@ impl Partition {
             keys: self.keys.clone(),
             probe_channel: self.probe_channel.clone(),
             revocation_channel: hears.then(|| self.keys.revocation_channel()),
-            addr: self.addr.clone(),
             linger: self.config.linger,
             tick: self.config.tick,
             answer_timeout: self.config.answer_timeout,
@@ -161,9 +185,9 @@ impl Partition {
             let last = match &*status.borrow_and_update() {
                 Status::Online => return Ok(()),
                 Status::Mismatch(text) => return Err(text.clone()),
-                Status::Offline(text) if patience.is_zero() => return Err(text.clone()),
-                Status::Offline(text) => text.clone(),
-                Status::Connecting => "no answer yet".to_owned(),
+                Status::Offline(text) if patience.is_zero() => return Err(self.of_this(text)),
+                Status::Offline(text) => self.of_this(text),
+                Status::Connecting => self.of_this("no answer yet"),
             };
             let bound = deadline.max(tokio::time::Instant::now());
             let first = self.config.connect_timeout * 2;
@@ -174,11 +198,19 @@ impl Partition {
         }
     }
 
+    /// A text about this partition alone, which names it if there are several.
+    fn of_this(&self, text: &str) -> String {
+        match self.label() {
+            Some(number) => format!("{text} ({})", named(&[number])),
+            None => text.to_owned(),
+        }
+    }
+
     /// Publishes a probe event and waits until the ingest receives it. Fails after
     /// `answer_timeout`. The error says where Redis is, and why no event passes through it.
     pub(crate) async fn probe(&self) -> Result<(), String> {
         let Err(failure) = self.send_probe().await else { return Ok(()) };
-        let addr = &self.addr;
+        let addr = self.addr();
         Err(match &*self.status.borrow() {
             Status::Online => format!("Redis at {addr}: {failure}"),
             Status::Connecting => format!("Redis at {addr} is not connected yet"),
@@ -192,7 +224,7 @@ impl Partition {
         let text = format!("{:032x}", fastrand::u128(..));
         let (arrived, arrival) = oneshot::channel();
         self.tell(IngestRequest::Probe(text.clone(), arrived));
-        let publish = redis::cmd("PUBLISH").arg(&self.probe_channel).arg(&text).to_owned();
+        let publish = self.publish_text(&self.probe_channel, &text);
         let work = async {
             self.command(&publish).await.map_err(|error| error.to_string())?;
             arrival.await.map_err(|_| "the ingest is gone".to_owned())?
@@ -249,6 +281,12 @@ impl Partition {
         }
     }
 
+    /// The command that publishes a text on one of this partition's pub/sub channels.
+    pub(crate) fn publish_text(&self, channel: &str, text: &str) -> Cmd {
+        let publish = if self.keys.partitions() == 1 { "PUBLISH" } else { "SPUBLISH" };
+        redis::cmd(publish).arg(channel).arg(text).to_owned()
+    }
+
     /// Sends several commands at once and ignores their answers.
     pub(crate) async fn commands(&self, pipeline: &Pipeline) -> Result<(), RedisError> {
         let session = self.sessions.get().await?;
@@ -275,8 +313,37 @@ impl Partition {
     }
 }
 
+/// Partitions by their numbers, which rise: `partition 2`, or `partitions 0-3, 7`.
+pub fn named(numbers: &[u16]) -> String {
+    let ranges = numbers.chunk_by(|a, b| *b == *a + 1).map(|run| match run {
+        [one] => one.to_string(),
+        [first, second] => format!("{first}, {second}"),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    });
+    let word = if numbers.len() == 1 { "partition" } else { "partitions" };
+    format!("{word} {}", ranges.collect::<Vec<_>>().join(", "))
+}
+
+/// A partition's number for log lines. `None` if there is only one partition.
+pub(crate) fn label(keys: &Keys, number: u16) -> Option<u16> {
+    (keys.partitions() > 1).then_some(number)
+}
+
 /// Takes a connection from the pool. Boxed because this future takes 7 KB. Unboxed, so would every
 /// future that contains it, such as the one of each request for a stream.
 async fn pooled(session: &Session) -> Result<deadpool_redis::Connection, RedisError> {
     Box::pin(session.pool.get()).await.map_err(pool_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_named_by_their_numbers() {
+        assert_eq!(named(&[2]), "partition 2");
+        assert_eq!(named(&[0, 3]), "partitions 0, 3");
+        assert_eq!(named(&[0, 1, 5, 6, 7, 9]), "partitions 0, 1, 5-7, 9");
+    }
 }

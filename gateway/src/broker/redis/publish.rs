@@ -150,7 +150,9 @@ pub(crate) async fn send(
         // A missing function did not run. So these publications are sent again, with or without a
         // key.
         if let Err(error) = partition.ensure_library(connection).await {
-            tracing::debug!(%error, "the function library cannot be put back");
+            tracing::debug!(
+                partition = partition.label(), %error, "the function library cannot be put back"
+            );
         }
         let missing: Vec<usize> = (0..items.len()).filter(|&n| is_missing(&answers[n])).collect();
         let again: Vec<Publish<'_>> = missing.iter().map(|&n| items[n]).collect();

@@ -7,6 +7,7 @@
 //! however many events it carries.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,12 +132,15 @@ impl Queue {
 }
 
 /// Publishes events for ever.
-pub(crate) async fn run(partition: Arc<Partition>, queue: Arc<Queue>) {
+pub(crate) async fn run(partition: Arc<Partition>, queue: Arc<Queue>) -> Infallible {
     let mut kept = None;
     let alarm = match Alarm::new() {
         Ok(alarm) => Some(alarm),
         Err(error) => {
-            tracing::warn!(%error, "no timer can be made; events go to Redis at once");
+            tracing::warn!(
+                partition = partition.label(), %error,
+                "no timer can be made; events go to Redis at once"
+            );
             None
         }
     };
@@ -232,8 +236,8 @@ impl Open {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let mut connection =
-            partition.client.get_multiplexed_async_connection_with_config(&settings).await?;
+        let client = session.server().client()?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         check_server(&mut connection, session.run()).await?;
         Ok(Open { connection, session: session.number(), gone, answered: Instant::now() })
     }

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use deadpool_redis::{Hook, HookError, Manager, Metrics, Pool, PoolConfig, Runtime, Timeouts};
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionInfo, ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::broker::redis::place::Server;
 use crate::broker::redis::settings::RedisSettings;
 
 /// How long a command waits for a session: about as long as the ingest's first attempts to
@@ -34,6 +35,7 @@ pub type Run = Arc<str>;
 #[derive(Debug)]
 pub struct Session {
     number: u64,
+    server: Server,
     run: Run,
     /// Connections to this server, each used for one command at a time.
     pub(crate) pool: Pool,
@@ -48,6 +50,11 @@ pub struct Sessions {
 }
 
 impl Session {
+    /// The session's server, which every connection of the session goes to.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// The `run_id` of the session's server.
     pub fn run(&self) -> &Run {
         &self.run
@@ -82,18 +89,18 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// Begins a session after the ingest has connected: from now on commands go to this server.
+    /// Begins a session after the ingest has connected to `server`: from now on commands go there.
     /// Fails if the address cannot be used for a pool.
     pub fn begin(
         &self,
         number: u64,
+        server: Server,
         run: Run,
         epoch: u64,
-        info: &ConnectionInfo,
         settings: &RedisSettings,
     ) -> Result<(), RedisError> {
-        let pool = pool(info, settings, run.clone())?;
-        let session = Session { number, run, pool, epoch: watch::Sender::new(epoch) };
+        let pool = pool(&server, settings, run.clone())?;
+        let session = Session { number, server, run, pool, epoch: watch::Sender::new(epoch) };
         self.current.send_replace(Some(Arc::new(session)));
         Ok(())
     }
@@ -158,8 +165,8 @@ pub fn run_id(info: &str) -> Option<&str> {
 }
 
 /// Creates a pool of connections, each of which is checked to lead to this server.
-fn pool(info: &ConnectionInfo, settings: &RedisSettings, run: Run) -> Result<Pool, RedisError> {
-    let manager = Manager::new_with_config(info.clone(), settings.connections())?;
+fn pool(server: &Server, settings: &RedisSettings, run: Run) -> Result<Pool, RedisError> {
+    let manager = Manager::new_with_config(server.info().clone(), settings.connections())?;
     let mut config = PoolConfig::new(settings.pool_size);
     config.timeouts = Timeouts {
         wait: Some(settings.answer_timeout),

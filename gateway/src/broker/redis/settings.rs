@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, ConnectionInfo, ProtocolVersion, RedisError,
-    TlsCertificates,
-};
+use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionInfo, TlsCertificates};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::Config;
 use crate::config::pem::{self, BadFile, PemFile};
-use crate::config::redis_url::{BadRedisUrl, connection_info};
+use crate::broker::redis::place::Server;
+use crate::config::redis_url::{self, BadRedisUrl};
 
 /// After this idle time the kernel probes whether Redis is still there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How many partitions there are in a Redis Cluster, if the configuration does not say.
+const CLUSTER_PARTITIONS: u16 = 16;
 
 /// The limits that Redis holds for all writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct RedisSettings {
     pub key: String,
     /// The prefix of every name in Redis.
     pub prefix: String,
+    /// Into how many partitions the channels are divided.
+    pub partitions: u16,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long an answer may take before its connection counts as broken.
@@ -94,12 +97,18 @@ impl RedisSettings {
     /// Takes the part that the Redis broker needs out of a configuration.
     pub fn of(config: &Config) -> Self {
         let redis = config.redis.clone();
+        let cluster = redis_url::names_cluster(&redis.url);
         RedisSettings {
             url: redis.url,
             ca: redis.ca,
             certificate: redis.certificate,
             key: redis.key,
             prefix: redis.prefix,
+            partitions: match redis.partitions {
+                0 if cluster => CLUSTER_PARTITIONS,
+                0 => 1,
+                number => number,
+            },
             connect_timeout: redis.connect_timeout,
             answer_timeout: redis.answer_timeout,
             request_timeout: redis.request_timeout,
@@ -120,16 +129,20 @@ impl RedisSettings {
         }
     }
 
-    /// The address of Redis, with the settings of its connections. The kernel probes an idle
+    /// A server at this address, with the settings of its connections. The kernel probes an idle
     /// connection, so that nothing on the way (NAT, IPVS, a balancer) forgets it, and ends one
     /// whose peer does not answer. Reads the PEM files; fails if a file or the address is invalid.
-    pub fn connection_info(&self) -> Result<ConnectionInfo, BadRedis> {
+    pub(crate) fn server(&self, info: ConnectionInfo) -> Result<Server, BadRedis> {
+        Ok(Server::new(self.connection_info(info)?, self.tls()?))
+    }
+
+    fn connection_info(&self, info: ConnectionInfo) -> Result<ConnectionInfo, BadRedis> {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(keepalive)
             .set_user_timeout(self.answer_timeout);
-        let info = connection_info(&self.url)?.set_tcp_settings(tcp);
+        let info = info.set_tcp_settings(tcp);
         let [ca, certificate, key] = self.pem_files();
         if ca.is_none() && certificate.is_none() {
             return Ok(info);
@@ -205,10 +218,4 @@ pub enum BadRedis {
     /// A PEM file.
     #[error(transparent)]
     File(#[from] BadFile),
-}
-
-/// Creates a client whose connections report when they end. That needs RESP3.
-pub(crate) fn client(info: &ConnectionInfo) -> Result<redis::Client, RedisError> {
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    redis::Client::open(info.clone().set_redis_settings(settings))
 }

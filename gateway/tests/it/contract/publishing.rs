@@ -474,6 +474,48 @@ fn names_with_partitions_use_sharded_pub_sub() {
     });
 }
 
+/// Nobody subscribes to a channel in another partition than its own, so such an event would be
+/// acknowledged and lost.
+#[test]
+fn an_event_for_a_channel_of_another_partition_is_refused() {
+    Library::both(&[], |mut library| {
+        library.keys = sse_contract::Keys::new("sse", 16);
+        let publish = |partition: u16, channel: &str| {
+            let names = [
+                format!("sse:{{{partition}}}:state"),
+                format!("sse:{{{partition}}}:history:{channel}"),
+            ];
+            library.run(Function::Publish, &[&names[0], &names[1]], &["x"])
+        };
+        let channels =
+            ["orders", "demo", "user:42", "mail:{orders}", "{user:42}:mail", "a{b}c", "Z"];
+        let own = |channel: &str| library.keys.partition(channel);
+        // A state without a number of partitions refuses nothing.
+        publish(3, "early").id();
+        for partition in 0..16 {
+            library.call(&Call::tick(&library.keys, partition, &NEW)).elements();
+        }
+        for channel in channels {
+            let others = (0..16).filter(|partition| *partition != own(channel));
+            for partition in others {
+                let refused = publish(partition, channel);
+                assert_eq!(refused.meaning(), Meaning::Invalid, "{refused:?}");
+                let told =
+                    [format!("partition {} of 16", own(channel)), format!("not to {partition}")];
+                assert!(told.iter().all(|told| refused.error().contains(told)), "{refused:?}");
+                let history = format!("sse:{{{partition}}}:history:{channel}");
+                assert_eq!(library.redis.command(&["EXISTS", &history]), "0");
+            }
+            publish(own(channel), channel).id();
+        }
+        // In a batch, it concerns its own event alone.
+        let names = ["sse:{9}:state", "sse:{9}:history:demo", "sse:{9}:history:orders"];
+        let answer = library.run(Function::PublishBatch, &names, &["", "x", "", "y", ""]);
+        let items = answer.items();
+        assert!(matches!(items[..], [Err((Meaning::Invalid, _)), Ok(_)]), "{items:?}");
+    });
+}
+
 #[test]
 fn partitions_that_are_called_in_turn_are_kept_apart() {
     Library::both(&[], |mut library| {

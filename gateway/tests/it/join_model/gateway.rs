@@ -88,6 +88,7 @@ fn settings(shape: Shape) -> RedisSettings {
         certificate: String::new(),
         key: String::new(),
         prefix: "sse".to_owned(),
+        partitions: 1,
         connect_timeout: hour,
         answer_timeout: hour,
         request_timeout: hour,
@@ -188,9 +189,10 @@ impl Gateway {
         let Ok(clock) = partition.calls.ticked(&value) else { return };
         self.sessions += 1;
         let (number, run) = (self.sessions, link.run.as_str().into());
-        let (info, config) = (&partition.info, &partition.config);
-        partition.sessions.begin(number, run, clock.epoch(), info, config).unwrap();
-        self.dispatch.begin(clock);
+        let server = partition.place.master().now_or_never().expect("a URL").unwrap();
+        let (epoch, config) = (clock.epoch(), &partition.config);
+        partition.sessions.begin(number, server, run, epoch, config).unwrap();
+        self.dispatch.begin(clock, "the model".into());
         self.heard.push((clock.epoch(), link.server));
         self.link = Some(link);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sse_contract::{EventId, encode_live};
 use sse_gateway::feed::frame::Framing;
 use sse_gateway::stream::join::Start;
-use sse_gateway::stream::subscription::Subscription;
+use sse_gateway::stream::subscription::{Begin, Subscription};
 use tokio::runtime::Runtime;
 
 use super::claim::Facts;
@@ -215,7 +215,12 @@ impl<'a> World<'a> {
         let channels = client.names.clone();
         let subscription = Subscription {
             channels,
-            start: start.clone(),
+            begin: match &start {
+                Start::Now => Begin::Now,
+                Start::Oldest => Begin::Oldest,
+                Start::After(id) => Begin::After((*id).into()),
+                Start::Unknown(text) => Begin::Unknown(text.clone()),
+            },
             checkpoints: true,
             annotate: false,
             about: None,

@@ -12,6 +12,7 @@ const KEY: ChannelKey = ChannelKey { slot: 3, generation: 1 };
 const DEMO: &str = "sse:demo";
 const PROBE: &str = "sse::probe:1";
 const REVOKED: &str = "sse::revoked";
+const ADDR: &str = "127.0.0.1:1";
 
 /// A dispatch with one worker that wants the channel `demo`.
 struct Bench {
@@ -22,7 +23,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (hour, keys) = (Duration::from_secs(3600), Keys::new("sse", 1));
+        Self::with(Keys::new("sse", 1), PROBE)
+    }
+
+    fn with(keys: Keys, probe_channel: &str) -> Self {
+        let hour = Duration::from_secs(3600);
         let limits = HistoryLimits {
             max_len: 1000,
             ttl: hour,
@@ -33,9 +38,8 @@ impl Bench {
         let terms = Terms {
             partition: PARTITION,
             keys: keys.clone(),
-            probe_channel: PROBE.to_owned(),
+            probe_channel: probe_channel.to_owned(),
             revocation_channel: Some(REVOKED.to_owned()),
-            addr: String::new(),
             linger: Duration::ZERO,
             tick: hour,
             answer_timeout: hour,
@@ -52,7 +56,7 @@ impl Bench {
     /// The same in a session whose subscriptions are confirmed.
     fn live() -> Self {
         let mut bench = Bench::new();
-        bench.dispatch.begin(id(1, 0));
+        bench.dispatch.begin(id(1, 0), ADDR.into());
         for channel in bench.asked() {
             bench.hears(&subscribed(&channel)).unwrap();
         }
@@ -106,8 +110,14 @@ fn bulk(bytes: &[u8]) -> Vec<u8> {
     [format!("${}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
+/// A push about a channel's subscription.
+fn push(kind: &str, channel: &str) -> Vec<u8> {
+    let words = [kind, channel].map(|word| bulk(word.as_bytes())).concat();
+    [b">3\r\n".to_vec(), words, b":1\r\n".to_vec()].concat()
+}
+
 fn subscribed(channel: &str) -> Vec<u8> {
-    [b">3\r\n".to_vec(), bulk(b"subscribe"), bulk(channel.as_bytes()), b":1\r\n".to_vec()].concat()
+    push("subscribe", channel)
 }
 
 fn message(channel: &str, payload: &[u8]) -> Vec<u8> {
@@ -118,7 +128,7 @@ fn message(channel: &str, payload: &[u8]) -> Vec<u8> {
 fn a_session_subscribes_what_is_wanted_and_confirms_it_in_order() {
     let mut bench = Bench::new();
     assert!(bench.dispatch.out.is_empty(), "without a session wishes are only noted");
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     let asked = bench.asked();
     assert_eq!(asked, [DEMO, PROBE, REVOKED]);
     assert!(bench.told().is_empty(), "asked is not subscribed");
@@ -127,14 +137,14 @@ fn a_session_subscribes_what_is_wanted_and_confirms_it_in_order() {
     // Another session begins from nothing.
     bench.dispatch.end();
     assert_eq!(bench.told(), ["Detached(5)"]);
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     assert_eq!(bench.asked(), asked);
 }
 
 #[test]
 fn an_answer_to_something_else_ends_the_session() {
     let mut bench = Bench::new();
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     // The probe's confirmation comes before the channel's, which was asked first.
     assert!(bench.hears(&subscribed(PROBE)).is_err());
     let mut bench = Bench::live();
@@ -144,7 +154,7 @@ fn an_answer_to_something_else_ends_the_session() {
 #[test]
 fn an_error_is_the_trouble_of_its_own_command() {
     let mut bench = Bench::new();
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     bench.hears(b"-NOPERM not this channel\r\n").unwrap();
     assert_eq!(bench.told(), ["refused 3 NOPERM not this channel"]);
     assert_eq!(bench.metrics.refused_subscriptions.get(), 1);
@@ -198,7 +208,7 @@ fn a_probe_that_comes_back_is_answered_and_a_refused_one_says_why() {
     assert_eq!(waits.try_recv(), Ok(Ok(())));
 
     let mut bench = Bench::new();
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     let channel = bench.asked().remove(0);
     bench.hears(&[&subscribed(&channel)[..], b"-NOPERM no probes\r\n"].concat()).unwrap();
     let (answer, mut waits) = oneshot::channel();
@@ -243,7 +253,7 @@ fn a_tick_tells_every_worker_the_clock_and_others_the_epoch() {
 #[test]
 fn revocations_are_read_when_another_gateway_asks_and_when_a_session_begins_to_listen() {
     let mut bench = Bench::new();
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     let heard = bench.hears(&[subscribed(DEMO), subscribed(PROBE)].concat()).unwrap();
     assert_eq!(heard, Heard::default());
     assert!(bench.hears(&subscribed(REVOKED)).unwrap().revocations);
@@ -251,7 +261,7 @@ fn revocations_are_read_when_another_gateway_asks_and_when_a_session_begins_to_l
     assert!(bench.hears(&message(REVOKED, b"")).unwrap().revocations);
     // A user without the right to that channel hears events all the same.
     let mut bench = Bench::new();
-    bench.dispatch.begin(id(1, 0));
+    bench.dispatch.begin(id(1, 0), ADDR.into());
     let refused = [subscribed(DEMO), subscribed(PROBE), b"-NOPERM no\r\n".to_vec()].concat();
     assert_eq!(bench.hears(&refused).unwrap(), Heard::default());
 }
@@ -264,6 +274,42 @@ fn an_epoch_does_not_outlive_its_session() {
     let then_broken = [tick(id(2, 5)), b"+nothing asked\r\n".to_vec()].concat();
     assert!(bench.hears(&then_broken).is_err());
     bench.dispatch.end();
-    bench.dispatch.begin(id(3, 0));
+    bench.dispatch.begin(id(3, 0), ADDR.into());
     assert_eq!(bench.hears(&subscribed(DEMO)).unwrap(), Heard::default());
+}
+
+#[test]
+fn several_partitions_use_sharded_pub_sub() {
+    let (demo, probe) = ("sse:{7}:demo", "sse:{7}::probe:1");
+    let mut bench = Bench::with(Keys::new("sse", 16), probe);
+    bench.dispatch.begin(id(1, 0), ADDR.into());
+    assert_eq!(bench.asked(), [demo, probe, REVOKED]);
+    let ask = [&b"*2\r\n"[..], &bulk(b"SSUBSCRIBE"), &bulk(demo.as_bytes())].concat();
+    assert!(bench.dispatch.out.starts_with(&ask), "{:?}", bench.dispatch.out);
+    let confirmed = [demo, probe, REVOKED].map(|channel| push("ssubscribe", channel)).concat();
+    assert!(bench.hears(&confirmed).unwrap().revocations);
+    assert_eq!(bench.told(), ["attached 3"]);
+    let event = encode_live(id(1, 1), "", b"x");
+    let words = [&b"smessage"[..], demo.as_bytes(), &event].map(bulk).concat();
+    bench.hears(&[b">3\r\n".to_vec(), words].concat()).unwrap();
+    assert_eq!(bench.told(), ["event 3 \"x\""]);
+    bench.dispatch.request(IngestRequest::Detach(0, "demo".parse().unwrap(), KEY));
+    bench.dispatch.out.clear();
+    bench.dispatch.maintain();
+    let ask = [&b"*2\r\n"[..], &bulk(b"SUNSUBSCRIBE"), &bulk(demo.as_bytes())].concat();
+    assert!(bench.dispatch.out.starts_with(&ask), "{:?}", bench.dispatch.out);
+    bench.hears(&push("sunsubscribe", demo)).unwrap();
+}
+
+/// Redis Cluster says so when a slot moves away. What is published then goes to another server.
+#[test]
+fn a_subscription_that_redis_ends_by_itself_ends_the_session() {
+    let demo = "sse:{7}:demo";
+    let mut bench = Bench::with(Keys::new("sse", 16), PROBE);
+    bench.dispatch.begin(id(1, 0), ADDR.into());
+    let confirmed: Vec<Vec<u8>> =
+        bench.asked().iter().map(|channel| push("ssubscribe", channel)).collect();
+    bench.hears(&confirmed.concat()).unwrap();
+    let error = bench.hears(&push("sunsubscribe", demo)).unwrap_err().to_string();
+    assert!(error.contains("ended the subscription of sse:{7}:demo unasked"), "{error}");
 }

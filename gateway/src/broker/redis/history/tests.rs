@@ -171,7 +171,7 @@ fn one_read_is_bounded_but_serves_the_oldest_request_whole() {
 
 #[test]
 fn the_cache_is_bounded_in_bytes() {
-    let mut cache = Cache::default();
+    let mut cache = Cache::new(CACHE_BYTES);
     let now = Instant::now();
     let frames: Arc<[_]> =
         [Frame::event(&channel(), id(5), "", &"x".repeat(CACHE_BYTES / 3))].into();
