@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn sentinels_and_master_have_their_own_credentials() {
         let parse = |url| match Address::parse(url) {
-            Ok(Address::Sentinel { sentinels, name, master }) => (sentinels.join(" "), name, master),
+            Ok(Address::Sentinel { sentinels, name, master }) => {
+                (sentinels.join(" "), name, master)
+            }
             other => panic!("{url}: {other:?}"),
         };
         assert_eq!(

@@ -2,7 +2,9 @@
 //!
 //! Input, separated by 0xFF: type, data, id, and the `after` of a `gap`.
 
-use sse_contract::{Channel, Cursor, EventId, EventType, EventTypeError, Positions, RESERVED_EVENT_TYPES};
+use sse_contract::{
+    Channel, Cursor, EventId, EventType, EventTypeError, Positions, RESERVED_EVENT_TYPES,
+};
 use sse_gateway::feed::frame::{self, Began, Form, Frame, Framing, Placed, SharedFrame};
 use sse_gateway::feed::gap::{After, Gap, GapReason};
 

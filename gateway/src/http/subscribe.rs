@@ -35,7 +35,8 @@ pub(crate) async fn get(
 ) -> Result<HttpResponse, Problem> {
     let mut subscription = request::subscription(&request, app.config.stream.max_channels)
         .inspect_err(|_| app.reject(Rejection::Invalid))?;
-    check_partitions(&subscription.channels, &app).inspect_err(|_| app.reject(Rejection::Invalid))?;
+    check_partitions(&subscription.channels, &app)
+        .inspect_err(|_| app.reject(Rejection::Invalid))?;
     if app.draining() {
         return Ok(come_back(&request, &app, Away::Here(Rejection::Draining)));
     }

@@ -259,8 +259,7 @@ impl Subscribers {
         {
             let removed = self.channels.remove(membership.channel, membership.place);
             if let Some(moved) = removed.moved {
-                let memberships =
-                    self.connections[moved as usize].strands.memberships(partition);
+                let memberships = self.connections[moved as usize].strands.memberships(partition);
                 if let Some(m) = memberships.iter_mut().find(|m| m.channel == membership.channel) {
                     m.place = membership.place;
                 }

@@ -191,7 +191,8 @@ impl Strands {
             joining,
             memberships: &self.memberships,
         });
-        one.into_iter().chain(several.into_iter().flat_map(|several| several.list.iter().map(View::of)))
+        one.into_iter()
+            .chain(several.into_iter().flat_map(|several| several.list.iter().map(View::of)))
     }
 
     /// The strand of a partition that the stream has a channel of.
@@ -226,8 +227,7 @@ impl Strands {
             Some(Aside::Several(several)) => (None, Some(several)),
         };
         let several = several.into_iter().flat_map(|several| several.list.iter_mut());
-        let several =
-            several.filter_map(|s| Some((s.partition, s.joining.as_deref_mut()?)));
+        let several = several.filter_map(|s| Some((s.partition, s.joining.as_deref_mut()?)));
         one.into_iter().chain(several)
     }
 
@@ -386,9 +386,7 @@ fn in_order(kept: Vec<(u16, Output)>) -> Vec<(u16, Output)> {
                 }
             }
             Output::Gap(gap) if !begun.contains(&partition) => {
-                let told = |(_, output): &(u16, Output)| {
-                    matches!(output, Output::Gap(told) if told.after == gap.after)
-                };
+                let told = |(_, output): &(u16, Output)| matches!(output, Output::Gap(told) if told.after == gap.after);
                 if !matches!(gap.after, After::Text(_)) || !before.iter().any(told) {
                     before.push((partition, Output::Gap(gap)));
                 }
@@ -528,7 +526,10 @@ mod tests {
         strands.go_live(6, at(3));
         assert_eq!(told(strands.open(true).expect("it opens")), ["6 Now"]);
         let Cursor::Several(positions) = strands.cursor(6, at(5)) else { panic!("two strands") };
-        assert_eq!((positions.of(6), positions.of(2), positions.partitions()), (Some(at(5)), None, 8));
+        assert_eq!(
+            (positions.of(6), positions.of(2), positions.partitions()),
+            (Some(at(5)), None, 8)
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod partitions;
 mod spanning;
+mod topologies;
 
 use crate::support::{Redis, Subscriber, TestGateway, Wire, eventually};
 

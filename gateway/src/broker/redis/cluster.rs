@@ -30,8 +30,8 @@ struct Known {
     nodes: Vec<(String, u16)>,
     /// Where a node said that a slot has gone. It knew better than the last answer.
     gone: HashMap<u16, (String, u16)>,
-    /// Processes that were masters when a session with them began, by run id: their replication id.
-    /// That one stays the same as long as the process remains a master.
+    /// Processes that were masters when a session with them began, by run id, with what they were
+    /// replicas of before (`Life::former`).
     masters: HashMap<String, String>,
 }
 
@@ -55,7 +55,8 @@ struct Life {
     run: String,
     is_master: bool,
     replid: String,
-    /// The replication id of the master that it was a replica of, or zeros.
+    /// The replication id of the master that it was a replica of, or zeros. It changes at a
+    /// promotion. (A master forgets it when it gets a first replica, and has a new `replid` then.)
     former: String,
 }
 
@@ -84,7 +85,9 @@ impl Cluster {
                     self.known().nodes.clone_from(&slots.nodes);
                     match slots.owner(slot) {
                         Some(node) => return Ok(self.seeds[0].at(&node.host, node.port)),
-                        None => failures.push(format!("{}: no node owns slot {slot}", server.addr())),
+                        None => {
+                            failures.push(format!("{}: no node owns slot {slot}", server.addr()))
+                        }
                     }
                 }
                 Err(error) => failures.push(format!("{}: {error}", server.addr())),
@@ -111,7 +114,7 @@ impl Cluster {
     /// Notes that a session with the master at the other end of this connection begins.
     pub(crate) async fn begins(&self, connection: &mut Connection) -> Result<(), SessionError> {
         let life = Life::of(connection).await?;
-        self.known().masters.insert(life.run, life.replid);
+        self.known().masters.insert(life.run, life.former);
         Ok(())
     }
 
@@ -123,13 +126,22 @@ impl Cluster {
     /// replaced by it: it is still a master. (A master that is replaced loses all its slots at once,
     /// and becomes a replica in the same moment.) A master that gave away its last slot becomes a
     /// replica, too. Then it counts that this server was a master before, when this gateway had a
-    /// session with it, and still is the same one.
+    /// session with it, and was not promoted since.
     pub(crate) async fn moved(&self, run: &str, slot: u16, connection: &mut Connection) -> bool {
         let (Ok(here), Ok(id)) = (Life::of(connection).await, node_id(connection).await) else {
             return false;
         };
-        let was_master = self.known().masters.get(&here.run) == Some(&here.replid);
-        let nodes = self.candidates();
+        let was_master = self.known().masters.get(&here.run).is_some_and(|former| {
+            *former == here.former || here.former.bytes().all(|byte| byte == b'0')
+        });
+        // A node without slots is in no answer to CLUSTER SLOTS.
+        let mut nodes = self.candidates();
+        for (host, port) in all_nodes(connection).await.unwrap_or_default() {
+            let server = self.seeds[0].at(&host, port);
+            if !nodes.iter().any(|node| node.addr() == server.addr()) {
+                nodes.push(server);
+            }
+        }
         let asked = nodes.iter().map(|server| async {
             let ask = async {
                 let mut connection = connector::dial(server, PATIENCE).await?;
@@ -242,6 +254,21 @@ impl Life {
     }
 }
 
+/// The addresses of all nodes that this one knows: the second words of the lines of CLUSTER NODES,
+/// `<ip>:<port>@<port of the bus>[,<name>]`.
+async fn all_nodes(connection: &mut Connection) -> Result<Vec<(String, u16)>, SessionError> {
+    let cmd = redis::cmd("CLUSTER").arg("NODES").to_owned();
+    connection.call(&cmd, |value| addresses(value.text().unwrap_or_default())).await
+}
+
+fn addresses(nodes: &str) -> Vec<(String, u16)> {
+    let address = |line: &str| {
+        let (host, port) = line.split(' ').nth(1)?.split('@').next()?.rsplit_once(':')?;
+        Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+    };
+    nodes.lines().filter_map(address).collect()
+}
+
 async fn node_id(connection: &mut Connection) -> Result<String, SessionError> {
     let cmd = redis::cmd("CLUSTER").arg("MYID").to_owned();
     let id = connection.call(&cmd, |value| value.text().map(str::to_owned)).await?;
@@ -276,9 +303,19 @@ mod tests {
         assert_eq!(owner(300).as_deref(), Some("asked:7002"));
         assert_eq!(owner(299), None);
         assert_eq!(slots.nodes.len(), 3);
-        let alone = Slots::read(&Value::Error(b"ERR This instance has cluster support disabled"), "");
+        let alone =
+            Slots::read(&Value::Error(b"ERR This instance has cluster support disabled"), "");
         assert_eq!(alone.unwrap_err().to_string(), "it is not a node of a Redis Cluster");
         assert!(Slots::read(&Value::Array(vec![range(0, 1, vec![])]), "").is_err());
+    }
+
+    #[test]
+    fn every_node_is_listed_whether_it_has_slots_or_not() {
+        let nodes = "ab 10.0.0.1:7001@17001,name master - 0 1 2 connected 0-5\n\
+                     cd ::1:7002@17002 myself,slave ab 0 0 2 connected\n\
+                     ef :0@0 master,noaddr - 1 1 1 disconnected\n";
+        let expected = [("10.0.0.1".to_owned(), 7001), ("::1".to_owned(), 7002)];
+        assert_eq!(addresses(nodes), expected);
     }
 
     #[test]

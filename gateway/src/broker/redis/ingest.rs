@@ -138,7 +138,8 @@ impl Ingest {
         self.number += 1;
         let (addr, label) = (server.addr().clone(), self.partition.label());
         let (number, epoch, config) = (self.number, clock.epoch(), &self.partition.config);
-        let begun = self.partition.sessions.begin(number, server.clone(), run.clone(), epoch, config);
+        let begun =
+            self.partition.sessions.begin(number, server.clone(), run.clone(), epoch, config);
         begun.map_err(|error| SessionError::Refused(error.to_string()))?;
         self.dispatch.begin(clock, addr.clone());
         match self.partition.outages.online(self.partition.number) {
@@ -224,7 +225,8 @@ impl Ingest {
         if connection.call(&state, |value| value.integer() == Some(1)).await? {
             return Ok(());
         }
-        let first = tokio::time::timeout(partition.config.connect_timeout / 2, agreement.confirmed());
+        let first =
+            tokio::time::timeout(partition.config.connect_timeout / 2, agreement.confirmed());
         first.await.map_err(|_| {
             let text = "partition 0 is away, and Redis has no state of this partition yet";
             SessionError::Refused(text.to_owned())

@@ -11,9 +11,9 @@ use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionInfo, TlsCertifica
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::broker::redis::place::Server;
 use crate::config::Config;
 use crate::config::pem::{self, BadFile, PemFile};
-use crate::broker::redis::place::Server;
 use crate::config::redis_url::{self, BadRedisUrl};
 
 /// After this idle time the kernel probes whether Redis is still there.
