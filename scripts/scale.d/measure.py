@@ -1,0 +1,336 @@
+"""Measures what docs/scale.md's model needs, and the runs that it is compared with.
+
+    measure.py --gateway PROGRAM --publish PROGRAM --out FILE [--only PART,…] [--quick]
+
+Parts: masters, replicas, many_half, many, channels. Each part prints what it found; all of it is written to
+FILE as JSON. Everything runs on loopback addresses of this machine, and ends with the program.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TICK = os.sysconf("SC_CLK_TCK")
+ADDRESSES = iter(f"127.77.{n >> 8}.{n & 255}" for n in range(1, 60000))
+
+
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+def free_addr():
+    """An address of its own, so that nobody else is given the port meanwhile."""
+    host = next(ADDRESSES)
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        # A node of a Redis Cluster has its bus 10,000 above its port.
+        return host, listener.getsockname()[1] % 40000 + 10000
+
+
+def cpu(pids):
+    """CPU seconds that these processes have used so far, in user space and in the kernel."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICK
+
+
+def anonymous(pids):
+    """Bytes of memory of these processes that are not of a file."""
+    found = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        found += 1024 * int(re.search(r"^Anonymous: +(\d+)", text, re.M).group(1))
+    return found
+
+
+def until(what, done, seconds=60, every=0.02):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if found := done():
+                return found
+        time.sleep(every)
+    sys.exit(f"scale: it never came about: {what}")
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.running = []
+        self.scratch = tempfile.TemporaryDirectory(prefix="sse-scale-")
+
+    def run(self, *command, **more):
+        log = open(f"{self.scratch.name}/{len(self.running)}.log", "w")
+        # Raised to the hard limit, because every stream takes a descriptor.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        raise_limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        more = {"stdout": log, "stderr": log, **more}
+        process = subprocess.Popen([str(word) for word in command], preexec_fn=raise_limit, **more)
+        self.running.append(process)
+        return process
+
+    def end(self, *processes):
+        for process in processes or list(reversed(self.running)):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process in self.running:
+                self.running.remove(process)
+
+    def redis(self, *more):
+        host, port = free_addr()
+        process = self.run("redis-server", "--bind", host, "--port", port, "--save", "", "--dir",
+                           tempfile.mkdtemp(dir=self.scratch.name), "--protected-mode", "no", *more)
+        until("Redis listens", lambda: socket.create_connection((host, port)).close() or True)
+        return process, host, port
+
+    def cluster(self, masters):
+        nodes = [self.redis("--cluster-enabled", "yes", "--cluster-node-timeout", "5000") for _ in range(masters)]
+        for n, (process, host, port) in enumerate(nodes):
+            cli = lambda *words: subprocess.run(["redis-cli", "-h", host, "-p", str(port), *words], check=True,
+                                                capture_output=True, text=True).stdout
+            cli("config", "set", "cluster-announce-ip", host)
+            first, last = n * 16384 // masters, (n + 1) * 16384 // masters - 1
+            cli("cluster", "addslotsrange", str(first), str(last))
+            cli("cluster", "set-config-epoch", str(n + 1))
+            if n:
+                cli("cluster", "meet", nodes[0][1], str(nodes[0][2]))
+        def settled():
+            states = [subprocess.run(["redis-cli", "-h", host, "-p", str(port), "cluster", "info"],
+                                     capture_output=True, text=True).stdout for _, host, port in nodes]
+            return all("cluster_state:ok" in s and f"cluster_known_nodes:{masters}\r" in s for s in states)
+        until("the cluster is settled", settled)
+        return nodes, "redis+cluster://" + ",".join(f"{host}:{port}" for _, host, port in nodes)
+
+    def gateway(self, url, *settings, addr=None):
+        public, admin = addr or (free_addr(), free_addr())
+        flags = [word for setting in ("limits.streams_per_address=0", "limits.connections_per_address=0",
+                                      "limits.connection_rate_per_address=0", "log.level=warn", *settings)
+                 for word in ("--set", setting)]
+        process = self.run(self.options.gateway, "--redis", url, "--listen", "%s:%d" % public, "--admin-listen",
+                           "%s:%d" % admin, "--wait-for-redis", "30s", *flags)
+        gateway = Gateway(process, public, admin)
+        until("the gateway is ready", lambda: gateway.get("/readyz") is not None)
+        return gateway
+
+
+class Gateway:
+    def __init__(self, process, public, admin):
+        self.process, self.public, self.admin, self.pid = process, public, admin, process.pid
+        self.url = "http://%s:%d" % public
+
+    def get(self, path):
+        return urllib.request.urlopen("http://%s:%d%s" % (*self.admin, path), timeout=5).read().decode()
+
+    def metric(self, name, label=""):
+        """The sum of a metric over its labels, or over those that contain `label`."""
+        lines = re.findall(rf"^{name}(?:{{([^}}]*)}})? (\S+)$", self.get("/metrics"), re.M)
+        return sum(float(value) for labels, value in lines if label in labels)
+
+
+def masters(bench, quick):
+    """One master against three: what an event costs Redis, and how many go through one gateway."""
+    found = []
+    count = 20_000 if quick else 150_000
+    lines = Path(bench.scratch.name, "lines")
+    with lines.open("w") as file:
+        for n in range(count):
+            file.write(json.dumps({"channel": f"c{n % 64}", "data": f"{n:>200}"}) + "\n")
+    for name in ("one server", "1 master", "3 masters"):
+        if name == "one server":
+            process, host, port = bench.redis()
+            nodes, url = [(process, host, port)], f"redis://{host}:{port}"
+        else:
+            nodes, url = bench.cluster(int(name[0]))
+        pids = [process.pid for process, _, _ in nodes]
+        gateway = bench.gateway(url)
+        publish = [bench.options.publish, "--url", gateway.url, "--ndjson", "--quiet"]
+        with lines.open() as file:
+            subprocess.run([*publish], stdin=file, check=True, stdout=subprocess.DEVNULL)
+        before, own, began = [cpu([pid]) for pid in pids], cpu([gateway.pid]), time.monotonic()
+        with lines.open() as file:
+            subprocess.run([*publish], stdin=file, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.monotonic() - began
+        used = [cpu([pid]) - was for pid, was in zip(pids, before)]
+        one = {"topology": name, "events": count, "seconds": seconds, "events_per_second": count / seconds,
+               "redis_us": 1e6 * sum(used) / count, "busiest_share": max(used) / max(sum(used), 1e-9),
+               "gateway_us": 1e6 * (cpu([gateway.pid]) - own) / count}
+        found.append(one)
+        say(f"masters: {name}: {one['events_per_second']:.0f} events/s; Redis {one['redis_us']:.1f} µs an event, the "
+            f"busiest master {100 * one['busiest_share']:.0f} % of it; gateway {one['gateway_us']:.1f} µs")
+        bench.end()
+    return found
+
+
+def replicas(bench, quick):
+    """More replicas with the same load each: what a delivery costs each of them, and an event Redis."""
+    found = []
+    streams, rate, seconds = 100, 50, 6 if quick else 20
+    for count in (1, 2) if quick else (1, 2, 4, 8):
+        process, host, port = bench.redis()
+        gateways = [bench.gateway(f"redis://{host}:{port}", "server.workers=1") for _ in range(count)]
+        listeners = [bench.run(bench.options.publish, "bench", f"{gateway.url}/events?channel=bench", "--connections",
+                               streams, "--for", f"{seconds + 8}s", "--json", stdout=subprocess.PIPE)
+                     for gateway in gateways]
+        for gateway in gateways:
+            until("the streams are open", lambda: gateway.metric("sse_subscribers") == streams)
+        publisher = threading.Thread(target=steadily, args=(gateways[0], rate, seconds + 3))
+        publisher.start()
+        time.sleep(1.5)
+        pids = [gateway.pid for gateway in gateways]
+        delivered = lambda: [gateway.metric("sse_delivered_events_total") for gateway in gateways]
+        before, own, redis = delivered(), [cpu([pid]) for pid in pids], cpu([process.pid])
+        time.sleep(seconds)
+        after, own_after, redis = delivered(), [cpu([pid]) for pid in pids], cpu([process.pid]) - redis
+        each = [1e6 * (b - a) / (d - c) for a, b, c, d in zip(own, own_after, before, after)]
+        others = each[1:] or each
+        one = {"replicas": count, "delivery_us": sum(each) / count, "delivery_us_of_others": sum(others) / len(others),
+               "redis_us": 1e6 * redis / ((after[0] - before[0]) / streams)}
+        found.append(one)
+        say(f"replicas: {count}: {one['delivery_us']:.2f} µs a delivery ({one['delivery_us_of_others']:.2f} at those that "
+            f"only listen), Redis {one['redis_us']:.0f} µs an event")
+        publisher.join()
+        bench.end()
+    return found
+
+
+def steadily(gateway, rate, seconds):
+    """Publishes so many events a second, one a request, on one connection."""
+    import http.client
+    connection = http.client.HTTPConnection(*gateway.public)
+    began = time.monotonic()
+    for n in range(int(rate * seconds)):
+        time.sleep(max(0.0, began + n / rate - time.monotonic()))
+        connection.request("POST", "/channels/bench", "x" * 200)
+        connection.getresponse().read()
+
+
+def many(bench, quick, each=16_667):
+    """Idle streams on six gateways; then every gateway is killed at once and started again."""
+    gateways_count, channels = 6, 1000
+    streams = each // 16 if quick else each
+    process, host, port = bench.redis()
+    url = f"redis://{host}:{port}"
+    gateways = [bench.gateway(url) for _ in range(gateways_count)]
+    time.sleep(2)
+    before = anonymous([gateway.pid for gateway in gateways])
+    began = time.monotonic()
+    clients = [bench.run(sys.executable, HERE / "clients.py", "--addr", "%s:%d" % gateway.public, "--streams", streams,
+                         "--channels", channels, "--first", 7 * n, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               for n, gateway in enumerate(gateways)]
+    total = streams * gateways_count
+
+    def report():
+        for client in clients:
+            client.stdin.write("report\n")
+            client.stdin.flush()
+        return [json.loads(client.stdout.readline()) for client in clients]
+
+    until("all streams are open", lambda: sum(r["live"] for r in report()) == total, 300, 0.2)
+    opening = time.monotonic() - began
+    time.sleep(3)
+    pids = [gateway.pid for gateway in gateways]
+    memory = anonymous(pids)
+    # What the clients miss while their gateways are away.
+    began, opened = time.monotonic(), sum(r["opened"] for r in report())
+    for gateway in gateways:
+        gateway.process.kill()
+    for gateway in gateways:
+        gateway.process.wait()
+    again = [bench.gateway(url, addr=(gateway.public, gateway.admin)) for gateway in gateways]
+    for n in range(100):
+        urllib.request.urlopen(urllib.request.Request(f"{again[0].url}/channels/idle-{n}", b"x"), timeout=10).read()
+    until("all streams are back", lambda: sum(r["live"] for r in report()) == total, 300, 0.1)
+    back = time.monotonic() - began
+    time.sleep(2)
+    reports = report()
+    reads = sum(gateway.metric("sse_history_reads_total") for gateway in again)
+    settled = anonymous([gateway.pid for gateway in again])
+    one = {"streams": total, "opening_seconds": opening, "empty_bytes": before, "bytes": memory,
+           "bytes_a_stream": (memory - before) / total, "back_seconds": back, "bytes_after": settled,
+           "history_reads": reads, "gaps": sum(r["gaps"] for r in reports),
+           "reconnects": sum(r["opened"] for r in reports) - opened}
+    say(f"many: {total} streams open after {opening:.0f} s; {memory / 1e6:.1f} MB in all gateways, {before / 1e6:.1f} MB of it "
+        f"without streams; all back {back:.1f} s after every gateway was killed, with {reads:.0f} history reads, "
+        f"{one['gaps']} gaps")
+    bench.end()
+    return one
+
+
+def channels(bench, quick):
+    """Many channels on one replica: how long they take to be subscribed again after a loss."""
+    streams, each = (200, 50) if quick else (2_000, 50)
+    process, host, port = bench.redis()
+    gateway = bench.gateway(f"redis://{host}:{port}", "stream.max_channels=100", "server.max_head_bytes=65536")
+    sockets = []
+    for n in range(streams):
+        query = "&".join(f"channel=c{n * each + m}" for m in range(each))
+        connection = socket.create_connection(gateway.public)
+        connection.sendall(f"GET /events?{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
+        sockets.append(connection)
+    total = streams * each
+    until("all streams are live", lambda: gateway.metric("sse_subscribers", "live") == streams, 120)
+    sessions = gateway.metric("sse_broker_sessions_total")
+    began = time.monotonic()
+    cli = ["redis-cli", "-h", host, "-p", str(port), "client", "kill", "type", "pubsub"]
+    subprocess.run(cli, check=True, capture_output=True)
+    until("a new session", lambda: gateway.metric("sse_broker_sessions_total") > sessions, 30, 0.005)
+    subscribed = lambda: int(subprocess.run(["redis-cli", "-h", host, "-p", str(port), "info", "stats"], check=True,
+                             capture_output=True, text=True).stdout.split("pubsub_channels:")[1].split()[0])
+    until("all channels are subscribed", lambda: subscribed() >= total, 60, 0.02)
+    again = time.monotonic() - began
+    until("all streams are live again", lambda: gateway.metric("sse_subscribers", "live") == streams, 120, 0.02)
+    live = time.monotonic() - began
+    one = {"channels": total, "streams": streams, "subscribed_seconds": again, "live_seconds": live,
+           "bytes": anonymous([gateway.pid])}
+    say(f"channels: {total} channels subscribed again {again:.2f} s after the loss, all {streams} streams live after {live:.2f} s; "
+        f"the gateway has {one['bytes'] / 1e6:.0f} MB")
+    bench.end()
+    return one
+
+
+def many_half(bench, quick):
+    """Half as many streams, for the constants from which `many` is predicted."""
+    return many(bench, quick, 8_333)
+
+
+PARTS = {"masters": masters, "replicas": replicas, "many_half": many_half, "many": many, "channels": channels}
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--gateway", required=True)
+    arguments.add_argument("--publish", required=True)
+    arguments.add_argument("--out", required=True)
+    arguments.add_argument("--only", default=",".join(PARTS))
+    arguments.add_argument("--quick", action="store_true")
+    options = arguments.parse_args()
+    bench = Bench(options)
+    # One part may be measured again without the others.
+    out = Path(options.out)
+    found = json.loads(out.read_text()) if out.exists() else {}
+    try:
+        for part in options.only.split(","):
+            found[part] = PARTS[part](bench, options.quick)
+            found[part + "_quick"] = options.quick
+    finally:
+        bench.end()
+        out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+main()

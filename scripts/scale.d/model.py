@@ -1,0 +1,135 @@
+"""Computes docs/scale.md's tables from what measure.py found.
+
+    model.py MEASURED [--write docs/scale.md]
+
+It takes the model's constants from the smaller runs, predicts the larger ones, and says how far each
+prediction is off. With --write it replaces the text between the marks `<!-- table: NAME -->` and
+`<!-- end -->`. Exit code 1: a prediction is off by more than 20 %.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+# Shares and sizes that the model assumes; docs/scale.md says why.
+BUSY = 0.6  # How busy a core may be on average.
+CORES = 8  # Of a gateway's machine.
+STREAMS = 500_000  # Of one gateway at most: descriptors, and what its end means for the others.
+
+
+class Constants:
+    """µs and bytes, from the smaller runs."""
+
+    def __init__(self, found):
+        replicas = {one["replicas"]: one for one in found["replicas"]}
+        few, more = replicas[1], replicas[4] if 4 in replicas else replicas[2]
+        # Redis: a publish, and a push for each replica that listens.
+        self.push = (more["redis_us"] - few["redis_us"]) / (more["replicas"] - few["replicas"])
+        self.publish = few["redis_us"] - self.push
+        self.delivery = few["delivery_us"]
+        topologies = {one["topology"]: one for one in found["masters"]}
+        self.batched = topologies["1 master"]["redis_us"]
+        self.accepted = topologies["1 master"]["gateway_us"]
+        half = found["many_half"]
+        self.base = half["empty_bytes"] / 6
+        self.stream = half["bytes_a_stream"]
+        self.back = half["back_seconds"] / half["streams"]
+
+
+def predictions(found):
+    """What, predicted, measured."""
+    c = Constants(found)
+    replicas = {one["replicas"]: one for one in found["replicas"]}
+    topologies = {one["topology"]: one for one in found["masters"]}
+    many = found["many"]
+    rows = []
+    for count in (2, 8):
+        if count in replicas:
+            one = replicas[count]
+            rows.append((f"Redis, µs an event, {count} replicas", c.publish + count * c.push, one["redis_us"]))
+            rows.append((f"gateway, µs a delivery, {count} replicas", c.delivery, one["delivery_us"]))
+    rows.append(("Redis, µs an event in batches, 3 masters", c.batched, topologies["3 masters"]["redis_us"]))
+    rows.append(("gateway, µs an event accepted, 3 masters", c.accepted, topologies["3 masters"]["gateway_us"]))
+    rows.append((f"memory, MB, {many['streams']:,} streams on six gateways",
+                 (6 * c.base + many["streams"] * c.stream) / 1e6, many["bytes"] / 1e6))
+    rows.append((f"all {many['streams']:,} streams back, s", many["streams"] * c.back, many["back_seconds"]))
+    return rows
+
+
+# Streams, events a second, and to how many streams an event goes.
+CASES = [
+    ("100,000 dashboards, one channel", 1e5, 10, 1e5),
+    ("1,000,000 tabs, a channel each", 1e6, 1e4, 1),
+    ("1,000,000 tabs, 10,000 rooms", 1e6, 1e4, 100),
+    ("10,000,000 tabs, a channel each", 1e7, 1e5, 1),
+    ("10,000,000 tabs, one channel", 1e7, 1, 1e7),
+    ("100,000,000 tabs, a channel each", 1e8, 1e6, 1),
+    ("100,000,000 tabs, 1,000,000 rooms", 1e8, 1e5, 100),
+]
+
+
+def case(c, name, streams, events, fan_out):
+    deliveries = events * fan_out
+    by_streams = streams / STREAMS
+    work = deliveries * c.delivery / 1e6 / (CORES * BUSY)
+    gateways = max(1, math.ceil(max(by_streams, work)))
+    # An event goes to each replica that has one of its streams.
+    listening = gateways * (1 - (1 - 1 / gateways) ** fan_out) if gateways > 1 else 1
+    redis = events * (c.publish + listening * c.push) / 1e6
+    masters = max(1, math.ceil(redis / BUSY))
+    memory = (c.base + streams / gateways * c.stream) / 1e9
+    first = "streams of a gateway" if by_streams >= work else "CPU of deliveries"
+    if masters > 1 and listening * c.push > c.publish:
+        first = "Redis: pushes to replicas"
+    elif masters > gateways / 4 and masters > 1:
+        first = "Redis: publishes"
+    return [name, f"{deliveries:,.0f}", gateways, f"{memory:.1f}", f"{listening:,.0f}", f"{redis:,.2f}", masters, first]
+
+
+def table(columns, rows):
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    return "\n".join(lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows])
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("measured")
+    arguments.add_argument("--write")
+    options = arguments.parse_args()
+    found = json.loads(Path(options.measured).read_text())
+    c, rows = Constants(found), predictions(found)
+    off = [abs(predicted / measured - 1) for _, predicted, measured in rows]
+    tables = {
+        "constants": table(["constant", "value"], [
+            ["Redis, a single publish", f"{c.publish:.0f} µs"],
+            ["Redis, a publish in a batch", f"{c.batched:.1f} µs"],
+            ["Redis, an event to one more replica", f"{c.push:.1f} µs"],
+            ["gateway, a delivery", f"{c.delivery:.1f} µs"],
+            ["gateway, an event accepted in a batch", f"{c.accepted:.1f} µs"],
+            ["gateway, without streams", f"{c.base / 1e6:.1f} MB"],
+            ["gateway, an idle stream", f"{c.stream:,.0f} B"],
+            ["six gateways on this machine, a stream back after a restart", f"{1e6 * c.back:.0f} µs"],
+        ]),
+        "predictions": table(["run", "predicted", "measured", "off"], [
+            [name, f"{predicted:.1f}", f"{measured:.1f}", f"{100 * (predicted / measured - 1):+.0f} %"]
+            for name, predicted, measured in rows]),
+        "cases": table(["case", "deliveries/s", "gateways", "GB each", "replicas an event goes to", "Redis cores",
+                        "masters", "what decides"], [case(c, *one) for one in CASES]),
+    }
+    if options.write:
+        page = Path(options.write)
+        text = page.read_text()
+        for name, lines in tables.items():
+            mark = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.S)
+            text, count = mark.subn(lambda m: m.group(1) + lines + "\n" + m.group(2), text)
+            assert count == 1, name
+        page.write_text(text)
+    else:
+        print("\n\n".join(tables.values()))
+    return 1 if max(off) > 0.2 else 0
+
+
+sys.exit(main())
