@@ -119,7 +119,9 @@ impl Gateway {
         let access = Access::new(&config.auth, &config.cors).map_err(StartError::Config)?;
         let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
         let descriptors = listener::raise_descriptor_limit();
-        let capacity = Capacity::of(descriptors);
+        let further = broker.partitions().saturating_sub(1).into();
+        // Besides the pool: the connections for live events and for single events, and a timer.
+        let capacity = Capacity::of(descriptors, further, config.redis.pool_size as u64 + 3);
         let max_streams = match config.stream.max_streams {
             0 => capacity.streams,
             configured => configured,

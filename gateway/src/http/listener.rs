@@ -134,14 +134,15 @@ pub fn raise_descriptor_limit() -> DescriptorLimit {
 }
 
 impl Capacity {
-    /// Divides the descriptors among their uses.
-    pub fn of(limit: DescriptorLimit) -> Self {
-        divided(limit.soft)
+    /// Divides the descriptors among their uses. `partitions` is how many the broker has beyond the
+    /// first one, and `each` how many descriptors one of them may take.
+    pub fn of(limit: DescriptorLimit, partitions: u64, each: u64) -> Self {
+        divided(limit.soft, partitions.saturating_mul(each))
     }
 }
 
-fn divided(all: u64) -> Capacity {
-    let others = OTHER_DESCRIPTORS.min(all / 4);
+fn divided(all: u64, further: u64) -> Capacity {
+    let others = OTHER_DESCRIPTORS.saturating_add(further).min(all / 4);
     let requests = (all / 8).min(MOST_REQUESTS);
     Capacity { streams: (all - others - requests).max(1), requests: requests as usize }
 }
@@ -165,10 +166,11 @@ mod tests {
 
     #[test]
     fn streams_and_requests_leave_descriptors_for_everything_else() {
-        assert_eq!(divided(20_000), Capacity { streams: 16_988, requests: 2_500 });
-        assert_eq!(divided(700), Capacity { streams: 438, requests: 87 });
+        assert_eq!(divided(20_000, 0), Capacity { streams: 16_988, requests: 2_500 });
+        assert_eq!(divided(20_000, 1000), Capacity { streams: 15_988, requests: 2_500 });
+        assert_eq!(divided(700, 0), Capacity { streams: 438, requests: 87 });
         for all in [16, 100, 1024, 1 << 20, u64::MAX] {
-            let room = divided(all);
+            let room = divided(all, 0);
             assert!(
                 room.streams + room.requests as u64 <= all - all.min(2048) / 4,
                 "{all}: {room:?}"

@@ -309,6 +309,25 @@ fn heard_of(socket: &UnixDatagram) -> usize {
     count
 }
 
+#[test]
+fn partitions_share_threads() {
+    let redis = Redis::start();
+    let url = format!("redis.url={}", redis.url());
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for partitions in [1, 64] {
+        let number = format!("redis.partitions={partitions}");
+        let gateway = Program::start(&["broker=redis", &url, &number]);
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process.id())).unwrap();
+        let names: Vec<String> = tasks
+            .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+            .collect();
+        let count = |name: &str| names.iter().filter(|known| known.trim_end() == name).count();
+        let counts = ["sse-ingest", "sse-publish", "sse-history"].map(count);
+        assert_eq!(counts, [cores.min(partitions), 1, 1], "{names:?}");
+        redis.command(&["FLUSHALL"]);
+    }
+}
+
 /// Needs the feature `panic-on-demand`, with which scripts/test builds.
 #[cfg(feature = "panic-on-demand")]
 #[test]

@@ -361,6 +361,49 @@ fn revocations_are_told_in_the_first_partition_and_hold_for_streams_of_all() {
     assert_eq!(refused.status, 204, "{}", refused.body);
 }
 
+/// The rights that docs/redis-contract.md names, and those that every client of Redis needs.
+#[test]
+fn the_rights_of_the_written_contract_are_enough_for_a_gateway() {
+    let redis = Redis::start();
+    // Loads the library, to which the user has no right.
+    drop(TestGateway::redis(&redis, &[PARTITIONS]));
+    let rules = "on >secret -@all +hello +auth +client +ping \
+                 +fcall +hmget +time +hset +xadd +xdel +pexpireat +spublish +get +set +unlink +hget \
+                 +info +xinfo +ssubscribe +sunsubscribe +hincrby +exists +xrange +xrevrange +zrange \
+                 +zadd +zremrangebyscore +getdel ~sse:{*}:state ~sse:{*}:known:* \
+                 ~sse:{*}:history:* ~sse:{*}:idem:* ~sse:{0}:revoked ~sse:{*}:ticket:* &sse:{*}:*";
+    let mut setuser = vec!["ACL", "SETUSER", "gateway"];
+    setuser.extend(rules.split_whitespace());
+    assert_eq!(redis.command(&setuser), "OK");
+    let url = format!("redis://gateway:secret@{}", redis.addr);
+    let settings = [PARTITIONS, JWT, ("redis.url", &url), ("redis.linger", "0s")];
+    let gateway = TestGateway::redis(&redis, &settings);
+    assert_eq!(gateway.admin("/healthz/broker").status, 200);
+    let rights = json!({ "sub": "anna", "subscribe": ["*"], "publish": ["*"] });
+    let anna = bearer(&token(rights));
+    let headers = [(anna.0, anna.1.as_str())];
+    for channel in channels() {
+        let mut stream = Subscriber::open(gateway.addr, &query(&channel), &headers);
+        stream.opening();
+        let path = format!("/channels/{channel}");
+        let keyed = [headers[0], ("Idempotency-Key", "k")];
+        let published = gateway.post(&path, &keyed, b"x");
+        assert_eq!(published.status, 200, "{}", published.body);
+        assert_eq!(stream.event().id, published.json()["id"]);
+        let history = request(gateway.addr, "GET", &format!("{path}/history"), &headers, b"");
+        assert_eq!(history.json()["events"][0]["data"], "x");
+        drop(stream);
+        let left = ["PUBSUB", "SHARDCHANNELS", &format!("sse:*:{channel}")];
+        eventually("the channel is left", || redis.command(&left).is_empty());
+    }
+    let ticket = gateway.post("/tickets", &headers, b"").json()["ticket"].clone();
+    let ticket = format!("channel=a&ticket={}", ticket.as_str().expect("a ticket"));
+    Subscriber::open(gateway.addr, &ticket, &[]).opening();
+    let revoked = request(gateway.admin, "DELETE", "/connections?subject=anna", &[], b"");
+    assert_eq!(revoked.status, 200, "{}", revoked.body);
+    gateway.settled();
+}
+
 /// Redis tells subscribers of sharded channels when their slot leaves the server.
 #[test]
 fn a_slot_that_leaves_and_comes_back_costs_a_session_and_no_event() {
