@@ -266,6 +266,7 @@ local function server_life()
     -- A promotion leaves the old replication id in this field. Without a promotion, Redis draws a new id when a first
     -- replica attaches, and some time after the last one left.
     promoted = find(field('master_replid2'), '[^0]') ~= nil,
+    former = field('master_replid2'),
   }
 end
 
@@ -737,7 +738,8 @@ end
 local function is_lost(s, g, life, marked, moved, highest_ms, highest_seq)
   if not s.clock or not s.run or not s.ttl or not s.beat or s.version ~= LIBRARY_VERSION then return true end
   if moved then
-    -- What remains to be found out is whether the state went back in time.
+    -- This server was promoted out of a replica of the one that it is said to have been moved from.
+    if s.replid == life.former then return true end
   elseif s.run ~= life.run then
     -- `durable` is the operator's word that acknowledged writes survive a restart. It does not cover evictions.
     if s.durable ~= 1 or life.evicted ~= '0' then return true end

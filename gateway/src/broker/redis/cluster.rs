@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -30,9 +30,19 @@ struct Known {
     nodes: Vec<(String, u16)>,
     /// Where a node said that a slot has gone. It knew better than the last answer.
     gone: HashMap<u16, (String, u16)>,
-    /// Processes that were masters when a session with them began, by run id, with what they were
-    /// replicas of before (`Life::former`).
-    masters: HashMap<String, String>,
+    /// Processes that were masters when a session with them began, by run id.
+    masters: HashMap<String, Master>,
+    /// When the last session of each slot's partition ended; `None` while it lasts.
+    ended: HashMap<u16, Option<Instant>>,
+}
+
+/// A process that was a master when a session with it began.
+#[derive(Debug)]
+struct Master {
+    /// What it was a replica of before (`Life::former`).
+    former: String,
+    /// When the first of these sessions began.
+    since: Instant,
 }
 
 /// One answer to `CLUSTER SLOTS`: each range of slots with its owner, and all nodes.
@@ -111,11 +121,25 @@ impl Cluster {
         }
     }
 
-    /// Notes that a session with the master at the other end of this connection begins.
-    pub(crate) async fn begins(&self, connection: &mut Connection) -> Result<(), SessionError> {
-        let life = Life::of(connection).await?;
-        self.known().masters.insert(life.run, life.former);
+    /// Notes that a slot's session with the master at the other end of this connection begins.
+    pub(crate) async fn begins(
+        &self,
+        slot: u16,
+        connection: &mut Connection,
+    ) -> Result<(), SessionError> {
+        let Life { run, former, .. } = Life::of(connection).await?;
+        let mut known = self.known();
+        known.ended.insert(slot, None);
+        // A process that was promoted once more is another master.
+        if known.masters.get(&run).is_none_or(|master| master.former != former) {
+            known.masters.insert(run, Master { former, since: Instant::now() });
+        }
         Ok(())
+    }
+
+    /// Notes that a slot has no session.
+    pub(crate) fn ended(&self, slot: u16) {
+        self.known().ended.entry(slot).or_default().get_or_insert_with(Instant::now);
     }
 
     /// Whether Redis Cluster moved a slot to this server from the process `run`, which wrote the
@@ -125,15 +149,23 @@ impl Cluster {
     /// It was moved if the process still lives, knows that this server owns the slot, and was not
     /// replaced by it: it is still a master. (A master that is replaced loses all its slots at once,
     /// and becomes a replica in the same moment.) A master that gave away its last slot becomes a
-    /// replica, too. Then it counts that this server was a master before, when this gateway had a
-    /// session with it, and was not promoted since.
+    /// replica, too. Then it counts that this server was a master already when the slot's last session
+    /// ended, because this gateway had a session with it, and was not promoted since. A session that
+    /// began later proves nothing: that may have been another partition's, after the replacement.
+    /// The library still compares the replication ids.
     pub(crate) async fn moved(&self, run: &str, slot: u16, connection: &mut Connection) -> bool {
         let (Ok(here), Ok(id)) = (Life::of(connection).await, node_id(connection).await) else {
             return false;
         };
-        let was_master = self.known().masters.get(&here.run).is_some_and(|former| {
-            *former == here.former || here.former.bytes().all(|byte| byte == b'0')
-        });
+        let was_master = {
+            let known = self.known();
+            let ended = known.ended.get(&slot).copied().flatten();
+            known.masters.get(&here.run).is_some_and(|master| {
+                let still =
+                    master.former == here.former || here.former.bytes().all(|byte| byte == b'0');
+                still && ended.is_some_and(|ended| master.since < ended)
+            })
+        };
         // A node without slots is in no answer to CLUSTER SLOTS.
         let mut nodes = self.candidates();
         for (host, port) in all_nodes(connection).await.unwrap_or_default() {
@@ -277,7 +309,14 @@ async fn node_id(connection: &mut Connection) -> Result<String, SessionError> {
 
 #[cfg(test)]
 mod tests {
+    use sse_lab::eventually;
+    use sse_lab::redis_cluster::RedisCluster;
+    use sse_lab::redis_server::RedisServer;
+
     use super::*;
+    use crate::broker::redis::place::Place;
+    use crate::broker::redis::settings::RedisSettings;
+    use crate::config::Config;
 
     fn node<'a>(host: Value<'a>, port: i64, id: &'static [u8]) -> Value<'a> {
         Value::Array(vec![host, Value::Integer(port), Value::Text(id), Value::Array(vec![])])
@@ -307,6 +346,40 @@ mod tests {
             Slots::read(&Value::Error(b"ERR This instance has cluster support disabled"), "");
         assert_eq!(alone.unwrap_err().to_string(), "it is not a node of a Redis Cluster");
         assert!(Slots::read(&Value::Array(vec![range(0, 1, vec![])]), "").is_err());
+    }
+
+    /// Another partition's session begins on the new master before this partition asks.
+    #[tokio::test]
+    async fn a_partition_whose_master_was_replaced_did_not_move() {
+        let servers = RedisCluster::start(3, true);
+        let (old, new) = (&servers.nodes[0], &servers.nodes[3]);
+        let settings = |url: String| {
+            let pairs = [("redis.url".to_owned(), url)];
+            RedisSettings::of(&Config::load(None, std::iter::empty(), &pairs).unwrap())
+        };
+        let server = |node: &RedisServer| {
+            let place = Place::of(&settings(node.url())).unwrap();
+            let Place::Url(server) = place else { panic!("{place:?}") };
+            server
+        };
+        let dial = async |node| connector::dial(&server(node), PATIENCE).await.unwrap();
+        let cluster = Cluster::new(vec![server(old)]);
+        let [asks, other] = [0, 1];
+        let mut connection = dial(old).await;
+        let run = Life::of(&mut connection).await.unwrap().run;
+        for slot in [asks, other] {
+            cluster.begins(slot, &mut connection).await.unwrap();
+        }
+        assert_eq!(new.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+        eventually("the old master is a replica of the new one, and in step", || {
+            old.command(&["INFO", "replication"]).contains("master_link_status:up")
+        });
+        for slot in [asks, other] {
+            cluster.ended(slot);
+        }
+        let mut connection = dial(new).await;
+        cluster.begins(other, &mut connection).await.unwrap();
+        assert!(!cluster.moved(&run, asks, &mut connection).await);
     }
 
     #[test]

@@ -93,7 +93,9 @@ impl Place {
 
     /// Takes in why a session ended.
     pub(crate) fn ended(&self, error: &SessionError) {
-        if let (Place::Cluster { cluster, .. }, SessionError::Refused(text)) = (self, error) {
+        let Place::Cluster { cluster, slot } = self else { return };
+        cluster.ended(*slot);
+        if let SessionError::Refused(text) = error {
             cluster.heard(text);
         }
     }
@@ -124,7 +126,7 @@ impl Place {
     /// Notes that a session with the master at the other end of this connection begins.
     pub(crate) async fn begins(&self, connection: &mut Connection) -> Result<(), SessionError> {
         match self {
-            Place::Cluster { cluster, .. } => cluster.begins(connection).await,
+            Place::Cluster { cluster, slot } => cluster.begins(*slot, connection).await,
             _ => Ok(()),
         }
     }

@@ -95,22 +95,13 @@ impl Sentinels {
 
     async fn watch(&self, sentinel: &Server, server: &Server) -> String {
         loop {
-            let failed = match self.listen(sentinel).await {
-                Ok(()) => false,
+            match self.listen(sentinel, server).await {
+                Ok(addr) => return addr,
                 Err(error) => {
                     tracing::debug!(redis.addr = %sentinel.addr(), %error, "a Sentinel is not heard");
-                    true
                 }
-            };
-            // What it told while nobody listened is asked for.
-            if let Ok(now) = self.master().await
-                && now.addr() != server.addr()
-            {
-                return now.addr().to_string();
             }
-            if failed {
-                tokio::time::sleep(PAUSE).await;
-            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -139,19 +130,25 @@ impl Sentinels {
         said().ok_or_else(|| SessionError::Refused(format!("it answered {value:?}")))
     }
 
-    /// Returns once a Sentinel tells of a new master of this name.
-    async fn listen(&self, sentinel: &Server) -> Result<(), SessionError> {
+    /// Listens to a Sentinel until another master than `server` is named, and returns its address.
+    /// What the Sentinel told before it was listened to is asked for once it has confirmed that it
+    /// is.
+    async fn listen(&self, sentinel: &Server, server: &Server) -> Result<String, SessionError> {
         let mut connection = connector::dial(sentinel, PATIENCE).await?;
         let subscribe = redis::cmd("SUBSCRIBE").arg(SWITCH).to_owned();
         connection.send(&subscribe).await?;
         let Connection { stream, input } = &mut connection;
         loop {
+            let mut heard = false;
             while let Some((value, used)) = resp::parse(input)? {
-                let heard = self.is_told(&value)?;
+                heard |= self.is_told(&value)?;
                 bytes::Buf::advance(input, used);
-                if heard {
-                    return Ok(());
-                }
+            }
+            if heard
+                && let Ok(now) = self.master().await
+                && now.addr() != server.addr()
+            {
+                return Ok(now.addr().to_string());
             }
             if stream.read_buf(input).await? == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
@@ -159,10 +156,17 @@ impl Sentinels {
         }
     }
 
+    /// Whether the Sentinel says that it is listened to from now on, or that this master has
+    /// changed.
     fn is_told(&self, value: &Value<'_>) -> Result<bool, SessionError> {
         match value {
             Value::Error(error) => {
                 Err(SessionError::Refused(String::from_utf8_lossy(error).into_owned()))
+            }
+            Value::Push(elements)
+                if elements.first().and_then(Value::text) == Some("subscribe") =>
+            {
+                Ok(true)
             }
             Value::Push(elements) => {
                 let texts: Vec<&str> = elements.iter().filter_map(Value::text).collect();
@@ -172,5 +176,33 @@ impl Sentinels {
             }
             _ => Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sse_lab::BOUND;
+
+    use crate::broker::redis::place::Place;
+    use crate::broker::redis::settings::RedisSettings;
+    use crate::config::Config;
+
+    /// The Sentinels tell of it once, before anybody listens.
+    #[tokio::test]
+    async fn a_master_that_was_deposed_before_anybody_listened_is_left() {
+        let servers = sse_lab::sentinels::Sentinels::start(1, "");
+        let pairs = [("redis.url".to_owned(), servers.url())];
+        let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
+        let place = Place::of(&RedisSettings::of(&config)).unwrap();
+        let old = place.master().await.unwrap();
+        assert_eq!(servers.sentinels[0].command("", &["SENTINEL", "FAILOVER", "mymaster"]), "OK");
+        let new = servers.servers[1].addr.to_string();
+        sse_lab::eventually("all Sentinels name the new master", || {
+            let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"];
+            let named = servers.sentinels.iter().map(|s| s.command("", &words).replace('\n', ":"));
+            named.into_iter().all(|named| named == new)
+        });
+        let other = tokio::time::timeout(BOUND, place.other_than(&old)).await;
+        assert_eq!(other.as_deref(), Ok(&*new));
     }
 }

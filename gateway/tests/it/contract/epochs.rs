@@ -1,6 +1,6 @@
 //! Tests of epochs: what begins a new one, and what does not.
 
-use sse_contract::{EventId, Function, Meaning, eval_script, library_source};
+use sse_contract::{Call, EventId, Function, Meaning, eval_script, library_source};
 
 use super::{Caller, DEBUG, Item, Library, Meant, NEW};
 use crate::support::{Redis, eventually};
@@ -67,6 +67,34 @@ fn a_deposed_master_takes_no_event_that_says_its_epoch() {
     assert_eq!(old.publish_in(after.epoch(), "a", "x").meaning(), Meaning::OtherEpoch);
     assert_eq!(old.length("a"), "0");
     assert_eq!(new.publish_in(after.epoch(), "a", "x").id().epoch(), after.epoch());
+}
+
+/// A gateway that asks a moment too late takes the failover for a move: the old master lives, and is
+/// in step with the new one.
+#[test]
+fn a_server_that_took_a_masters_place_was_not_given_its_partition() {
+    let old = Library::start();
+    let before = old.tick(NEW);
+    let run = info(&old.redis, "run_id");
+    let moved = |library: &Library| {
+        let call = Call::first_tick(&library.keys, 0, &before.seen(), Some(&run));
+        library.call(&call).elements()[0].id()
+    };
+    let new = Library::functions(Redis::start());
+    follow(&new.redis, &old.redis);
+    promote(&new.redis);
+    follow(&old.redis, &new.redis);
+    assert_ne!(moved(&new).epoch(), before.epoch());
+    // A server that never was its replica.
+    let third = Library::functions(Redis::start());
+    let state = new.redis.command(&["HGETALL", "sse:state"]);
+    let fields: Vec<&str> = state.lines().collect();
+    third.redis.command(&[&["HSET", "sse:state"], &fields[..]].concat());
+    let known = new.redis.command(&["HGET", "sse:state", "known"]);
+    third.redis.command(&["HSET", &format!("sse:known:{known}"), ":since", "0"]);
+    let now = new.get("id").parse::<EventId>().unwrap();
+    let call = Call::first_tick(&third.keys, 0, &NEW, Some(&info(&new.redis, "run_id")));
+    assert_eq!(third.call(&call).elements()[0].id().epoch(), now.epoch());
 }
 
 #[test]
