@@ -67,6 +67,7 @@ pub struct Config {
     pub stream: StreamConfig,
     pub drain: DrainConfig,
     pub log: LogConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 /// The setting `broker`.
@@ -253,6 +254,13 @@ section!(
     /// `[log]`
     LogConfig { format: LogFormat, level: LogFilter, }
 );
+section!(
+    /// `[telemetry]`
+    TelemetryConfig {
+        #[serde(deserialize_with = "collector_url")] otlp: Option<Url>,
+        #[serde(deserialize_with = "ratio")] sample_ratio: f64,
+    }
+);
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -438,6 +446,21 @@ parsed_by!(http_url, Option<Url>, |text: &str| {
         return Ok(None);
     }
     as_url(text).map(Some).ok_or("must be a URL of http:// or https://, or empty")
+});
+parsed_by!(collector_url, Option<Url>, |text: &str| {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = as_url(text).ok_or("must be a URL of http:// or https://, or empty")?;
+    let bare = url.username().is_empty() && url.password().is_none();
+    if bare && url.query().is_none() && url.fragment().is_none() {
+        return Ok(Some(url));
+    }
+    Err("must hold neither credentials nor a query; OTEL_EXPORTER_OTLP_HEADERS gives headers")
+});
+parsed_by!(ratio, f64, |text: &str| {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or("must be a number from 0 to 1, such as 0.01")
 });
 parsed_by!(duration, Duration, checks::parse_duration);
 parsed_by!(address, SocketAddr, checks::parse_address);

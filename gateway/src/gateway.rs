@@ -7,7 +7,7 @@ mod drain;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_server::ServerBuilder;
 use tokio::sync::watch;
@@ -26,8 +26,13 @@ use crate::http::listener::{Capacity, DescriptorLimit};
 use crate::http::{admin, listener};
 use crate::logging::Log;
 use crate::metrics::Metrics;
+use crate::telemetry::Telemetry;
 use crate::vitals::{self, Vitals, Watch};
 use crate::worker::WorkerSetup;
+
+/// How long a stopping gateway waits for the collector of its last spans, if its deadline leaves so
+/// much.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +123,8 @@ impl Gateway {
         let (vitals, watch) = vitals::watch();
         let access = Access::new(&config.auth, &config.cors).map_err(StartError::Config)?;
         let broker = broker(&config, metrics.clone(), &vitals, patience).await?;
+        let telemetry =
+            Telemetry::start(&config.telemetry, &metrics).map_err(StartError::Config)?;
         let descriptors = listener::raise_descriptor_limit();
         let further = broker.partitions().saturating_sub(1).into();
         // Besides the pool: the connections for live events and for single events, and a timer.
@@ -126,7 +133,7 @@ impl Gateway {
             0 => capacity.streams,
             configured => configured,
         };
-        let app = App::new(config, broker, metrics, access, addr, max_streams);
+        let app = App::new(config, broker, metrics, access, telemetry, addr, max_streams);
         // Revocations made before the start must be known before the first client is let in.
         app.learn_revocations().await?;
         let app = Arc::new(app);
@@ -216,6 +223,7 @@ impl Gateway {
             _ = &mut public => return Err(RunError::Died("the public port's server".to_owned())),
         }
         let story = Drain::begin(&app, &drain_config);
+        let deadline = Instant::now() + drain_config.deadline;
         drain.send_replace(Some(drain_config.spread));
         let ended = async {
             // Each hub holds a receiver until its last stream has ended.
@@ -233,6 +241,8 @@ impl Gateway {
         story.end();
         tasks.iter().for_each(JoinHandle::abort);
         admin_handle.stop(false).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        app.telemetry.finish(left.min(LAST_SPANS)).await;
         for server in [admin, public] {
             if let Ok(Err(error)) = server.await {
                 return Err(error.into());

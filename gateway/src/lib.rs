@@ -26,6 +26,8 @@ pub mod hub;
 
 pub mod access;
 
+pub mod telemetry;
+
 pub mod http;
 
 pub(crate) mod worker;

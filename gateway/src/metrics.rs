@@ -47,6 +47,8 @@ pub struct Metrics {
     pub readiness: ReadinessMetrics,
     /// How long publishing took, until every event of the request had its answer.
     pub publish_seconds: Histogram,
+    /// Spans of publish requests that ended, by what became of them.
+    pub spans: IntCounterVec,
     dropped_lines: Arc<OnceLock<DroppedLines>>,
 }
 
@@ -271,6 +273,12 @@ impl Default for Metrics {
             publish_seconds: make.seconds(
                 "sse_publish_seconds",
                 "How long publishing took, until every event of the request had its answer.",
+            ),
+            spans: make.counters(
+                "sse_spans_total",
+                "Spans of publish requests, by what became of them: exported, failed (the collector did not take them), dropped (too many waited for it).",
+                "result",
+                &["exported", "failed", "dropped"],
             ),
             registry: make.0,
             workers,

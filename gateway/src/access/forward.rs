@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, digest};
@@ -197,9 +198,10 @@ impl Forward {
             return away(format!("{} requests wait for it", self.config.max_pending));
         };
         let timeout = self.config.timeout;
-        let question = Question { method: Method::GET, url, headers, timeout, most: MOST_BYTES };
+        let (method, body) = (Method::GET, Bytes::new());
+        let question = Question { method, url, headers, body, timeout, most: MOST_BYTES };
         match outbound.ask(question).await {
-            Ok(Answered { status, body }) => match status.as_u16() {
+            Ok(Answered { status, body, .. }) => match status.as_u16() {
                 200 | 204 => match granted(&body, action, channels) {
                     Ok(grant) => Verdict::Allowed(Arc::new(grant)),
                     Err(why) => away(format!("its answer is no grant: {why}")),

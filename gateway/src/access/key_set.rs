@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::{HeaderMap, Method, header};
 use ring::digest::{Digest, SHA256, digest};
 use serde_json::Value;
@@ -172,8 +173,8 @@ async fn ask(outbound: &Outbound, url: &Url) -> Result<Vec<u8>, String> {
         header::ACCEPT,
         header::HeaderValue::from_static("application/jwk-set+json, application/json"),
     );
-    let question =
-        Question { method: Method::GET, url, headers, timeout: TIMEOUT, most: MOST_BYTES };
+    let (method, body) = (Method::GET, Bytes::new());
+    let question = Question { method, url, headers, body, timeout: TIMEOUT, most: MOST_BYTES };
     let answered = outbound.ask(question).await?;
     match answered.status.as_u16() {
         200 => Ok(answered.body.to_vec()),

@@ -1,4 +1,4 @@
-//! HTTP client for the gateway's own requests: key sets and forward authentication.
+//! HTTP client for the gateway's own requests: key sets, forward authentication and spans.
 //!
 //! Requests are bounded in time, answers in size. Redirects are not followed: requests contain
 //! secrets, which must go only where the operator's URL points.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -20,7 +20,7 @@ use url::Url;
 /// HTTP client with a pool of idle connections.
 #[derive(Clone)]
 pub struct Outbound {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl fmt::Debug for Outbound {
@@ -29,7 +29,7 @@ impl fmt::Debug for Outbound {
     }
 }
 
-/// An HTTP request without a body.
+/// An HTTP request.
 #[derive(Debug)]
 pub struct Question<'a> {
     /// Its method.
@@ -38,6 +38,8 @@ pub struct Question<'a> {
     pub url: &'a Url,
     /// Its headers.
     pub headers: HeaderMap,
+    /// Its body; empty: none.
+    pub body: Bytes,
     /// The longest time for request and answer together.
     pub timeout: Duration,
     /// The most bytes of the answer's body.
@@ -49,6 +51,8 @@ pub struct Question<'a> {
 pub struct Answered {
     /// Its status.
     pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
 }
@@ -75,8 +79,8 @@ impl Outbound {
 
     /// Sends a request. The error says what went wrong and contains nothing of the request.
     pub async fn ask(&self, question: Question<'_>) -> Result<Answered, String> {
-        let Question { method, url, headers, timeout, most } = question;
-        let mut request = Request::new(Empty::new());
+        let Question { method, url, headers, body, timeout, most } = question;
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() =
             url.as_str().parse().map_err(|_| "the URL cannot be asked".to_owned())?;
@@ -85,10 +89,10 @@ impl Outbound {
         // otherwise.
         let whole = Box::pin(async {
             let answer = self.client.request(request).await.map_err(|error| causes(&error))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), most).collect().await;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, most).collect().await;
             let body = body.map_err(|error| error.to_string())?.to_bytes();
-            Ok(Answered { status, body })
+            Ok(Answered { status: head.status, headers: head.headers, body })
         });
         match tokio::time::timeout(timeout, whole).await {
             Ok(answered) => answered,

@@ -176,6 +176,11 @@ pub fn together(config: &Config, settings: &Settings) -> Result<(), ConfigError>
         let what = "only server.trusted_proxies may send the PROXY protocol, and there are none; write their networks";
         return at("server.proxy_protocol", what.to_owned());
     }
+    if config.telemetry.otlp.is_some() && !cfg!(feature = "otlp") {
+        let what = "this program was built without the feature otlp and exports nothing; build it with \
+                    --features sse-gateway/otlp, or leave the setting empty";
+        return at("telemetry.otlp", what.to_owned());
+    }
     if config.drain.deadline < config.drain.spread {
         let spread = settings.get("drain.spread");
         let what = format!(

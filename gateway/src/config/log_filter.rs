@@ -14,7 +14,7 @@ use tracing_subscriber::filter::Targets;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The targets of this program's own lines: the modules that log, and two kinds of line that have a
 /// target of their own, `publishing` and `streams`.
-const OWN: [&str; 28] = [
+const OWN: [&str; 30] = [
     "sse_gateway",
     "sse_gateway::access::admission",
     "sse_gateway::access::cluster_streams",
@@ -43,6 +43,8 @@ const OWN: [&str; 28] = [
     "sse_gateway::publishing",
     "sse_gateway::streams",
     "sse_gateway::supervisor",
+    "sse_gateway::telemetry::collector",
+    "sse_gateway::telemetry::spans",
 ];
 /// The libraries in this program that log.
 const LIBRARIES: [&str; 9] = [

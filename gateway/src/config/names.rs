@@ -24,6 +24,10 @@ const OF_OTHERS: [&str; 10] = [
     "SSE_IMAGE",
 ];
 
+/// The variable by which all of OpenTelemetry is told of a collector. A program that was built
+/// without spans ignores it, because a cluster may set it for every process.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// What an environment variable is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Variable {
@@ -38,6 +42,9 @@ pub(crate) enum Variable {
 /// Classifies an environment variable. The case of its name does not matter.
 pub(crate) fn variable(name: &str, value: &str) -> Variable {
     let name = name.to_ascii_uppercase();
+    if name == COLLECTOR && !value.is_empty() && cfg!(feature = "otlp") {
+        return Variable::Setting("telemetry.otlp".to_owned());
+    }
     let Some(rest) = name.strip_prefix("SSE_") else { return Variable::Foreign };
     if OF_OTHERS.contains(&name.as_str()) || is_of_a_service(&name, value) {
         return Variable::Foreign;

@@ -14,7 +14,7 @@ const SECRET: &str = "***";
 pub(super) fn shown(key: &str, value: &Value) -> String {
     let text = match value {
         Value::String(url) if key == "redis.url" => format!("{:?}", without_credentials(url, "…")),
-        Value::String(url) if key == "auth.forward.url" => {
+        Value::String(url) if key == "auth.forward.url" || key == "telemetry.otlp" => {
             let end = url.find(['?', '#']).unwrap_or(url.len());
             format!("{:?}", without_credentials(&url[..end], "…"))
         }

@@ -171,6 +171,10 @@ fn a_wrong_value_is_told_with_its_place_and_what_is_allowed() {
         ("cors.origins", "https://a,", "leave the list empty"),
         ("stream.slow_readers", "a=fast", "replay, latest or close"),
         ("stream.slow_readers", "a b=latest", "matches no channel"),
+        ("telemetry.otlp", "127.0.0.1:4318", "must be a URL of http:// or https://, or empty"),
+        ("telemetry.otlp", "http://a/?key=x", "neither credentials nor a query"),
+        ("telemetry.sample_ratio", "1.1", "must be a number from 0 to 1"),
+        ("telemetry.sample_ratio", "NaN", "must be a number from 0 to 1"),
     ] {
         refused(load(&[], &[(key, value)]), &[&format!("{key} = "), "(flag --set", words]);
     }
@@ -251,6 +255,17 @@ fn a_password_is_not_shown() {
         let error = load(&[("SSE_REDIS__URL", url)], &[]).unwrap_err();
         assert!(error.contains("redis.url") && !error.contains("secret"), "{error}");
     }
+    let url = "http://user:secret@host:4318";
+    let error = load(&[("SSE_TELEMETRY__OTLP", url)], &[]).unwrap_err();
+    assert!(error.contains("OTEL_EXPORTER_OTLP_HEADERS") && !error.contains("secret"), "{error}");
+}
+
+#[test]
+fn a_ratio_is_read_with_quotes_and_without() {
+    let ratio = |text| read(Some(text), &[], &[]).unwrap().telemetry.sample_ratio;
+    assert_eq!(ratio("[telemetry]\nsample_ratio = '0.25'"), 0.25);
+    assert_eq!(ratio("[telemetry]\nsample_ratio = 0.25"), 0.25);
+    assert_eq!(ratio("[telemetry]\nsample_ratio = 0"), 0.0);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::http::readiness::Readiness;
 use crate::hub::OpenStreams;
 use crate::logging::Log;
 use crate::metrics::{Metrics, Rejection};
+use crate::telemetry::Telemetry;
 
 /// State that all handlers of a gateway share.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub metrics: Metrics,
     /// Decides who may do what.
     pub access: Access,
+    /// Makes a span of each publish request.
+    pub telemetry: Telemetry,
     /// Limits how much one client may have.
     pub admission: Arc<Admission>,
     /// Limits a subject's streams on all gateways together; none if they are not counted.
@@ -61,6 +64,7 @@ impl App {
         broker: Broker,
         metrics: Metrics,
         access: Access,
+        telemetry: Telemetry,
         addr: SocketAddr,
         max_streams: u64,
     ) -> Self {
@@ -88,6 +92,7 @@ impl App {
             broker,
             metrics,
             access,
+            telemetry,
             admission,
             cluster_streams,
             log: OnceLock::new(),

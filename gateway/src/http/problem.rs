@@ -93,6 +93,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The last part of the problem's type, such as `redis-unavailable`.
+    pub fn name(self) -> &'static str {
+        self.parts().0
+    }
+
     fn parts(self) -> (&'static str, &'static str, u16) {
         match self {
             Kind::InvalidChannel => ("invalid-channel", "Invalid channel name", 400),

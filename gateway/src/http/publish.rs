@@ -42,10 +42,22 @@ pub(crate) async fn one(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(&request, &app.config.cors.origins, &app.config.server)?;
-    request::check_certificate(&request, &app.config.tls)?;
-    request::check_body(&request)?;
-    let channel = request::path_channel(&request)?;
+    let mut trace = Trace::begin(&request, &app, "/channels/{channel}");
+    let answer = publish_one(&request, body, &app, &mut trace).await;
+    trace.end(&answer);
+    answer
+}
+
+async fn publish_one(
+    request: &HttpRequest,
+    body: web::Payload,
+    app: &App,
+    trace: &mut Trace,
+) -> Result<HttpResponse, Problem> {
+    request::check_origin(request, &app.config.cors.origins, &app.config.server)?;
+    request::check_certificate(request, &app.config.tls)?;
+    request::check_body(request)?;
+    let channel = request::path_channel(request)?;
     let mut event = None;
     let pairs = request::query_pairs(request.query_string())?;
     request::once_each(&pairs, |_| true)?;
@@ -60,18 +72,18 @@ pub(crate) async fn one(
     }
     let key = request.headers().get("Idempotency-Key");
     let idempotency_key = key.map(|key| request::idempotency_key(key.as_bytes())).transpose()?;
-    let grant = publisher(&request, std::slice::from_ref(&channel), &app).await?;
+    let grant = publisher(request, std::slice::from_ref(&channel), app).await?;
     app.access.may_publish(&grant, &channel).inspect_err(|_| app.deny_publish(1))?;
-    may_publish(&request, &app, &grant, 1)?;
+    may_publish(request, app, &grant, 1)?;
     // The body is read only up to the limit, which is enough to know that it is too large.
     let limit = app.config.publish.max_event_bytes as usize;
-    let body = whole_body(&request, body, &app.config.publish, limit, "data").await?;
+    let body = whole_body(request, body, &app.config.publish, limit, "data").await?;
     let data = std::str::from_utf8(&body).map_err(|error| {
         let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         Problem::new(Kind::InvalidData, detail).field("data")
     })?;
     let publication = Publication { channel, event, data: data.into(), idempotency_key };
-    let mut results = publisher::publish(&app, &Trace::of(&request), &[publication]).await;
+    let mut results = publisher::publish(app, trace, &[publication]).await;
     let id = results.pop().unwrap_or_else(|| unreachable!("one item has one result"))?;
     Ok(HttpResponse::Ok().json(json!({ "id": id.to_string() })))
 }
@@ -82,9 +94,21 @@ pub(crate) async fn many(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(&request, &app.config.cors.origins, &app.config.server)?;
-    request::check_certificate(&request, &app.config.tls)?;
-    request::check_body(&request)?;
+    let mut trace = Trace::begin(&request, &app, "/publish");
+    let answer = publish_many(&request, body, &app, &mut trace).await;
+    trace.end(&answer);
+    answer
+}
+
+async fn publish_many(
+    request: &HttpRequest,
+    body: web::Payload,
+    app: &App,
+    trace: &mut Trace,
+) -> Result<HttpResponse, Problem> {
+    request::check_origin(request, &app.config.cors.origins, &app.config.server)?;
+    request::check_certificate(request, &app.config.tls)?;
+    request::check_body(request)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match kind.to_ascii_lowercase().as_str() {
@@ -94,10 +118,10 @@ pub(crate) async fn many(
             // of a client that may not publish. A forward service is asked after the body instead,
             // because it must be told the channels.
             let mut grant = match app.access.asks_for_channels() {
-                false => Some(publisher(&request, &[], &app).await?),
+                false => Some(publisher(request, &[], app).await?),
                 true => None,
             };
-            let body = whole_body(&request, body, publish, publish.max_body_bytes, "body").await?;
+            let body = whole_body(request, body, publish, publish.max_body_bytes, "body").await?;
             let items = publish_item::read_body(request::without_mark(&body), publish.max_batch)?;
             drop(body);
             if grant.is_none() {
@@ -110,21 +134,21 @@ pub(crate) async fn many(
                         channels.push(channel.clone());
                     }
                 }
-                grant = Some(publisher(&request, &channels, &app).await?);
+                grant = Some(publisher(request, &channels, app).await?);
             }
             let grant = grant.unwrap_or_default();
-            may_publish(&request, &app, &grant, items.len())?;
-            let mut results = Results::new("item", grant, Trace::of(&request));
+            may_publish(request, app, &grant, items.len())?;
+            let mut results = Results::new("item", grant, trace);
             for entries in items.chunks(BATCH) {
-                results.publish(&app, entries).await;
+                results.publish(app, entries).await;
             }
             Ok(results.into_response())
         }
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            let grant = publisher(&request, &[], &app).await?;
-            let client = client_addr::of(&request, &app.config.server);
-            let results = Results::new("line", grant, Trace::of(&request));
-            Ok(lines(client, body, &app, results).await.into_ndjson_response())
+            let grant = publisher(request, &[], app).await?;
+            let client = client_addr::of(request, &app.config.server);
+            let results = Results::new("line", grant, trace);
+            Ok(lines(client, body, app, results).await.into_ndjson_response())
         }
         other => {
             let detail = format!(
@@ -203,12 +227,12 @@ async fn whole_body(
 
 /// Publishes the lines of an NDJSON body while it arrives. A bad line gets its own error and does
 /// not end the request.
-async fn lines(
+async fn lines<'a>(
     client: ClientAddr,
     mut body: web::Payload,
     app: &App,
-    mut results: Results,
-) -> Results {
+    mut results: Results<'a>,
+) -> Results<'a> {
     let PublishConfig { max_body_bytes: longest, max_batch, max_lines, idle_timeout, .. } =
         app.config.publish;
     let mut lines = Lines::new(longest);
@@ -268,7 +292,7 @@ async fn lines(
 /// Waits until the client's rate allows `events` more. What the client sends meanwhile waits in its
 /// own buffers. If the wait would exceed [`LONGEST_PAUSE`], marks the rest of the request as
 /// refused.
-async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Results) {
+async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Results<'_>) {
     let grant = results.grant.clone();
     let (subject, rate) = (grant.subject.as_deref(), grant.limits.publish_rate);
     while let (None, Err(refused)) =
@@ -286,10 +310,10 @@ async fn pace(client: ClientAddr, app: &App, events: usize, results: &mut Result
 }
 
 /// The answers to a request's items, in order.
-struct Results {
+struct Results<'a> {
     label: &'static str,
     grant: Arc<Grant>,
-    trace: Trace,
+    trace: &'a mut Trace,
     values: Vec<Value>,
     published: usize,
     problems: Vec<Problem>,
@@ -301,8 +325,8 @@ struct Results {
     refused: Option<admission::Refused>,
 }
 
-impl Results {
-    fn new(label: &'static str, grant: Arc<Grant>, trace: Trace) -> Self {
+impl<'a> Results<'a> {
+    fn new(label: &'static str, grant: Arc<Grant>, trace: &'a mut Trace) -> Self {
         let (values, problems) = (Vec::new(), Vec::new());
         Results { label, grant, trace, values, published: 0, problems, failed: None, refused: None }
     }
@@ -321,7 +345,7 @@ impl Results {
         let valid =
             allowed.iter().filter_map(|publication| Some((*publication.as_ref().ok()?).clone()));
         let publications: Vec<Publication> = valid.take_while(|_| self.failed.is_none()).collect();
-        let outcomes = publisher::publish(app, &self.trace, &publications).await;
+        let outcomes = publisher::publish(app, self.trace, &publications).await;
         if outcomes.iter().any(|outcome| {
             matches!(outcome, Err(PublishError::Unavailable(_) | PublishError::OutcomeUnknown(_)))
         }) {

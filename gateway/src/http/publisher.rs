@@ -16,7 +16,7 @@ const WORKERS_WAIT: Duration = Duration::from_secs(1);
 /// Publishes the items in order. Returns an id or an error for each, in the same order.
 pub(crate) async fn publish(
     app: &App,
-    trace: &Trace,
+    trace: &mut Trace,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
     let timer = app.metrics.publish_seconds.start_timer();
@@ -60,6 +60,7 @@ mod tests {
     use crate::feed::frame::Frame;
     use crate::feed::inbox::{ChannelKey, Inbox, ToHub};
     use crate::metrics::Metrics;
+    use crate::telemetry::Telemetry;
 
     /// A worker that hangs must delay a batch by a second, not by a second for each event.
     #[actix_web::test]
@@ -76,8 +77,9 @@ mod tests {
         let metrics = Metrics::default();
         let broker = Broker::Memory(Arc::new(MemoryBroker::new(limits, metrics.clone())));
         let access = Access::new(&config.auth, &config.cors).unwrap();
+        let telemetry = Telemetry::start(&config.telemetry, &metrics).unwrap();
         let addr = "127.0.0.1:1".parse().unwrap();
-        let app = Arc::new(App::new(config, broker, metrics, access, addr, 1));
+        let app = Arc::new(App::new(config, broker, metrics, access, telemetry, addr, 1));
         let hanging = Inbox::new(1000);
         let key = ChannelKey { slot: 0, generation: 0 };
         let channel: sse_contract::Channel = "demo".parse().unwrap();
@@ -85,8 +87,9 @@ mod tests {
         app.add_hub(hanging);
         let item = Publication { channel, event: None, data: "x".into(), idempotency_key: None };
         let items = vec![item; 200];
-        let trace = Trace::default();
-        let published = publish(&app, &trace, &items);
+        let request = actix_web::test::TestRequest::default().to_http_request();
+        let mut trace = Trace::begin(&request, &app, "/publish");
+        let published = publish(&app, &mut trace, &items);
         let published = tokio::time::timeout(Duration::from_secs(60), published).await;
         assert!(published.expect("within a minute").iter().all(Result::is_ok));
     }

@@ -1,35 +1,63 @@
-//! The trace that a publisher's request belongs to, carried to the log (W3C Trace Context).
+//! The trace that a publisher's request belongs to (W3C Trace Context): carried to the log, and to
+//! the request's span.
 
-use std::sync::Arc;
-
-use actix_web::HttpRequest;
+use actix_web::{HttpRequest, HttpResponse};
 use sse_contract::EventId;
 use tracing::Level;
 
 use crate::feed::publication::{Publication, PublishError};
+use crate::http::app::App;
+use crate::http::problem::Problem;
+use crate::telemetry::{Asked, Failure, Span};
 
 /// The target of a line for each event that is published through this gateway:
 /// `log.level = "info,sse_gateway::publishing=debug"` shows them.
 const PUBLISHING: &str = "sse_gateway::publishing";
 
-/// A request's trace; most requests have none.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Trace(Option<Arc<str>>);
+/// A request's trace. Most requests come without one, and have a span only if they are sampled.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    traceparent: Option<Box<str>>,
+    span: Span,
+}
 
 impl Trace {
-    /// The value of the request's `traceparent`. A malformed one counts as none, as the standard
-    /// asks (§3.2.2.3): it must not keep an event from being published.
-    pub(crate) fn of(request: &HttpRequest) -> Self {
-        let value = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-        Trace(value.filter(|value| is_traceparent(value)).map(Arc::from))
+    /// Reads the request's `traceparent`, and begins its span. A malformed value counts as none, as
+    /// the standard asks (§3.2.2.3): it must not keep an event from being published. `route` is the
+    /// pattern of the handler's path.
+    pub(crate) fn begin(request: &HttpRequest, app: &App, route: &'static str) -> Self {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let traceparent = header("traceparent").filter(|value| is_traceparent(value));
+        let span = app.telemetry.begin(|| Asked {
+            route,
+            path: request.path(),
+            tls: app.config.tls.is_on(),
+            traceparent,
+            tracestate: header("tracestate"),
+        });
+        Trace { traceparent: traceparent.map(Box::from), span }
     }
 
-    /// Logs what became of each publication.
-    pub(crate) fn tell(&self, items: &[Publication], results: &[Result<EventId, PublishError>]) {
+    /// Tells the log and the span what became of each publication.
+    pub(crate) fn tell(
+        &mut self,
+        items: &[Publication],
+        results: &[Result<EventId, PublishError>],
+    ) {
+        if self.span.is_recording() {
+            for (item, result) in items.iter().zip(results) {
+                let result = result.as_ref().copied().map_err(|error| {
+                    let problem = Problem::from(error.clone());
+                    let of_gateway = problem.status().is_server_error();
+                    Failure { kind: problem.kind().name(), of_gateway }
+                });
+                self.span.event(item.channel.as_str(), item.data.len(), result);
+            }
+        }
         if !tracing::enabled!(target: PUBLISHING, Level::DEBUG) {
             return;
         }
-        let traceparent = self.0.as_deref();
+        let traceparent = self.traceparent.as_deref();
         for (item, result) in items.iter().zip(results) {
             let (channel, bytes) = (item.channel.as_str(), item.data.len());
             match result {
@@ -40,6 +68,16 @@ impl Trace {
                     target: PUBLISHING, traceparent, channel, %error, bytes,
                     "an event is not published"
                 ),
+            }
+        }
+    }
+
+    /// Ends the span with the request's answer.
+    pub(crate) fn end(self, answer: &Result<HttpResponse, Problem>) {
+        match answer {
+            Ok(response) => self.span.end(response.status().as_u16(), None),
+            Err(problem) => {
+                self.span.end(problem.status().as_u16(), Some(problem.kind().name()));
             }
         }
     }

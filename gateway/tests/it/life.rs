@@ -33,7 +33,8 @@ impl Program {
         Self::start_by(command, settings)
     }
 
-    fn start_by(mut command: Command, settings: &[&str]) -> Self {
+    /// Starts the program by this command.
+    pub fn start_by(mut command: Command, settings: &[&str]) -> Self {
         let (addr, admin) = (own_addr(), own_addr());
         command.arg("--listen").arg(addr.to_string()).arg("--admin-listen").arg(admin.to_string());
         command.args(["--set", "server.workers=2"]);

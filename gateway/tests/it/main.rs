@@ -30,6 +30,7 @@ mod security;
 mod site;
 mod streams;
 mod support;
+mod telemetry;
 mod tls;
 mod top;
 mod webdriver;
