@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench valkey instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -108,5 +108,8 @@ instructions: ## Count the instructions of one delivery and of one connect; ARGS
 contract-cost: ## Time publishing inside Redis: single events, batches, idempotency keys
 	scripts/contract-cost
 
-bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes
-	scripts/bench --results bench/RESULTS.md $(if $(QUICK),--quick)
+bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes; SCALE=1 measures larger sizes, for docs/scale.md
+	$(if $(SCALE),scripts/scale,scripts/bench --results bench/RESULTS.md) $(if $(QUICK),--quick)
+
+valkey: ## Run the tests of the contract and of the brokers on Valkey
+	scripts/valkey
