@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-can-fail rules-can-fail microbench valkey instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-sentinel chaos-cluster chaos-can-fail rules-can-fail microbench valkey instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
@@ -56,9 +56,17 @@ chaos: ## Break everything for a minute, check every event; SEED=n replays, SEED
 chaos-quick: ## The same for half a minute, with a dev build
 	scripts/chaos dev --seconds 30 --seed $(or $(SEED),random)
 
+chaos-sentinel: ## The same for a master behind Sentinels: twenty runs of 45 s, or SECONDS=n SEEDS=n SEED=n
+	scripts/chaos release --topology sentinel --seconds $(or $(SECONDS),45) --seed $(or $(SEED),random) --seeds $(or $(SEEDS),20) $(ARGS)
+
+chaos-cluster: ## The same for a Redis Cluster
+	scripts/chaos release --topology cluster --seconds $(or $(SECONDS),45) --seed $(or $(SEED),random) --seeds $(or $(SEEDS),20) $(ARGS)
+
 chaos-can-fail: ## Check that the chaos suite fails for a gateway that repairs nothing
 	cargo build --release --locked --package sse-gateway --features sabotage --target-dir target/sabotage
 	scripts/chaos release --gateway target/sabotage/release/sse-gateway --seconds 20 --set broker=redis --set history.max_len=300; test $$? -eq 1
+	scripts/chaos release --gateway target/sabotage/release/sse-gateway --topology sentinel --seconds 20 --seed 1 --seeds 3; test $$? -eq 1
+	scripts/chaos release --gateway target/sabotage/release/sse-gateway --topology cluster --seconds 20 --seed 1 --seeds 3; test $$? -eq 1
 
 rules-can-fail: ## Remove each rule of "complete or told" and check that a test fails; about an hour
 	scripts/rules-can-fail

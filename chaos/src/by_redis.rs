@@ -152,7 +152,7 @@ fn read(
             return Ok(Answer::Never);
         }
         Meaning::Denied | Meaning::Invalid | Meaning::Mismatch => refused(stage, error, sent_ms),
-        Meaning::Missing | Meaning::OtherEpoch | Meaning::Undone => {}
+        Meaning::Missing | Meaning::OtherEpoch | Meaning::Undone | Meaning::Elsewhere => {}
     }
     Err(meaning)
 }

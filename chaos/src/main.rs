@@ -27,6 +27,7 @@ mod stage;
 mod storm;
 mod subscriber;
 mod tally;
+mod topology;
 mod truth;
 mod verdict;
 mod wire_rules;
@@ -38,11 +39,16 @@ use std::time::Duration;
 use clap::Parser;
 use faults::Fault;
 use tokio::signal::unix::{SignalKind, signal};
+use topology::Topology;
 
 /// Breaks gateways, Redis and the network between them, and checks every event of every subscriber.
 #[derive(Debug, Parser)]
 #[command(name = "sse-chaos", version, about)]
 struct Args {
+    /// Run on a master behind Sentinels or on a Redis Cluster, with faults of their own, instead of on
+    /// one Redis
+    #[arg(long)]
+    topology: Option<Topology>,
     /// Seed of settings, faults, payloads and client behaviour: a number, or "random"
     #[arg(long, default_value = "random")]
     seed: String,
@@ -71,6 +77,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(topology) = args.topology {
+        return on_topology(&args, topology);
+    }
     if args.list {
         Fault::all().for_each(|fault| println!("{:17} {}", fault.name(), fault.about()));
         return ExitCode::SUCCESS;
@@ -97,13 +106,75 @@ fn main() -> ExitCode {
     ExitCode::from(sums.exit_code())
 }
 
+fn on_topology(args: &Args, topology: Topology) -> ExitCode {
+    let catalogue = topology::Plan::catalogue(topology);
+    if args.list {
+        catalogue.iter().for_each(|(name, about)| println!("{name:17} {about}"));
+        return ExitCode::SUCCESS;
+    }
+    let first = match seed(&args.seed) {
+        Ok(seed) => seed,
+        Err(error) => return trouble(&error),
+    };
+    let named = |name: &String| {
+        let known = catalogue.iter().find(|(known, _)| known == name).map(|(known, _)| *known);
+        known.ok_or_else(|| format!("--faults {name}: unknown; see --list"))
+    };
+    let faults = match args.faults.is_empty() {
+        true => Ok(catalogue.iter().map(|(name, _)| *name).collect()),
+        false => args.faults.iter().map(named).collect::<Result<Vec<_>, _>>(),
+    };
+    let gateway = args.gateway.clone().map_or_else(find_gateway, Ok);
+    let (faults, gateway) = match (faults, gateway) {
+        (Ok(faults), Ok(gateway)) => (faults, gateway),
+        (Err(error), _) | (_, Err(error)) => return trouble(&error),
+    };
+    let mut sums = topology::Sums::default();
+    for seed in first..first.saturating_add(args.seeds) {
+        let plan = topology::Plan {
+            topology,
+            seed,
+            storm: Duration::from_secs(args.seconds),
+            faults: faults.clone(),
+            gateway: gateway.clone(),
+            over: args.settings.clone(),
+            subscribers: args.subscribers,
+        };
+        println!("{} seed {seed}, {}", topology.name(), plan.gateway.display());
+        let performed = block_on(async {
+            tokio::select! {
+                done = topology::perform(&plan, &mut sums) => done,
+                error = interrupted() => Err(error),
+            }
+        });
+        if let Err(error) = performed {
+            trouble(&error);
+            sums.undone(seed);
+            if args.seeds == 1 || error == INTERRUPTED {
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if args.seeds > 1 {
+        println!("{} seeds from {first} on, all together", args.seeds);
+        sums.print();
+        println!("{}", sums.json());
+    }
+    ExitCode::from(sums.exit_code())
+}
+
+/// Runs everything on this thread. Dropping the future, however the run ends, ends all processes.
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
 fn perform(plan: &run::Plan, sums: &mut report::Sums) -> Result<(), String> {
     println!("seed {}, {} with {} faults", plan.seed, plan.gateway.display(), plan.faults.len());
     println!("  {}", plan.settings.words().join(" "));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let stage = tokio::task::LocalSet::new().block_on(&runtime, async {
-        // Dropping this future, however the run ends, ends all processes and deletes the namespace.
+    let stage = block_on(async {
+        // Dropping this future also deletes the namespace.
         tokio::select! {
             done = run::run(plan) => done,
             error = interrupted() => Err(error),

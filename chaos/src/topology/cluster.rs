@@ -1,0 +1,358 @@
+//! A Redis Cluster of three masters with a replica each, and what happens to it.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use sse_contract::Keys;
+use sse_lab::redis_cluster::RedisCluster;
+
+use crate::ledger::now_ms;
+use crate::topology::asking::{ask, field, until};
+use crate::topology::lane::{Lane, Side};
+use crate::topology::shared::Kill;
+
+/// How many partitions there are, if the gateways' configuration does not say.
+pub const PARTITIONS: u16 = 16;
+
+/// The faults, with what each does.
+pub const FAULTS: [(&str, &str); 10] = [
+    ("kill-master", "a master is killed, and comes back empty once its replica took its place"),
+    ("restart-master", "a master is killed and starts again at once, empty"),
+    ("freeze-master", "a master stands still until its replica took its place, then runs on"),
+    ("cluster-failover", "CLUSTER FAILOVER: master and replica change places"),
+    ("failover-force", "CLUSTER FAILOVER FORCE: the same, without the master's consent"),
+    ("failover-takeover", "CLUSTER FAILOVER TAKEOVER: the same, without anybody's consent"),
+    ("move", "some partitions move to another master, key by key"),
+    ("reshard", "redis-cli --cluster reshard moves slots from a master to another"),
+    ("grow", "a node joins, gets partitions, loses them and is forgotten"),
+    ("replica-down", "a replica is killed, and comes back after a while"),
+];
+
+/// The nodes.
+#[derive(Debug)]
+pub struct ClusterSide {
+    cluster: RedisCluster,
+    keys: Keys,
+    /// Whether the cluster refuses everything while slots have no owner.
+    full_coverage: bool,
+}
+
+/// One node, as another one sees it.
+#[derive(Debug)]
+struct Node {
+    /// The index in the cluster.
+    index: usize,
+    id: String,
+    /// The id of its master, if it is a replica.
+    follows: Option<String>,
+    /// The slots that it has, as ranges.
+    slots: Vec<(u16, u16)>,
+}
+
+impl ClusterSide {
+    /// Starts everything.
+    pub fn start(full_coverage: bool) -> Self {
+        let cluster = RedisCluster::start(3, true);
+        let side = ClusterSide { cluster, keys: Keys::new("sse", PARTITIONS), full_coverage };
+        (0..side.cluster.nodes.len()).for_each(|node| side.configure(node));
+        side
+    }
+
+    /// A node that starts again has forgotten this.
+    fn configure(&self, node: usize) {
+        let value = if self.full_coverage { "yes" } else { "no" };
+        self.cluster.nodes[node].command(&[
+            "CONFIG",
+            "SET",
+            "cluster-require-full-coverage",
+            value,
+        ]);
+    }
+
+    fn addr(&self, node: usize) -> SocketAddr {
+        self.cluster.nodes[node].addr
+    }
+
+    /// All nodes, as one of them sees them.
+    fn view(&self, by: usize) -> Result<Vec<Node>, String> {
+        let told = ask(self.addr(by), &["CLUSTER", "NODES"])?;
+        let node = |line: &str| -> Option<Node> {
+            let words: Vec<&str> = line.split(' ').collect();
+            let addr: SocketAddr = words.get(1)?.split('@').next()?.parse().ok()?;
+            let index = self.cluster.nodes.iter().position(|node| node.addr == addr)?;
+            let range = |word: &&str| -> Option<(u16, u16)> {
+                let (first, last) = word.split_once('-').unwrap_or((word, word));
+                Some((first.parse().ok()?, last.parse().ok()?))
+            };
+            let follows = (words[3] != "-").then(|| words[3].to_owned());
+            let slots = words.iter().skip(8).filter_map(range).collect();
+            Some(Node { index, id: words[0].to_owned(), follows, slots })
+        };
+        Ok(told.lines().filter_map(node).collect())
+    }
+
+    /// The partitions of a node.
+    fn partitions(&self, node: &Node) -> Vec<u16> {
+        let has = |partition: &u16| {
+            let slot = self.keys.slot(*partition);
+            node.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot))
+        };
+        (0..PARTITIONS).filter(has).collect()
+    }
+
+    /// The masters that have partitions.
+    fn owners(&self) -> Result<Vec<Node>, String> {
+        let has = |node: &Node| node.follows.is_none() && !self.partitions(node).is_empty();
+        Ok(self.view(0)?.into_iter().filter(has).collect())
+    }
+
+    fn replica_of(&self, master: &Node) -> Result<Node, String> {
+        let view = self.view(master.index)?;
+        let follows = |node: &Node| node.follows.as_ref() == Some(&master.id);
+        view.into_iter().find(follows).ok_or_else(|| "the master has no replica".to_owned())
+    }
+
+    /// Whether every node that is not left out says that another one has the slots of `master`.
+    fn is_replaced(&self, master: &Node, left_out: Option<usize>) -> bool {
+        let Some((slot, _)) = master.slots.first() else { return false };
+        let says = |by: usize| {
+            let view = self.view(by).unwrap_or_default();
+            let has = |node: &Node| node.slots.iter().any(|(a, b)| (*a..=*b).contains(slot));
+            view.iter().any(|node| has(node) && node.index != master.index)
+        };
+        (0..self.cluster.nodes.len()).filter(|n| Some(*n) != left_out).all(says)
+    }
+
+    fn replaced(&self, lane: &Lane, master: &Node, left_out: bool) -> Result<(), String> {
+        let left_out = left_out.then_some(master.index);
+        let what = "another node has the master's slots";
+        until(&lane.shared, what, || self.is_replaced(master, left_out))
+    }
+
+    /// Whether all nodes agree, and every replica is in step.
+    fn in_order(&self) -> bool {
+        let count = self.cluster.nodes.len().to_string();
+        let views: Vec<_> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| {
+                let info = ask(node.addr, &["CLUSTER", "INFO"]).ok()?;
+                let replication = ask(node.addr, &["INFO", "replication"]).ok()?;
+                let well = field(&info, "cluster_state") == Some("ok")
+                    && field(&info, "cluster_known_nodes") == Some(&count)
+                    && field(&replication, "master_link_status") != Some("down");
+                ask(node.addr, &["CLUSTER", "SLOTS"]).ok().filter(|_| well)
+            })
+            .collect();
+        views.iter().all(|view| view.is_some() && *view == views[0])
+    }
+
+    fn wait_for_order(&self, lane: &Lane) -> Result<(), String> {
+        until(&lane.shared, "the nodes agree and the replicas are in step", || self.in_order())
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.cluster.nodes[node].restart();
+        self.configure(node);
+    }
+
+    /// Another master than this one, with or without partitions.
+    fn other(&self, lane: &mut Lane, than: usize) -> Result<usize, String> {
+        let view = self.view(0)?;
+        let others: Vec<usize> = view
+            .iter()
+            .filter(|node| node.follows.is_none() && node.index != than)
+            .map(|node| node.index)
+            .collect();
+        lane.rng.choice(others).ok_or_else(|| "there is no other master".to_owned())
+    }
+
+    /// Kills a master. Mostly nothing else is broken meanwhile, so that streams can be measured.
+    fn kill(&mut self, lane: &mut Lane, master: &Node, partitions: Vec<u16>) -> Result<(), String> {
+        let full_coverage = self.full_coverage;
+        lane.shared.set_quiet(lane.rng.u8(..3) > 0);
+        until(&lane.shared, "gateways are left alone", || !lane.shared.is_busy())?;
+        let at_ms = now_ms();
+        self.cluster.nodes[master.index].kill();
+        self.replaced(lane, master, true)?;
+        let promoted_ms = now_ms();
+        lane.shared.say(&format!("  replaced after {} ms", promoted_ms - at_ms));
+        lane.shared.killed(Kill { partitions, at_ms, promoted_ms, full_coverage });
+        lane.wait(2_500..4_000)?;
+        lane.shared.set_quiet(false);
+        self.restart(master.index);
+        Ok(())
+    }
+
+    fn fail_over(&self, lane: &Lane, master: &Node, words: &[&str]) -> Result<(), String> {
+        let replica = self.addr(self.replica_of(master)?.index);
+        ask(replica, words)?;
+        // It gives up after some seconds, so it is asked again.
+        let mut asked_ms = now_ms();
+        until(&lane.shared, "master and replica have changed places", || {
+            if now_ms() > asked_ms + 10_000 {
+                asked_ms = now_ms();
+                let _ = ask(replica, words);
+            }
+            self.is_replaced(master, None)
+        })
+    }
+
+    /// Moves some of a master's partitions, but not the last one.
+    fn move_some(
+        &self,
+        lane: &mut Lane,
+        from: &Node,
+        mut partitions: Vec<u16>,
+    ) -> Result<(), String> {
+        let to = self.other(lane, from.index)?;
+        partitions.pop();
+        lane.rng.shuffle(&mut partitions);
+        partitions.truncate(lane.rng.usize(1..4));
+        for partition in partitions {
+            lane.shared.say(&format!("  partition {partition} to {}", self.addr(to)));
+            self.cluster.move_slot(self.keys.slot(partition), from.index, to);
+        }
+        Ok(())
+    }
+
+    fn miss_a_replica(&mut self, lane: &mut Lane, master: &Node) -> Result<(), String> {
+        let replica = self.replica_of(master)?.index;
+        self.cluster.nodes[replica].kill();
+        let long = (lane.storm.as_millis() as u64 / 6).clamp(3_000, 60_000);
+        let waited = lane.wait(1_000..long);
+        self.restart(replica);
+        waited
+    }
+
+    fn grow(&mut self, lane: &mut Lane) -> Result<(), String> {
+        let node = self.cluster.add();
+        self.configure(node);
+        lane.shared.set_servers(self.servers());
+        self.wait_for_order(lane)?;
+        let mut moved = Vec::new();
+        for owner in self.owners()? {
+            // The last partition stays: a master without slots becomes a replica.
+            let mut partitions = self.partitions(&owner);
+            partitions.pop();
+            lane.rng.shuffle(&mut partitions);
+            partitions.truncate(lane.rng.usize(0..3));
+            moved.extend(partitions.into_iter().map(|partition| (partition, owner.index)));
+        }
+        for (partition, from) in &moved {
+            self.cluster.move_slot(self.keys.slot(*partition), *from, node);
+        }
+        lane.wait(0..3_000)?;
+        for (partition, to) in &moved {
+            self.cluster.move_slot(self.keys.slot(*partition), node, *to);
+        }
+        lane.wait(0..1_500)?;
+        let id = self.cluster.id(node);
+        for other in 0..node {
+            // A master without slots may be a replica already, and it is not forgotten by its master
+            // before its master knows.
+            let addr = self.addr(other);
+            until(&lane.shared, "a node is forgotten", || {
+                let forgotten = ask(addr, &["CLUSTER", "FORGET", &id]);
+                forgotten.is_ok() || forgotten.is_err_and(|error| error.contains("Unknown node"))
+            })?;
+        }
+        self.cluster.nodes.truncate(node);
+        Ok(())
+    }
+
+    fn reshard(&self, lane: &mut Lane, from: &Node) -> Result<(), String> {
+        let to = self.other(lane, from.index)?;
+        // redis-cli takes the source's first slots.
+        let first = from.slots.first().map_or(0, |(first, _)| *first);
+        let next = self.partitions(from).iter().map(|p| self.keys.slot(*p)).min().unwrap_or(first);
+        let slots = (next - first + 1).min(3_000);
+        let output = Command::new("redis-cli")
+            .args(["--cluster", "reshard", &self.addr(0).to_string()])
+            .args(["--cluster-from", &from.id, "--cluster-to", &self.cluster.id(to)])
+            .args(["--cluster-slots", &slots.to_string(), "--cluster-yes"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("redis-cli does not start: {error}"))?;
+        lane.shared.say(&format!("  redis-cli has moved {slots} slots"));
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .last()
+                .map_or_else(|| format!("redis-cli ended with {}", output.status), str::to_owned)),
+        }
+    }
+}
+
+impl Side for ClusterSide {
+    fn url(&self) -> String {
+        self.cluster.url()
+    }
+
+    fn servers(&self) -> Vec<SocketAddr> {
+        self.cluster.nodes.iter().map(|node| node.addr).collect()
+    }
+
+    fn fault(&mut self, fault: &'static str, lane: &mut Lane) -> Result<(), String> {
+        let owners = self.owners()?;
+        let master = lane.rng.choice(owners).ok_or("nobody has partitions")?;
+        let partitions = self.partitions(&master);
+        let names: Vec<String> = partitions.iter().map(u16::to_string).collect();
+        let addr = self.addr(master.index);
+        lane.shared.say(&format!("  at {addr}, partitions {}", names.join(" ")));
+        let place = lane.shared.begin(fault, partitions.clone());
+        let (shared, all) = (lane.shared.clone(), || (0..PARTITIONS).collect());
+        let full_coverage = self.full_coverage;
+        let ends = |splits: bool, dies: bool| {
+            shared.amend(place, |window| {
+                (window.ends_epoch, window.splits) = (true, splits);
+                if dies && full_coverage {
+                    window.also_away = all();
+                }
+            });
+        };
+        match fault {
+            "kill-master" => {
+                ends(false, true);
+                self.kill(lane, &master, partitions)?;
+            }
+            "restart-master" => {
+                ends(true, true);
+                self.cluster.nodes[master.index].kill();
+                self.restart(master.index);
+            }
+            "freeze-master" => {
+                ends(true, true);
+                self.cluster.nodes[master.index].freeze();
+                let replaced = self.replaced(lane, &master, true);
+                let waited = lane.wait(0..3_000);
+                self.cluster.nodes[master.index].thaw();
+                replaced.and(waited)?;
+            }
+            "cluster-failover" => {
+                ends(false, false);
+                self.fail_over(lane, &master, &["CLUSTER", "FAILOVER"])?;
+            }
+            "failover-force" => {
+                ends(true, false);
+                self.fail_over(lane, &master, &["CLUSTER", "FAILOVER", "FORCE"])?;
+            }
+            "failover-takeover" => {
+                ends(true, false);
+                self.fail_over(lane, &master, &["CLUSTER", "FAILOVER", "TAKEOVER"])?;
+            }
+            "move" => self.move_some(lane, &master, partitions)?,
+            "reshard" => self.reshard(lane, &master)?,
+            "grow" => {
+                shared.amend(place, |window| window.partitions = all());
+                self.grow(lane)?;
+            }
+            _ => self.miss_a_replica(lane, &master)?,
+        }
+        self.wait_for_order(lane)?;
+        lane.shared.end(place);
+        Ok(())
+    }
+}
