@@ -711,10 +711,11 @@ end
 
 -- Returns the witness' ids of these channels, by channel, the younger generation first; and whether the hash of the
 -- current generation has its mark. Returns nil and an error if it cannot be read, as while Redis Cluster moves it: that
--- does not prove that it is gone.
+-- does not prove that it is gone. Without channels the older generation is not asked: while Redis Cluster moves the
+-- partition, a hash that was never there could not be told from one that has gone, and every tick would fail.
 local function witnessed(s, channels)
-  local found, marked = {}, false
-  for generation = s.known or 0, (s.known or 0) - 1, -1 do
+  local found, marked, last = {}, false, s.known or 0
+  for generation = last, #channels == 0 and last or last - 1, -1 do
     local name = known_name(generation)
     -- `unpack` can pass only some thousands of arguments.
     for first = 0, #channels, 1000 do

@@ -24,8 +24,8 @@ pub enum Meaning {
     Undone,
     /// The state belongs to another contract version or number of partitions. Nothing was written.
     Mismatch,
-    /// Redis Cluster has the keys elsewhere, is moving them, or is down. Nothing ran. Find the
-    /// partition's master and send the event again.
+    /// Redis Cluster has the keys elsewhere, is moving them, or is down. Nothing ran, or what ran was
+    /// undone. Find the partition's master and send the event again.
     Elsewhere,
     /// It is unknown whether the event was published, so no program may repeat it on its own.
     ///
@@ -43,6 +43,7 @@ pub fn meaning(error: &str) -> Meaning {
         "SSECONFLICT" => Meaning::Conflict,
         "SSEDENIED" => Meaning::Denied,
         "SSEEPOCH" => Meaning::OtherEpoch,
+        "SSEUNDONE" if is_moving(error) => Meaning::Elsewhere,
         "SSEUNDONE" => Meaning::Undone,
         "SSEMISMATCH" => Meaning::Mismatch,
         // A running script cannot cause these two errors, because a script cannot call functions or
@@ -56,11 +57,24 @@ pub fn meaning(error: &str) -> Meaning {
     }
 }
 
+/// Whether the library undid an event because Redis Cluster is moving the partition: a key that the
+/// call does not name, the witness, has gone already or has not come yet.
+fn is_moving(error: &str) -> bool {
+    error.contains(NON_LOCAL) || error.contains(NO_WITNESS)
+}
+
+/// How Redis 7.0 to 8 answer a script that touches a key of another server.
+const NON_LOCAL: &str = "attempted to access a non local key";
+
+/// How the library answers where the witness is not here.
+const NO_WITNESS: &str = "the partition has no witness here";
+
 /// The words of an error for people: without the code if it is one of the script's own, else the
 /// whole text.
 pub fn detail(error: &str) -> &str {
     match (meaning(error), error.split_once(' ')) {
-        (Meaning::Unknown | Meaning::Missing | Meaning::Elsewhere, _) | (_, None) => error,
+        (Meaning::Unknown | Meaning::Missing, _) | (_, None) => error,
+        (Meaning::Elsewhere, Some((code, _))) if code != "SSEUNDONE" => error,
         (_, Some((_, words))) => words,
     }
 }
@@ -91,6 +105,12 @@ mod tests {
             ("ASK 10106 127.0.0.1:7401", Meaning::Elsewhere),
             ("TRYAGAIN Multiple keys request during rehashing of slot", Meaning::Elsewhere),
             ("CLUSTERDOWN Hash slot not served", Meaning::Elsewhere),
+            (
+                "SSEUNDONE ERR Script attempted to access a non local key in a cluster node",
+                Meaning::Elsewhere,
+            ),
+            ("SSEUNDONE the partition has no witness here: it is being …", Meaning::Elsewhere),
+            ("ERR Script attempted to access a non local key in a cluster node", Meaning::Unknown),
             // Errors of Redis itself, before a script, within it or about it.
             ("NOPERM this user has no permissions to run the 'fcall' command", Meaning::Unknown),
             ("ERR The user executing the script can't run this command", Meaning::Unknown),
@@ -106,12 +126,18 @@ mod tests {
     }
 
     #[test]
+    fn the_librarys_words_are_those_that_are_looked_for() {
+        assert!(crate::library_source().contains(NO_WITNESS));
+    }
+
+    #[test]
     fn a_batch_answers_ids_and_errors() {
         assert_eq!(batch_answer("5-65536"), Ok(EventId { ms: 5, seq: 65536 }));
         let invalid = batch_answer("SSEINVALID data: 2 bytes, at most 1");
         assert_eq!(invalid, Err((Meaning::Invalid, "data: 2 bytes, at most 1")));
         assert_eq!(batch_answer("SSEUNDONE"), Err((Meaning::Undone, "SSEUNDONE")));
         assert_eq!(batch_answer("OOM no"), Err((Meaning::Unknown, "OOM no")));
+        assert_eq!(batch_answer("MOVED 1 a:1"), Err((Meaning::Elsewhere, "MOVED 1 a:1")));
         assert_eq!(batch_answer(""), Err((Meaning::Unknown, "")));
     }
 

@@ -89,13 +89,21 @@ impl RedisCluster {
     /// Moves a slot to another node, as `redis-cli --cluster reshard` does: key by key.
     #[track_caller]
     pub fn move_slot(&self, slot: u16, from: usize, to: usize) {
-        let (text, [source, target]) = (slot.to_string(), [from, to].map(|node| self.id(node)));
-        let set = |node: usize, words: &[&str]| {
-            let words = [&["CLUSTER", "SETSLOT", &text], words].concat();
-            assert_eq!(self.nodes[node].command(&words), "OK");
-        };
-        set(to, &["IMPORTING", &source]);
-        set(from, &["MIGRATING", &target]);
+        self.begin_move(slot, from, to);
+        self.finish_move(slot, from, to);
+    }
+
+    /// Begins to move a slot. From now on its new keys belong to the other node.
+    #[track_caller]
+    pub fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        self.set_slot(to, slot, &["IMPORTING", &self.id(from)]);
+        self.set_slot(from, slot, &["MIGRATING", &self.id(to)]);
+    }
+
+    /// Moves a slot's keys, and then the slot.
+    #[track_caller]
+    pub fn finish_move(&self, slot: u16, from: usize, to: usize) {
+        let (text, target) = (slot.to_string(), self.id(to));
         let addr = self.nodes[to].addr;
         let [host, port] = [addr.ip().to_string(), addr.port().to_string()];
         loop {
@@ -109,11 +117,18 @@ impl RedisCluster {
             let moved = self.nodes[from].command(&words);
             assert!(moved == "OK" || moved == "NOKEY", "{moved}");
         }
-        set(to, &["NODE", &target]);
+        self.set_slot(to, slot, &["NODE", &target]);
         // A master that has given away its last slot may be a replica already.
         let words = ["CLUSTER", "SETSLOT", &text, "NODE", &target];
         let told = self.nodes[from].command(&words);
         assert!(told == "OK" || told.contains("only with masters"), "{told}");
+    }
+
+    #[track_caller]
+    fn set_slot(&self, node: usize, slot: u16, words: &[&str]) {
+        let slot = slot.to_string();
+        let words = [&["CLUSTER", "SETSLOT", &slot], words].concat();
+        assert_eq!(self.nodes[node].command(&words), "OK");
     }
 
     /// Waits until all nodes that live agree on who owns what.

@@ -24,7 +24,8 @@ pub struct BaseUrl {
 pub enum Address {
     /// A gateway's HTTP API.
     Gateway(BaseUrl),
-    /// A `redis://` or `rediss://` URL. It is never printed, because it may contain a password.
+    /// A URL of Redis: one server, Sentinels or a cluster. It is never printed, because it may contain
+    /// a password.
     Redis(String),
 }
 

@@ -41,7 +41,11 @@ pub mod http_client;
 pub mod http_head;
 pub mod http_target;
 
+mod redis_error;
+mod redis_place;
 pub mod redis_reply;
+mod redis_session;
+mod redis_slots;
 pub mod redis_target;
 
 pub mod progress;

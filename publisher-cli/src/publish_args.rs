@@ -77,7 +77,8 @@ pub struct PublishArguments {
     /// The gateway [env: SSE_URL] [default: http://127.0.0.1:8080]
     #[arg(short, long, value_name = "URL", conflicts_with = "redis", help_heading = "Connection")]
     pub url: Option<String>,
-    /// Publish straight to Redis: redis://… or rediss://… [env: SSE_REDIS]
+    /// Publish straight to Redis: redis://HOST, redis+sentinel://HOST,HOST/NAME or
+    /// redis+cluster://HOST,HOST; rediss… for TLS [env: SSE_REDIS]
     #[arg(long, value_name = "URL", help_heading = "Connection")]
     pub redis: Option<String>,
     /// The prefix of the gateway's keys in Redis [default: sse]

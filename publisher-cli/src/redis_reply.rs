@@ -1,7 +1,7 @@
 //! Interprets the answers of Redis. Does no I/O.
 
 use redis::RedisError;
-use sse_contract::{Meaning, batch_answer, meaning};
+use sse_contract::{Meaning, batch_answer, detail, meaning};
 
 use crate::attempt::{Answer, Reason};
 
@@ -27,7 +27,7 @@ pub fn call_meaning(error: &RedisError) -> Meaning {
 fn refusal(meaning: Meaning, reason: Reason) -> Answer {
     match meaning {
         // Nothing was published, and another attempt may succeed.
-        Meaning::Missing | Meaning::OtherEpoch | Meaning::Undone => {
+        Meaning::Missing | Meaning::OtherEpoch | Meaning::Undone | Meaning::Elsewhere => {
             Answer::Again { reason, perhaps_published: false }
         }
         Meaning::Invalid | Meaning::Conflict | Meaning::Denied | Meaning::Mismatch => {
@@ -46,23 +46,24 @@ pub fn words(error: &RedisError) -> String {
 /// it.
 pub fn reason(error: &RedisError) -> Reason {
     match error.code() {
-        Some("MOVED" | "ASK" | "CROSSSLOT") => {
-            let text = "this is a node of a Redis Cluster; publish through a gateway (--url)";
-            Reason { kind: Some("CLUSTER".to_owned()), text: text.to_owned() }
-        }
+        Some("CROSSSLOT") => node_of_a_cluster(),
         Some("ERR") => Reason::new(error.detail().unwrap_or_default()),
         Some(_) => reason_of(&words(error)),
         None => Reason::new(error.to_string()),
     }
 }
 
+/// The reason if the URL of one server leads to a node of a Redis Cluster.
+pub fn node_of_a_cluster() -> Reason {
+    let text = "this is a node of a Redis Cluster; write redis+cluster://, not redis://";
+    Reason { kind: Some("CLUSTER".to_owned()), text: text.to_owned() }
+}
+
 /// The reason in a text that begins with a code. The words after the library's own codes are
 /// enough, so the code is then left out of the text.
 fn reason_of(text: &str) -> Reason {
-    let (code, words) = text.split_once(' ').unwrap_or((text, ""));
-    let own = !matches!(meaning(text), Meaning::Unknown | Meaning::Missing);
-    let text = if own { words } else { text };
-    Reason { kind: Some(code.to_owned()), text: text.to_owned() }
+    let code = text.split(' ').next().unwrap_or_default();
+    Reason { kind: Some(code.to_owned()), text: detail(text).to_owned() }
 }
 
 #[cfg(test)]
@@ -82,7 +83,7 @@ mod tests {
             "OOM command not allowed when used memory > 'maxmemory'.",
             "READONLY You can't write against a read only replica.",
             "ERR The user executing the script can't run this command",
-            "MOVED 1 127.0.0.1:1",
+            "CROSSSLOT Keys in request don't hash to the same slot",
         ] {
             let answer = call_answer(&error(line));
             assert!(matches!(answer, Answer::Unknown(_)), "{line}: {answer:?}");
@@ -98,6 +99,8 @@ mod tests {
             "NOSCRIPT No matching script. Please use EVAL.",
             "SSEEPOCH the data lives in epoch 1, the caller in 2",
             "SSEUNDONE WRONGTYPE",
+            "MOVED 1 127.0.0.1:1",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
         ] {
             let Answer::Again { perhaps_published, .. } = call_answer(&error(line)) else {
                 panic!("{line}");

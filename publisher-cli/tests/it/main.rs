@@ -16,3 +16,4 @@ mod scripted_gateway;
 mod tail;
 mod tail_view;
 mod tls_front;
+mod topologies;

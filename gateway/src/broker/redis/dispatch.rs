@@ -302,8 +302,7 @@ impl Dispatch {
                     // What is published on the channel now goes to another server, or to nobody.
                     let channel = String::from_utf8_lossy(channel);
                     return Err(SessionError::Refused(format!(
-                        "Redis ended the subscription of {channel} unasked, as it does when a slot \
-                         moves to another server"
+                        "Redis ended the subscription of {channel} unasked, {AS_SLOTS_MOVE}"
                     )));
                 }
             }
@@ -445,6 +444,14 @@ impl Dispatch {
 /// refuses nobody anything.
 fn is_elsewhere(error: &[u8]) -> bool {
     meaning(&String::from_utf8_lossy(error)) == Meaning::Elsewhere
+}
+
+/// How the end of a session is explained if Redis ends a subscription.
+const AS_SLOTS_MOVE: &str = "as it does when a slot moves to another server";
+
+/// Whether a session ended, or did not begin, because Redis Cluster moves the partition.
+pub(crate) fn is_moving(why: &str) -> bool {
+    why.ends_with(AS_SLOTS_MOVE) || meaning(why) == Meaning::Elsewhere
 }
 
 fn unasked(answered: &Option<Asked>, got: &str) -> SessionError {

@@ -138,8 +138,11 @@ impl Ingest {
         self.number += 1;
         let (addr, label) = (server.addr().clone(), self.partition.label());
         let (number, epoch, config) = (self.number, clock.epoch(), &self.partition.config);
-        let begun =
-            self.partition.sessions.begin(number, server.clone(), run.clone(), epoch, config);
+        // With `redis.durable` an epoch may also go on at a replica that took the master's place.
+        let durable = self.partition.calls.found_limits().is_none_or(|limits| limits.durable);
+        let keeps_moved = self.partition.place.moves_partitions() && !durable;
+        let (sessions, its_run) = (&self.partition.sessions, run.clone());
+        let begun = sessions.begin(number, server.clone(), its_run, epoch, keeps_moved, config);
         begun.map_err(|error| SessionError::Refused(error.to_string()))?;
         self.dispatch.begin(clock, addr.clone());
         match self.partition.outages.online(self.partition.number) {

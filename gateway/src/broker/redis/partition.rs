@@ -17,8 +17,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::broker::redis::agreement::Agreement;
 use crate::broker::redis::calls::Calls;
 use crate::broker::redis::connector::SessionError;
-use crate::broker::redis::dispatch::{Dispatch, Heard, IngestRequest, Terms};
-use crate::broker::redis::failure::{EnsureError, pool_error, words};
+use crate::broker::redis::dispatch::{Dispatch, Heard, IngestRequest, Terms, is_moving};
+use crate::broker::redis::failure::{Again, EnsureError, Failure, pool_error, unsent, words};
 use crate::broker::redis::history::{self, HistoryRequest};
 use crate::broker::redis::ingest::Status;
 use crate::broker::redis::outage::Outages;
@@ -279,6 +279,17 @@ impl Partition {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The failure of a publication that was not sent. While Redis Cluster moves the partition, there
+    /// is no session for a moment.
+    pub(crate) fn unsent(&self, error: &RedisError) -> Failure {
+        let moving = match &*self.status.borrow() {
+            Status::Offline(why) => is_moving(why),
+            _ => false,
+        };
+        let again = if moving { Again::Elsewhere } else { Again::WithKey };
+        Failure { again, ..unsent(error) }
     }
 
     /// The command that publishes a text on one of this partition's pub/sub channels.

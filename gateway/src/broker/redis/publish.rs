@@ -9,40 +9,53 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::BackoffBuilder;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 use sse_contract::{EventId, Meaning, Publish, batch_answer, batch_len};
 
+use crate::broker::redis::backoff::delays;
 use crate::broker::redis::dispatch::IngestRequest;
-use crate::broker::redis::failure::{Again, Failure, NoId, Outcome, pool_error, refusal, unsent};
+use crate::broker::redis::failure::{Again, Failure, NoId, Outcome, pool_error, refusal};
 use crate::broker::redis::partition::Partition;
 use crate::broker::redis::session::Session;
 use crate::feed::publication::{Publication, PublishError};
 
-/// How often a publication is sent at most.
+/// How often a publication is sent at most, unless Redis Cluster is moving the partition.
 const ATTEMPTS: usize = 4;
+/// The longest delay before a publication is sent again.
+const LONGEST_DELAY: Duration = Duration::from_millis(250);
 
 /// Publishes in order and returns the results in the same order. Failed publications are repeated
-/// where that is safe, until `request_timeout` is over.
+/// where that is safe: a few times, and until `request_timeout` is over while Redis Cluster moves the
+/// partition.
 pub(crate) async fn publish(
     partition: &Partition,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
     let end = Instant::now() + partition.config.request_timeout;
+    let mut session = partition.sessions.number();
     let mut results = attempt_until(end, partition, items.iter()).await;
-    let delays = backon::ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(50))
-        .with_jitter()
-        .with_max_times(ATTEMPTS - 1)
-        .build();
-    for delay in delays {
+    for (attempts, delay) in (1..).zip(delays(LONGEST_DELAY)) {
         let again: Vec<usize> =
-            (0..items.len()).filter(|&n| repeatable(&items[n], &results[n])).collect();
+            (0..items.len()).filter(|&n| repeatable(&items[n], &results[n], attempts)).collect();
         if again.is_empty() || Instant::now() + delay >= end {
             break;
         }
-        tokio::time::sleep(delay).await;
+        let moving = again.iter().any(|&n| is_elsewhere(&results[n]));
+        if moving {
+            // The tick ends a session whose server does not serve the partition any more.
+            partition.tell(IngestRequest::Tick);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = partition.sessions.after(session) => {}
+        }
+        session = partition.sessions.number();
+        if moving && session.is_none() {
+            // An attempt that waits for a session until the time is over could not say that nothing
+            // was sent.
+            continue;
+        }
         let repeated = attempt_until(end, partition, again.iter().map(|&n| &items[n])).await;
         for (n, result) in again.into_iter().zip(repeated) {
             results[n] = later(&results[n], result);
@@ -56,15 +69,21 @@ pub(crate) async fn publish(
     results.into_iter().map(count).collect()
 }
 
-fn repeatable(item: &Publication, result: &Outcome) -> bool {
+/// Whether a publication may be sent again after so many attempts.
+fn repeatable(item: &Publication, result: &Outcome, attempts: usize) -> bool {
     match result {
         Ok(_) => false,
         Err(failure) => match failure.again {
             Again::Never => false,
-            Again::WithKey => item.idempotency_key.is_some(),
-            Again::InNewEpoch | Again::Elsewhere => true,
+            Again::WithKey => item.idempotency_key.is_some() && attempts < ATTEMPTS,
+            Again::InNewEpoch => attempts < ATTEMPTS,
+            Again::Elsewhere => true,
         },
     }
+}
+
+fn is_elsewhere(result: &Outcome) -> bool {
+    matches!(result, Err(failure) if failure.again == Again::Elsewhere)
 }
 
 /// Chooses the result after a repetition. An attempt that may have published keeps its
@@ -109,7 +128,7 @@ async fn attempt<'a>(
     let items: Vec<Publish<'_>> = items.map(Publication::as_publish).collect();
     let session = match partition.sessions.get().await {
         Ok(session) => session,
-        Err(error) => return alike(count, &unsent(&error)),
+        Err(error) => return alike(count, &partition.unsent(&error)),
     };
     match session.pool.get().await {
         Ok(mut connection) => {
@@ -119,7 +138,7 @@ async fn attempt<'a>(
             }
             sent.outcomes
         }
-        Err(error) => alike(count, &unsent(&pool_error(error))),
+        Err(error) => alike(count, &partition.unsent(&pool_error(error))),
     }
 }
 
@@ -261,6 +280,32 @@ mod tests {
         let lost = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
         let outcomes = read(2, Err(lost));
         assert!(matches!(outcomes[..], [Err(NoId::Lost(_)), Err(NoId::Lost(_))]), "{outcomes:?}");
+    }
+
+    #[test]
+    fn only_what_a_moving_partition_refused_is_sent_again_without_end() {
+        let item = |key: Option<&str>| Publication {
+            channel: "demo".parse().unwrap(),
+            event: None,
+            data: "x".into(),
+            idempotency_key: key.map(Into::into),
+        };
+        let failed = |meaning| Err(NoId::Answered(meaning, "x".into()).into());
+        let lost = Err(NoId::Lost("broken pipe".into()).into());
+        for (result, plain, keyed) in [
+            (Ok(EventId::new(5, 1, 0)), 0, 0),
+            (failed(Meaning::Invalid), 0, 0),
+            (failed(Meaning::Unknown), 0, 0),
+            (lost, 0, ATTEMPTS - 1),
+            (failed(Meaning::Undone), 0, ATTEMPTS - 1),
+            (failed(Meaning::OtherEpoch), ATTEMPTS - 1, ATTEMPTS - 1),
+            (failed(Meaning::Elsewhere), 1000, 1000),
+        ] {
+            for (item, expected) in [(item(None), plain), (item(Some("k")), keyed)] {
+                let again = (1..=1000).take_while(|n| repeatable(&item, &result, *n)).count();
+                assert_eq!(again, expected, "{result:?} {:?}", item.idempotency_key);
+            }
+        }
     }
 
     #[test]

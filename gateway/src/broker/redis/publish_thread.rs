@@ -18,7 +18,7 @@ use sse_contract::{Publish, batch_len};
 use tokio::sync::{Notify, oneshot};
 
 use crate::broker::redis::alarm::Alarm;
-use crate::broker::redis::failure::{Again, Failure, Outcome, unsent};
+use crate::broker::redis::failure::{Again, Failure, Outcome};
 use crate::broker::redis::partition::Partition;
 use crate::broker::redis::publish::{self, Sent};
 use crate::broker::redis::session::{Session, check_server};
@@ -162,7 +162,7 @@ pub(crate) async fn run(partition: Arc<Partition>, queue: Arc<Queue>) -> Infalli
             Err(error) => {
                 // Nothing was sent of any waiting event, so all fail now. Failing batch by batch
                 // would make each batch wait anew for a session.
-                let failure = unsent(&error);
+                let failure = partition.unsent(&error);
                 for waiting in queue.take_all() {
                     let _ = waiting.answer.send(Err(failure.clone()));
                 }

@@ -37,6 +37,8 @@ pub struct Session {
     number: u64,
     server: Server,
     run: Run,
+    /// Whether an epoch goes on at another server only if the partition was moved there as a whole.
+    keeps_moved: bool,
     /// Connections to this server, each used for one command at a time.
     pub(crate) pool: Pool,
     /// The epoch of the ingest's last tick.
@@ -90,17 +92,20 @@ impl Default for Sessions {
 
 impl Sessions {
     /// Begins a session after the ingest has connected to `server`: from now on commands go there.
-    /// Fails if the address cannot be used for a pool.
+    /// `keeps_moved` is whether the epoch proves that a partition was moved there as a whole
+    /// ([`Sessions::confirms`]). Fails if the address cannot be used for a pool.
     pub fn begin(
         &self,
         number: u64,
         server: Server,
         run: Run,
         epoch: u64,
+        keeps_moved: bool,
         settings: &RedisSettings,
     ) -> Result<(), RedisError> {
         let pool = pool(&server, settings, run.clone())?;
-        let session = Session { number, server, run, pool, epoch: watch::Sender::new(epoch) };
+        let epoch = watch::Sender::new(epoch);
+        let session = Session { number, server, run, keeps_moved, pool, epoch };
         self.current.send_replace(Some(Arc::new(session)));
         Ok(())
     }
@@ -134,12 +139,32 @@ impl Sessions {
         })
     }
 
-    /// Whether an answer of this session still counts: the session lasts, or the next one is with
-    /// the same server in the same epoch. Waits up to a second for a next session.
+    /// The number of the current session, if there is one.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.current.borrow().as_ref().map(|session| session.number)
+    }
+
+    /// Waits for a session other than the one with this number.
+    pub(crate) async fn after(&self, number: Option<u64>) {
+        let mut current = self.current.subscribe();
+        let other = |session: &Option<Arc<Session>>| {
+            session.as_ref().is_some_and(|session| Some(session.number) != number)
+        };
+        // The sender lives as long as `self`.
+        let _ = current.wait_for(other).await;
+    }
+
+    /// Whether an answer of this session still counts: the session lasts, or the next one is of the
+    /// same epoch, and with the same server or in a Redis Cluster. There an epoch goes on at another
+    /// server only if the whole partition was moved there, with what was acknowledged before. Waits
+    /// up to a second for a next session.
     pub async fn confirms(&self, session: &Arc<Session>) -> bool {
         match self.get().await {
             Ok(now) if now.number == session.number => true,
-            Ok(now) => now.run == session.run && now.epoch() == session.epoch(),
+            Ok(now) => {
+                let same = now.run == session.run || now.keeps_moved;
+                same && now.epoch() == session.epoch()
+            }
             Err(_) => false,
         }
     }
@@ -192,4 +217,45 @@ fn pool(server: &Server, settings: &RedisSettings, run: Run) -> Result<Pool, Red
         .pre_recycle(young)
         .build();
     Ok(pool.expect("a runtime is named, which is all that can be missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::redis::place::Place;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn an_answer_counts_where_the_next_session_has_what_was_written() {
+        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+        let settings = RedisSettings::of(&config);
+        let server = Place::of(&settings).unwrap().master().await.unwrap();
+        for (run, epoch, keeps_moved, counts) in [
+            ("a", 1, false, true),
+            ("a", 2, false, false),
+            ("a", 2, true, false),
+            ("b", 1, false, false),
+            ("b", 1, true, true),
+            ("b", 2, true, false),
+        ] {
+            let sessions = Sessions::default();
+            let begin = |number, run: &str, epoch, keeps_moved| {
+                let begun = sessions.begin(
+                    number,
+                    server.clone(),
+                    run.into(),
+                    epoch,
+                    keeps_moved,
+                    &settings,
+                );
+                begun.unwrap();
+            };
+            begin(1, "a", 1, keeps_moved);
+            let session = sessions.get().await.unwrap();
+            assert!(sessions.confirms(&session).await, "it lasts");
+            begin(2, run, epoch, keeps_moved);
+            let told = sessions.confirms(&session).await;
+            assert_eq!(told, counts, "{run} {epoch} {keeps_moved}");
+        }
+    }
 }

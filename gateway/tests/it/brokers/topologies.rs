@@ -3,6 +3,7 @@
 
 use sse_contract::{Cursor, Keys};
 use sse_lab::redis_cluster::RedisCluster;
+use sse_lab::redis_server::RedisServer;
 use sse_lab::sentinels::Sentinels;
 
 use super::spanning::{channels_of, query};
@@ -152,6 +153,71 @@ fn a_partition_that_moves_under_load_loses_nothing_and_tells_nothing() {
     }
 }
 
+/// How often a node answered this error.
+fn count(node: &RedisServer, code: &str) -> u64 {
+    let stats = node.command(&["INFO", "errorstats"]);
+    let head = format!("errorstat_{code}:count=");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&head));
+    line.map_or(0, |count| count.split([',', '\r']).next().unwrap().parse().expect("a number"))
+}
+
+/// No request has an idempotency key, and no client repeats one.
+#[test]
+fn who_publishes_while_a_partition_moves_notices_nothing() {
+    let cluster = RedisCluster::start(3, false);
+    // The slot is half moved for as long as this test needs to see so.
+    let gateway = start(&cluster.url(), &[("redis.request_timeout", "60s")]).unwrap();
+    let (keys, channels) = (Keys::new("sse", P), channels_of(P));
+    let (old, slot) = (&channels[9], keys.slot(9));
+    gateway.publish(old, "0");
+    let json = [("Content-Type", "application/json")];
+    let one = |channel: &str| {
+        let answer = gateway.post(&format!("/channels/{channel}"), &[], b"x");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    // A channel that is new while the slot is half moved is refused by both nodes.
+    let new = |n: usize| format!("new{n}:{{{old}}}");
+    let many = |n: usize| {
+        let items = format!(
+            r#"[{{"channel":"{old}","data":"1"}},{{"channel":"{}","data":"2"}},
+                {{"channel":"{}","data":"3"}}]"#,
+            new(n),
+            channels[0]
+        );
+        let answer = gateway.post("/publish", &json, items.as_bytes());
+        let results = answer.json()["results"].clone();
+        let all = results.as_array().expect("results").iter().all(|item| item["id"].is_string());
+        assert!(answer.status == 200 && all, "{results}");
+    };
+    let mut from = cluster.owner_by(slot, 0);
+    for turn in 0..3 {
+        let to = (from + 1) % 3;
+        let refused = || count(&cluster.nodes[from], "TRYAGAIN");
+        let before = refused();
+        cluster.begin_move(slot, from, to);
+        std::thread::scope(|scope| {
+            scope.spawn(|| one(&new(100 + turn)));
+            scope.spawn(|| many(turn));
+            let old = scope.spawn(|| (0..30).for_each(|_| one(old)));
+            // Each of two publications is refused more often than other failures are repeated.
+            eventually("the publications are repeated", || refused() >= before + 12);
+            cluster.finish_move(slot, from, to);
+            old.join().unwrap();
+        });
+        (0..10).for_each(|_| one(old));
+        from = to;
+    }
+    for n in 0..3 {
+        let node = &cluster.nodes[from];
+        for channel in [new(n), new(100 + n)] {
+            let history = keys.history(&channel.parse().unwrap());
+            assert_eq!(node.command(&["XLEN", &history]), "1", "{channel}");
+        }
+    }
+    let history = keys.history(&old.parse().unwrap());
+    assert_eq!(cluster.nodes[from].command(&["XLEN", &history]), (1 + 3 * (1 + 40)).to_string());
+}
+
 #[test]
 fn the_clients_of_other_masters_notice_nothing_of_a_failover() {
     let mut cluster = RedisCluster::start(3, true);
@@ -238,12 +304,7 @@ fn what_is_wrong_with_a_cluster_is_named() {
     let error = start(&cluster.url(), &[("redis.partitions", "8")]).map(drop).unwrap_err();
     assert!(error.contains("16") && error.contains('8'), "{error}");
     // A node without slots.
-    let empty = sse_lab::redis_server::RedisServer::start_with(&[
-        "--cluster-enabled",
-        "yes",
-        "--cluster-port",
-        "16999",
-    ]);
+    let empty = RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", "16999"]);
     let error = start(&format!("redis+cluster://{}", empty.addr), &[]).map(drop).unwrap_err();
     assert!(error.contains("no node owns slot"), "{error}");
     let across = cluster.nodes[0].command(&[

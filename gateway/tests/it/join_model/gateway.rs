@@ -191,7 +191,7 @@ impl Gateway {
         let (number, run) = (self.sessions, link.run.as_str().into());
         let server = partition.place.master().now_or_never().expect("a URL").unwrap();
         let (epoch, config) = (clock.epoch(), &partition.config);
-        partition.sessions.begin(number, server, run, epoch, config).unwrap();
+        partition.sessions.begin(number, server, run, epoch, false, config).unwrap();
         self.dispatch.begin(clock, "the model".into());
         self.heard.push((clock.epoch(), link.server));
         self.link = Some(link);
