@@ -147,7 +147,7 @@ fn a_partition_that_moves_under_load_loses_nothing_and_tells_nothing() {
         let block = subscriber.event();
         assert_eq!(block.event, "", "{block:?}");
         let n: usize = block.data.parse().unwrap();
-        let partition = if n % 2 == 0 { 9 } else { n % usize::from(P) };
+        let partition = if n.is_multiple_of(2) { 9 } else { n % usize::from(P) };
         assert!(n >= seen[partition], "in order");
         seen[partition] = n;
     }
