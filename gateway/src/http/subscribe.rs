@@ -5,7 +5,7 @@ use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
 use actix_web_lab::extract::LocalData;
-use sse_contract::{Channel, Positions};
+use sse_contract::Positions;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,10 +33,8 @@ pub(crate) async fn get(
     app: web::Data<App>,
     hub: LocalData<HubHandle>,
 ) -> Result<HttpResponse, Problem> {
-    let mut subscription = request::subscription(&request, app.config.stream.max_channels)
-        .inspect_err(|_| app.reject(Rejection::Invalid))?;
-    check_partitions(&subscription.channels, &app)
-        .inspect_err(|_| app.reject(Rejection::Invalid))?;
+    let mut subscription =
+        wanted(&request, &app).inspect_err(|_| app.reject(Rejection::Invalid))?;
     if app.draining() {
         return Ok(come_back(&request, &app, Away::Here(Rejection::Draining)));
     }
@@ -97,15 +95,17 @@ pub(crate) async fn get(
     Ok(delimited(response, request.version()))
 }
 
-/// Refuses channels of more partitions than a position can name.
-fn check_partitions(channels: &[Channel], app: &App) -> Result<(), Problem> {
+/// Reads the request. Refuses channels of more partitions than a position can name.
+fn wanted(request: &HttpRequest, app: &App) -> Result<Subscription, Problem> {
+    let subscription = request::subscription(request, app.config.stream.max_channels)?;
     if usize::from(app.broker.partitions()) <= Positions::MOST {
-        return Ok(());
+        return Ok(subscription);
     }
-    let partitions = channels.iter().map(|channel| app.broker.partition_of(channel));
+    let channels = subscription.channels.iter();
+    let partitions = channels.map(|channel| app.broker.partition_of(channel));
     let count = partitions.collect::<HashSet<_>>().len();
     if count <= Positions::MOST {
-        return Ok(());
+        return Ok(subscription);
     }
     let detail = format!(
         "these channels are of {count} partitions, and a stream can be of {} at most; channels that \
@@ -149,8 +149,7 @@ pub(crate) async fn head_only(
     request: HttpRequest,
     app: web::Data<App>,
 ) -> Result<HttpResponse, Problem> {
-    let subscription = request::subscription(&request, app.config.stream.max_channels)?;
-    check_partitions(&subscription.channels, &app)?;
+    let subscription = wanted(&request, &app)?;
     let asking = Asking::of(&request, &app.config.server);
     let channels = subscription.channels;
     if let Err(refused) = app.access.subscriber(&asking, &channels, &app.broker).await {

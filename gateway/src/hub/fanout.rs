@@ -118,11 +118,9 @@ impl Subscribers {
         let (mut written, mut missed, mut others) = (Traffic::default(), 0, false);
         for &slot in self.channels.subscribers(*key) {
             let connection = &mut self.connections[slot as usize];
-            if readers != Readers::All {
-                if connection.strands.has_one_channel() != write {
-                    others = true;
-                    continue;
-                }
+            if readers != Readers::All && connection.strands.has_one_channel() != write {
+                others = true;
+                continue;
             }
             let attempt = if write { connection.write_now(&batch, now) } else { Attempt::NotMade };
             if let Attempt::Whole(n) = attempt {

@@ -4,12 +4,13 @@
 //! other half: what the broker's messages do to these connections.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use slab::Slab;
-use sse_contract::Channel;
+use sse_contract::{Channel, EventId};
 
 use crate::broker::Broker;
 use crate::config::StreamConfig;
@@ -367,20 +368,7 @@ impl Subscribers {
             if now - connection.last_write < jittered(heartbeat) {
                 continue;
             }
-            // Of several strands, one that is live is enough: the cursor has what each is at.
-            let live = connection.strands.iter().filter(|strand| strand.joining.is_none());
-            let position = live
-                .filter_map(|s| Some((s.partition, dispatched(s.partition)?.max(s.seen))))
-                .next();
-            let sent = match position {
-                Some((partition, id)) if connection.checkpoints => {
-                    let cursor = connection.strands.cursor(partition, id);
-                    connection.heartbeat(&frame::checkpoint(&cursor), now)
-                }
-                _ if connection.checkpoints => connection.heartbeat(frame::ALIVE, now),
-                _ => connection.heartbeat(frame::COMMENT, now),
-            };
-            match sent {
+            match beat(connection, dispatched, now) {
                 Ok(sent) => written += sent,
                 Err(_) => ended.push((slot, CloseReason::Failed)),
             }
@@ -449,6 +437,29 @@ impl Subscribers {
             self.close(slot, CloseReason::Drain);
         }
         self.connections.is_empty()
+    }
+}
+
+/// Sends a heartbeat: a checkpoint if the stream takes checkpoints and has a live strand. Of several
+/// strands one is enough, because the cursor has what each is at.
+fn beat(
+    connection: &mut Connection,
+    dispatched: impl Fn(u16) -> Option<EventId>,
+    now: Deciseconds,
+) -> io::Result<Traffic> {
+    if !connection.checkpoints {
+        return connection.heartbeat(frame::COMMENT, now);
+    }
+    let position = {
+        let mut live = connection.strands.iter().filter(|strand| strand.joining.is_none());
+        live.find_map(|s| Some((s.partition, dispatched(s.partition)?.max(s.seen))))
+    };
+    match position {
+        Some((partition, id)) => {
+            let cursor = connection.strands.cursor(partition, id);
+            connection.heartbeat(&frame::checkpoint(&cursor), now)
+        }
+        None => connection.heartbeat(frame::ALIVE, now),
     }
 }
 

@@ -52,7 +52,7 @@ enum Aside {
     /// The only strand joins.
     Joining(Joining),
     /// There are several strands. The fields of `Strands` say nothing.
-    Several(Several),
+    Several(Box<Several>),
 }
 
 /// The strands of a stream that has several.
@@ -174,7 +174,7 @@ impl Strands {
         }
         let (list, opening) = (list.into(), Some(Vec::new()));
         let several = Several { partitions, list, opening, greeted: false };
-        let aside = Some(Box::new(Aside::Several(several)));
+        let aside = Some(Box::new(Aside::Several(Box::new(several))));
         Strands { partition, seen, memberships, aside }
     }
 

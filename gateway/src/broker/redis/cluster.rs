@@ -363,7 +363,7 @@ mod tests {
             server
         };
         let dial = async |node| connector::dial(&server(node), PATIENCE).await.unwrap();
-        let cluster = Cluster::new(vec![server(old)]);
+        let cluster = Cluster::new(vec![*server(old)]);
         let [asks, other] = [0, 1];
         let mut connection = dial(old).await;
         let run = Life::of(&mut connection).await.unwrap().run;

@@ -22,7 +22,7 @@ const CLUSTER_DELAY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub enum Place {
     /// A fixed address. After a failover it must lead to the new master.
-    Url(Server),
+    Url(Box<Server>),
     /// The master that Sentinels name.
     Sentinel(Arc<Sentinels>),
     /// The owner of a slot of a Redis Cluster.
@@ -53,7 +53,7 @@ impl Place {
             RedisUrl::Server(info) => {
                 let server = settings.server(info)?;
                 server.client().map_err(BadRedisUrl::new)?;
-                Place::Url(server)
+                Place::Url(Box::new(server))
             }
             RedisUrl::Sentinel { sentinels, name, master } => {
                 let template = settings.server(master)?;
@@ -76,7 +76,7 @@ impl Place {
     /// Where the master is now. The ingest still checks that the server there is one.
     pub async fn master(&self) -> Result<Server, SessionError> {
         match self {
-            Place::Url(server) => Ok(server.clone()),
+            Place::Url(server) => Ok((**server).clone()),
             Place::Sentinel(sentinels) => sentinels.master().await,
             Place::Cluster { cluster, slot } => cluster.owner(*slot).await,
         }
