@@ -4,7 +4,8 @@
 //! several Sentinels are asked at the same time and the newest answer counts: one that is cut off
 //! from the others still names a master that was deposed.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -20,6 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a failure a Sentinel is listened to again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the others are waited for once more than half of the Sentinels have answered.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// How long an older answer is not believed after a newer one. Sentinels that were set up anew begin
+/// with older ones.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
 /// The pub/sub channel on which Sentinels tell of a new master.
 const SWITCH: &str = "+switch-master";
 
@@ -32,6 +40,8 @@ pub struct Sentinels {
     name: String,
     /// Credentials and TLS for the master; its address is what is asked for.
     template: Server,
+    /// The newest answer so far, and when a Sentinel gave it last.
+    newest: Mutex<Option<(Said, Instant)>>,
 }
 
 /// What a Sentinel says of the master.
@@ -47,7 +57,7 @@ impl Sentinels {
     /// Sentinels, what they call the master, and a server whose credentials and TLS are the
     /// master's.
     pub(crate) fn new(sentinels: Vec<Server>, name: String, template: Server) -> Self {
-        Sentinels { sentinels, name, template }
+        Sentinels { sentinels, name, template, newest: Mutex::default() }
     }
 
     /// The addresses of the Sentinels, for messages before a master is known.
@@ -56,8 +66,9 @@ impl Sentinels {
         format!("{:?} of the Sentinels {}", self.name, addrs.join(", "))
     }
 
-    /// Where the master is, as the Sentinels say. Waits for more than half of them, and believes the
-    /// one that knows of the last failover. The error says of each why it did not tell.
+    /// Where the master is, as the Sentinels say. Waits for more than half of them, and a moment for
+    /// the others, and believes the one that knows of the last failover. The error says of each why
+    /// it did not tell.
     pub(crate) async fn master(&self) -> Result<Server, SessionError> {
         let asked = self.sentinels.iter().map(|sentinel| async move {
             let asked = tokio::time::timeout(PATIENCE, self.ask(sentinel)).await;
@@ -66,13 +77,16 @@ impl Sentinels {
         });
         let mut asked: FuturesUnordered<_> = asked.collect();
         let (mut said, mut failures) = (Vec::<Said>::new(), Vec::new());
-        while let Some(answer) = asked.next().await {
+        loop {
+            let most = said.len() > self.sentinels.len() / 2;
+            let answer = match most {
+                true => tokio::time::timeout(MOMENT, asked.next()).await.unwrap_or(None),
+                false => asked.next().await,
+            };
             match answer {
-                Ok(answer) => said.push(answer),
-                Err(failure) => failures.push(failure),
-            }
-            if said.len() > self.sentinels.len() / 2 {
-                break;
+                Some(Ok(answer)) => said.push(answer),
+                Some(Err(failure)) => failures.push(failure),
+                None => break,
             }
         }
         let newest = said.into_iter().max_by_key(|said| said.epoch);
@@ -80,7 +94,24 @@ impl Sentinels {
             let why = failures.join("; ");
             SessionError::Refused(format!("no Sentinel tells where {:?} is: {why}", self.name))
         })?;
+        let newest = self.compared(newest, Instant::now());
         Ok(self.template.at(&newest.host, newest.port))
+    }
+
+    /// The newer one of this answer and what was said before. After a failover most Sentinels may
+    /// name the old master for some time: they hear of the new one from the first, and one that was
+    /// slow does not act on that for half a minute.
+    fn compared(&self, said: Said, now: Instant) -> Said {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*newest {
+            Some((known, heard)) if known.epoch > said.epoch && now - *heard < REMEMBERED => {
+                known.clone()
+            }
+            _ => {
+                *newest = Some((said.clone(), now));
+                said
+            }
+        }
     }
 
     /// Waits until the Sentinels name another master than this one, and returns its address.
@@ -183,6 +214,7 @@ impl Sentinels {
 mod tests {
     use sse_lab::BOUND;
 
+    use super::*;
     use crate::broker::redis::place::Place;
     use crate::broker::redis::settings::RedisSettings;
     use crate::config::Config;
@@ -204,5 +236,23 @@ mod tests {
         });
         let other = tokio::time::timeout(BOUND, place.other_than(&old)).await;
         assert_eq!(other.as_deref(), Ok(&*new));
+    }
+
+    #[test]
+    fn an_older_answer_is_not_believed_for_a_while() {
+        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+        let place = Place::of(&RedisSettings::of(&config)).unwrap();
+        let Place::Url(template) = place else { panic!("{place:?}") };
+        let sentinels = Sentinels::new(Vec::new(), "mymaster".to_owned(), template);
+        let said = |epoch, host: &str| Said { epoch, host: host.to_owned(), port: 6379 };
+        let now = Instant::now();
+        let compared =
+            |said, seconds| sentinels.compared(said, now + Duration::from_secs(seconds)).host;
+        assert_eq!(compared(said(1, "old"), 0), "old");
+        assert_eq!(compared(said(2, "new"), 1), "new");
+        assert_eq!(compared(said(1, "old"), 40), "new");
+        assert_eq!(compared(said(2, "new"), 50), "new");
+        assert_eq!(compared(said(1, "old"), 100), "new");
+        assert_eq!(compared(said(0, "set up anew"), 111), "set up anew");
     }
 }
