@@ -64,7 +64,6 @@ struct Node {
 struct Life {
     run: String,
     is_master: bool,
-    replid: String,
     /// The replication id of the master that it was a replica of, or zeros. It changes at a
     /// promotion. (A master forgets it when it gets a first replica, and has a new `replid` then.)
     former: String,
@@ -146,26 +145,30 @@ impl Cluster {
     /// partition's state. That moves every key as it is, so nothing is lost. The other explanation is
     /// that the server was a replica of that process, and took its place with what it had.
     ///
-    /// It was moved if the process still lives, knows that this server owns the slot, and was not
-    /// replaced by it: it is still a master. (A master that is replaced loses all its slots at once,
-    /// and becomes a replica in the same moment.) A master that gave away its last slot becomes a
-    /// replica, too. Then it counts that this server was a master already when the slot's last session
-    /// ended, because this gateway had a session with it, and was not promoted since. A session that
-    /// began later proves nothing: that may have been another partition's, after the replacement.
-    /// The library still compares the replication ids.
+    /// It was moved if this server was a master already when the slot's last session ended, because
+    /// this gateway had a session with it, and was not promoted since. A session that began later
+    /// proves nothing: that may have been another partition's, after the replacement.
+    ///
+    /// It was also moved if this server was never promoted, and the process still lives, is a master
+    /// and knows that this server owns the slot. (A master that is replaced loses all its slots at
+    /// once, and becomes a replica in the same moment.) The library still compares the replication
+    /// ids.
     pub(crate) async fn moved(&self, run: &str, slot: u16, connection: &mut Connection) -> bool {
         let (Ok(here), Ok(id)) = (Life::of(connection).await, node_id(connection).await) else {
             return false;
         };
+        let was_promoted = here.former.bytes().any(|byte| byte != b'0');
         let was_master = {
             let known = self.known();
             let ended = known.ended.get(&slot).copied().flatten();
             known.masters.get(&here.run).is_some_and(|master| {
-                let still =
-                    master.former == here.former || here.former.bytes().all(|byte| byte == b'0');
+                let still = master.former == here.former || !was_promoted;
                 still && ended.is_some_and(|ended| master.since < ended)
             })
         };
+        if was_master || was_promoted {
+            return was_master;
+        }
         // A node without slots is in no answer to CLUSTER SLOTS.
         let mut nodes = self.candidates();
         for (host, port) in all_nodes(connection).await.unwrap_or_default() {
@@ -178,13 +181,11 @@ impl Cluster {
             let ask = async {
                 let mut connection = connector::dial(server, PATIENCE).await?;
                 let life = Life::of(&mut connection).await?;
-                if life.run != run {
+                if life.run != run || !life.is_master {
                     return Ok(false);
                 }
                 let slots = Slots::of(&mut connection, server).await?;
-                let knows = slots.owner(slot).is_some_and(|node| node.id == id);
-                let replaced = here.former == life.replid;
-                Ok::<_, SessionError>(knows && !replaced && (life.is_master || was_master))
+                Ok::<_, SessionError>(slots.owner(slot).is_some_and(|node| node.id == id))
             };
             matches!(tokio::time::timeout(PATIENCE, ask).await, Ok(Ok(true)))
         });
@@ -280,7 +281,6 @@ impl Life {
         Some(Life {
             run: field("run_id")?,
             is_master: field("role")? == "master",
-            replid: field("master_replid")?,
             former: field("master_replid2")?,
         })
     }
@@ -348,22 +348,24 @@ mod tests {
         assert!(Slots::read(&Value::Array(vec![range(0, 1, vec![])]), "").is_err());
     }
 
+    fn server(node: &RedisServer) -> Server {
+        let pairs = [("redis.url".to_owned(), node.url())];
+        let config = Config::load(None, std::iter::empty(), &pairs).unwrap();
+        let place = Place::of(&RedisSettings::of(&config)).unwrap();
+        let Place::Url(server) = place else { panic!("{place:?}") };
+        *server
+    }
+
+    async fn dial(node: &RedisServer) -> Connection {
+        connector::dial(&server(node), PATIENCE).await.unwrap()
+    }
+
     /// Another partition's session begins on the new master before this partition asks.
     #[tokio::test]
     async fn a_partition_whose_master_was_replaced_did_not_move() {
         let servers = RedisCluster::start(3, true);
         let (old, new) = (&servers.nodes[0], &servers.nodes[3]);
-        let settings = |url: String| {
-            let pairs = [("redis.url".to_owned(), url)];
-            RedisSettings::of(&Config::load(None, std::iter::empty(), &pairs).unwrap())
-        };
-        let server = |node: &RedisServer| {
-            let place = Place::of(&settings(node.url())).unwrap();
-            let Place::Url(server) = place else { panic!("{place:?}") };
-            server
-        };
-        let dial = async |node| connector::dial(&server(node), PATIENCE).await.unwrap();
-        let cluster = Cluster::new(vec![*server(old)]);
+        let cluster = Cluster::new(vec![server(old)]);
         let [asks, other] = [0, 1];
         let mut connection = dial(old).await;
         let run = Life::of(&mut connection).await.unwrap().run;
@@ -382,6 +384,25 @@ mod tests {
         assert!(!cluster.moved(&run, asks, &mut connection).await);
     }
 
+    /// An operator may stop a node at once after it has given everything away.
+    #[tokio::test]
+    async fn a_partition_moved_to_a_master_that_was_known_though_its_old_master_is_dead() {
+        let mut servers = RedisCluster::start(3, false);
+        let cluster = Cluster::new(vec![server(&servers.nodes[1])]);
+        let [asks, other, late] = [0, 1, 2];
+        let mut old = dial(&servers.nodes[0]).await;
+        let run = Life::of(&mut old).await.unwrap().run;
+        let mut known = dial(&servers.nodes[1]).await;
+        let mut unknown = dial(&servers.nodes[2]).await;
+        cluster.begins(other, &mut known).await.unwrap();
+        cluster.begins(asks, &mut old).await.unwrap();
+        cluster.ended(asks);
+        cluster.begins(late, &mut unknown).await.unwrap();
+        servers.nodes[0].kill();
+        assert!(cluster.moved(&run, asks, &mut known).await);
+        assert!(!cluster.moved(&run, asks, &mut unknown).await);
+    }
+
     #[test]
     fn every_node_is_listed_whether_it_has_slots_or_not() {
         let nodes = "ab 10.0.0.1:7001@17001,name master - 0 1 2 connected 0-5\n\
@@ -396,8 +417,8 @@ mod tests {
         let info = "# Server\r\nrun_id:ab\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\n\
                     master_replid2:0000\r\nmaster_repl_offset:5\r\n";
         let life = Life::read(info).unwrap();
-        let expected = ("ab", true, "cd", "0000");
-        assert_eq!((&*life.run, life.is_master, &*life.replid, &*life.former), expected);
+        let expected = ("ab", true, "0000");
+        assert_eq!((&*life.run, life.is_master, &*life.former), expected);
         assert_eq!(Life::read("run_id:ab\r\n"), None);
     }
 }
