@@ -218,11 +218,15 @@ impl<'a> Strand<'a> {
             return wrong(Wrong::Forged, "nobody published it".to_owned());
         };
         walk.heard = Some(told.open);
+        let from_ms = publication.sent_ms;
+        // A repeat is another event where Redis has lost the key, but only then, and never one of a
+        // publication without a key. A gateway repeats those with a key by itself.
+        let repeats =
+            stamp.key().is_some() && self.ground.may_end(self.partition, from_ms, told.at_ms);
         let known = publication.acked.iter().any(|ack| ack.id == id);
-        if !known && !publication.doubted {
+        if !known && !publication.doubted && !repeats {
             wrong(Wrong::Forged, "the publisher was answered another id".to_owned());
         }
-        let from_ms = publication.sent_ms;
         if let Some(before_ms) = walk.came.insert((id, stamp), told.at_ms) {
             let back = |gap: &Gap<'_>| gap.reason == "reset" && gap.at_ms >= before_ms;
             let split = self.ground.may_split(self.partition, from_ms, told.at_ms);
@@ -233,10 +237,7 @@ impl<'a> Strand<'a> {
             return;
         }
         if let Some(other) = walk.ids.insert(stamp, id) {
-            // A repeat is another event where Redis has lost the key, but only then, and never one
-            // of a publication that is not repeated.
-            let keyed = stamp.key().is_some();
-            match keyed && self.ground.may_end(self.partition, from_ms, told.at_ms) {
+            match repeats {
                 true => *repeated += 1,
                 false => wrong(Wrong::Duplicated, format!("it came before, as {other}")),
             }
@@ -292,9 +293,14 @@ impl<'a> Strand<'a> {
         match walk.position {
             None => walk.first = Some((id, told.at_ms, told.open)),
             Some(before) if before.epoch() != epoch => {
+                // A reset is told once, and covers everything up to the clock of that moment. So the
+                // epoch needs none of its own if it had begun when the connection's reset was told.
+                // Between the two, events of others may come: a server that went back in time, or
+                // was empty, takes events before a gateway finds it.
+                let begun = self.ground.rank(self.partition, epoch);
                 let is_told = |gap: &Gap<'_>| {
                     let of = gap.after.is_none_or(|after| after.epoch() == before.epoch());
-                    (is_whole(gap) && of) || self.bridges(gap, before.epoch(), walk)
+                    is_whole(gap) && (of || (gap.open == told.open && begun.ms <= gap.at_ms))
                 };
                 if !walk.gaps.iter().any(is_told) {
                     let text =

@@ -431,3 +431,17 @@ fn a_reset_is_told_once_for_each_epoch() {
     scene.comes(0, 3, 5);
     scene.finds(&[Wrong::FalseGap]);
 }
+
+/// A gateway repeats a publication with a key by itself. Redis forgot the key in the failover, so the
+/// publisher is answered another event than the first one that came.
+#[test]
+fn a_gateway_repeats_what_has_a_key_and_nothing_else() {
+    for (publisher, expected) in [(1, vec![]), (KEYLESS, vec![Wrong::Forged])] {
+        let mut scene = Scene::new();
+        scene.broken(0, 150..250, ends_epoch);
+        let stamp = Stamp { publisher, ..scene.stamp(0, 1) };
+        scene.publish_as(stamp, Scene::id(300, 5));
+        scene.event_as(0, stamp, Scene::id(200, 1));
+        scene.finds(&expected);
+    }
+}

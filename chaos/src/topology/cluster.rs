@@ -16,8 +16,8 @@ pub const PARTITIONS: u16 = 16;
 
 /// The faults, with what each does.
 pub const FAULTS: [(&str, &str); 10] = [
-    ("kill-master", "a master is killed, and comes back empty once its replica took its place"),
-    ("restart-master", "a master is killed and starts again at once, empty"),
+    ("kill-master", "a master is killed, and comes back once its replica took its place"),
+    ("restart-master", "a master is killed and starts again at once, empty or with old data"),
     ("freeze-master", "a master stands still until its replica took its place, then runs on"),
     ("cluster-failover", "CLUSTER FAILOVER: master and replica change places"),
     ("failover-force", "CLUSTER FAILOVER FORCE: the same, without the master's consent"),
@@ -187,7 +187,7 @@ impl ClusterSide {
 
     fn fail_over(&self, lane: &Lane, master: &Node, words: &[&str]) -> Result<(), String> {
         let replica = self.addr(self.replica_of(master)?.index);
-        ask(replica, words)?;
+        until(&lane.shared, "a failover is begun", || ask(replica, words).is_ok())?;
         // It gives up after some seconds, so it is asked again.
         let mut asked_ms = now_ms();
         until(&lane.shared, "master and replica have changed places", || {
@@ -247,7 +247,8 @@ impl ClusterSide {
         for (partition, to) in &moved {
             self.cluster.move_slot(self.keys.slot(*partition), node, *to);
         }
-        lane.wait(0..1_500)?;
+        // A gateway that starts meanwhile asks the node.
+        lane.wait(1_000..2_500)?;
         let id = self.cluster.id(node);
         for other in 0..node {
             // A master without slots may be a replica already, and it is not forgotten by its master
@@ -268,20 +269,49 @@ impl ClusterSide {
         let first = from.slots.first().map_or(0, |(first, _)| *first);
         let next = self.partitions(from).iter().map(|p| self.keys.slot(*p)).min().unwrap_or(first);
         let slots = (next - first + 1).min(3_000);
-        let output = Command::new("redis-cli")
-            .args(["--cluster", "reshard", &self.addr(0).to_string()])
-            .args(["--cluster-from", &from.id, "--cluster-to", &self.cluster.id(to)])
-            .args(["--cluster-slots", &slots.to_string(), "--cluster-yes"])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| format!("redis-cli does not start: {error}"))?;
-        lane.shared.say(&format!("  redis-cli has moved {slots} slots"));
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .last()
-                .map_or_else(|| format!("redis-cli ended with {}", output.status), str::to_owned)),
+        let (id, to, count) = (&from.id, self.cluster.id(to), slots.to_string());
+        let moved = redis_cli(&[
+            "reshard",
+            &self.addr(0).to_string(),
+            "--cluster-from",
+            id,
+            "--cluster-to",
+            &to,
+            "--cluster-slots",
+            &count,
+            "--cluster-yes",
+        ]);
+        match moved {
+            Ok(()) => {
+                lane.shared.say(&format!("  redis-cli has moved {slots} slots"));
+                Ok(())
+            }
+            // On a busy machine a node may answer too late. It then wants to be run again with
+            // `fix`, which finishes the move of a slot.
+            Err(error) => {
+                lane.shared.say(&format!("  redis-cli failed, so fix is called: {error}"));
+                let addr = self.addr(0).to_string();
+                until(&lane.shared, "redis-cli has fixed the slots", || {
+                    redis_cli(&["fix", &addr, "--cluster-yes"]).is_ok()
+                })
+            }
+        }
+    }
+}
+
+/// Runs `redis-cli --cluster` with these words. The error is the end of what it printed.
+fn redis_cli(words: &[&str]) -> Result<(), String> {
+    let mut command = Command::new("redis-cli");
+    command.arg("--cluster").args(words).stdin(Stdio::null());
+    let output = command.output().map_err(|error| format!("redis-cli: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let (out, err) = (output.stdout, output.stderr);
+            let text = [out, err].map(|text| String::from_utf8_lossy(&text).into_owned());
+            let text = text.join(" ");
+            let lines: Vec<&str> = text.lines().filter(|line| line.len() > 8).collect();
+            Err(lines[lines.len().saturating_sub(3)..].join(" "))
         }
     }
 }

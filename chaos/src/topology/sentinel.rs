@@ -9,8 +9,11 @@ use crate::topology::lane::{Lane, Side};
 
 /// The faults, with what each does.
 pub const FAULTS: [(&str, &str); 6] = [
-    ("kill-master", "the master is killed, and comes back empty once another was named"),
-    ("restart-master", "the master is killed and starts again at once, empty"),
+    (
+        "kill-master",
+        "the master is killed, and comes back once another was named, empty or with old data",
+    ),
+    ("restart-master", "the master is killed and starts again at once, empty or with old data"),
     ("sentinel-failover", "SENTINEL FAILOVER: the old master becomes a replica"),
     ("freeze-master", "the master stands still until another was named, then runs on"),
     ("pause-master", "the master stands still for a moment"),
