@@ -64,6 +64,7 @@ struct Node {
 struct Life {
     run: String,
     is_master: bool,
+    replid: String,
     /// The replication id of the master that it was a replica of, or zeros. It changes at a
     /// promotion. (A master forgets it when it gets a first replica, and has a new `replid` then.)
     former: String,
@@ -149,25 +150,24 @@ impl Cluster {
     /// this gateway had a session with it, and was not promoted since. A session that began later
     /// proves nothing: that may have been another partition's, after the replacement.
     ///
-    /// It was also moved if this server was never promoted, and the process still lives, is a master
-    /// and knows that this server owns the slot. (A master that is replaced loses all its slots at
-    /// once, and becomes a replica in the same moment.) The library still compares the replication
-    /// ids.
+    /// It was also moved if the process still lives, is a master, knows that this server owns the slot,
+    /// and was not replaced by it. (A master that is replaced loses all its slots at once, and becomes
+    /// a replica in the same moment.) The library still compares the replication ids.
     pub(crate) async fn moved(&self, run: &str, slot: u16, connection: &mut Connection) -> bool {
         let (Ok(here), Ok(id)) = (Life::of(connection).await, node_id(connection).await) else {
             return false;
         };
-        let was_promoted = here.former.bytes().any(|byte| byte != b'0');
         let was_master = {
             let known = self.known();
             let ended = known.ended.get(&slot).copied().flatten();
             known.masters.get(&here.run).is_some_and(|master| {
-                let still = master.former == here.former || !was_promoted;
+                let still =
+                    master.former == here.former || here.former.bytes().all(|byte| byte == b'0');
                 still && ended.is_some_and(|ended| master.since < ended)
             })
         };
-        if was_master || was_promoted {
-            return was_master;
+        if was_master {
+            return true;
         }
         // A node without slots is in no answer to CLUSTER SLOTS.
         let mut nodes = self.candidates();
@@ -181,7 +181,7 @@ impl Cluster {
             let ask = async {
                 let mut connection = connector::dial(server, PATIENCE).await?;
                 let life = Life::of(&mut connection).await?;
-                if life.run != run || !life.is_master {
+                if life.run != run || !life.is_master || life.replid == here.former {
                     return Ok(false);
                 }
                 let slots = Slots::of(&mut connection, server).await?;
@@ -281,6 +281,7 @@ impl Life {
         Some(Life {
             run: field("run_id")?,
             is_master: field("role")? == "master",
+            replid: field("master_replid")?,
             former: field("master_replid2")?,
         })
     }
@@ -417,8 +418,8 @@ mod tests {
         let info = "# Server\r\nrun_id:ab\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\n\
                     master_replid2:0000\r\nmaster_repl_offset:5\r\n";
         let life = Life::read(info).unwrap();
-        let expected = ("ab", true, "0000");
-        assert_eq!((&*life.run, life.is_master, &*life.former), expected);
+        let expected = ("ab", true, "cd", "0000");
+        assert_eq!((&*life.run, life.is_master, &*life.replid, &*life.former), expected);
         assert_eq!(Life::read("run_id:ab\r\n"), None);
     }
 }
