@@ -28,6 +28,7 @@ const OWN: [&str; 30] = [
     "sse_gateway::broker::redis::outage",
     "sse_gateway::broker::redis::publish",
     "sse_gateway::broker::redis::publish_thread",
+    "sse_gateway::broker::redis::sentinel",
     "sse_gateway::gateway::drain",
     "sse_gateway::http::app",
     "sse_gateway::http::arrival",
