@@ -1,4 +1,4 @@
-"""Measures what docs/scale.md's model needs, and the runs that it is compared with.
+"""Measures what target/scale.md's model needs, and the runs that it is compared with.
 
     measure.py --gateway PROGRAM --publish PROGRAM --out FILE [--only PART,…] [--quick]
 

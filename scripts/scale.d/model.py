@@ -1,6 +1,6 @@
-"""Computes docs/scale.md's tables from what measure.py found.
+"""Computes target/scale.md's tables from what measure.py found.
 
-    model.py MEASURED [--write docs/scale.md]
+    model.py MEASURED [--write target/scale.md]
 
 It takes the model's constants from the smaller runs, predicts the larger ones, and says how far each
 prediction is off. With --write it writes the page: page.md, with a table in each place that is marked
@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-# Shares and sizes that the model assumes; docs/scale.md says why.
+# Shares and sizes that the model assumes; target/scale.md says why.
 BUSY = 0.6  # How busy a core may be on average.
 CORES = 8  # Of a gateway's machine.
 STREAMS = 500_000  # Of one gateway at most: descriptors, and what its end means for the others.
