@@ -74,14 +74,16 @@ fn a_deposed_master_takes_no_event_that_says_its_epoch() {
 #[test]
 fn a_server_that_took_a_masters_place_was_not_given_its_partition() {
     let old = Library::start();
+    let new = Library::functions(Redis::start());
+    // Before the state is written: Redis draws a new replication id for a first replica.
+    follow(&new.redis, &old.redis);
     let before = old.tick(NEW);
     let run = info(&old.redis, "run_id");
+    eventually("the replica has the state", || new.get("run") == run);
     let moved = |library: &Library| {
         let call = Call::first_tick(&library.keys, 0, &before.seen(), Some(&run));
         library.call(&call).elements()[0].id()
     };
-    let new = Library::functions(Redis::start());
-    follow(&new.redis, &old.redis);
     promote(&new.redis);
     follow(&old.redis, &new.redis);
     assert_ne!(moved(&new).epoch(), before.epoch());
