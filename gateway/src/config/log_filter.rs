@@ -14,7 +14,7 @@ use tracing_subscriber::filter::Targets;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The targets of this program's own lines: the modules that log, and two kinds of line that have a
 /// target of their own, `publishing` and `streams`.
-const OWN: [&str; 30] = [
+const OWN: [&str; 31] = [
     "sse_gateway",
     "sse_gateway::access::admission",
     "sse_gateway::access::cluster_streams",

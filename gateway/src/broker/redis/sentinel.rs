@@ -243,7 +243,7 @@ mod tests {
         let config = Config::load(None, std::iter::empty(), &[]).unwrap();
         let place = Place::of(&RedisSettings::of(&config)).unwrap();
         let Place::Url(template) = place else { panic!("{place:?}") };
-        let sentinels = Sentinels::new(Vec::new(), "mymaster".to_owned(), template);
+        let sentinels = Sentinels::new(Vec::new(), "mymaster".to_owned(), *template);
         let said = |epoch, host: &str| Said { epoch, host: host.to_owned(), port: 6379 };
         let now = Instant::now();
         let compared =
