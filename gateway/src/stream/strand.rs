@@ -48,11 +48,12 @@ pub(crate) struct Strands {
 
 /// Why live events are not simply written.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is always in a box, and mostly the large one")]
 enum Aside {
     /// The only strand joins.
     Joining(Joining),
     /// There are several strands. The fields of `Strands` say nothing.
-    Several(Box<Several>),
+    Several(Several),
 }
 
 /// The strands of a stream that has several.
@@ -174,7 +175,7 @@ impl Strands {
         }
         let (list, opening) = (list.into(), Some(Vec::new()));
         let several = Several { partitions, list, opening, greeted: false };
-        let aside = Some(Box::new(Aside::Several(Box::new(several))));
+        let aside = Some(Box::new(Aside::Several(several)));
         Strands { partition, seen, memberships, aside }
     }
 
