@@ -16,11 +16,11 @@ test: ## Run every test; on Debian it installs missing programs
 	scripts/test
 
 test-fallback: ## Run the gateway's tests of streams with actix-web bodies and without coalescing
-	SSE_TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway --test it -- \
+	TEST_SETTINGS='stream.takeover=false stream.coalesce=0s' scripts/test --package sse-gateway --test it -- \
 		$(foreach module,console contract configuration documents join_model rooms top,--skip $(module)::)
 
 pictures: ## Make the pictures of the console in docs/; needs the fonts fonts-inter and fonts-jetbrains-mono
-	SSE_TEST_PICTURES=$(CURDIR)/docs scripts/test --package sse-gateway --test it console::looks::pictures
+	TEST_PICTURES=$(CURDIR)/docs scripts/test --package sse-gateway --test it console::looks::pictures
 
 browsers: ## Run the client tests in Firefox and WebKitGTK, and with clients from npm and PyPI
 	scripts/browsers

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { Parser } from "../../clients/js/src/parser.js";
 import { Gateway, Program, eventually } from "../../lab/node/processes.mjs";
 
-const python = join(process.env.SSE_BUILT, "venv/bin/python");
+const python = join(process.env.BUILT_DIR, "venv/bin/python");
 const cwd = fileURLToPath(new URL("../fastapi/", import.meta.url));
 
 /** Runs an application on a port from the kernel, and gives its address. */

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { Gateway, Program, ownAddress, redis, tokens, eventually } from "../../lab/node/processes.mjs";
 
 const folder = fileURLToPath(new URL("../producers/", import.meta.url));
-const built = process.env.SSE_BUILT;
+const built = process.env.BUILT_DIR;
 const python = join(built, "venv/bin/python");
 
 const HTTP = {

@@ -12,7 +12,7 @@ const TYPES = { ".js": "text/javascript", ".mjs": "text/javascript", ".html": "t
 
 /** Starts the Chromium of this machine. */
 export async function browser() {
-  const executablePath = process.env.SSE_CHROMIUM ?? "/usr/bin/chromium";
+  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   const launched = await chromium.launch({
     executablePath,
     args: ["--no-sandbox"],

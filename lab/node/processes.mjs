@@ -12,8 +12,8 @@ import { after } from "node:test";
 const BOUND = 60_000; // Milliseconds after which what was waited for never comes.
 
 /** The gateway's program. scripts/examples sets it. */
-const PROGRAM = process.env.SSE_GATEWAY;
-if (!PROGRAM) throw new Error("SSE_GATEWAY names no gateway; scripts/examples runs the tests");
+const PROGRAM = process.env.GATEWAY_PROGRAM;
+if (!PROGRAM) throw new Error("GATEWAY_PROGRAM names no gateway; scripts/examples runs the tests");
 
 /** Waits until `condition` gives something true, and returns that. */
 export async function eventually(what, condition) {

@@ -175,8 +175,8 @@ class WholePages(unittest.TestCase):
     def test_each_mistake_is_told_with_its_place_and_what_was_printed(self):
         here = Path(__file__).parent
         built = Path(os.environ.get("CARGO_TARGET_DIR", here.parent.parent / "target"), "debug")
-        programs = ["--gateway", os.environ.get("SSE_GATEWAY", built / "sse-gateway"),
-                    "--publish", os.environ.get("SSE_PUBLISH", built / "sse-publish")]
+        programs = ["--gateway", os.environ.get("GATEWAY_PROGRAM", built / "sse-gateway"),
+                    "--publish", os.environ.get("PUBLISH_PROGRAM", built / "sse-publish")]
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder, "page.md")
             page.write_text(PAGE)

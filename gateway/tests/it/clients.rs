@@ -244,7 +244,7 @@ struct Program {
 
 /// Where `scripts/browsers` installs the programs.
 fn installed() -> PathBuf {
-    std::env::var_os("SSE_TEST_CLIENTS").map_or_else(
+    std::env::var_os("TEST_CLIENTS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-clients"),
         PathBuf::from,
     )

@@ -397,3 +397,26 @@ fn every_test_that_the_threat_model_names_exists() {
         assert!(found, "docs/security.md names {name}, and there is no such test");
     }
 }
+
+/// A script exported SSE_PUBLISH for other scripts, and the gateway that one of them started refused
+/// to start, because that name resembles a setting.
+#[test]
+fn scripts_use_the_prefix_of_settings_for_settings_alone() {
+    let (root, names) = (root(), read("gateway/src/config/names.rs"));
+    let mut scripts = vec![root.join(".ci/run"), root.join("Makefile")];
+    for folder in ["scripts", "deploy", "lab/node", "examples/test"] {
+        scripts.extend(files(&root.join(folder), ""));
+    }
+    let mut checked = 0;
+    for script in scripts {
+        let Ok(text) = fs::read_to_string(&script) else { continue };
+        for found in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if found.len() > 4 && found.starts_with("SSE_") && !found.contains("__") {
+                let is_known = names.contains(&format!("\"{found}\""));
+                assert!(is_known, "{}: {found} is no setting", script.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 5, "only {checked} names found");
+}

@@ -7,7 +7,7 @@
 //! real code, from the bytes of their Redis connections to the bytes of a client's stream:
 //! `Dispatch`, `Interest`, `Inbox`, `Hub`, `Join`, `Reads`. The model replaces Redis (`redis`), the
 //! network, and the scheduler that decides who acts next. A seed determines all steps.
-//! `SSE_MODEL_SEEDS` sets how many seeds run.
+//! `MODEL_SEEDS` sets how many seeds run.
 //!
 //! What a client is owed: at any time a client lives in one epoch e, on the server on which its
 //! gateway lives in e. Each id that the client is sent moves its position, from p to q. Take every
@@ -79,7 +79,7 @@ fn play(seed: u64, runtime: &Runtime) -> [usize; 3] {
 #[test]
 fn whatever_happens_nothing_is_lost_without_a_gap() {
     let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    let (first, seeds) = (number("SSE_MODEL_FIRST"), number("SSE_MODEL_SEEDS").unwrap_or(300));
+    let (first, seeds) = (number("MODEL_FIRST"), number("MODEL_SEEDS").unwrap_or(300));
     let (first, seeds) = (first.unwrap_or(0), first.unwrap_or(0) + seeds);
     let next = AtomicU64::new(first);
     let totals = [(); 3].map(|()| AtomicUsize::new(0));

@@ -227,7 +227,7 @@ fn compare(name: &str, read: &[Heard], expected: &[Heard]) {
 
 /// Where scripts/test installs the parsers and axe-core.
 pub fn installed() -> PathBuf {
-    let dir = std::env::var_os("SSE_TEST_PARSERS").map_or_else(
+    let dir = std::env::var_os("TEST_PARSERS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-parsers"),
         PathBuf::from,
     );

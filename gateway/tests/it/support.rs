@@ -64,7 +64,7 @@ impl TestGateway {
             ("drain.deadline", "10s"),
         ];
         // Lets the whole suite run with other settings, see `make test-fallback`.
-        let others = std::env::var("SSE_TEST_SETTINGS").unwrap_or_default();
+        let others = std::env::var("TEST_SETTINGS").unwrap_or_default();
         let others = others.split_whitespace().map(|pair| pair.split_once('=').unwrap());
         let others: Vec<(&str, &str)> = others.collect();
         let pairs = defaults.iter().chain(&others).chain(settings);

@@ -328,7 +328,7 @@ fn pictures_are_made_in_light_and_dark_and_on_a_phone() {
         // The size stands in the first chunk, IHDR (PNG, section 11.2.1).
         let size = [16, 20].map(|at| u32::from_be_bytes(png[at..at + 4].try_into().unwrap()));
         assert_eq!(size, [width, height].map(|n| (f64::from(n) * scale) as u32));
-        if let Some(into) = std::env::var_os("SSE_TEST_PICTURES") {
+        if let Some(into) = std::env::var_os("TEST_PICTURES") {
             fs::write(Path::new(&into).join(name), png).unwrap();
         }
     };
