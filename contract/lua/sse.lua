@@ -801,7 +801,7 @@ local function settle(args, lasts, channels, from)
   local life = server_life()
   if not life or life.run == '' then return nil, 'SSEUNDONE Redis does not tell INFO' end
   if from == '?' and s.run and s.run ~= life.run then
-    return nil, 'SSESTRANGE ' .. s.run .. ' wrote the state, this is ' .. life.run
+    return nil, 'SSESTRANGE ' .. s.run .. ' ' .. (s.replid or '-') .. ' wrote the state, this is ' .. life.run
   end
   local found, marked = witnessed(s, channels)
   if not found then return nil, marked end
@@ -847,8 +847,9 @@ local function settle(args, lasts, channels, from)
 end
 
 -- KEYS: the state. ARGV: the gateway's nine arguments; in a Redis Cluster a tenth: '?', or the run id of the process
--- that the partition was moved from. With '?', the answer is SSESTRANGE with that run id if another process wrote the
--- state, so that the gateway can find out whether the partition was moved (`from`) or its data were lost ('').
+-- that the partition was moved from. With '?', the answer is SSESTRANGE with the run id and the replication id of the
+-- process that wrote the state, if another one did. Then the gateway can find out whether the partition was moved
+-- (`from`) or its data were lost ('').
 -- Returns clock, time in ms, max_len, ttl in ms, max_data, idem_ttl in ms, durable, beat.
 local function sse_tick(keys, args)
   local problem = enter(keys[1])

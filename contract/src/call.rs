@@ -111,8 +111,8 @@ impl<'a> Call<'a> {
     }
 
     /// The same for the first tick on a server of a Redis Cluster. If another process wrote the
-    /// partition's state, the answer is `SSESTRANGE <its run id> …` unless `moved_from` is set: the
-    /// run id of the process that the partition was moved from, or empty if its data may be lost.
+    /// partition's state, the answer is `SSESTRANGE <its run id> <its replication id> …` unless
+    /// `moved_from` is set: the run id of the process that the partition was moved from, or empty if its data may be lost.
     pub fn first_tick(
         keys: &Keys,
         partition: u16,

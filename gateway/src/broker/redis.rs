@@ -13,6 +13,7 @@ pub mod history;
 pub(crate) mod ingest;
 pub(crate) mod interest;
 pub(crate) mod library;
+pub(crate) mod moved;
 pub mod operator;
 pub(crate) mod outage;
 pub mod partition;

@@ -1,5 +1,5 @@
-//! Finds the server of a Redis Cluster that owns a partition's slot, and whether a partition that
-//! another process wrote was moved here or was lost.
+//! Finds the server of a Redis Cluster that owns a partition's slot, and asks the nodes how the
+//! partition came there.
 //!
 //! Source: redis.io, "Redis cluster specification".
 
@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use crate::broker::redis::connector::{self, Connection, SessionError};
+use crate::broker::redis::moved::{Evidence, Given, Life, Verdict};
 use crate::broker::redis::place::Server;
 use crate::broker::redis::resp::Value;
 
@@ -30,19 +32,7 @@ struct Known {
     nodes: Vec<(String, u16)>,
     /// Where a node said that a slot has gone. It knew better than the last answer.
     gone: HashMap<u16, (String, u16)>,
-    /// Processes that were masters when a session with them began, by run id.
-    masters: HashMap<String, Master>,
-    /// When the last session of each slot's partition ended; `None` while it lasts.
-    ended: HashMap<u16, Option<Instant>>,
-}
-
-/// A process that was a master when a session with it began.
-#[derive(Debug)]
-struct Master {
-    /// What it was a replica of before (`Life::former`).
-    former: String,
-    /// When the first of these sessions began.
-    since: Instant,
+    evidence: Evidence,
 }
 
 /// One answer to `CLUSTER SLOTS`: each range of slots with its owner, and all nodes.
@@ -57,17 +47,6 @@ struct Node {
     host: String,
     port: u16,
     id: String,
-}
-
-/// Which process a server is, and how it got its data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Life {
-    run: String,
-    is_master: bool,
-    replid: String,
-    /// The replication id of the master that it was a replica of, or zeros. It changes at a
-    /// promotion. (A master forgets it when it gets a first replica, and has a new `replid` then.)
-    former: String,
 }
 
 impl Cluster {
@@ -127,48 +106,78 @@ impl Cluster {
         slot: u16,
         connection: &mut Connection,
     ) -> Result<(), SessionError> {
-        let Life { run, former, .. } = Life::of(connection).await?;
-        let mut known = self.known();
-        known.ended.insert(slot, None);
-        // A process that was promoted once more is another master.
-        if known.masters.get(&run).is_none_or(|master| master.former != former) {
-            known.masters.insert(run, Master { former, since: Instant::now() });
-        }
+        let (life, node) = (life(connection).await?, node_id(connection).await?);
+        self.known().evidence.begins(slot, node, life, Instant::now());
         Ok(())
     }
 
-    /// Notes that a slot has no session.
-    pub(crate) fn ended(&self, slot: u16) {
-        self.known().ended.entry(slot).or_default().get_or_insert_with(Instant::now);
+    /// Notes that a tick of a slot's partition was answered.
+    pub(crate) fn ticks(&self, slot: u16) {
+        self.known().evidence.ticks(slot, Instant::now());
     }
 
-    /// Whether Redis Cluster moved a slot to this server from the process `run`, which wrote the
-    /// partition's state. That moves every key as it is, so nothing is lost. The other explanation is
-    /// that the server was a replica of that process, and took its place with what it had.
-    ///
-    /// It was moved if this server was a master already when the slot's last session ended, because
-    /// this gateway had a session with it, and was not promoted since. A session that began later
-    /// proves nothing: that may have been another partition's, after the replacement.
-    ///
-    /// It was also moved if the process still lives, is a master, knows that this server owns the slot,
-    /// and was not replaced by it. (A master that is replaced loses all its slots at once, and becomes
-    /// a replica in the same moment.) The library still compares the replication ids.
-    pub(crate) async fn moved(&self, run: &str, slot: u16, connection: &mut Connection) -> bool {
-        let (Ok(here), Ok(id)) = (Life::of(connection).await, node_id(connection).await) else {
-            return false;
+    /// Asks a server that had a slot who has it, and notes that for the next session. The server may be
+    /// stopped once it has given everything away.
+    pub(crate) async fn gives(&self, slot: u16, server: &Server) {
+        let ask = async {
+            let mut connection = connector::dial(server, PATIENCE).await?;
+            let (from, id) = (life(&mut connection).await?, node_id(&mut connection).await?);
+            let slots = Slots::of(&mut connection, server).await?;
+            // While a slot is being moved, its server refuses some calls and still has the slot.
+            let other = slots.owner(slot).filter(|node| node.id != id);
+            Ok::<_, SessionError>(other.map(|node| Given { from, to: node.id.clone() }))
         };
-        let was_master = {
-            let known = self.known();
-            let ended = known.ended.get(&slot).copied().flatten();
-            known.masters.get(&here.run).is_some_and(|master| {
-                let still =
-                    master.former == here.former || here.former.bytes().all(|byte| byte == b'0');
-                still && ended.is_some_and(|ended| master.since < ended)
-            })
-        };
-        if was_master {
-            return true;
+        match tokio::time::timeout(PATIENCE, ask).await {
+            Ok(Ok(Some(given))) => self.known().evidence.gives(slot, given),
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(redis.addr = %server.addr(), %error, "a former owner does not tell");
+            }
         }
+    }
+
+    /// How a slot's partition came to the server at the other end of this connection. Its state was
+    /// written by the process `run` in the life of the data set `replid`. Waits for other nodes no
+    /// longer than `patience`.
+    pub(crate) async fn judge(
+        &self,
+        slot: u16,
+        (run, replid): (&str, &str),
+        connection: &mut Connection,
+        patience: Duration,
+    ) -> Verdict {
+        let (Ok(here), Ok(id)) = (life(connection).await, node_id(connection).await) else {
+            return Verdict::Doubtful;
+        };
+        let (restarted, stayed, given) = {
+            let evidence = &self.known().evidence;
+            let stayed = evidence.stayed(slot, &here, Instant::now());
+            (evidence.was(slot, run, &id), stayed, evidence.given(slot, run))
+        };
+        if here.former == replid || restarted {
+            return Verdict::Lost;
+        }
+        let whole = stayed
+            && match given {
+                Some(Given { from, to }) => to == id && from.wrote(run, replid),
+                None => {
+                    let gave = self.gave(slot, (run, replid), &id, connection);
+                    tokio::time::timeout(patience, gave).await.unwrap_or(false)
+                }
+            };
+        if whole { Verdict::Whole } else { Verdict::Doubtful }
+    }
+
+    /// Whether the process that wrote the state lives, was not replaced since, and says that the slot
+    /// belongs to the node `id`. (A master that is replaced loses all its slots at once, and becomes a
+    /// replica in the same moment.)
+    async fn gave(
+        &self,
+        slot: u16,
+        (run, replid): (&str, &str),
+        id: &str,
+        connection: &mut Connection,
+    ) -> bool {
         // A node without slots is in no answer to CLUSTER SLOTS.
         let mut nodes = self.candidates();
         for (host, port) in all_nodes(connection).await.unwrap_or_default() {
@@ -180,16 +189,17 @@ impl Cluster {
         let asked = nodes.iter().map(|server| async {
             let ask = async {
                 let mut connection = connector::dial(server, PATIENCE).await?;
-                let life = Life::of(&mut connection).await?;
-                if life.run != run || !life.is_master || life.replid == here.former {
+                if !life(&mut connection).await?.wrote(run, replid) {
                     return Ok(false);
                 }
                 let slots = Slots::of(&mut connection, server).await?;
                 Ok::<_, SessionError>(slots.owner(slot).is_some_and(|node| node.id == id))
             };
-            matches!(tokio::time::timeout(PATIENCE, ask).await, Ok(Ok(true)))
+            matches!(ask.await, Ok(true))
         });
-        join_all(asked).await.contains(&true)
+        // A node that stands still is not waited for once the right one has answered.
+        let asked: FuturesUnordered<_> = asked.collect();
+        asked.any(|gave| async move { gave }).await
     }
 
     /// The nodes to ask, in an order that differs from time to time.
@@ -264,27 +274,13 @@ impl Slots {
     }
 }
 
-impl Life {
-    async fn of(connection: &mut Connection) -> Result<Self, SessionError> {
-        let mut cmd = redis::cmd("INFO");
-        cmd.arg("server").arg("replication");
-        let read = |value: &Value<'_>| value.text().and_then(Life::read);
-        let life = connection.call(&cmd, read).await?;
-        life.ok_or_else(|| SessionError::Refused("INFO does not tell which process it is".into()))
-    }
-
-    fn read(info: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.map(str::to_owned)
-        };
-        Some(Life {
-            run: field("run_id")?,
-            is_master: field("role")? == "master",
-            replid: field("master_replid")?,
-            former: field("master_replid2")?,
-        })
-    }
+/// Asks a server which process it is, and how it got its data.
+async fn life(connection: &mut Connection) -> Result<Life, SessionError> {
+    let mut cmd = redis::cmd("INFO");
+    cmd.arg("server").arg("replication");
+    let read = |value: &Value<'_>| value.text().and_then(Life::read);
+    let life = connection.call(&cmd, read).await?;
+    life.ok_or_else(|| SessionError::Refused("INFO does not tell which process it is".into()))
 }
 
 /// The addresses of all nodes that this one knows: the second words of the lines of CLUSTER NODES,
@@ -361,47 +357,133 @@ mod tests {
         connector::dial(&server(node), PATIENCE).await.unwrap()
     }
 
+    /// The process of a node and its replication id, as the state of a partition names them.
+    async fn wrote(node: &RedisServer) -> (String, String) {
+        let life = life(&mut dial(node).await).await.unwrap();
+        (life.run, life.replid)
+    }
+
+    /// A cluster whose second node is known as a master since before the slot's last tick, which the
+    /// first node answered.
+    async fn ticked(servers: &RedisCluster, slot: u16) -> Cluster {
+        let cluster = Cluster::new(vec![server(&servers.nodes[1])]);
+        cluster.begins(OTHER, &mut dial(&servers.nodes[1]).await).await.unwrap();
+        cluster.begins(slot, &mut dial(&servers.nodes[0]).await).await.unwrap();
+        cluster
+    }
+
+    const SLOT: u16 = 0;
+    const OTHER: u16 = 9_000;
+
     /// Another partition's session begins on the new master before this partition asks.
     #[tokio::test]
     async fn a_partition_whose_master_was_replaced_did_not_move() {
         let servers = RedisCluster::start(3, true);
         let (old, new) = (&servers.nodes[0], &servers.nodes[3]);
-        let cluster = Cluster::new(vec![server(old)]);
-        let [asks, other] = [0, 1];
-        let mut connection = dial(old).await;
-        let run = Life::of(&mut connection).await.unwrap().run;
-        for slot in [asks, other] {
-            cluster.begins(slot, &mut connection).await.unwrap();
-        }
+        let cluster = ticked(&servers, SLOT).await;
+        let (run, replid) = wrote(old).await;
         assert_eq!(new.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
         eventually("the old master is a replica of the new one, and in step", || {
             old.command(&["INFO", "replication"]).contains("master_link_status:up")
         });
-        for slot in [asks, other] {
-            cluster.ended(slot);
-        }
+        cluster.gives(SLOT, &server(old)).await;
         let mut connection = dial(new).await;
-        cluster.begins(other, &mut connection).await.unwrap();
-        assert!(!cluster.moved(&run, asks, &mut connection).await);
+        cluster.begins(OTHER, &mut connection).await.unwrap();
+        assert_eq!(
+            cluster.judge(SLOT, (&run, &replid), &mut connection, PATIENCE).await,
+            Verdict::Lost
+        );
+        // Also where the state names an older replication id.
+        let verdict = cluster.judge(SLOT, (&run, "older"), &mut connection, PATIENCE).await;
+        assert_eq!(verdict, Verdict::Doubtful);
+    }
+
+    /// Nobody hears of the replacement, because the new master gives everything away at once.
+    #[tokio::test]
+    async fn a_partition_whose_master_was_replaced_before_it_moved_is_in_doubt() {
+        let servers = RedisCluster::start(3, true);
+        let (old, new, to) = (&servers.nodes[0], &servers.nodes[3], &servers.nodes[1]);
+        let cluster = ticked(&servers, SLOT).await;
+        let (run, replid) = wrote(old).await;
+        assert_eq!(new.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+        eventually("the old master is a replica of the new one, and in step", || {
+            old.command(&["INFO", "replication"]).contains("master_link_status:up")
+        });
+        servers.move_slot(SLOT, 3, 1);
+        let verdict = cluster.judge(SLOT, (&run, &replid), &mut dial(to).await, PATIENCE).await;
+        assert_eq!(verdict, Verdict::Doubtful);
+        cluster.gives(SLOT, &server(old)).await;
+        let verdict = cluster.judge(SLOT, (&run, &replid), &mut dial(to).await, PATIENCE).await;
+        assert_eq!(verdict, Verdict::Doubtful);
+    }
+
+    #[tokio::test]
+    async fn a_partition_moved_if_its_old_master_lives_and_the_new_one_stayed() {
+        let mut servers = RedisCluster::start(3, true);
+        let cluster = ticked(&servers, SLOT).await;
+        let (run, replid) = wrote(&servers.nodes[0]).await;
+        servers.move_slot(SLOT, 0, 1);
+        let known = &servers.nodes[1];
+        let verdict = cluster.judge(SLOT, (&run, &replid), &mut dial(known).await, PATIENCE).await;
+        assert_eq!(verdict, Verdict::Whole);
+        // A gateway that has just started was in no session before.
+        let late = Cluster::new(vec![server(known)]);
+        let verdict = late.judge(SLOT, (&run, &replid), &mut dial(known).await, PATIENCE).await;
+        assert_eq!(verdict, Verdict::Doubtful);
+        // What was acknowledged after the move may be missing at a replica of the new master.
+        let replica = &servers.nodes[4];
+        assert_eq!(replica.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+        let verdict =
+            cluster.judge(SLOT, (&run, &replid), &mut dial(replica).await, PATIENCE).await;
+        assert_eq!(verdict, Verdict::Doubtful);
+        servers.nodes[1].kill();
+        servers.nodes[1].restart();
+        let verdict = cluster
+            .judge(SLOT, (&run, &replid), &mut dial(&servers.nodes[1]).await, PATIENCE)
+            .await;
+        assert_eq!(verdict, Verdict::Doubtful);
     }
 
     /// An operator may stop a node at once after it has given everything away.
     #[tokio::test]
-    async fn a_partition_moved_to_a_master_that_was_known_though_its_old_master_is_dead() {
+    async fn a_partition_moved_if_its_old_master_said_so_before_it_died() {
         let mut servers = RedisCluster::start(3, false);
-        let cluster = Cluster::new(vec![server(&servers.nodes[1])]);
-        let [asks, other, late] = [0, 1, 2];
-        let mut old = dial(&servers.nodes[0]).await;
-        let run = Life::of(&mut old).await.unwrap().run;
-        let mut known = dial(&servers.nodes[1]).await;
-        let mut unknown = dial(&servers.nodes[2]).await;
-        cluster.begins(other, &mut known).await.unwrap();
-        cluster.begins(asks, &mut old).await.unwrap();
-        cluster.ended(asks);
-        cluster.begins(late, &mut unknown).await.unwrap();
+        let cluster = ticked(&servers, SLOT).await;
+        let old = server(&servers.nodes[0]);
+        let (run, replid) = wrote(&servers.nodes[0]).await;
+        cluster.gives(SLOT, &old).await;
+        servers.move_slot(SLOT, 0, 1);
         servers.nodes[0].kill();
-        assert!(cluster.moved(&run, asks, &mut known).await);
-        assert!(!cluster.moved(&run, asks, &mut unknown).await);
+        let mut to = dial(&servers.nodes[1]).await;
+        let judged = cluster.judge(SLOT, (&run, &replid), &mut to, PATIENCE).await;
+        assert_eq!(judged, Verdict::Doubtful, "it was asked before it gave the slot away");
+        servers.nodes[0].restart();
+        let (run, replid) = wrote(&servers.nodes[0]).await;
+        eventually("it knows who has its slot", || {
+            servers.nodes[0].command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        });
+        cluster.begins(SLOT, &mut dial(&servers.nodes[0]).await).await.unwrap();
+        cluster.gives(SLOT, &old).await;
+        servers.nodes[0].kill();
+        assert_eq!(cluster.judge(SLOT, (&run, &replid), &mut to, PATIENCE).await, Verdict::Whole);
+        let mut other = dial(&servers.nodes[2]).await;
+        assert_eq!(
+            cluster.judge(SLOT, (&run, &replid), &mut other, PATIENCE).await,
+            Verdict::Doubtful
+        );
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_started_again_has_lost_what_it_had() {
+        let mut servers = RedisCluster::start(3, false);
+        let cluster = ticked(&servers, SLOT).await;
+        let (run, replid) = wrote(&servers.nodes[0]).await;
+        servers.nodes[0].kill();
+        servers.nodes[0].restart();
+        let verdict = cluster
+            .judge(SLOT, (&run, &replid), &mut dial(&servers.nodes[0]).await, PATIENCE)
+            .await;
+        assert_eq!(verdict, Verdict::Lost);
     }
 
     #[test]
@@ -411,15 +493,5 @@ mod tests {
                      ef :0@0 master,noaddr - 1 1 1 disconnected\n";
         let expected = [("10.0.0.1".to_owned(), 7001), ("::1".to_owned(), 7002)];
         assert_eq!(addresses(nodes), expected);
-    }
-
-    #[test]
-    fn info_tells_which_process_it_is() {
-        let info = "# Server\r\nrun_id:ab\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\n\
-                    master_replid2:0000\r\nmaster_repl_offset:5\r\n";
-        let life = Life::read(info).unwrap();
-        let expected = ("ab", true, "cd", "0000");
-        assert_eq!((&*life.run, life.is_master, &*life.replid, &*life.former), expected);
-        assert_eq!(Life::read("run_id:ab\r\n"), None);
     }
 }

@@ -16,15 +16,21 @@ use tokio::sync::mpsc;
 
 use crate::broker::redis::backoff::Backoff;
 use crate::broker::redis::connector::{self, Connection, SessionError};
-use crate::broker::redis::dispatch::{Dispatch, IngestRequest};
+use crate::broker::redis::dispatch::{self, Dispatch, IngestRequest};
+use crate::broker::redis::moved::Verdict;
 use crate::broker::redis::partition::Partition;
 use crate::broker::redis::place::Server;
 use crate::broker::redis::resp::Value;
 use crate::broker::redis::session::{self, Run};
 
 /// How the library answers a first tick if another process wrote the state: the code, then the run
-/// id of that process.
+/// id and the replication id of that process.
 const STRANGE: &str = "SSESTRANGE ";
+
+/// How long another gateway has time to tell how a partition came to its server, and how often this
+/// one looks.
+const DOUBT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The state of the ingest's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +84,11 @@ impl Ingest {
         loop {
             let Err(error) = self.session().await;
             self.offline(&error);
+            if let (SessionError::Refused(why), Some(server)) = (&error, &self.server)
+                && dispatch::is_moving(why)
+            {
+                self.partition.place.gives(server).await;
+            }
             let wait = self.backoff.ended(Instant::now());
             self.idle(wait).await;
         }
@@ -237,27 +248,51 @@ impl Ingest {
     }
 
     /// Sends the first tick and returns the clock. In a Redis Cluster it first asks who wrote the
-    /// state, because a partition that was moved has lost nothing.
+    /// state, because a partition that was moved has lost nothing. If this gateway cannot tell whether
+    /// it was moved, another one may, and its tick then makes the state known.
     async fn first_tick(&self, connection: &mut Connection) -> Result<EventId, SessionError> {
         let (place, calls) = (&self.partition.place, &self.partition.calls);
         if !place.moves_partitions() {
             return connection.call(&calls.tick(), |value| calls.ticked(value)).await?;
         }
-        let first = calls.first_tick(None);
-        let strange = match connection.call(&first, |value| calls.ticked(value)).await? {
-            Err(SessionError::Refused(text)) if text.starts_with(STRANGE) => text,
-            answered => return answered,
-        };
-        let run = strange[STRANGE.len()..].split(' ').next().unwrap_or_default();
-        let moved = place.moved_from(run, connection).await;
-        let tick = calls.first_tick(Some(if moved { run } else { "" }));
-        if moved {
-            tracing::info!(
-                redis.addr = %self.partition.addr(), partition = self.partition.label(),
-                "Redis Cluster has moved the partition here"
-            );
+        let patience = DOUBT.min(self.partition.config.connect_timeout / 3);
+        let until = Instant::now() + patience;
+        loop {
+            let first = calls.first_tick(None);
+            let strange = match connection.call(&first, |value| calls.ticked(value)).await? {
+                Err(SessionError::Refused(text)) if text.starts_with(STRANGE) => text,
+                answered => return answered,
+            };
+            let mut words = strange[STRANGE.len()..].split(' ');
+            let (run, replid) =
+                (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let verdict = place.judge((run, replid), connection, patience).await;
+            let (addr, partition) = (self.partition.addr(), self.partition.label());
+            let from = match verdict {
+                Verdict::Whole => {
+                    tracing::info!(
+                        redis.addr = %addr, partition,
+                        "Redis Cluster has moved the partition here"
+                    );
+                    run
+                }
+                Verdict::Lost => "",
+                Verdict::Doubtful if Instant::now() < until => {
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+                Verdict::Doubtful => {
+                    tracing::warn!(
+                        redis.addr = %addr, partition,
+                        "nobody can tell whether the partition came here as a whole, so it counts as \
+                         incomplete"
+                    );
+                    ""
+                }
+            };
+            let tick = calls.first_tick(Some(from));
+            return connection.call(&tick, |value| calls.ticked(value)).await?;
         }
-        connection.call(&tick, |value| calls.ticked(value)).await?
     }
 
     async fn serve(
@@ -286,6 +321,7 @@ impl Ingest {
                     let heard = self.dispatch.understand(input)?;
                     self.partition.heard(&heard);
                     if let (Some(epoch), Some((run, _))) = (heard.epoch, &self.last) {
+                        partition.place.ticks();
                         self.hear_epoch(run.clone(), epoch);
                     }
                 }

@@ -10,6 +10,7 @@ use redis::{ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError};
 
 use crate::broker::redis::cluster::Cluster;
 use crate::broker::redis::connector::{Connection, SessionError};
+use crate::broker::redis::moved::Verdict;
 use crate::broker::redis::sentinel::Sentinels;
 use crate::broker::redis::settings::{BadRedis, RedisSettings, RedisTls};
 use crate::config::redis_url::{BadRedisUrl, RedisUrl};
@@ -93,10 +94,15 @@ impl Place {
 
     /// Takes in why a session ended.
     pub(crate) fn ended(&self, error: &SessionError) {
-        let Place::Cluster { cluster, slot } = self else { return };
-        cluster.ended(*slot);
-        if let SessionError::Refused(text) = error {
+        if let (Place::Cluster { cluster, .. }, SessionError::Refused(text)) = (self, error) {
             cluster.heard(text);
+        }
+    }
+
+    /// Asks the server of a session that ended where the partition went.
+    pub(crate) async fn gives(&self, server: &Server) {
+        if let Place::Cluster { cluster, slot } = self {
+            cluster.gives(*slot, server).await;
         }
     }
 
@@ -114,12 +120,20 @@ impl Place {
         matches!(self, Place::Cluster { .. })
     }
 
-    /// Whether Redis Cluster moved the partition from the process `run` to the server at the other end
-    /// of this connection.
-    pub(crate) async fn moved_from(&self, run: &str, connection: &mut Connection) -> bool {
+    /// How the partition came to the server at the other end of this connection. `wrote` are the run
+    /// id and the replication id that its state names. Waits for other servers no longer than
+    /// `patience`.
+    pub(crate) async fn judge(
+        &self,
+        wrote: (&str, &str),
+        connection: &mut Connection,
+        patience: Duration,
+    ) -> Verdict {
         match self {
-            Place::Cluster { cluster, slot } => cluster.moved(run, *slot, connection).await,
-            _ => false,
+            Place::Cluster { cluster, slot } => {
+                cluster.judge(*slot, wrote, connection, patience).await
+            }
+            _ => Verdict::Lost,
         }
     }
 
@@ -128,6 +142,13 @@ impl Place {
         match self {
             Place::Cluster { cluster, slot } => cluster.begins(*slot, connection).await,
             _ => Ok(()),
+        }
+    }
+
+    /// Notes that the master of a session answered a tick.
+    pub(crate) fn ticks(&self) {
+        if let Place::Cluster { cluster, slot } = self {
+            cluster.ticks(*slot);
         }
     }
 

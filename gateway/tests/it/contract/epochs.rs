@@ -96,6 +96,15 @@ fn a_server_that_took_a_masters_place_was_not_given_its_partition() {
     third.redis.command(&["HSET", &format!("sse:known:{known}"), ":since", "0"]);
     let now = new.get("id").parse::<EventId>().unwrap();
     let call = Call::first_tick(&third.keys, 0, &NEW, Some(&info(&new.redis, "run_id")));
+    // Who asks first is told which process wrote the state, in which life of its data.
+    let ask = third.call(&Call::first_tick(&third.keys, 0, &NEW, None));
+    let [wrote, replid, here] = [
+        info(&new.redis, "run_id"),
+        info(&new.redis, "master_replid"),
+        info(&third.redis, "run_id"),
+    ];
+    let told = format!("SSESTRANGE {wrote} {replid} wrote the state, this is {here}");
+    assert_eq!(ask.refusal(), Some(&*told));
     assert_eq!(third.call(&call).elements()[0].id().epoch(), now.epoch());
 }
 
