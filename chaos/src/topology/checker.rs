@@ -15,6 +15,9 @@ use crate::topology::history::{History, Publication, Seen, Told, What};
 /// How much later than a client the rest may see an epoch.
 const SEEN_MS: u64 = 2_000;
 
+/// How much later than an epoch began the first id of it may be that anybody knows.
+const BEGUN_MS: u64 = 1_000;
+
 /// The judgement of a history.
 #[derive(Debug, Default)]
 pub struct Judgement {
@@ -300,7 +303,8 @@ impl<'a> Strand<'a> {
                 let begun = self.ground.rank(self.partition, epoch);
                 let is_told = |gap: &Gap<'_>| {
                     let of = gap.after.is_none_or(|after| after.epoch() == before.epoch());
-                    is_whole(gap) && (of || (gap.open == told.open && begun.ms <= gap.at_ms))
+                    is_whole(gap)
+                        && (of || (gap.open == told.open && begun.ms <= gap.at_ms + BEGUN_MS))
                 };
                 if !walk.gaps.iter().any(is_told) {
                     let text =

@@ -417,7 +417,7 @@ fn an_epoch_that_begins_after_a_reset_needs_another() {
     scene.gap(0, "reset");
     scene.comes(0, 3, 5);
     scene.publish(0, 4, 5);
-    scene.comes(0, 5, 6);
+    scene.comes(0, 15, 6);
     scene.finds(&[Wrong::Untold, Wrong::Lost]);
 }
 

@@ -15,7 +15,7 @@ use crate::topology::shared::Kill;
 pub const PARTITIONS: u16 = 16;
 
 /// The faults, with what each does.
-pub const FAULTS: [(&str, &str); 10] = [
+pub const FAULTS: [(&str, &str); 12] = [
     ("kill-master", "a master is killed, and comes back once its replica took its place"),
     ("restart-master", "a master is killed and starts again at once, empty or with old data"),
     ("freeze-master", "a master stands still until its replica took its place, then runs on"),
@@ -23,6 +23,11 @@ pub const FAULTS: [(&str, &str); 10] = [
     ("failover-force", "CLUSTER FAILOVER FORCE: the same, without the master's consent"),
     ("failover-takeover", "CLUSTER FAILOVER TAKEOVER: the same, without anybody's consent"),
     ("move", "some partitions move to another master, key by key"),
+    (
+        "move-crash",
+        "some partitions move to another master, which is killed and starts again at once",
+    ),
+    ("replace-move", "a replica takes its master's place, and gives some partitions away at once"),
     ("reshard", "redis-cli --cluster reshard moves slots from a master to another"),
     ("grow", "a node joins, gets partitions, loses them and is forgotten"),
     ("replica-down", "a replica is killed, and comes back after a while"),
@@ -188,33 +193,63 @@ impl ClusterSide {
     fn fail_over(&self, lane: &Lane, master: &Node, words: &[&str]) -> Result<(), String> {
         let replica = self.addr(self.replica_of(master)?.index);
         until(&lane.shared, "a failover is begun", || ask(replica, words).is_ok())?;
-        // It gives up after some seconds, so it is asked again.
-        let mut asked_ms = now_ms();
+        // It gives up after some seconds, and is asked again. On a busy machine it may never succeed.
+        let (began_ms, mut asked_ms) = (now_ms(), now_ms());
         until(&lane.shared, "master and replica have changed places", || {
             if now_ms() > asked_ms + 10_000 {
                 asked_ms = now_ms();
                 let _ = ask(replica, words);
             }
-            self.is_replaced(master, None)
+            self.is_replaced(master, None) || now_ms() > began_ms + 30_000
         })
     }
 
-    /// Moves some of a master's partitions, but not the last one.
-    fn move_some(
-        &self,
-        lane: &mut Lane,
-        from: &Node,
-        mut partitions: Vec<u16>,
-    ) -> Result<(), String> {
-        let to = self.other(lane, from.index)?;
+    /// Moves some of a node's partitions to another one, but not the last one.
+    fn move_some(&self, lane: &mut Lane, from: usize, mut partitions: Vec<u16>, to: usize) {
         partitions.pop();
         lane.rng.shuffle(&mut partitions);
         partitions.truncate(lane.rng.usize(1..4));
         for partition in partitions {
             lane.shared.say(&format!("  partition {partition} to {}", self.addr(to)));
-            self.cluster.move_slot(self.keys.slot(partition), from.index, to);
+            self.cluster.move_slot(self.keys.slot(partition), from, to);
         }
-        Ok(())
+    }
+
+    /// Partitions that a node gave away, and in which no gateway has ticked since. Whether all of them
+    /// left it cannot be proven once it ends.
+    fn unproven(&self, from: &Node) -> Vec<u16> {
+        let info = ask(self.addr(from.index), &["INFO", "server"]).unwrap_or_default();
+        let run = field(&info, "run_id").unwrap_or_default().to_owned();
+        let owners = self.owners().unwrap_or_default();
+        let others = owners.iter().filter(|owner| owner.index != from.index);
+        let names = |owner: &Node, partition: u16| {
+            let state = self.keys.state(partition);
+            ask(self.addr(owner.index), &["HGET", &state, "run"]).is_ok_and(|by| by == run)
+        };
+        let of = |owner| {
+            let all = self.partitions(owner).into_iter();
+            all.filter(|partition| names(owner, *partition)).collect::<Vec<_>>()
+        };
+        others.flat_map(of).collect()
+    }
+
+    fn replace_and_move(
+        &self,
+        lane: &mut Lane,
+        master: &Node,
+        all: Vec<u16>,
+    ) -> Result<(), String> {
+        let (replica, to) = (self.replica_of(master)?, self.other(lane, master.index)?);
+        let addr = self.addr(replica.index);
+        until(&lane.shared, "a replica takes its master's place", || {
+            ask(addr, &["CLUSTER", "FAILOVER", "TAKEOVER"]).is_ok()
+        })?;
+        until(&lane.shared, "the next owner knows of the replica", || {
+            let view = self.view(to).unwrap_or_default();
+            view.iter().any(|node| node.index == replica.index && !node.slots.is_empty())
+        })?;
+        self.move_some(lane, replica.index, all, to);
+        self.replaced(lane, master, false)
     }
 
     fn miss_a_replica(&mut self, lane: &mut Lane, master: &Node) -> Result<(), String> {
@@ -231,6 +266,9 @@ impl ClusterSide {
         self.configure(node);
         lane.shared.set_servers(self.servers());
         self.wait_for_order(lane)?;
+        // A gateway that does not know a node believes that it is the same process as before only if
+        // it has run for some time.
+        lane.wait(2_000..2_500)?;
         let mut moved = Vec::new();
         for owner in self.owners()? {
             // The last partition stays: a master without slots becomes a replica.
@@ -291,15 +329,19 @@ impl ClusterSide {
             Err(error) => {
                 lane.shared.say(&format!("  redis-cli failed, so fix is called: {error}"));
                 let addr = self.addr(0).to_string();
-                until(&lane.shared, "redis-cli has fixed the slots", || {
-                    redis_cli(&["fix", &addr, "--cluster-yes"]).is_ok()
-                })
+                let mut last = String::new();
+                let fixed = until(&lane.shared, "redis-cli has fixed the slots", || {
+                    let fixed = redis_cli(&["fix", &addr]);
+                    last = fixed.clone().err().unwrap_or_default();
+                    fixed.is_ok()
+                });
+                fixed.map_err(|error| format!("{error}: {last}"))
             }
         }
     }
 }
 
-/// Runs `redis-cli --cluster` with these words. The error is the end of what it printed.
+/// Runs `redis-cli --cluster` with these words. The error is what it complained about.
 fn redis_cli(words: &[&str]) -> Result<(), String> {
     let mut command = Command::new("redis-cli");
     command.arg("--cluster").args(words).stdin(Stdio::null());
@@ -307,11 +349,11 @@ fn redis_cli(words: &[&str]) -> Result<(), String> {
     match output.status.success() {
         true => Ok(()),
         false => {
-            let (out, err) = (output.stdout, output.stderr);
-            let text = [out, err].map(|text| String::from_utf8_lossy(&text).into_owned());
-            let text = text.join(" ");
-            let lines: Vec<&str> = text.lines().filter(|line| line.len() > 8).collect();
-            Err(lines[lines.len().saturating_sub(3)..].join(" "))
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let says = |line: &&str| ["ERR", "WARNING", "***"].iter().any(|it| line.contains(it));
+            let lines: Vec<&str> = text.lines().filter(says).collect();
+            Err(format!("{}: {}", output.status, lines.join(" ")))
         }
     }
 }
@@ -343,6 +385,10 @@ impl Side for ClusterSide {
                 }
             });
         };
+        if !matches!(fault, "move" | "reshard" | "grow" | "replica-down") {
+            let unproven = self.unproven(&master);
+            shared.amend(place, |window| window.partitions.extend(unproven));
+        }
         match fault {
             "kill-master" => {
                 ends(false, true);
@@ -373,7 +419,28 @@ impl Side for ClusterSide {
                 ends(true, false);
                 self.fail_over(lane, &master, &["CLUSTER", "FAILOVER", "TAKEOVER"])?;
             }
-            "move" => self.move_some(lane, &master, partitions)?,
+            "move" => {
+                let to = self.other(lane, master.index)?;
+                self.move_some(lane, master.index, partitions, to);
+            }
+            "move-crash" => {
+                ends(true, true);
+                let to = self.other(lane, master.index)?;
+                let view = self.view(to)?;
+                let has: Vec<u16> = view
+                    .iter()
+                    .filter(|n| n.index == to)
+                    .flat_map(|n| self.partitions(n))
+                    .collect();
+                shared.amend(place, |window| window.partitions.extend(has));
+                self.move_some(lane, master.index, partitions, to);
+                self.cluster.nodes[to].kill();
+                self.restart(to);
+            }
+            "replace-move" => {
+                ends(true, false);
+                self.replace_and_move(lane, &master, partitions)?;
+            }
             "reshard" => self.reshard(lane, &master)?,
             "grow" => {
                 shared.amend(place, |window| window.partitions = all());
