@@ -111,6 +111,18 @@ impl ClusterSide {
         Ok(self.view(0)?.into_iter().filter(has).collect())
     }
 
+    /// A slot of no partition, and the node that has it.
+    fn spare(&self) -> Result<(u16, usize), String> {
+        let own: Vec<u16> = (0..PARTITIONS).map(|partition| self.keys.slot(partition)).collect();
+        let owners = self.owners()?;
+        let of = |owner: &Node| {
+            let slots = owner.slots.iter().flat_map(|(first, last)| *first..=*last);
+            let mut free = slots.filter(|slot| !own.contains(slot));
+            free.next().map(|slot| (slot, owner.index))
+        };
+        owners.iter().find_map(of).ok_or_else(|| "every slot is a partition's".to_owned())
+    }
+
     fn replica_of(&self, master: &Node) -> Result<Node, String> {
         let view = self.view(master.index)?;
         let follows = |node: &Node| node.follows.as_ref() == Some(&master.id);
@@ -278,6 +290,10 @@ impl ClusterSide {
             partitions.truncate(lane.rng.usize(0..3));
             moved.extend(partitions.into_iter().map(|partition| (partition, owner.index)));
         }
+        // A master that gives its last slot away becomes a replica at once, and nobody can tell why any
+        // more. So it has a slot that is no partition's.
+        let (spare, its) = self.spare()?;
+        self.cluster.move_slot(spare, its, node);
         for (partition, from) in &moved {
             self.cluster.move_slot(self.keys.slot(*partition), *from, node);
         }
@@ -285,6 +301,7 @@ impl ClusterSide {
         for (partition, to) in &moved {
             self.cluster.move_slot(self.keys.slot(*partition), node, *to);
         }
+        self.cluster.move_slot(spare, node, its);
         // A gateway that starts meanwhile asks the node.
         lane.wait(1_000..2_500)?;
         let id = self.cluster.id(node);

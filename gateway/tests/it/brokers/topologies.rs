@@ -115,12 +115,20 @@ fn a_cluster_serves_streams_over_all_its_masters() {
 #[test]
 fn a_partition_that_moves_under_load_loses_nothing_and_tells_nothing() {
     let mut cluster = RedisCluster::start(3, false);
-    let gateway = gateway(&cluster.url());
+    let gateway = start(&cluster.url(), &[("redis.tick", "100ms")]).unwrap();
     let (keys, channels) = (Keys::new("sse", P), channels_of(P));
     let mut subscriber = gateway.live(&query(&channels));
     let fourth = cluster.add();
     let slot = keys.slot(9);
     let mut at = cluster.owner_by(slot, 0);
+    // A master that gives its last slot away becomes a replica at once.
+    cluster.move_slot(slot + 1, cluster.owner_by(slot + 1, 0), fourth);
+    // A node that has run for longer than a gateway's last tick is known to be the same as before.
+    eventually("the fourth node has run for some seconds", || {
+        let info = cluster.nodes[fourth].command(&["INFO", "server"]);
+        let uptime = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
+        uptime.unwrap().trim().parse::<u32>().unwrap() > 3
+    });
     let (mut sent, mut seen) = (0, vec![0; usize::from(P)]);
     for to in [(at + 1) % 3, fourth, (at + 2) % 3] {
         std::thread::scope(|scope| {
