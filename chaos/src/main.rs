@@ -26,6 +26,7 @@ mod settings;
 mod stage;
 mod storm;
 mod subscriber;
+mod sums;
 mod tally;
 mod topology;
 mod truth;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use faults::Fault;
+use sums::Sums;
 use tokio::signal::unix::{SignalKind, signal};
 use topology::Topology;
 
@@ -84,26 +86,8 @@ fn main() -> ExitCode {
         Fault::all().for_each(|fault| println!("{:17} {}", fault.name(), fault.about()));
         return ExitCode::SUCCESS;
     }
-    let first = match seed(&args.seed) {
-        Ok(seed) => seed,
-        Err(error) => return trouble(&error),
-    };
-    let mut sums = report::Sums::default();
-    for seed in first..first.saturating_add(args.seeds) {
-        if let Err(error) = plan(&args, seed).and_then(|plan| perform(&plan, &mut sums)) {
-            trouble(&error);
-            sums.undone(seed);
-            if args.seeds == 1 || error == INTERRUPTED {
-                return ExitCode::from(2);
-            }
-        }
-    }
-    if args.seeds > 1 {
-        println!("{} seeds from {first} on, all together", args.seeds);
-        sums.print();
-        println!("{}", sums.json());
-    }
-    ExitCode::from(sums.exit_code())
+    let one = |seed, sums: &mut Sums| perform(&plan(&args, seed)?, sums);
+    seeds(&args, one, report::print_sums)
 }
 
 fn on_topology(args: &Args, topology: Topology) -> ExitCode {
@@ -112,10 +96,6 @@ fn on_topology(args: &Args, topology: Topology) -> ExitCode {
         catalogue.iter().for_each(|(name, about)| println!("{name:17} {about}"));
         return ExitCode::SUCCESS;
     }
-    let first = match seed(&args.seed) {
-        Ok(seed) => seed,
-        Err(error) => return trouble(&error),
-    };
     let named = |name: &String| {
         let known = catalogue.iter().find(|(known, _)| known == name).map(|(known, _)| *known);
         known.ok_or_else(|| format!("--faults {name}: unknown; see --list"))
@@ -129,8 +109,7 @@ fn on_topology(args: &Args, topology: Topology) -> ExitCode {
         (Ok(faults), Ok(gateway)) => (faults, gateway),
         (Err(error), _) | (_, Err(error)) => return trouble(&error),
     };
-    let mut sums = topology::Sums::default();
-    for seed in first..first.saturating_add(args.seeds) {
+    let one = |seed, sums: &mut Sums| {
         let plan = topology::Plan {
             topology,
             seed,
@@ -141,13 +120,29 @@ fn on_topology(args: &Args, topology: Topology) -> ExitCode {
             subscribers: args.subscribers,
         };
         println!("{} seed {seed}, {}", topology.name(), plan.gateway.display());
-        let performed = block_on(async {
+        block_on(async {
             tokio::select! {
-                done = topology::perform(&plan, &mut sums) => done,
+                done = topology::perform(&plan, sums) => done,
                 error = interrupted() => Err(error),
             }
-        });
-        if let Err(error) = performed {
+        })
+    };
+    seeds(args, one, topology::print_sums)
+}
+
+/// Performs a run for each seed, and prints their sums.
+fn seeds(
+    args: &Args,
+    mut one: impl FnMut(u64, &mut Sums) -> Result<(), String>,
+    print: fn(&Sums),
+) -> ExitCode {
+    let first = match seed(&args.seed) {
+        Ok(seed) => seed,
+        Err(error) => return trouble(&error),
+    };
+    let mut sums = Sums::default();
+    for seed in first..first.saturating_add(args.seeds) {
+        if let Err(error) = one(seed, &mut sums) {
             trouble(&error);
             sums.undone(seed);
             if args.seeds == 1 || error == INTERRUPTED {
@@ -157,7 +152,7 @@ fn on_topology(args: &Args, topology: Topology) -> ExitCode {
     }
     if args.seeds > 1 {
         println!("{} seeds from {first} on, all together", args.seeds);
-        sums.print();
+        print(&sums);
         println!("{}", sums.json());
     }
     ExitCode::from(sums.exit_code())
@@ -170,7 +165,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Strin
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
-fn perform(plan: &run::Plan, sums: &mut report::Sums) -> Result<(), String> {
+fn perform(plan: &run::Plan, sums: &mut Sums) -> Result<(), String> {
     println!("seed {}, {} with {} faults", plan.seed, plan.gateway.display(), plan.faults.len());
     println!("  {}", plan.settings.words().join(" "));
     let stage = block_on(async {
@@ -181,7 +176,7 @@ fn perform(plan: &run::Plan, sums: &mut report::Sums) -> Result<(), String> {
         }
     })?;
     report::print(plan, &stage);
-    sums.add(plan, &stage);
+    report::add(sums, plan, &stage);
     Ok(())
 }
 

@@ -23,8 +23,10 @@ mod subscriber;
 
 use std::rc::Rc;
 
-pub use report::Sums;
+pub use report::print_sums;
 pub use run::Plan;
+
+use crate::sums::Sums;
 
 /// Where Redis' servers are and how they stand to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,7 +59,7 @@ pub async fn perform(plan: &Plan, sums: &mut Sums) -> Result<(), String> {
         reconnects: stage.reconnects.get(),
     };
     report::print(plan, &outcome);
-    sums.add(plan, &outcome);
+    report::add(sums, plan, &outcome);
     drop(history);
     debug_assert_eq!(Rc::strong_count(&stage), 1, "every task has ended");
     Ok(())

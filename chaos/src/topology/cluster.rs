@@ -202,6 +202,14 @@ impl ClusterSide {
         Ok(())
     }
 
+    fn freeze(&self, lane: &mut Lane, master: &Node) -> Result<(), String> {
+        self.cluster.nodes[master.index].freeze();
+        let replaced = self.replaced(lane, master, true);
+        let waited = lane.wait(0..3_000);
+        self.cluster.nodes[master.index].thaw();
+        replaced.and(waited)
+    }
+
     fn fail_over(&self, lane: &Lane, master: &Node, words: &[&str]) -> Result<(), String> {
         let replica = self.addr(self.replica_of(master)?.index);
         until(&lane.shared, "a failover is begun", || ask(replica, words).is_ok())?;
@@ -243,6 +251,24 @@ impl ClusterSide {
             all.filter(|partition| names(owner, *partition)).collect::<Vec<_>>()
         };
         others.flat_map(of).collect()
+    }
+
+    fn move_and_crash(
+        &mut self,
+        lane: &mut Lane,
+        place: usize,
+        master: &Node,
+        partitions: Vec<u16>,
+    ) -> Result<(), String> {
+        let to = self.other(lane, master.index)?;
+        let view = self.view(to)?;
+        let target = view.iter().filter(|node| node.index == to);
+        let has: Vec<u16> = target.flat_map(|node| self.partitions(node)).collect();
+        lane.shared.amend(place, |window| window.partitions.extend(has));
+        self.move_some(lane, master.index, partitions, to);
+        self.cluster.nodes[to].kill();
+        self.restart(to);
+        Ok(())
     }
 
     fn replace_and_move(
@@ -356,6 +382,69 @@ impl ClusterSide {
             }
         }
     }
+
+    fn cause(
+        &mut self,
+        fault: &'static str,
+        lane: &mut Lane,
+        place: usize,
+        master: &Node,
+        partitions: Vec<u16>,
+    ) -> Result<(), String> {
+        let (shared, all) = (lane.shared.clone(), || (0..PARTITIONS).collect());
+        let full_coverage = self.full_coverage;
+        let ends = |splits: bool, dies: bool| {
+            shared.amend(place, |window| {
+                (window.ends_epoch, window.splits) = (true, splits);
+                if dies && full_coverage {
+                    window.also_away = all();
+                }
+            });
+        };
+        match fault {
+            "kill-master" => {
+                ends(false, true);
+                self.kill(lane, master, partitions)?;
+            }
+            "restart-master" => {
+                ends(true, true);
+                self.cluster.nodes[master.index].kill();
+                self.restart(master.index);
+            }
+            "freeze-master" => {
+                ends(true, true);
+                self.freeze(lane, master)?;
+            }
+            "cluster-failover" => {
+                ends(false, false);
+                self.fail_over(lane, master, &["CLUSTER", "FAILOVER"])?;
+            }
+            "failover-force" | "failover-takeover" => {
+                ends(true, false);
+                let how = if fault == "failover-force" { "FORCE" } else { "TAKEOVER" };
+                self.fail_over(lane, master, &["CLUSTER", "FAILOVER", how])?;
+            }
+            "move" => {
+                let to = self.other(lane, master.index)?;
+                self.move_some(lane, master.index, partitions, to);
+            }
+            "move-crash" => {
+                ends(true, true);
+                self.move_and_crash(lane, place, master, partitions)?;
+            }
+            "replace-move" => {
+                ends(true, false);
+                self.replace_and_move(lane, master, partitions)?;
+            }
+            "reshard" => self.reshard(lane, master)?,
+            "grow" => {
+                shared.amend(place, |window| window.partitions = all());
+                self.grow(lane)?;
+            }
+            _ => self.miss_a_replica(lane, master)?,
+        }
+        Ok(())
+    }
 }
 
 /// Runs `redis-cli --cluster` with these words. The error is what it complained about.
@@ -392,79 +481,11 @@ impl Side for ClusterSide {
         let addr = self.addr(master.index);
         lane.shared.say(&format!("  at {addr}, partitions {}", names.join(" ")));
         let place = lane.shared.begin(fault, partitions.clone());
-        let (shared, all) = (lane.shared.clone(), || (0..PARTITIONS).collect());
-        let full_coverage = self.full_coverage;
-        let ends = |splits: bool, dies: bool| {
-            shared.amend(place, |window| {
-                (window.ends_epoch, window.splits) = (true, splits);
-                if dies && full_coverage {
-                    window.also_away = all();
-                }
-            });
-        };
         if !matches!(fault, "move" | "reshard" | "grow" | "replica-down") {
             let unproven = self.unproven(&master);
-            shared.amend(place, |window| window.partitions.extend(unproven));
+            lane.shared.amend(place, |window| window.partitions.extend(unproven));
         }
-        match fault {
-            "kill-master" => {
-                ends(false, true);
-                self.kill(lane, &master, partitions)?;
-            }
-            "restart-master" => {
-                ends(true, true);
-                self.cluster.nodes[master.index].kill();
-                self.restart(master.index);
-            }
-            "freeze-master" => {
-                ends(true, true);
-                self.cluster.nodes[master.index].freeze();
-                let replaced = self.replaced(lane, &master, true);
-                let waited = lane.wait(0..3_000);
-                self.cluster.nodes[master.index].thaw();
-                replaced.and(waited)?;
-            }
-            "cluster-failover" => {
-                ends(false, false);
-                self.fail_over(lane, &master, &["CLUSTER", "FAILOVER"])?;
-            }
-            "failover-force" => {
-                ends(true, false);
-                self.fail_over(lane, &master, &["CLUSTER", "FAILOVER", "FORCE"])?;
-            }
-            "failover-takeover" => {
-                ends(true, false);
-                self.fail_over(lane, &master, &["CLUSTER", "FAILOVER", "TAKEOVER"])?;
-            }
-            "move" => {
-                let to = self.other(lane, master.index)?;
-                self.move_some(lane, master.index, partitions, to);
-            }
-            "move-crash" => {
-                ends(true, true);
-                let to = self.other(lane, master.index)?;
-                let view = self.view(to)?;
-                let has: Vec<u16> = view
-                    .iter()
-                    .filter(|n| n.index == to)
-                    .flat_map(|n| self.partitions(n))
-                    .collect();
-                shared.amend(place, |window| window.partitions.extend(has));
-                self.move_some(lane, master.index, partitions, to);
-                self.cluster.nodes[to].kill();
-                self.restart(to);
-            }
-            "replace-move" => {
-                ends(true, false);
-                self.replace_and_move(lane, &master, partitions)?;
-            }
-            "reshard" => self.reshard(lane, &master)?,
-            "grow" => {
-                shared.amend(place, |window| window.partitions = all());
-                self.grow(lane)?;
-            }
-            _ => self.miss_a_replica(lane, &master)?,
-        }
+        self.cause(fault, lane, place, &master, partitions)?;
         self.wait_for_order(lane)?;
         lane.shared.end(place);
         Ok(())

@@ -101,15 +101,20 @@ impl Life {
     }
 }
 
+impl Master {
+    /// Whether the same process was not promoted since. (It may have got a first replica.)
+    fn is_still(&self, life: &Life) -> bool {
+        self.former == life.former || !life.was_promoted()
+    }
+}
+
 impl Evidence {
     /// Notes that a slot's session with this master begins, which is the node `node`.
     pub(crate) fn begins(&mut self, slot: u16, node: String, life: Life, now: Instant) {
-        let Life { run, former, .. } = life;
         self.given.remove(&slot);
-        self.ticks.insert(slot, Tick { run: run.clone(), node, at: now });
-        // A process that was promoted once more is another master.
-        if self.masters.get(&run).is_none_or(|master| master.former != former) {
-            self.masters.insert(run, Master { former, since: now });
+        self.ticks.insert(slot, Tick { run: life.run.clone(), node, at: now });
+        if !self.masters.get(&life.run).is_some_and(|master| master.is_still(&life)) {
+            self.masters.insert(life.run, Master { former: life.former, since: now });
         }
     }
 
@@ -139,11 +144,9 @@ impl Evidence {
     /// session that began later proves nothing: the server may have been promoted in between.
     pub(crate) fn stayed(&self, slot: u16, here: &Life, now: Instant) -> bool {
         let Some(Tick { at: ticked, .. }) = self.ticks.get(&slot) else { return false };
-        if let Some(master) = self.masters.get(&here.run) {
-            let still = master.former == here.former || !here.was_promoted();
-            if still && master.since < *ticked {
-                return true;
-            }
+        let known = self.masters.get(&here.run);
+        if known.is_some_and(|master| master.is_still(here) && master.since < *ticked) {
+            return true;
         }
         // The uptime is in whole seconds.
         !here.was_promoted() && here.uptime > (now - *ticked) + Duration::from_secs(1)
@@ -203,6 +206,8 @@ mod tests {
         assert!(evidence.stayed(0, &here("old"), at(12)));
         assert!(evidence.stayed(0, &here(NEVER), at(12)), "it has a first replica");
         assert!(!evidence.stayed(0, &here("other"), at(12)), "it was promoted since");
+        begins(&mut evidence, 1, here(NEVER), 12);
+        assert!(evidence.stayed(0, &here(NEVER), at(12)), "another session began there");
         let again = life("again", "x", "old", 0);
         assert!(!evidence.stayed(0, &again, at(12)), "it was started again");
         begins(&mut evidence, 1, here("other"), 13);
