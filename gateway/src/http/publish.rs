@@ -48,15 +48,21 @@ pub(crate) async fn one(
     answer
 }
 
+/// Refuses a request that may come from a foreign page, without the client's certificate, or with a
+/// body that cannot be read.
+fn check_request(request: &HttpRequest, app: &App) -> Result<(), Problem> {
+    request::check_origin(request, &app.config.cors.origins, &app.config.server)?;
+    request::check_certificate(request, &app.config.tls)?;
+    request::check_body(request)
+}
+
 async fn publish_one(
     request: &HttpRequest,
     body: web::Payload,
     app: &App,
     trace: &mut Trace,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(request, &app.config.cors.origins, &app.config.server)?;
-    request::check_certificate(request, &app.config.tls)?;
-    request::check_body(request)?;
+    check_request(request, app)?;
     let channel = request::path_channel(request)?;
     let mut event = None;
     let pairs = request::query_pairs(request.query_string())?;
@@ -106,9 +112,7 @@ async fn publish_many(
     app: &App,
     trace: &mut Trace,
 ) -> Result<HttpResponse, Problem> {
-    request::check_origin(request, &app.config.cors.origins, &app.config.server)?;
-    request::check_certificate(request, &app.config.tls)?;
-    request::check_body(request)?;
+    check_request(request, app)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match kind.to_ascii_lowercase().as_str() {
