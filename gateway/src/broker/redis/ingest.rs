@@ -84,10 +84,10 @@ impl Ingest {
         loop {
             let Err(error) = self.session().await;
             self.offline(&error);
-            if let (SessionError::Refused(why), Some(server)) = (&error, &self.server)
+            if let SessionError::Refused(why) = &error
                 && dispatch::is_moving(why)
             {
-                self.partition.place.gives(server).await;
+                self.partition.place.gives().await;
             }
             let wait = self.backoff.ended(Instant::now());
             self.idle(wait).await;
@@ -144,7 +144,7 @@ impl Ingest {
         let server = self.partition.master().await?;
         self.server = Some(server.clone());
         let mut connection = connector::connect(&server, timeout).await?;
-        let prepared = tokio::time::timeout(timeout, self.prepare(&mut connection)).await;
+        let prepared = tokio::time::timeout(timeout, self.prepare(&server, &mut connection)).await;
         let (run, clock) = prepared.unwrap_or(Err(SessionError::Timeout(timeout)))?;
         self.number += 1;
         let (addr, label) = (server.addr().clone(), self.partition.label());
@@ -196,7 +196,11 @@ impl Ingest {
 
     /// Loads the library, checks the server and sends the first tick. Returns the server's run id
     /// and the clock.
-    async fn prepare(&self, connection: &mut Connection) -> Result<(Run, EventId), SessionError> {
+    async fn prepare(
+        &self,
+        server: &Server,
+        connection: &mut Connection,
+    ) -> Result<(Run, EventId), SessionError> {
         let partition = &self.partition;
         partition.calls.library.ensure(async |cmd| connection.ask(&cmd).await).await?;
         let policy = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").to_owned();
@@ -221,7 +225,7 @@ impl Ingest {
         self.agree(connection).await?;
         let clock = self.first_tick(connection).await?;
         partition.agreement.confirm();
-        partition.place.begins(connection).await?;
+        partition.place.begins(server, connection).await?;
         Ok((run, clock))
     }
 

@@ -99,10 +99,10 @@ impl Place {
         }
     }
 
-    /// Asks the server of a session that ended where the partition went.
-    pub(crate) async fn gives(&self, server: &Server) {
+    /// Asks the server of the last session where the partition went.
+    pub(crate) async fn gives(&self) {
         if let Place::Cluster { cluster, slot } = self {
-            cluster.gives(*slot, server).await;
+            cluster.gives(*slot).await;
         }
     }
 
@@ -137,10 +137,14 @@ impl Place {
         }
     }
 
-    /// Notes that a session with the master at the other end of this connection begins.
-    pub(crate) async fn begins(&self, connection: &mut Connection) -> Result<(), SessionError> {
+    /// Notes that a session with this master, at the other end of the connection, begins.
+    pub(crate) async fn begins(
+        &self,
+        server: &Server,
+        connection: &mut Connection,
+    ) -> Result<(), SessionError> {
         match self {
-            Place::Cluster { cluster, slot } => cluster.begins(*slot, connection).await,
+            Place::Cluster { cluster, slot } => cluster.begins(*slot, server, connection).await,
             _ => Ok(()),
         }
     }
