@@ -18,7 +18,7 @@ SECONDS = 30  # of one command
 
 SERVER = re.compile(r"^(?:\w+=\S+ )*(?:sse-gateway|cargo run\b.*sse-gateway)(?=\s|$)")
 # What of the gateway's command line ends by itself.
-ENDS = re.compile(r"\s(?:defaults|healthcheck|settings|fence|top|--check-config|--print-config|--help|--version|-h|-V)\b")
+ENDS = re.compile(r"\s(?:defaults|healthcheck|settings|partitions|fence|top|--check-config|--print-config|--help|--version|-h|-V)\b")
 LISTENER = re.compile(r"^(?:\w+=\S+ )*(?:curl (?:.* )?(?:-N|--no-buffer)\b|sse-publish tail\b|tail -f\b)")
 BOUNDED = re.compile(r"--max-time|\| *head|--count|--limit|--help")
 

@@ -20,10 +20,12 @@ pub mod partition;
 pub mod place;
 pub(crate) mod publish;
 pub(crate) mod publish_thread;
+pub mod repartition;
 pub mod resp;
 pub(crate) mod sentinel;
 pub mod session;
 pub mod settings;
+pub mod survey;
 pub(crate) mod threads;
 
 use std::collections::BTreeMap;

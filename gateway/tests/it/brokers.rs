@@ -1,6 +1,7 @@
 //! Tests that need Redis: other publishers, other versions of the contract, and faults of Redis.
 
 mod partitions;
+mod repartition;
 mod spanning;
 mod topologies;
 

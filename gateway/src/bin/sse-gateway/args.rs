@@ -66,6 +66,16 @@ pub enum Command {
         #[arg(long, requires = "apply")]
         yes: bool,
     },
+    /// Show the number of partitions that Redis holds, or change it while no gateway runs
+    #[command(after_long_help = help::PARTITIONS)]
+    Partitions {
+        /// The new number, 1 to 256 (2 to 256 in a Redis Cluster); asks before it changes anything
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+        to: Option<u16>,
+        /// Do not ask, for scripts
+        #[arg(long, requires = "to")]
+        yes: bool,
+    },
     /// Show live what one or several gateways do: streams, rates, delays, slow readers, Redis
     #[command(after_long_help = help::TOP)]
     Top(TopArgs),

@@ -85,6 +85,28 @@ Exit codes:
   1   Redis cannot be reached, or the answer was no
   64  The command line or the configuration is not valid";
 
+/// For `partitions`.
+pub const PARTITIONS: &str = "\
+Stop all gateways before a change, and everything that publishes straight to Redis: the command
+refuses while a gateway runs, but does not look for other publishers. If it was interrupted, call it
+again with the same number: it does what is left.
+
+Examples:
+  # How many are there?
+  sse-gateway --config /etc/sse-gateway.toml partitions
+  # Divide the channels among 4, and be asked before anything is changed
+  sse-gateway --redis redis://10.0.0.5:6379 partitions --to 4
+  # In a script
+  sse-gateway --config /etc/sse-gateway.toml partitions --to 4 --yes
+
+Environment:
+  SSE_REDIS__URL, SSE_REDIS__PARTITIONS and any other setting of the gateway
+
+Exit codes:
+  0   Shown, changed, or nothing to change
+  1   Redis cannot be reached, a gateway runs, or the answer was no
+  64  The command line or the configuration is not valid, or the number is not possible";
+
 /// For `fence`.
 pub const FENCE: &str = "\
 Every client is told once that events may be missing, and is then sent what the history holds.

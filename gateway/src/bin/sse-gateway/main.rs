@@ -5,6 +5,7 @@
 mod args;
 mod help;
 mod operator;
+mod partitions;
 mod supervisor;
 mod top;
 
@@ -70,6 +71,12 @@ fn main() -> ExitCode {
             Some(Command::Settings { apply, yes }) => {
                 operator::settings(config, &settings, *apply, *yes).await.map_err(Ended::from)
             }
+            Some(Command::Partitions { to, yes }) => partitions::run(&config, &settings, *to, *yes)
+                .await
+                .map_err(|failed| match failed {
+                    partitions::Failed::Usage(error) => Ended { code: USAGE, error },
+                    partitions::Failed::Other(error) => Ended { code: 1, error },
+                }),
             Some(Command::Top(args)) => {
                 top::run(args, &config).await.map_err(|failed| match failed {
                     top::Failed::Usage(error) => Ended { code: USAGE, error },

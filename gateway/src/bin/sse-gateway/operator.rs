@@ -96,7 +96,7 @@ fn origin(places: &Settings) -> String {
 }
 
 /// Asks the operator. The error says that the answer was no, or that there is nobody to ask.
-fn ask(question: &str) -> Result<(), String> {
+pub fn ask(question: &str) -> Result<(), String> {
     if !std::io::stdin().is_terminal() {
         return Err("nothing is written: standard input is no terminal, so nobody can be asked; \
                     --yes writes without a question"
@@ -134,10 +134,16 @@ fn tell(redis: &RedisBroker, answers: Vec<Begun>, words: &str) -> Result<(), Str
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
-async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, String> {
-    if config.broker == BrokerKind::Memory {
-        return Err("the broker is \"memory\"; name a Redis with --redis".to_owned());
+/// Fails unless the broker is Redis.
+pub fn needs_redis(config: &Config) -> Result<(), String> {
+    match config.broker {
+        BrokerKind::Memory => Err("the broker is \"memory\"; name a Redis with --redis".to_owned()),
+        BrokerKind::Redis => Ok(()),
     }
+}
+
+async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, String> {
+    needs_redis(config)?;
     let redis =
         RedisBroker::start(RedisSettings::of(config), Metrics::default(), &vitals::watch().0)
             .map_err(|error| error.to_string())?;
@@ -146,6 +152,6 @@ async fn connected(config: &Config) -> Result<std::sync::Arc<RedisBroker>, Strin
 }
 
 /// Prints a line. An error is ignored, because the reader of standard output may be gone.
-fn say(line: fmt::Arguments<'_>) {
+pub fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

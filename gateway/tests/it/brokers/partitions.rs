@@ -169,34 +169,6 @@ fn another_number_than_the_one_in_redis_is_refused_and_writes_nothing() {
     }
 }
 
-#[test]
-fn the_number_is_changed_as_the_document_says() {
-    let page = std::fs::read_to_string("../docs/operations.md").unwrap();
-    let command = page.lines().map(str::trim).find(|line| line.starts_with("redis-cli --scan"));
-    let redis = Redis::start();
-    let cli = format!("redis-cli -h {} -p {}", redis.addr.ip(), redis.addr.port());
-    let command = command.expect("the command").replace("redis-cli", &cli);
-    let channel = &channels()[1];
-    let mut before = None;
-    for number in ["4", "1", "4"] {
-        let gateway = TestGateway::redis(&redis, &[("redis.partitions", number)]);
-        if let Some(before) = before {
-            let header = [("Last-Event-ID", before)];
-            let header =
-                header.each_ref().map(|(name, value): &(&str, String)| (*name, value.as_str()));
-            let mut resumed = Subscriber::open(gateway.addr, &query(channel), &header);
-            reset(&mut resumed);
-        }
-        before = Some(gateway.publish(channel.as_str(), "x"));
-        drop(gateway);
-        let done = Command::new("sh").args(["-c", &command]).output().unwrap();
-        assert!(done.status.success(), "{done:?}");
-        let left = redis.command(&["KEYS", "sse:*"]);
-        let expire = |key: &str| redis.command(&["PTTL", key]).parse::<i64>().unwrap() > 0;
-        assert!(!left.is_empty() && left.lines().all(expire), "{left}");
-    }
-}
-
 /// Otherwise one call with plain names would take away the live side of all gateways.
 #[test]
 fn a_gateway_that_runs_is_not_stopped_by_a_state_of_another_number() {
