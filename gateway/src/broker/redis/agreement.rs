@@ -5,8 +5,9 @@
 //! partitions that only a gateway with a wrong number knows have no state to compare with. Such a
 //! gateway would create states of its own beside the others.
 //!
-//! So the first partition looks for a state of the other kind before its first tick, and the other
-//! partitions send nothing to Redis until that tick was answered.
+//! So the first partition looks for a state of the other kind before its first tick, and once more
+//! after it, because two gateways may start on an empty Redis at once. The other partitions send
+//! nothing to Redis until then.
 
 use redis::Cmd;
 use sse_contract::Keys;

@@ -224,6 +224,9 @@ impl Ingest {
         })?;
         self.agree(connection).await?;
         let clock = self.first_tick(connection).await?;
+        // Another gateway may have looked for this state before it was there, and be about to create
+        // one of the other kind.
+        self.ask_for_others(connection).await?;
         partition.agreement.confirm();
         partition.place.begins(server, connection).await?;
         Ok((run, clock))
@@ -236,7 +239,7 @@ impl Ingest {
             return Ok(());
         }
         if partition.number == 0 {
-            return connection.call(&agreement.question(), |value| agreement.judge(value)).await?;
+            return self.ask_for_others(connection).await;
         }
         // The state of this partition tells as well, if there is one. Its tick compares the number.
         let state = redis::cmd("EXISTS").arg(partition.keys.state(partition.number)).to_owned();
@@ -249,6 +252,15 @@ impl Ingest {
             let text = "partition 0 is away, and Redis has no state of this partition yet";
             SessionError::Refused(text.to_owned())
         })
+    }
+
+    /// Looks for a state that another number of partitions would have.
+    async fn ask_for_others(&self, connection: &mut Connection) -> Result<(), SessionError> {
+        let agreement = &self.partition.agreement;
+        if agreement.is_confirmed() || self.partition.number > 0 {
+            return Ok(());
+        }
+        connection.call(&agreement.question(), |value| agreement.judge(value)).await?
     }
 
     /// Sends the first tick and returns the clock. In a Redis Cluster it first asks who wrote the
@@ -363,6 +375,9 @@ impl Ingest {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use sse_lab::listener::Listener;
     use sse_lab::redis_server::RedisServer;
 
@@ -402,5 +417,29 @@ mod tests {
             online = status.wait_for(|status| *status == Status::Online) => assert!(online.is_ok()),
         }
         assert!(served.backoff.began.is_some());
+    }
+
+    /// Two gateways that are configured for different numbers may start on an empty Redis at once.
+    #[tokio::test]
+    async fn a_state_of_another_number_that_comes_with_the_first_tick_is_found() {
+        let redis = Arc::new(RedisServer::start());
+        let other = redis.clone();
+        let between = Listener::start(move |mut client| {
+            let mut server = TcpStream::connect(other.addr).unwrap();
+            let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            let mut chunk = vec![0; 1 << 16];
+            while let Ok(n @ 1..) = client.read(&mut chunk) {
+                if chunk[..n].windows(8).any(|word| word == b"sse_tick") {
+                    other.command(&["HSET", "sse:{0}:state", "partitions", "4"]);
+                }
+                server.write_all(&chunk[..n]).unwrap();
+            }
+        });
+        let mut starts = ingest(format!("redis://{}", between.addr), "1h");
+        let session = tokio::time::timeout(sse_lab::BOUND, starts.session()).await;
+        let Err(error) = session.expect("it ends");
+        assert!(error.to_string().contains("holds 4 (sse:{0}:state)"), "{error}");
+        assert!(!starts.partition.agreement.is_confirmed());
     }
 }

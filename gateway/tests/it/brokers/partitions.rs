@@ -66,6 +66,23 @@ fn each_partition_has_its_events_live_and_in_its_history() {
 }
 
 #[test]
+fn as_many_partitions_as_there_may_be_are_served() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[("redis.partitions", "256")]);
+    let keys = Keys::new("sse", 256);
+    let names = (0..).map(|n| format!("c{n}"));
+    let ends: Vec<String> =
+        names.filter(|name| [0, 255].contains(&keys.partition(name))).take(4).collect();
+    let query: Vec<String> = ends.iter().map(|name| format!("channel={name}")).collect();
+    let mut subscriber = gateway.live(&query.join("&"));
+    for name in &ends {
+        gateway.publish(name, name);
+        assert_eq!(subscriber.event().data, *name);
+    }
+    assert_eq!(gateway.admin("/readyz").status, 200);
+}
+
+#[test]
 fn a_batch_over_all_partitions_is_answered_in_its_order_and_published_in_that_of_each() {
     let redis = Redis::start();
     let gateway = TestGateway::redis(&redis, &[PARTITIONS]);
