@@ -430,7 +430,8 @@ mod tests {
             std::thread::spawn(move || std::io::copy(&mut from, &mut to));
             let mut chunk = vec![0; 1 << 16];
             while let Ok(n @ 1..) = client.read(&mut chunk) {
-                if chunk[..n].windows(8).any(|word| word == b"sse_tick") {
+                let call = b"FCALL\r\n$8\r\nsse_tick";
+                if chunk[..n].windows(call.len()).any(|words| words == call) {
                     other.command(&["HSET", "sse:{0}:state", "partitions", "4"]);
                 }
                 server.write_all(&chunk[..n]).unwrap();
