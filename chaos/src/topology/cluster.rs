@@ -146,27 +146,46 @@ impl ClusterSide {
         until(&lane.shared, what, || self.is_replaced(master, left_out))
     }
 
-    /// Whether all nodes agree, and every replica is in step.
-    fn in_order(&self) -> bool {
+    /// What keeps the nodes from agreeing, or a replica from being in step.
+    fn disorder(&self) -> Vec<String> {
         let count = self.cluster.nodes.len().to_string();
         let views: Vec<_> = self
             .cluster
             .nodes
             .iter()
             .map(|node| {
-                let info = ask(node.addr, &["CLUSTER", "INFO"]).ok()?;
-                let replication = ask(node.addr, &["INFO", "replication"]).ok()?;
-                let well = field(&info, "cluster_state") == Some("ok")
-                    && field(&info, "cluster_known_nodes") == Some(&count)
-                    && field(&replication, "master_link_status") != Some("down");
-                ask(node.addr, &["CLUSTER", "SLOTS"]).ok().filter(|_| well)
+                let info = ask(node.addr, &["CLUSTER", "INFO"]).unwrap_or_default();
+                let replication = ask(node.addr, &["INFO", "replication"]).unwrap_or_default();
+                let told = [
+                    ("cluster_state", field(&info, "cluster_state"), "ok"),
+                    ("cluster_known_nodes", field(&info, "cluster_known_nodes"), &*count),
+                    (
+                        "master_link_status",
+                        field(&replication, "master_link_status").or(Some("up")),
+                        "up",
+                    ),
+                ];
+                let wrong = told.into_iter().filter(|(_, value, good)| *value != Some(good));
+                let wrong: Vec<String> = wrong
+                    .map(|(name, value, _)| {
+                        format!("{} says {name}:{}", node.addr, value.unwrap_or("-"))
+                    })
+                    .collect();
+                (wrong, ask(node.addr, &["CLUSTER", "SLOTS"]).unwrap_or_default())
             })
             .collect();
-        views.iter().all(|view| view.is_some() && *view == views[0])
+        let first = views[0].1.clone();
+        let other = |(node, (_, view)): (usize, &(Vec<String>, String))| {
+            (*view != first).then(|| format!("{} sees other slots", self.addr(node)))
+        };
+        let others: Vec<String> = views.iter().enumerate().filter_map(other).collect();
+        views.into_iter().flat_map(|(wrong, _)| wrong).chain(others).collect()
     }
 
     fn wait_for_order(&self, lane: &Lane) -> Result<(), String> {
-        until(&lane.shared, "the nodes agree and the replicas are in step", || self.in_order())
+        let what = "the nodes agree and the replicas are in step";
+        let waited = until(&lane.shared, what, || self.disorder().is_empty());
+        waited.map_err(|error| format!("{error}: {}", self.disorder().join(", ")))
     }
 
     fn restart(&mut self, node: usize) {
