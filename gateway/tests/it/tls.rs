@@ -3,6 +3,8 @@
 //!
 //! Each test makes its certificates with openssl, and an authority for them.
 
+mod redis;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ use sse_gateway::stream::close_reason::CloseReason;
 
 use crate::event_source::EventSource;
 use crate::support::{
-    Answer, Block, Process, Redis, Scratch, Signal, Subscriber, TestGateway, connect, eventually,
+    Answer, Block, Process, Scratch, Signal, Subscriber, TestGateway, connect, eventually,
     own_addr, read_answer, request, request_on, spawn,
 };
 use crate::webdriver::Browser;
@@ -826,53 +828,6 @@ fn the_program_is_found_ready_reads_again_at_a_hangup_and_tells_no_key() {
     for secret in secret_lines(&pair) {
         assert!(!log.contains(&secret), "{log}");
     }
-}
-
-#[test]
-fn redis_is_reached_with_a_certificate_and_as_a_user() {
-    let authority = Authority::new();
-    let redis = Redis::start();
-    // A port on this test's own host, which no other process uses.
-    let free = std::net::TcpListener::bind((redis.addr.ip(), 0)).unwrap().local_addr().unwrap();
-    let server = authority.signs_for("redis", free.ip());
-    let own = authority.signs("gateway");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let ca = text(&authority.certificate());
-    let (certificate, key) = (text(&server.certificate), text(&server.key));
-    let port = free.port().to_string();
-    let files = ["tls-cert-file", &certificate, "tls-key-file", &key, "tls-ca-cert-file", &ca];
-    let speak = [&["CONFIG", "SET", "tls-port", &port, "tls-auth-clients", "yes"], &files[..]];
-    assert_eq!(redis.command(&speak.concat()), "OK");
-    let user = ["ACL", "SETUSER", "gateway", "on", ">secret", "~sse:*", "&sse:*", "+@all"];
-    assert_eq!(redis.command(&user), "OK");
-    assert_eq!(redis.command(&["ACL", "SETUSER", "default", "off"]), "OK");
-    let url = format!("rediss://gateway:secret@{free}");
-    let (certificate, key) = (text(&own.certificate), text(&own.key));
-    let start = |files: &[(&str, &str)]| {
-        let mut settings = vec![("redis.url", url.as_str()), ("redis.tick", "100ms")];
-        settings.extend(files);
-        TestGateway::try_start(&settings)
-    };
-    let own = [("redis.certificate", certificate.as_str()), ("redis.key", key.as_str())];
-    let all = [&[("redis.ca", ca.as_str())], &own[..]].concat();
-    let gateway = start(&all).unwrap_or_else(|error| panic!("{error}"));
-    let mut stream = gateway.live("channel=a");
-    let id = gateway.publish("a", "through TLS");
-    assert_eq!(stream.event().data, "through TLS");
-    drop(stream);
-    let mut resumed = gateway.resumed("channel=a", &id);
-    gateway.publish("a", "after it");
-    assert_eq!(resumed.event().data, "after it");
-    drop(resumed);
-    gateway.settled();
-    let refused = |files: &[(&str, &str)]| start(files).err().expect("it does not start");
-    let anonymous = refused(&[("redis.ca", &ca)]);
-    assert!(anonymous.contains("CertificateRequired"), "{anonymous}");
-    let stranger = Authority::new();
-    let distrusted =
-        refused(&[&[("redis.ca", stranger.certificate().to_str().unwrap())], &own[..]].concat());
-    assert!(distrusted.contains("UnknownIssuer"), "{distrusted}");
-    assert!(!distrusted.contains("secret"), "{distrusted}");
 }
 
 #[test]
