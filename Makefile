@@ -1,10 +1,10 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check chaos chaos-quick chaos-sentinel chaos-cluster chaos-can-fail rules-can-fail microbench valkey instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check compose-check-sentinel compose-check-cluster chaos chaos-quick chaos-sentinel chaos-cluster chaos-can-fail rules-can-fail microbench valkey instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 16
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 24
 
 build: ## Build the gateway and sse-publish, optimised, into target/release
 	cargo build --release --locked
@@ -49,6 +49,12 @@ ci: ## Run the same steps as continuous integration
 
 compose-check: ## Test docker-compose.yml: start it, use it, stop a replica under load
 	deploy/compose-check
+
+compose-check-sentinel: ## Test it with deploy/sentinel.env: kill masters under load, make all containers anew
+	deploy/compose-check --topology sentinel
+
+compose-check-cluster: ## The same with deploy/cluster.env, and move slots under load
+	deploy/compose-check --topology cluster
 
 chaos: ## Break everything for a minute, check every event; SEED=n replays, SEEDS=n: n runs, ARGS=...
 	scripts/chaos release --seconds $(or $(SECONDS),60) --seed $(or $(SEED),random) --seeds $(or $(SEEDS),1) $(ARGS)

@@ -1,7 +1,9 @@
 """Many subscribers through nginx, each of which judges its own events. For deploy/compose-check."""
 
+import bisect
 import collections
 import http.client
+import json
 import selectors
 import socket
 import threading
@@ -11,15 +13,31 @@ import time
 CHANNELS = 100
 
 
+def as_number(event_id):
+    milliseconds, _, sequence = event_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+class Gap:
+    """A gap that a subscriber was told: behind how many of its events. It speaks of what is missing
+    up to the next checkpoint, because the events that are still in the history follow the gap."""
+
+    def __init__(self, start, reason):
+        self.start, self.end, self.reason = start, None, reason
+
+    def explains(self, index):
+        return self.start <= index and (self.end is None or index <= self.end)
+
+
 class Subscriber:
     """One client on one channel. It comes back with its position, as an EventSource does."""
 
     def __init__(self, load, number):
         self.load, self.number = load, number
-        self.channel = f"load-{number % CHANNELS}"
-        self.numbers, self.position, self.live = [], None, False
+        self.channel = f"{load.name}-{number % CHANNELS}"
+        self.numbers, self.ids, self.position, self.live = [], [], None, False
         self.socket, self.buffer, self.head, self.retry = None, b"", True, 3.0
-        self.gaps, self.opened = 0, 0
+        self.told, self.opened = [], 0
 
     def open(self):
         resumed = f"Last-Event-ID: {self.position}\r\n" if self.position else ""
@@ -60,20 +78,23 @@ class Subscriber:
             self.retry = int(fields["retry"]) / 1000
         kind = fields.get("event")
         if kind == "gap":
-            self.gaps += 1
+            self.told.append(Gap(len(self.ids), json.loads(fields["data"])["reason"]))
         elif kind == "checkpoint":
             self.live = True
+            for gap in self.told:
+                gap.end = len(self.ids) if gap.end is None else gap.end
         elif kind is None and "data" in fields:
             self.numbers.append(int(fields["data"]))
+            self.ids.append(as_number(fields["id"]))
         self.position = fields.get("id", self.position)
 
 
 class Load(threading.Thread):
     """The subscribers, in one thread. Reconnects are kept with their times."""
 
-    def __init__(self, port, token, count):
+    def __init__(self, port, token, count, name="load"):
         super().__init__(daemon=True)
-        self.port, self.token = port, token
+        self.port, self.token, self.name = port, token, name
         self.selector = selectors.DefaultSelector()
         self.refused = collections.Counter()
         self.subscribers = [Subscriber(self, number) for number in range(count)]
@@ -104,12 +125,18 @@ class Load(threading.Thread):
 
 
 class Publishers:
-    """Publishes numbers to the channels in turn, at this rate, until stop()."""
+    """Publishes numbers to the channels in turn, at this rate, until stop(). With a thread for each
+    channel, one that takes nothing delays no other."""
 
-    def __init__(self, port, token, per_second, threads=12):
-        self.port, self.headers = port, {"Authorization": f"Bearer {token}"}
+    PATIENCE = 90  # Seconds for one event.
+
+    def __init__(self, port, token, per_second, threads=12, name="load"):
+        self.port, self.name, self.headers = port, name, {"Authorization": f"Bearer {token}"}
         self.pause = threads / per_second
         self.published = [0] * CHANNELS
+        # By channel: the acknowledged ids with their times, and the numbers that had to be repeated.
+        self.acknowledged = [[] for _ in range(CHANNELS)]
+        self.doubtful = [set() for _ in range(CHANNELS)]
         self.repeated, self.error, self.stopping = 0, None, threading.Event()
         self.threads = [threading.Thread(target=self._run, args=(n, threads), daemon=True) for n in range(threads)]
         for thread in self.threads:
@@ -129,24 +156,31 @@ class Publishers:
             self.error = error
 
     def _publish(self, channel):
-        number = self.published[channel]
-        for _ in range(100):
+        number, end = self.published[channel], time.monotonic() + self.PATIENCE
+        while time.monotonic() < end:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
             try:
                 headers = self.headers | {"Idempotency-Key": f"{channel}-{number}"}
-                connection.request("POST", f"/channels/load-{channel}", str(number), headers)
+                connection.request("POST", f"/channels/{self.name}-{channel}", str(number), headers)
                 answer = connection.getresponse()
-                answer.read()
+                body = answer.read()
                 if answer.status == 200:
+                    self.acknowledged[channel].append((as_number(json.loads(body)["id"]), time.monotonic()))
                     self.published[channel] = number + 1
                     return
             except (OSError, http.client.HTTPException):
                 pass
             finally:
                 connection.close()
+            self.doubtful[channel].add(number)
             self.repeated += 1
             time.sleep(0.2)
-        raise RuntimeError(f"load-{channel}: {number} could not be published in 100 attempts")
+        raise RuntimeError(f"{self.name}-{channel}: {number} could not be published in {self.PATIENCE} s")
+
+    def longest_pauses(self):
+        """The longest time between two acknowledged events, by channel, in seconds."""
+        times = [[at for _, at in acknowledged] for acknowledged in self.acknowledged]
+        return [max((b - a for a, b in zip(of, of[1:])), default=0) for of in times]
 
     def stop(self):
         self.stopping.set()
@@ -163,6 +197,31 @@ def faults(load, published):
         doubled += len(got) - len(set(got))
         disordered += sum(b < a for a, b in zip(got, got[1:]))
     return lost, doubled, disordered
+
+
+def broken(load, publishers):
+    """Returns what breaks the promise where gaps may be told, as text. Judges by event ids: each
+    acknowledged one reached each subscriber of its channel exactly once, in order, or a gap stands
+    where it is missing. Others may only be attempts that were answered with an error."""
+    found = []
+    for subscriber in load.subscribers:
+        channel, got = subscriber.number % CHANNELS, subscriber.ids
+        known = {event_id for event_id, _ in publishers.acknowledged[channel]}
+        name = f"subscriber {subscriber.number} of {subscriber.channel}"
+        found += [f"{name}: {b} after {a}" for a, b in zip(got, got[1:]) if b <= a]
+        for event_id in sorted(known - set(got)):
+            if not any(gap.explains(bisect.bisect(got, event_id)) for gap in subscriber.told):
+                found.append(f"{name}: {event_id} is missing without a gap")
+        for event_id, number in zip(got, subscriber.numbers):
+            if event_id not in known and number not in publishers.doubtful[channel]:
+                found.append(f"{name}: {event_id} with {number} was never published")
+    return found
+
+
+def missing(load, publishers):
+    """How many acknowledged events did not come, over all subscribers."""
+    acknowledged = [{event_id for event_id, _ in of} for of in publishers.acknowledged]
+    return sum(len(acknowledged[s.number % CHANNELS] - set(s.ids)) for s in load.subscribers)
 
 
 def histogram(times, began, width=2):

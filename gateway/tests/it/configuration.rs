@@ -106,11 +106,24 @@ fn variables(text: &str) -> Vec<(OsString, OsString)> {
 
 #[test]
 fn what_compose_and_the_image_set_is_valid_together() {
-    let compose = variables(include_str!("../../../docker-compose.yml"));
-    let image = variables(include_str!("../../../deploy/Dockerfile"));
-    assert!(compose.len() >= 3 && image.len() >= 3, "{compose:?} {image:?}");
-    let config = Config::load(None, image.into_iter().chain(compose), &[]).unwrap();
-    assert_eq!(config.redis.url, "redis://redis:6379");
+    const ONE_REDIS: &str = "redis://redis:6379";
+    let compose = include_str!("../../../docker-compose.yml");
+    let url_variable = format!("${{GATEWAY_REDIS_URL:-{ONE_REDIS}}}");
+    assert_eq!(compose.matches(&url_variable).count(), 1);
+    for chosen in [
+        "",
+        include_str!("../../../deploy/sentinel.env"),
+        include_str!("../../../deploy/cluster.env"),
+    ] {
+        let url = chosen.lines().find_map(|line| line.strip_prefix("GATEWAY_REDIS_URL="));
+        assert_eq!(url.is_some(), !chosen.is_empty());
+        let url = url.unwrap_or(ONE_REDIS);
+        let compose = variables(&compose.replace(&url_variable, url));
+        let image = variables(include_str!("../../../deploy/Dockerfile"));
+        assert!(compose.len() >= 3 && image.len() >= 3, "{compose:?} {image:?}");
+        let config = Config::load(None, image.into_iter().chain(compose), &[]).unwrap();
+        assert_eq!(config.redis.url, url);
+    }
 }
 
 /// The Debian package's file as it is installed, and that of Kubernetes with what the image and the
