@@ -122,7 +122,7 @@ instructions: ## Count the instructions of one delivery and of one connect; ARGS
 contract-cost: ## Time publishing inside Redis: single events, batches, idempotency keys
 	scripts/contract-cost
 
-bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes; SCALE=1 measures larger sizes, for target/scale.md
+bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes; SCALE=1 measures larger sizes, for docs/scale.md
 	$(if $(SCALE),scripts/scale,scripts/bench --results bench/RESULTS.md) $(if $(QUICK),--quick)
 
 valkey: ## Run the tests of the contract and of the brokers on Valkey
