@@ -7,7 +7,9 @@ use crate::feed::inbox::{ChannelKey, ToHub};
 use crate::hub::clocks::Clock;
 use crate::hub::subscribers::Subscribers;
 use crate::stream::close_reason::CloseReason;
+use crate::stream::connection::Connection;
 use crate::stream::delivery::{Attempt, Batch, End, QueueLimits, Traffic};
+use crate::stream::outbox::Deciseconds;
 
 /// Selects subscribers of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,40 @@ enum Readers {
     OfOneChannel,
     /// Those that have other channels.
     OfSeveral,
+}
+
+/// Subscribers that did not take a batch at once and whole. They are kept out of the loop over all
+/// subscribers, which then has registers for everything it needs.
+struct Rest<'a> {
+    limits: QueueLimits,
+    now: Deciseconds,
+    write: bool,
+    written: Traffic,
+    missed: u64,
+    unwritten: &'a mut Vec<u64>,
+    ends: &'a mut Vec<(u32, End)>,
+}
+
+impl Rest<'_> {
+    #[inline(never)]
+    fn deliver(
+        &mut self,
+        slot: u32,
+        connection: &mut Connection,
+        batch: &Batch<'_>,
+        attempt: Attempt,
+    ) {
+        let idle = !connection.pending();
+        let delivery = connection.deliver(batch, attempt, self.limits, self.now, self.write);
+        self.written += delivery.written;
+        self.missed += delivery.missed;
+        if !self.write && idle && connection.pending() {
+            self.unwritten.push(Subscribers::token(slot as usize, connection.generation));
+        }
+        if delivery.end != End::Taken {
+            self.ends.push((slot, delivery.end));
+        }
+    }
 }
 
 impl Subscribers {
@@ -113,9 +149,18 @@ impl Subscribers {
         let write = readers != Readers::OfSeveral;
         let in_a_row = if write { self.in_a_row(run, picks, &mut row) } else { Default::default() };
         let batch = Batch::new(partition, run, picks, in_a_row);
-        let (now, limits) = (self.now(), self.queue_limits());
+        let now = self.now();
+        let mut others = false;
         let (mut whole, mut bytes) = (0, 0);
-        let (mut written, mut missed, mut others) = (Traffic::default(), 0, false);
+        let mut rest = Rest {
+            limits: self.queue_limits(),
+            now,
+            write,
+            written: Traffic::default(),
+            missed: 0,
+            unwritten: &mut self.unwritten,
+            ends: &mut self.ends,
+        };
         for &slot in self.channels.subscribers(*key) {
             let connection = &mut self.connections[slot as usize];
             if readers != Readers::All && connection.strands.has_one_channel() != write {
@@ -123,22 +168,15 @@ impl Subscribers {
                 continue;
             }
             let attempt = if write { connection.write_now(&batch, now) } else { Attempt::NotMade };
-            if let Attempt::Whole(n) = attempt {
-                whole += 1;
-                bytes += n as u64;
-                continue;
-            }
-            let idle = !connection.pending();
-            let delivery = connection.deliver(&batch, attempt, limits, now, write);
-            written += delivery.written;
-            missed += delivery.missed;
-            if !write && idle && connection.pending() {
-                self.unwritten.push(Self::token(slot as usize, connection.generation));
-            }
-            if delivery.end != End::Taken {
-                self.ends.push((slot, delivery.end));
+            match attempt {
+                Attempt::Whole(n) => {
+                    whole += 1;
+                    bytes += n as u64;
+                }
+                attempt => rest.deliver(slot, connection, &batch, attempt),
             }
         }
+        let Rest { mut written, missed, .. } = rest;
         written += Traffic { events: whole * batch.len() as u64, bytes, writes: whole };
         self.cells.wrote(written);
         self.observe_delay(&batch, whole);

@@ -72,7 +72,7 @@ impl Connection {
     #[inline]
     pub(crate) fn write_now(&mut self, batch: &Batch<'_>, now: Deciseconds) -> Attempt {
         let Some(seen) = self.strands.live() else { return Attempt::NotMade };
-        if !batch.begins_above(*seen) || self.outbox.is_some() {
+        if !batch.begins_above(seen) || self.outbox.is_some() {
             return Attempt::NotMade;
         }
         let bytes = batch.bytes(self.form);
@@ -80,7 +80,7 @@ impl Connection {
             Ok(n) if n == bytes.len() => {
                 self.last_write = now;
                 if let Some(last) = batch.last {
-                    *seen = last;
+                    self.strands.wrote(last);
                 }
                 if let Some(about) = &mut self.about {
                     about.wrote(batch.len() as u64, n);

@@ -271,8 +271,14 @@ impl Strands {
 
     /// The position of the only strand, if it is live.
     #[inline]
-    pub(crate) fn live(&mut self) -> Option<&mut EventId> {
-        self.aside.is_none().then_some(&mut self.seen)
+    pub(crate) fn live(&self) -> Option<EventId> {
+        self.aside.is_none().then_some(self.seen)
+    }
+
+    /// Moves the position of the only strand, which is live.
+    #[inline]
+    pub(crate) fn wrote(&mut self, last: EventId) {
+        self.seen = last;
     }
 
     /// Whether the stream has one channel.
@@ -499,7 +505,7 @@ mod tests {
         assert!(strands.live().is_none(), "it joins");
         assert!(!strands.keep(5, &mut vec![]) && !strands.are_several());
         strands.go_live(5, at(7));
-        assert_eq!(strands.live(), Some(&mut at(7)));
+        assert_eq!(strands.live(), Some(at(7)));
         strands.advance(|_| Some(at(9)));
         assert_eq!(strands.of(5).seen, at(7));
         assert_eq!(strands.cursor(5, at(8)), Cursor::One(at(8)));
