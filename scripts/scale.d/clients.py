@@ -20,6 +20,8 @@ import time
 
 # How many streams may be opening at once, so that the server's backlog does not overflow.
 OPENING = 256
+# Not in Python's socket module before 3.12.
+IP_BIND_ADDRESS_NO_PORT = 24
 
 
 class Stream:
@@ -48,6 +50,10 @@ class Clients:
         stream = self.streams[n]
         connection = socket.socket()
         connection.setblocking(False)
+        # From four addresses: once half of an address's ports lead to one server, Linux searches through
+        # all of them for each further connection.
+        connection.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        connection.bind((f"127.78.0.{1 + n % 4}", 0))
         code = connection.connect_ex(self.addr)
         if code not in (0, errno.EINPROGRESS):
             connection.close()

@@ -2,28 +2,28 @@
 
     measure.py --gateway PROGRAM --publish PROGRAM --out FILE [--only PART,…] [--quick]
 
-Parts: masters, replicas, many_quarter, many_half, many, channels. Each part prints what it found; all of it is written to
+Parts: masters, replicas, many_half, many_more, many, channels. Each part prints what it found; all of it is written to
 FILE as JSON. Everything runs on loopback addresses of this machine, and ends with the program.
 """
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import re
 import resource
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TICK = os.sysconf("SC_CLK_TCK")
 ADDRESSES = iter(f"127.77.{n >> 8}.{n & 255}" for n in range(1, 60000))
 
 
@@ -41,12 +41,9 @@ def free_addr():
 
 
 def cpu(pids):
-    """CPU seconds that these processes have used so far, in user space and in the kernel."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
+    """CPU seconds that the living threads of these processes have used so far."""
+    files = [file for pid in pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def anonymous(pids):
@@ -113,7 +110,7 @@ class Bench:
         def settled():
             states = [subprocess.run(["redis-cli", "-h", host, "-p", str(port), "cluster", "info"],
                                      capture_output=True, text=True).stdout for _, host, port in nodes]
-            return all("cluster_state:ok" in s and f"cluster_known_nodes:{masters}\r" in s for s in states)
+            return all("cluster_state:ok" in s and f"cluster_known_nodes:{masters}\n" in s for s in states)
         until("the cluster is settled", settled)
         return nodes, "redis+cluster://" + ",".join(f"{host}:{port}" for _, host, port in nodes)
 
@@ -143,14 +140,27 @@ class Gateway:
         return sum(float(value) for labels, value in lines if label in labels)
 
 
+def ndjson(bench, count, channel):
+    """A file with so many events."""
+    lines = Path(bench.scratch.name, f"lines-{count}")
+    with lines.open("w") as file:
+        for n in range(count):
+            file.write(json.dumps({"channel": channel(n), "data": f"{n:>200}"}) + "\n")
+    return lines
+
+
+def publish(bench, gateway, lines):
+    """Publishes a file's events in batches, as fast as the gateway takes them."""
+    words = [bench.options.publish, "--url", gateway.url, "--ndjson", "--quiet"]
+    with lines.open() as file:
+        subprocess.run(words, stdin=file, check=True, stdout=subprocess.DEVNULL)
+
+
 def masters(bench, quick):
     """One master against three: what an event costs Redis, and how many go through one gateway."""
     found = []
     count = 20_000 if quick else 150_000
-    lines = Path(bench.scratch.name, "lines")
-    with lines.open("w") as file:
-        for n in range(count):
-            file.write(json.dumps({"channel": f"c{n % 64}", "data": f"{n:>200}"}) + "\n")
+    lines = ndjson(bench, count, lambda n: f"c{n % 64}")
     for name in ("one server", "1 master", "3 masters"):
         if name == "one server":
             process, host, port = bench.redis()
@@ -159,12 +169,9 @@ def masters(bench, quick):
             nodes, url = bench.cluster(int(name[0]))
         pids = [process.pid for process, _, _ in nodes]
         gateway = bench.gateway(url)
-        publish = [bench.options.publish, "--url", gateway.url, "--ndjson", "--quiet"]
-        with lines.open() as file:
-            subprocess.run([*publish], stdin=file, check=True, stdout=subprocess.DEVNULL)
+        publish(bench, gateway, lines)
         before, own, began = [cpu([pid]) for pid in pids], cpu([gateway.pid]), time.monotonic()
-        with lines.open() as file:
-            subprocess.run([*publish], stdin=file, check=True, stdout=subprocess.DEVNULL)
+        publish(bench, gateway, lines)
         seconds = time.monotonic() - began
         used = [cpu([pid]) - was for pid, was in zip(pids, before)]
         one = {"topology": name, "events": count, "seconds": seconds, "events_per_second": count / seconds,
@@ -177,47 +184,67 @@ def masters(bench, quick):
     return found
 
 
+# Streams of a channel at each replica, and events a second on it. "one" is published to as fast as it goes.
+SHAPES = {"few": (10, 400), "many": (100, 100)}
+STREAMS = {"one": 1, **{shape: streams for shape, (streams, _) in SHAPES.items()}}
+
+
 def replicas(bench, quick):
-    """More replicas with the same load each: what a delivery costs each of them, and an event Redis."""
+    """More replicas with the same streams each: what an event costs each of them, and Redis.
+
+    One more gateway, without streams, takes the events from the publisher. What all processes need
+    when nothing is published is subtracted.
+    """
     found = []
-    streams, rate, seconds = 100, 50, 6 if quick else 20
+    seconds, rounds, batch = (3, 1, 5_000) if quick else (5, 3, 50_000)
+    lines = ndjson(bench, batch, lambda n: "one")
     for count in (1, 2) if quick else (1, 2, 4, 8):
         process, host, port = bench.redis()
-        gateways = [bench.gateway(f"redis://{host}:{port}", "server.workers=1") for _ in range(count)]
-        listeners = [bench.run(bench.options.publish, "bench", f"{gateway.url}/events?channel=bench", "--connections",
-                               streams, "--for", f"{seconds + 8}s", "--json", stdout=subprocess.PIPE)
-                     for gateway in gateways]
+        taking, *gateways = [bench.gateway(f"redis://{host}:{port}", "server.workers=1") for _ in range(count + 1)]
         for gateway in gateways:
-            until("the streams are open", lambda: gateway.metric("sse_subscribers") == streams)
-        publisher = threading.Thread(target=steadily, args=(gateways[0], rate, seconds + 3))
-        publisher.start()
-        time.sleep(1.5)
+            for shape, streams in STREAMS.items():
+                bench.run(bench.options.publish, "bench", f"{gateway.url}/events?channel={shape}", "--connections", streams,
+                          "--for", "300s", "--json")
+        wanted = sum(STREAMS.values())
+        for gateway in gateways:
+            until("the streams are open", lambda: gateway.metric("sse_subscribers") == wanted)
         pids = [gateway.pid for gateway in gateways]
-        delivered = lambda: [gateway.metric("sse_delivered_events_total") for gateway in gateways]
-        before, own, redis = delivered(), [cpu([pid]) for pid in pids], cpu([process.pid])
-        time.sleep(seconds)
-        after, own_after, redis = delivered(), [cpu([pid]) for pid in pids], cpu([process.pid]) - redis
-        each = [1e6 * (b - a) / (d - c) for a, b, c, d in zip(own, own_after, before, after)]
-        others = each[1:] or each
-        one = {"replicas": count, "delivery_us": sum(each) / count, "delivery_us_of_others": sum(others) / len(others),
-               "redis_us": 1e6 * redis / ((after[0] - before[0]) / streams)}
+
+        def used(shape):
+            before, redis, began = cpu(pids), cpu([process.pid]), time.monotonic()
+            if shape:
+                steadily(taking, shape, SHAPES[shape][1], seconds)
+            else:
+                time.sleep(seconds)
+            lasted = time.monotonic() - began
+            return (cpu(pids) - before) / count / lasted, (cpu([process.pid]) - redis) / lasted
+
+        one = {"replicas": count}
+        idle = [min(values) for values in zip(*(used(None) for _ in range(2)))]
+        for shape, (_, rate) in SHAPES.items():
+            runs = [used(shape) for _ in range(rounds)]
+            gateway_us, redis_us = (1e6 * (statistics.median(values) - rest) / rate for values, rest in zip(zip(*runs), idle))
+            one[shape] = {"gateway_us": gateway_us, "redis_us": redis_us}
+        before = cpu([process.pid])
+        publish(bench, taking, lines)
+        one["batch_redis_us"] = 1e6 * (cpu([process.pid]) - before) / batch
         found.append(one)
-        say(f"replicas: {count}: {one['delivery_us']:.2f} µs a delivery ({one['delivery_us_of_others']:.2f} at those that "
-            f"only listen), Redis {one['redis_us']:.0f} µs an event")
-        publisher.join()
+        say(f"replicas: {count}: an event to {SHAPES['few'][0]} streams {one['few']['gateway_us']:.0f} µs, to {SHAPES['many'][0]} "
+            f"{one['many']['gateway_us']:.0f} µs at each; Redis {one['few']['redis_us']:.0f} µs an event, in batches "
+            f"{one['batch_redis_us']:.1f} µs")
         bench.end()
     return found
 
 
-def steadily(gateway, rate, seconds):
+def steadily(gateway, channel, rate, seconds):
     """Publishes so many events a second, one a request, on one connection."""
-    import http.client
     connection = http.client.HTTPConnection(*gateway.public)
     began = time.monotonic()
     for n in range(int(rate * seconds)):
         time.sleep(max(0.0, began + n / rate - time.monotonic()))
-        connection.request("POST", "/channels/bench", "x" * 200)
+        connection.request("POST", f"/channels/{channel}", "x" * 200)
         connection.getresponse().read()
+    connection.close()
 
 
 def many(bench, quick, each=16_667):
@@ -304,16 +331,16 @@ def channels(bench, quick):
     return one
 
 
-def many_quarter(bench, quick):
-    """Fewer streams, for the constants from which `many` is predicted."""
-    return many(bench, quick, 4_167)
-
-
 def many_half(bench, quick):
+    """Fewer streams, for the constants from which `many` is predicted."""
     return many(bench, quick, 8_333)
 
 
-PARTS = {"masters": masters, "replicas": replicas, "many_quarter": many_quarter, "many_half": many_half, "many": many, "channels": channels}
+def many_more(bench, quick):
+    return many(bench, quick, 12_500)
+
+
+PARTS = {"masters": masters, "replicas": replicas, "many_half": many_half, "many_more": many_more, "many": many, "channels": channels}
 
 
 def main():

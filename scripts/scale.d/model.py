@@ -16,6 +16,7 @@ from pathlib import Path
 # Shares and sizes that the model assumes; docs/scale.md says why.
 BUSY = 0.6  # How busy a core may be on average.
 CORES = 8  # Of a gateway's machine.
+SHAPES = {"few": (10, 400), "many": (100, 100)}  # As in measure.py.
 STREAMS = 500_000  # Of one gateway at most: descriptors, and what its end means for the others.
 
 
@@ -24,20 +25,25 @@ class Constants:
 
     def __init__(self, found):
         replicas = {one["replicas"]: one for one in found["replicas"]}
-        few, more = replicas[1], replicas[4] if 4 in replicas else replicas[2]
-        # Redis: a publish, and a push for each replica that listens.
-        self.push = (more["redis_us"] - few["redis_us"]) / (more["replicas"] - few["replicas"])
-        self.publish = few["redis_us"] - self.push
-        self.delivery = few["delivery_us"]
+        one, two, more = replicas[1], replicas[2], replicas[4] if 4 in replicas else replicas[2]
+        # Redis: a publish in a batch, and a push for each replica that listens.
+        self.push = (more["batch_redis_us"] - one["batch_redis_us"]) / (more["replicas"] - 1)
+        self.batched = one["batch_redis_us"] - self.push
+        self.publish = one["few"]["redis_us"] - self.push
+        # A replica: an event, and a delivery to each stream. With one replica alone the machine sleeps
+        # between two events, and each time it wakes costs more.
+        streams = {shape: streams for shape, (streams, _) in SHAPES.items()}
+        self.delivery = (two["many"]["gateway_us"] - two["few"]["gateway_us"]) / (streams["many"] - streams["few"])
+        self.event = two["few"]["gateway_us"] - streams["few"] * self.delivery
         topologies = {one["topology"]: one for one in found["masters"]}
-        self.batched = topologies["1 master"]["redis_us"]
+        self.masters = topologies["1 master"]["redis_us"]
         self.accepted = topologies["1 master"]["gateway_us"]
-        quarter, half = found["many_quarter"], found["many_half"]
+        half, more = found["many_half"], found["many_more"]
         self.base = half["empty_bytes"] / 6
         self.stream = half["bytes_a_stream"]
         # A restart takes its time, and clients wait for `retry`, however many there are.
-        self.back = (half["back_seconds"] - quarter["back_seconds"]) / (half["streams"] - quarter["streams"])
-        self.away = quarter["back_seconds"] - quarter["streams"] * self.back
+        self.back = (more["back_seconds"] - half["back_seconds"]) / (more["streams"] - half["streams"])
+        self.away = half["back_seconds"] - half["streams"] * self.back
 
 
 def predictions(found):
@@ -47,12 +53,14 @@ def predictions(found):
     topologies = {one["topology"]: one for one in found["masters"]}
     many = found["many"]
     rows = []
-    for count in (2, 8):
+    for count in (4, 8):
         if count in replicas:
             one = replicas[count]
-            rows.append((f"Redis, µs an event, {count} replicas", c.publish + count * c.push, one["redis_us"]))
-            rows.append((f"gateway, µs a delivery, {count} replicas", c.delivery, one["delivery_us"]))
-    rows.append(("Redis, µs an event in batches, 3 masters", c.batched, topologies["3 masters"]["redis_us"]))
+            rows.append((f"Redis, µs an event in batches, {count} replicas", c.batched + count * c.push, one["batch_redis_us"]))
+            streams = SHAPES["many"][0]
+            rows.append((f"gateway, µs an event to {streams} streams, {count} replicas", c.event + streams * c.delivery,
+                         one["many"]["gateway_us"]))
+    rows.append(("Redis, µs an event in batches, 3 masters", c.masters, topologies["3 masters"]["redis_us"]))
     rows.append(("gateway, µs an event accepted, 3 masters", c.accepted, topologies["3 masters"]["gateway_us"]))
     rows.append((f"memory, MB, {many['streams']:,} streams on six gateways",
                  (6 * c.base + many["streams"] * c.stream) / 1e6, many["bytes"] / 1e6))
@@ -75,15 +83,18 @@ CASES = [
 def case(c, name, streams, events, fan_out):
     deliveries = events * fan_out
     by_streams = streams / STREAMS
-    work = deliveries * c.delivery / 1e6 / (CORES * BUSY)
-    gateways = max(1, math.ceil(max(by_streams, work)))
     # An event goes to each replica that has one of its streams.
-    listening = gateways * (1 - (1 - 1 / gateways) ** fan_out) if gateways > 1 else 1
-    redis = events * (c.publish + listening * c.push) / 1e6
+    listening = lambda gateways: gateways * (1 - (1 - 1 / gateways) ** fan_out) if gateways > 1 else 1
+    work = lambda gateways: (deliveries * c.delivery + events * listening(gateways) * c.event) / 1e6 / (CORES * BUSY)
+    gateways = max(1, math.ceil(by_streams))
+    while work(gateways) > gateways:
+        gateways = max(gateways + 1, math.ceil(work(gateways)))
+    work, listening = work(gateways), listening(gateways)
+    redis = events * (c.batched + listening * c.push) / 1e6
     masters = max(1, math.ceil(redis / BUSY))
     memory = (c.base + streams / gateways * c.stream) / 1e9
     first = "streams of a gateway" if by_streams >= work else "CPU of deliveries"
-    if masters > 1 and listening * c.push > c.publish:
+    if masters > 1 and listening * c.push > c.batched:
         first = "Redis: pushes to replicas"
     elif masters > gateways / 4 and masters > 1:
         first = "Redis: publishes"
@@ -105,10 +116,11 @@ def main():
     off = [abs(predicted / measured - 1) for _, predicted, measured in rows]
     tables = {
         "constants": table(["constant", "value"], [
-            ["Redis, a single publish", f"{c.publish:.0f} µs"],
+            ["Redis, a publish alone, at 400 a second", f"{c.publish:.0f} µs"],
             ["Redis, a publish in a batch", f"{c.batched:.1f} µs"],
             ["Redis, an event to one more replica", f"{c.push:.1f} µs"],
-            ["gateway, a delivery", f"{c.delivery:.1f} µs"],
+            ["gateway, an event that comes from Redis", f"{c.event:.0f} µs"],
+            ["gateway, a delivery of it", f"{c.delivery:.1f} µs"],
             ["gateway, an event accepted in a batch", f"{c.accepted:.1f} µs"],
             ["gateway, without streams", f"{c.base / 1e6:.1f} MB"],
             ["gateway, an idle stream", f"{c.stream:,.0f} B"],

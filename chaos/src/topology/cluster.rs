@@ -15,7 +15,7 @@ use crate::topology::shared::Kill;
 pub const PARTITIONS: u16 = 16;
 
 /// The faults, with what each does.
-pub const FAULTS: [(&str, &str); 12] = [
+pub const FAULTS: [(&str, &str); 13] = [
     ("kill-master", "a master is killed, and comes back once its replica took its place"),
     ("restart-master", "a master is killed and starts again at once, empty or with old data"),
     ("freeze-master", "a master stands still until its replica took its place, then runs on"),
@@ -30,6 +30,10 @@ pub const FAULTS: [(&str, &str); 12] = [
     ("replace-move", "a replica takes its master's place, and gives some partitions away at once"),
     ("reshard", "redis-cli --cluster reshard moves slots from a master to another"),
     ("grow", "a node joins, gets partitions, loses them and is forgotten"),
+    (
+        "shard-down",
+        "a master and its replica are killed, and start again after a while, at most a minute",
+    ),
     ("replica-down", "a replica is killed, and comes back after a while"),
 ];
 
@@ -309,6 +313,17 @@ impl ClusterSide {
         self.replaced(lane, master, false)
     }
 
+    fn miss_a_shard(&mut self, lane: &mut Lane, master: &Node) -> Result<(), String> {
+        let replica = self.replica_of(master)?.index;
+        self.cluster.nodes[replica].kill();
+        self.cluster.nodes[master.index].kill();
+        let long = (lane.storm.as_millis() as u64 / 3).clamp(4_000, 60_000);
+        let waited = lane.wait(3_000..long);
+        self.restart(master.index);
+        self.restart(replica);
+        waited
+    }
+
     fn miss_a_replica(&mut self, lane: &mut Lane, master: &Node) -> Result<(), String> {
         let replica = self.replica_of(master)?.index;
         self.cluster.nodes[replica].kill();
@@ -454,6 +469,10 @@ impl ClusterSide {
             "replace-move" => {
                 ends(true, false);
                 self.replace_and_move(lane, master, partitions)?;
+            }
+            "shard-down" => {
+                ends(true, true);
+                self.miss_a_shard(lane, master)?;
             }
             "reshard" => self.reshard(lane, master)?,
             "grow" => {

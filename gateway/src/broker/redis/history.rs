@@ -23,6 +23,8 @@ use crate::feed::snapshot::{Extent, Range, Snapshot};
 
 /// Ranges in one read at most. The channels of one connection may exceed it.
 const RANGES: usize = 256;
+/// A read of so many ranges has no room for a further stream of many channels.
+const FULL: usize = RANGES / 2;
 /// Different positions of one channel in one read at most.
 const POSITIONS: usize = 4;
 
@@ -69,7 +71,7 @@ struct Cache {
 }
 
 /// Limits the rate of reads. Requests come in bursts, when a gateway starts or Redis returns, and
-/// one read serves everybody who waits, so it pays to let requests gather.
+/// one read serves everybody who waits, so it pays to let requests gather, until a read is full.
 #[derive(Debug)]
 struct Pace {
     per_second: f64,
@@ -159,14 +161,17 @@ pub async fn run(
         if reads.is_idle() {
             continue;
         }
-        pace.turn().await;
+        tokio::time::sleep(pace.turn(Instant::now())).await;
         while let Ok(request) = requests.try_recv() {
             reads.hear(request);
         }
-        let plan = reads.plan();
+        let (plan, began) = (reads.plan(), Instant::now());
         match read(&partition, &plan).await {
             Ok(snapshot) => {
                 delay = delays(longest);
+                if plan.len() >= FULL {
+                    pace.was_full(began.elapsed());
+                }
                 reads.answered(snapshot, Instant::now());
             }
             Err(error) => {
@@ -417,18 +422,24 @@ impl Pace {
         Pace { per_second, allowance: BURST, since: Instant::now() }
     }
 
-    /// Waits until the next read may be sent.
-    async fn turn(&mut self) {
-        let earned = self.since.elapsed().as_secs_f64() * self.per_second;
+    /// How long to wait until the next read is sent.
+    fn turn(&mut self, now: Instant) -> Duration {
+        let earned = (now - self.since).as_secs_f64() * self.per_second;
         self.allowance = (self.allowance + earned).min(BURST);
-        self.since = Instant::now();
-        if self.allowance < 1.0 {
-            let wait = (1.0 - self.allowance) / self.per_second;
-            tokio::time::sleep(Duration::from_secs_f64(wait)).await;
-            self.allowance = 1.0;
-            self.since = Instant::now();
-        }
+        self.since = now;
+        let wait = (1.0 - self.allowance).max(0.0) / self.per_second;
+        // What is earned meanwhile is counted at the next turn.
         self.allowance -= 1.0;
+        Duration::from_secs_f64(wait)
+    }
+
+    /// Notes that the read, which took this long, had all the ranges that a read may have. To wait
+    /// would not let more requests gather. So the next one is only as far away as this one was long,
+    /// and Redis has half of the time for others.
+    fn was_full(&mut self, took: Duration) {
+        // Half of this is earned while the read is under way.
+        let cost = 2.0 * took.as_secs_f64() * self.per_second;
+        self.allowance += 1.0 - cost.min(1.0);
     }
 }
 

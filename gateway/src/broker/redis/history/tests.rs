@@ -236,3 +236,36 @@ fn a_range_that_cannot_be_read_is_told_and_the_others_are_there() {
     }
     assert!(snapshot(&parts, Value::Nil, |_, _| {}).is_none());
 }
+
+/// Waits as the pace says before each of so many reads, which take this long. Returns the time spent
+/// waiting.
+fn waited(pace: &mut Pace, reads: u32, took: Duration, full: bool) -> Duration {
+    let (mut now, mut waited) = (pace.since, Duration::ZERO);
+    for _ in 0..reads {
+        let wait = pace.turn(now);
+        waited += wait;
+        now += wait + took;
+        if full {
+            pace.was_full(took);
+        }
+    }
+    waited
+}
+
+#[test]
+fn reads_are_paced_unless_they_are_full() {
+    let pace = || Pace::new(PAGE_BYTES);
+    let ms = Duration::from_millis;
+    assert_eq!(waited(&mut pace(), 16, ms(1), false), Duration::ZERO);
+    let long = waited(&mut pace(), 116, ms(1), false);
+    assert!((ms(1_850)..ms(2_000)).contains(&long), "{long:?}");
+    // Each waits as long as the one before took.
+    let mut spent = pace();
+    waited(&mut spent, 16, ms(0), false);
+    let long = waited(&mut spent, 100, ms(1), true);
+    assert!((ms(90)..ms(125)).contains(&long), "{long:?}");
+    // A read that takes long is paced as others.
+    let mut spent = pace();
+    waited(&mut spent, 16, ms(0), false);
+    assert!(waited(&mut spent, 100, ms(15), true) >= ms(450));
+}
