@@ -142,7 +142,7 @@ class Gateway:
 
 def ndjson(bench, count, channel):
     """A file with so many events."""
-    lines = Path(bench.scratch.name, f"lines-{count}")
+    lines = Path(bench.scratch.name, f"{channel(0)}.ndjson")
     with lines.open("w") as file:
         for n in range(count):
             file.write(json.dumps({"channel": channel(n), "data": f"{n:>200}"}) + "\n")
@@ -184,55 +184,61 @@ def masters(bench, quick):
     return found
 
 
-# Streams of a channel at each replica, and events a second on it. "one" is published to as fast as it goes.
-SHAPES = {"few": (10, 400), "many": (100, 100)}
-STREAMS = {"one": 1, **{shape: streams for shape, (streams, _) in SHAPES.items()}}
+# Streams of a channel at each replica, and events a second on it; 0 for as many as go through.
+SHAPES = {"few": (10, 400), "many": (100, 100), "batches": (1, 0)}
 
 
 def replicas(bench, quick):
     """More replicas with the same streams each: what an event costs each of them, and Redis.
 
-    One more gateway, without streams, takes the events from the publisher. What all processes need
-    when nothing is published is subtracted.
+    Each channel has its streams at one, two, four or eight of the gateways, and only these gateways
+    hear of its events. One more gateway, without streams, takes them from the publisher. The machine's
+    speed changes from minute to minute, so all numbers of replicas are measured in turn, in several
+    rounds. What all processes need when nothing is published is subtracted.
     """
+    counts, seconds, rounds, batch = ((1, 2), 2, 1, 5_000) if quick else ((1, 2, 4, 8), 4, 5, 50_000)
+    process, host, port = bench.redis()
+    taking, *gateways = [bench.gateway(f"redis://{host}:{port}", "server.workers=1") for _ in range(max(counts) + 1)]
+    for count in counts:
+        for gateway in gateways[:count]:
+            for shape, (streams, _) in SHAPES.items():
+                url = f"{gateway.url}/events?channel={shape}-{count}"
+                bench.run(bench.options.publish, "bench", url, "--connections", streams, "--for", "900s", "--json")
+    each = sum(streams for streams, _ in SHAPES.values())
+    for n, gateway in enumerate(gateways):
+        wanted = each * sum(count > n for count in counts)
+        until("the streams are open", lambda: gateway.metric("sse_subscribers") == wanted)
+    lines = {count: ndjson(bench, batch, lambda n: f"batches-{count}") for count in counts}
+
+    def used(count, work):
+        """CPU seconds of a listening gateway, of Redis, and how long it took."""
+        pids = [gateway.pid for gateway in gateways[:count]]
+        before, redis, began = cpu(pids), cpu([process.pid]), time.monotonic()
+        work()
+        return (cpu(pids) - before) / count, cpu([process.pid]) - redis, time.monotonic() - began
+
+    idle = {count: [used / lasted for used in (gateway, redis)] for count in counts
+            for gateway, redis, lasted in [used(count, lambda: time.sleep(seconds))]}
+    costs = {(count, shape): [] for count in counts for shape in SHAPES}
+    for _ in range(rounds):
+        for count, shape in costs:
+            rate = SHAPES[shape][1]
+            events = rate * seconds or batch
+            work = ((lambda: steadily(taking, f"{shape}-{count}", rate, seconds)) if rate else
+                    (lambda: publish(bench, taking, lines[count])))
+            *both, lasted = used(count, work)
+            costs[count, shape].append([1e6 * (cost - rest * lasted) / events for cost, rest in zip(both, idle[count])])
     found = []
-    seconds, rounds, batch = (3, 1, 5_000) if quick else (5, 3, 50_000)
-    lines = ndjson(bench, batch, lambda n: "one")
-    for count in (1, 2) if quick else (1, 2, 4, 8):
-        process, host, port = bench.redis()
-        taking, *gateways = [bench.gateway(f"redis://{host}:{port}", "server.workers=1") for _ in range(count + 1)]
-        for gateway in gateways:
-            for shape, streams in STREAMS.items():
-                bench.run(bench.options.publish, "bench", f"{gateway.url}/events?channel={shape}", "--connections", streams,
-                          "--for", "300s", "--json")
-        wanted = sum(STREAMS.values())
-        for gateway in gateways:
-            until("the streams are open", lambda: gateway.metric("sse_subscribers") == wanted)
-        pids = [gateway.pid for gateway in gateways]
-
-        def used(shape):
-            before, redis, began = cpu(pids), cpu([process.pid]), time.monotonic()
-            if shape:
-                steadily(taking, shape, SHAPES[shape][1], seconds)
-            else:
-                time.sleep(seconds)
-            lasted = time.monotonic() - began
-            return (cpu(pids) - before) / count / lasted, (cpu([process.pid]) - redis) / lasted
-
+    for count in counts:
         one = {"replicas": count}
-        idle = [min(values) for values in zip(*(used(None) for _ in range(2)))]
-        for shape, (_, rate) in SHAPES.items():
-            runs = [used(shape) for _ in range(rounds)]
-            gateway_us, redis_us = (1e6 * (statistics.median(values) - rest) / rate for values, rest in zip(zip(*runs), idle))
+        for shape in SHAPES:
+            gateway_us, redis_us = (statistics.median(values) for values in zip(*costs[count, shape]))
             one[shape] = {"gateway_us": gateway_us, "redis_us": redis_us}
-        before = cpu([process.pid])
-        publish(bench, taking, lines)
-        one["batch_redis_us"] = 1e6 * (cpu([process.pid]) - before) / batch
         found.append(one)
-        say(f"replicas: {count}: an event to {SHAPES['few'][0]} streams {one['few']['gateway_us']:.0f} µs, to {SHAPES['many'][0]} "
-            f"{one['many']['gateway_us']:.0f} µs at each; Redis {one['few']['redis_us']:.0f} µs an event, in batches "
-            f"{one['batch_redis_us']:.1f} µs")
-        bench.end()
+        texts = [f"{shape}: {one[shape]['gateway_us']:.1f} µs at each replica and {one[shape]['redis_us']:.1f} µs in Redis"
+                 for shape in SHAPES]
+        say(f"replicas: {count}: an event costs, {'; '.join(texts)}")
+    bench.end()
     return found
 
 
@@ -355,6 +361,8 @@ def main():
     # One part may be measured again without the others.
     out = Path(options.out)
     found = json.loads(out.read_text()) if out.exists() else {}
+    version = subprocess.run(["redis-server", "--version"], check=True, capture_output=True, text=True).stdout
+    found["redis"] = re.search(r"v=(\S+)", version).group(1)
     try:
         for part in options.only.split(","):
             found[part] = PARTS[part](bench, options.quick)

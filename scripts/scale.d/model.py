@@ -16,7 +16,7 @@ from pathlib import Path
 # Shares and sizes that the model assumes; docs/scale.md says why.
 BUSY = 0.6  # How busy a core may be on average.
 CORES = 8  # Of a gateway's machine.
-SHAPES = {"few": (10, 400), "many": (100, 100)}  # As in measure.py.
+FEW, MANY = 10, 100  # Streams of a channel at each replica, as in measure.py.
 STREAMS = 500_000  # Of one gateway at most: descriptors, and what its end means for the others.
 
 
@@ -27,14 +27,12 @@ class Constants:
         replicas = {one["replicas"]: one for one in found["replicas"]}
         one, two, more = replicas[1], replicas[2], replicas[4] if 4 in replicas else replicas[2]
         # Redis: a publish in a batch, and a push for each replica that listens.
-        self.push = (more["batch_redis_us"] - one["batch_redis_us"]) / (more["replicas"] - 1)
-        self.batched = one["batch_redis_us"] - self.push
+        self.push = (more["batches"]["redis_us"] - one["batches"]["redis_us"]) / (more["replicas"] - 1)
+        self.batched = one["batches"]["redis_us"] - self.push
         self.publish = one["few"]["redis_us"] - self.push
-        # A replica: an event, and a delivery to each stream. With one replica alone the machine sleeps
-        # between two events, and each time it wakes costs more.
-        streams = {shape: streams for shape, (streams, _) in SHAPES.items()}
-        self.delivery = (two["many"]["gateway_us"] - two["few"]["gateway_us"]) / (streams["many"] - streams["few"])
-        self.event = two["few"]["gateway_us"] - streams["few"] * self.delivery
+        # A replica: an event, and a delivery to each stream.
+        self.delivery = (two["many"]["gateway_us"] - two["few"]["gateway_us"]) / (MANY - FEW)
+        self.event = two["few"]["gateway_us"] - FEW * self.delivery
         topologies = {one["topology"]: one for one in found["masters"]}
         self.masters = topologies["1 master"]["redis_us"]
         self.accepted = topologies["1 master"]["gateway_us"]
@@ -56,9 +54,11 @@ def predictions(found):
     for count in (4, 8):
         if count in replicas:
             one = replicas[count]
-            rows.append((f"Redis, µs an event in batches, {count} replicas", c.batched + count * c.push, one["batch_redis_us"]))
-            streams = SHAPES["many"][0]
-            rows.append((f"gateway, µs an event to {streams} streams, {count} replicas", c.event + streams * c.delivery,
+            # Four are where the constant comes from.
+            if count > 4:
+                rows.append((f"Redis, µs an event in batches, {count} replicas", c.batched + count * c.push,
+                             one["batches"]["redis_us"]))
+            rows.append((f"gateway, µs an event to {MANY} streams, {count} replicas", c.event + MANY * c.delivery,
                          one["many"]["gateway_us"]))
     rows.append(("Redis, µs an event in batches, 3 masters", c.masters, topologies["3 masters"]["redis_us"]))
     rows.append(("gateway, µs an event accepted, 3 masters", c.accepted, topologies["3 masters"]["gateway_us"]))
@@ -127,6 +127,18 @@ def main():
             ["six gateways on this machine, a restart and the clients' `retry`", f"{c.away:.1f} s"],
             ["six gateways on this machine, each stream that comes back", f"{1e6 * c.back:.0f} µs"],
         ]),
+        "replicas": table(["replicas", f"a replica, an event to {FEW} streams", f"to {MANY} streams", "Redis, an event in a batch"], [
+            [one["replicas"], f"{one['few']['gateway_us']:.0f} µs", f"{one['many']['gateway_us']:.0f} µs",
+             f"{one['batches']['redis_us']:.1f} µs"] for one in found["replicas"]]),
+        "masters": table(["", "events/s", "Redis, an event", "busiest master", "gateway, an event"], [
+            [one["topology"], f"{one['events_per_second']:,.0f}", f"{one['redis_us']:.1f} µs",
+             f"{100 * one['busiest_share']:.0f} %", f"{one['gateway_us']:.1f} µs"] for one in found["masters"]]),
+        "many": table(["run", "streams", "channels", "gateways", "memory of the gateways", "all back"], [
+            *(["every gateway killed at once, started again", f"{one['streams']:,}", "1,000", 6, f"{one['bytes'] / 1e6:.0f} MB",
+               f"{one['back_seconds']:.1f} s, {one['history_reads']:,.0f} history reads"] for one in (found["many_half"], found["many"])),
+            ["Redis' subscriptions lost", f"{found['channels']['streams']:,}", f"{found['channels']['channels']:,}", 1,
+             f"{found['channels']['bytes'] / 1e6:.0f} MB", f"subscribed {found['channels']['subscribed_seconds']:.1f} s, live "
+             f"{found['channels']['live_seconds']:.1f} s after it"]]),
         "predictions": table(["run", "predicted", "measured", "off"], [
             [name, f"{predicted:.1f}", f"{measured:.1f}", f"{100 * (predicted / measured - 1):+.0f} %"]
             for name, predicted, measured in rows]),
@@ -135,6 +147,7 @@ def main():
     }
     if options.write:
         text = Path(__file__).with_name("page.md").read_text()
+        text = text.replace("<!-- value: redis -->", found["redis"])
         for name, lines in tables.items():
             mark = f"<!-- table: {name} -->"
             assert text.count(mark) == 1, name
