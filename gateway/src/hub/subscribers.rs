@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use slab::Slab;
+use smallvec::SmallVec;
 use sse_contract::{Channel, EventId};
 
 use crate::broker::Broker;
@@ -151,7 +152,8 @@ impl Subscribers {
         let (now, generation) = (self.now(), self.generation);
         let form = Form::new(framing, subscription.annotate);
         let strands = self.strands(&subscription.channels, &subscription.begin);
-        let partitions: Vec<u16> = strands.iter().map(|strand| strand.partition).collect();
+        let partitions: SmallVec<[u16; 4]> =
+            strands.iter().map(|strand| strand.partition).collect();
         let mut connection = Connection::new(
             Sink::Awaited(waiter),
             strands,
@@ -197,30 +199,27 @@ impl Subscribers {
 
     /// A new stream's strands, which join from where its client wants to begin.
     fn strands(&self, channels: &Arc<[Channel]>, begin: &Begin) -> Strands {
-        let mut parts: Vec<(u16, Arc<[Channel]>)> = Vec::new();
         let of = |channel: &Channel| self.broker.partition_of(channel);
-        if let Some(first) = channels.first().map(of)
-            && channels.iter().all(|channel| of(channel) == first)
-        {
-            parts.push((first, channels.clone()));
-        } else {
-            let mut sorted = channels.to_vec();
-            sorted.sort_by_key(of);
-            let chunks = sorted.chunk_by(|a, b| of(a) == of(b));
-            parts.extend(chunks.map(|chunk| (of(&chunk[0]), chunk.into())));
-        }
-        let several = parts.len() > 1;
         let partitions = self.broker.partitions();
-        let joining = parts.into_iter().map(|(partition, channels)| {
-            let start = begin.in_partition(partition, partitions);
-            let join = Join::new(start.clone(), self.limits());
+        let joining = |partition, channels, several| {
+            let join = Join::new(begin.in_partition(partition, partitions), self.limits());
             let mut join = if several { join.held_back() } else { join };
             if begin.lacks(partition, partitions) {
                 join.late();
             }
-            (partition, Joining::new(join, channels, false))
+            Joining::new(join, channels, false)
+        };
+        let first = channels.first().map_or(0, of);
+        if partitions == 1 || channels.iter().all(|channel| of(channel) == first) {
+            return Strands::of_one(first, joining(first, channels.clone(), false));
+        }
+        let mut sorted = channels.to_vec();
+        sorted.sort_by_key(of);
+        let parts = sorted.chunk_by(|a, b| of(a) == of(b)).map(|part| {
+            let partition = of(&part[0]);
+            (partition, joining(partition, part.into(), true))
         });
-        Strands::new(partitions, joining)
+        Strands::of_several(partitions, parts)
     }
 
     /// Lets a client in before its stream has a position. It gets `retry:` now, and a `late` gap

@@ -388,7 +388,7 @@ mod tests {
         client.set_nonblocking(true).unwrap();
         let limits = Limits { live_events: 1, live_bytes: 1 };
         let join = Join::new(Start::Now, limits);
-        let mut strands = Strands::new(1, [(0, Joining::new(join, [].into(), false))]);
+        let mut strands = Strands::of_one(0, Joining::new(join, [].into(), false));
         strands.go_live(0, seen);
         let (sink, client) = if tls {
             let (session, other) = tls_socket::session(&rustls::version::TLS13);

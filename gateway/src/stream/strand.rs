@@ -156,27 +156,29 @@ impl DerefMut for Memberships {
 }
 
 impl Strands {
-    /// Strands that join, each with its partition; their channels' memberships are still to come.
-    /// `partitions` is how many partitions the broker has.
-    pub(crate) fn new(partitions: u16, joining: impl IntoIterator<Item = (u16, Joining)>) -> Self {
+    /// A strand that joins; its channels' memberships are still to come.
+    pub(crate) fn of_one(partition: u16, joining: Joining) -> Self {
+        let aside = Some(Box::new(Aside::Joining(joining)));
+        Strands { partition, seen: EventId::ZERO, memberships: Memberships::None, aside }
+    }
+
+    /// At least two strands that join, each with its partition; their channels' memberships are still
+    /// to come. `partitions` is how many partitions the broker has.
+    pub(crate) fn of_several(
+        partitions: u16,
+        joining: impl IntoIterator<Item = (u16, Joining)>,
+    ) -> Self {
         let strand = |(partition, joining)| Strand {
             partition,
             seen: EventId::ZERO,
             memberships: Memberships::None,
             joining: Some(Box::new(joining)),
         };
-        let mut list: Vec<Strand> = joining.into_iter().map(strand).collect();
-        let (partition, seen, memberships) = (0, EventId::ZERO, Memberships::None);
-        if list.len() == 1
-            && let Some(Strand { partition, joining, .. }) = list.pop()
-        {
-            let aside = joining.map(|joining| Box::new(Aside::Joining(*joining)));
-            return Strands { partition, seen, memberships, aside };
-        }
-        let (list, opening) = (list.into(), Some(Vec::new()));
+        let (list, opening) = (joining.into_iter().map(strand).collect(), Some(Vec::new()));
         let several = Several { partitions, list, opening, greeted: false };
+        let (seen, memberships) = (EventId::ZERO, Memberships::None);
         let aside = Some(Box::new(Aside::Several(several)));
-        Strands { partition, seen, memberships, aside }
+        Strands { partition: 0, seen, memberships, aside }
     }
 
     /// Each strand, by partition.
@@ -472,9 +474,13 @@ mod tests {
 
     fn strands(partitions: &[u16]) -> Strands {
         let limits = Limits { live_events: 9, live_bytes: 999 };
-        let join = |_| Join::new(Start::Now, limits).held_back();
-        let joining = partitions.iter().map(|p| (*p, Joining::new(join(p), [].into(), false)));
-        Strands::new(8, joining)
+        let joining = || Joining::new(Join::new(Start::Now, limits).held_back(), [].into(), false);
+        match partitions {
+            [one] => Strands::of_one(*one, joining()),
+            several => {
+                Strands::of_several(8, several.iter().map(|partition| (*partition, joining())))
+            }
+        }
     }
 
     fn at(ms: u64) -> EventId {
