@@ -3,7 +3,7 @@
     model.py MEASURED [--write docs/scale.md]
 
 It takes the model's constants from the smaller runs, predicts the larger ones, and says how far each
-prediction is off. With --write it writes the page: page.md, with a table in each place that is marked
+prediction is off. With --write it writes the page: page.md.in, with a table in each place that is marked
 `<!-- table: NAME -->`. Exit code 1: a prediction is off by more than 20 %.
 """
 
@@ -146,7 +146,7 @@ def main():
                         "masters", "what decides"], [case(c, *one) for one in CASES]),
     }
     if options.write:
-        text = Path(__file__).with_name("page.md").read_text()
+        text = Path(__file__).with_name("page.md.in").read_text()
         text = text.replace("<!-- value: redis -->", found["redis"])
         for name, lines in tables.items():
             mark = f"<!-- table: {name} -->"
