@@ -134,7 +134,7 @@ impl Cluster {
             Ok::<_, SessionError>(other.map(|node| Given { from, to: node.id.clone() }))
         };
         match tokio::time::timeout(PATIENCE, ask).await {
-            Ok(Ok(Some(given))) => self.known().evidence.gives(slot, given),
+            Ok(Ok(Some(given))) => self.known().evidence.gives(slot, given, Instant::now()),
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => {
                 tracing::debug!(redis.addr = %server.addr(), %error, "a former owner does not tell");
@@ -157,8 +157,10 @@ impl Cluster {
         };
         let (restarted, stayed, given) = {
             let evidence = &self.known().evidence;
-            let stayed = evidence.stayed(slot, &here, Instant::now());
-            (evidence.was(slot, run, &id), stayed, evidence.given(slot, run))
+            let now = Instant::now();
+            let (stayed, given) =
+                (evidence.stayed(slot, &here, now), evidence.given(slot, run, now));
+            (evidence.was(slot, run, &id), stayed, given)
         };
         if here.former == replid || restarted {
             return Verdict::Lost;
@@ -172,7 +174,7 @@ impl Cluster {
             Some(given) => Some(given),
             None => {
                 let _ = tokio::time::timeout(patience, self.gives(slot)).await;
-                self.known().evidence.given(slot, run)
+                self.known().evidence.given(slot, run, Instant::now())
             }
         };
         let whole = match given {

@@ -13,6 +13,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+/// How long a former owner's word is believed. Later it may have had the partition once more.
+const WORD: Duration = Duration::from_secs(5);
+
 /// How a partition came to the server that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -52,8 +55,8 @@ pub(crate) struct Evidence {
     masters: HashMap<String, Master>,
     /// The last tick of each slot's partition.
     ticks: HashMap<u16, Tick>,
-    /// The last word about each slot of a process that had it.
-    given: HashMap<u16, Given>,
+    /// The last word about each slot of a process that had it, and when it was given.
+    given: HashMap<u16, (Instant, Given)>,
 }
 
 #[derive(Debug)]
@@ -126,13 +129,14 @@ impl Evidence {
     }
 
     /// Notes what the process said that had a slot.
-    pub(crate) fn gives(&mut self, slot: u16, given: Given) {
-        self.given.insert(slot, given);
+    pub(crate) fn gives(&mut self, slot: u16, given: Given, now: Instant) {
+        self.given.insert(slot, (now, given));
     }
 
     /// What the process with this run id said when it did not have the slot any more.
-    pub(crate) fn given(&self, slot: u16, run: &str) -> Option<Given> {
-        self.given.get(&slot).filter(|given| given.from.run == run).cloned()
+    pub(crate) fn given(&self, slot: u16, run: &str, now: Instant) -> Option<Given> {
+        let (at, given) = self.given.get(&slot)?;
+        (given.from.run == run && now - *at < WORD).then(|| given.clone())
     }
 
     /// Whether the slot's last session was with this process, and as this node.
@@ -231,12 +235,15 @@ mod tests {
     fn only_the_process_that_wrote_the_state_is_believed() {
         let mut evidence = Evidence::default();
         let given = Given { from: life("old", "x", NEVER, 9), to: "node".to_owned() };
-        evidence.gives(3, given.clone());
-        assert_eq!(evidence.given(3, "old"), Some(given));
-        assert_eq!(evidence.given(3, "other"), None);
-        assert_eq!(evidence.given(4, "old"), None);
-        evidence.begins(3, "node".to_owned(), life("old", "x", NEVER, 9), Instant::now());
-        assert_eq!(evidence.given(3, "old"), None, "it has the slot again");
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        evidence.gives(3, given.clone(), at(0));
+        assert_eq!(evidence.given(3, "old", at(4)), Some(given));
+        assert_eq!(evidence.given(3, "old", at(5)), None, "it may have had the slot again");
+        assert_eq!(evidence.given(3, "other", at(0)), None);
+        assert_eq!(evidence.given(4, "old", at(0)), None);
+        evidence.begins(3, "node".to_owned(), life("old", "x", NEVER, 9), at(1));
+        assert_eq!(evidence.given(3, "old", at(1)), None, "it has the slot again");
         let was = |run, node| evidence.was(3, run, node);
         assert!(was("old", "node") && !was("other", "node") && !was("old", "other"));
     }
