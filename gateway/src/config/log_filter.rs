@@ -14,13 +14,14 @@ use tracing_subscriber::filter::Targets;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The targets of this program's own lines: the modules that log, and two kinds of line that have a
 /// target of their own, `publishing` and `streams`.
-const OWN: [&str; 31] = [
+const OWN: [&str; 32] = [
     "sse_gateway",
     "sse_gateway::access::admission",
     "sse_gateway::access::cluster_streams",
     "sse_gateway::access::forward",
     "sse_gateway::access::key_set",
     "sse_gateway::broker::redis::calls",
+    "sse_gateway::broker::redis::cluster",
     "sse_gateway::broker::redis::dispatch",
     "sse_gateway::broker::redis::history",
     "sse_gateway::broker::redis::ingest",
