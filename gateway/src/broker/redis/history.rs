@@ -161,7 +161,11 @@ pub async fn run(
         if reads.is_idle() {
             continue;
         }
-        tokio::time::sleep(pace.turn(Instant::now())).await;
+        let wait = pace.turn(Instant::now());
+        // A sleep of no time would last until the timer's next millisecond.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         while let Ok(request) = requests.try_recv() {
             reads.hear(request);
         }
