@@ -18,6 +18,9 @@ use crate::broker::redis::resp::Value;
 /// A node that does not answer within this time is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often a node is asked whether it has moved a slot.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The nodes of a Redis Cluster, as far as they are known.
 #[derive(Debug)]
 pub struct Cluster {
@@ -122,18 +125,12 @@ impl Cluster {
     }
 
     /// Asks the server of a slot's last session who has the slot, and notes that for the next one. The
-    /// server may be stopped once it has given everything away.
+    /// server may be stopped once it has given everything away. While it moves the slot, it is asked
+    /// again: a master that gives away its last slot is a replica in the same moment, and proves
+    /// nothing any more.
     pub(crate) async fn gives(&self, slot: u16) {
         let Some(server) = self.known().servers.get(&slot).cloned() else { return };
-        let ask = async {
-            let mut connection = connector::dial(&server, PATIENCE).await?;
-            let (from, id) = (life(&mut connection).await?, node_id(&mut connection).await?);
-            let slots = Slots::of(&mut connection, &server).await?;
-            // While a slot is being moved, its server refuses some calls and still has the slot.
-            let other = slots.owner(slot).filter(|node| node.id != id);
-            Ok::<_, SessionError>(other.map(|node| Given { from, to: node.id.clone() }))
-        };
-        match tokio::time::timeout(PATIENCE, ask).await {
+        match tokio::time::timeout(PATIENCE, given(&server, slot)).await {
             Ok(Ok(Some(given))) => self.known().evidence.gives(slot, given, Instant::now()),
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => {
@@ -198,14 +195,14 @@ impl Cluster {
         connection: &mut Connection,
     ) -> bool {
         // A node without slots is in no answer to CLUSTER SLOTS.
-        let mut nodes = self.candidates();
-        for (host, port) in all_nodes(connection).await.unwrap_or_default() {
+        let mut servers = self.candidates();
+        for (host, port) in nodes(connection, addresses).await.unwrap_or_default() {
             let server = self.seeds[0].at(&host, port);
-            if !nodes.iter().any(|node| node.addr() == server.addr()) {
-                nodes.push(server);
+            if !servers.iter().any(|known| known.addr() == server.addr()) {
+                servers.push(server);
             }
         }
-        let asked = nodes.iter().map(|server| async {
+        let asked = servers.iter().map(|server| async {
             let ask = async {
                 let mut connection = connector::dial(server, PATIENCE).await?;
                 if !life(&mut connection).await?.wrote(run, replid) {
@@ -293,6 +290,29 @@ impl Slots {
     }
 }
 
+/// Asks a server who has a slot that it had, and waits while it moves the slot away. `None` if it
+/// still has the slot.
+async fn given(server: &Server, slot: u16) -> Result<Option<Given>, SessionError> {
+    let mut connection = connector::dial(server, PATIENCE).await?;
+    let id = node_id(&mut connection).await?;
+    // What it was a moment ago, when it still had the slot, and where it moves the slot to.
+    let mut before: Option<(Life, String)> = None;
+    loop {
+        // In this order: what it has lost since the first answer is seen in the last one.
+        let life = life(&mut connection).await?;
+        let target = nodes(&mut connection, |nodes| moves_to(nodes, slot)).await?;
+        let slots = Slots::of(&mut connection, server).await?;
+        if let Some(owner) = slots.owner(slot).filter(|owner| owner.id != id) {
+            let before = before.filter(|(_, target)| *target == owner.id);
+            let from = before.map_or(life, |(life, _)| life);
+            return Ok(Some(Given { from, to: owner.id.clone() }));
+        }
+        let Some(target) = target else { return Ok(None) };
+        before = Some((life, target));
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Asks a server which process it is, and how it got its data.
 async fn life(connection: &mut Connection) -> Result<Life, SessionError> {
     let mut cmd = redis::cmd("INFO");
@@ -302,19 +322,29 @@ async fn life(connection: &mut Connection) -> Result<Life, SessionError> {
     life.ok_or_else(|| SessionError::Refused("INFO does not tell which process it is".into()))
 }
 
-/// The addresses of all nodes that this one knows: the second words of the lines of CLUSTER NODES,
-/// `<ip>:<port>@<port of the bus>[,<name>]`.
-async fn all_nodes(connection: &mut Connection) -> Result<Vec<(String, u16)>, SessionError> {
+/// Reads an answer to CLUSTER NODES.
+async fn nodes<T>(
+    connection: &mut Connection,
+    read: impl Fn(&str) -> T,
+) -> Result<T, SessionError> {
     let cmd = redis::cmd("CLUSTER").arg("NODES").to_owned();
-    connection.call(&cmd, |value| addresses(value.text().unwrap_or_default())).await
+    connection.call(&cmd, |value| read(value.text().unwrap_or_default())).await
 }
 
+/// The addresses of all nodes that this one knows: the second words of the lines,
+/// `<ip>:<port>@<port of the bus>[,<name>]`.
 fn addresses(nodes: &str) -> Vec<(String, u16)> {
     let address = |line: &str| {
         let (host, port) = line.split(' ').nth(1)?.split('@').next()?.rsplit_once(':')?;
         Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
     };
     nodes.lines().filter_map(address).collect()
+}
+
+/// The id of the node to which this one moves a slot: `[<slot>->-<id>]` in its own line.
+fn moves_to(nodes: &str, slot: u16) -> Option<String> {
+    let (_, rest) = nodes.split_once(&format!("[{slot}->-"))?;
+    Some(rest.split_once(']')?.0.to_owned())
 }
 
 async fn node_id(connection: &mut Connection) -> Result<String, SessionError> {
@@ -385,15 +415,17 @@ mod tests {
     /// A cluster whose second node is known as a master since before the slot's last tick, which the
     /// first node answered.
     async fn ticked(servers: &RedisCluster, slot: u16) -> Cluster {
+        ticked_by(servers, slot, 0).await
+    }
+
+    async fn ticked_by(servers: &RedisCluster, slot: u16, first: usize) -> Cluster {
+        let first = &servers.nodes[first];
         let cluster = Cluster::new(vec![server(&servers.nodes[1])]);
         cluster
             .begins(OTHER, &server(&servers.nodes[1]), &mut dial(&servers.nodes[1]).await)
             .await
             .unwrap();
-        cluster
-            .begins(slot, &server(&servers.nodes[0]), &mut dial(&servers.nodes[0]).await)
-            .await
-            .unwrap();
+        cluster.begins(slot, &server(first), &mut dial(first).await).await.unwrap();
         cluster
     }
 
@@ -500,6 +532,48 @@ mod tests {
         );
     }
 
+    /// Asks the process that has the slot while it moves the slot to node 1, its last one. In the end
+    /// node `to` has the slot. Returns what the process wrote in the state.
+    async fn asked_meanwhile(
+        servers: &RedisCluster,
+        cluster: &Cluster,
+        from: usize,
+        to: usize,
+    ) -> (String, String) {
+        let old = &servers.nodes[from];
+        let wrote = wrote(old).await;
+        servers.begin_move(SLOT, from, 1);
+        let moves = async {
+            assert_eq!(old.command(&["CONFIG", "RESETSTAT"]), "OK");
+            while !old.command(&["INFO", "commandstats"]).contains("cmdstat_cluster|slots") {
+                tokio::task::yield_now().await;
+            }
+            servers.finish_move(SLOT, from, to);
+            assert!(old.command(&["INFO", "replication"]).contains("role:slave"));
+        };
+        tokio::join!(cluster.gives(SLOT), moves);
+        wrote
+    }
+
+    /// The session ends when the first key has moved. When all have, the old master is a replica.
+    #[tokio::test]
+    async fn a_partition_moved_if_its_old_master_was_asked_while_it_gave_away_its_last_slot() {
+        for (to, as_master) in [(2, false), (1, true)] {
+            let mut servers = RedisCluster::start(3, false);
+            let emptied = servers.add();
+            servers.move_slot(SLOT, 0, emptied);
+            servers.settled();
+            let cluster = ticked_by(&servers, SLOT, emptied).await;
+            let (run, replid) = asked_meanwhile(&servers, &cluster, emptied, to).await;
+            let given = cluster.known().evidence.given(SLOT, &run, Instant::now()).unwrap();
+            let told = (given.to, given.from.is_master);
+            assert_eq!(told, (servers.id(to), as_master), "it moved the slot to node 1");
+            let mut to = dial(&servers.nodes[to]).await;
+            let verdict = cluster.judge(SLOT, (&run, &replid), &mut to, PATIENCE).await;
+            assert_eq!(verdict == Verdict::Whole, as_master, "{verdict:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_process_that_was_started_again_has_lost_what_it_had() {
         let mut servers = RedisCluster::start(3, false);
@@ -511,6 +585,15 @@ mod tests {
             .judge(SLOT, (&run, &replid), &mut dial(&servers.nodes[0]).await, PATIENCE)
             .await;
         assert_eq!(verdict, Verdict::Lost);
+    }
+
+    #[test]
+    fn a_node_tells_where_it_moves_a_slot() {
+        let nodes =
+            "ab 10.0.0.1:7001@17001 myself,master - 0 1 2 connected 0-5 [3->-ef] [12-<-cd]\n";
+        assert_eq!(moves_to(nodes, 3).as_deref(), Some("ef"));
+        assert_eq!(moves_to(nodes, 12), None, "that one comes");
+        assert_eq!(moves_to(nodes, 4), None);
     }
 
     #[test]

@@ -84,13 +84,9 @@ impl Ingest {
         loop {
             let Err(error) = self.session().await;
             self.offline(&error);
-            if let SessionError::Refused(why) = &error
-                && dispatch::is_moving(why)
-            {
-                self.partition.place.gives().await;
-            }
+            let moving = matches!(&error, SessionError::Refused(why) if dispatch::is_moving(why));
             let wait = self.backoff.ended(Instant::now());
-            self.idle(wait).await;
+            self.idle(wait, moving).await;
         }
     }
 
@@ -118,10 +114,16 @@ impl Ingest {
         }
     }
 
-    /// Handles requests between two sessions, for this long or until another master is named.
-    async fn idle(&mut self, wait: Duration) {
-        let end = tokio::time::sleep(wait);
+    /// Handles requests between two sessions, for this long or until another master is named. Where
+    /// the partition is being moved, its former server is asked about that meanwhile.
+    async fn idle(&mut self, wait: Duration, moving: bool) {
         let (partition, server) = (self.partition.clone(), self.server.clone());
+        let gives = async {
+            if moving {
+                partition.place.gives().await;
+            }
+        };
+        let end = futures_util::future::join(tokio::time::sleep(wait), gives);
         let named = async {
             match &server {
                 Some(server) => partition.place.other_than(server).await,
@@ -131,7 +133,7 @@ impl Ingest {
         tokio::pin!(end, named);
         loop {
             tokio::select! {
-                () = &mut end => return,
+                _ = &mut end => return,
                 _ = &mut named => return,
                 Some(request) = self.requests.recv() => self.dispatch.request(request),
             }

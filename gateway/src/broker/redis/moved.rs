@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How long a former owner's word is believed. Later it may have had the partition once more.
 const WORD: Duration = Duration::from_secs(5);
 
+/// How long a process is remembered after the last session with it began, if it has no partition.
+const MEMORY: Duration = Duration::from_secs(3600);
+
 /// How a partition came to the server that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -65,6 +68,8 @@ struct Master {
     former: String,
     /// When the first of the sessions began.
     since: Instant,
+    /// When the last of them began.
+    seen: Instant,
 }
 
 #[derive(Debug)]
@@ -116,9 +121,17 @@ impl Evidence {
     pub(crate) fn begins(&mut self, slot: u16, node: String, life: Life, now: Instant) {
         self.given.remove(&slot);
         self.ticks.insert(slot, Tick { run: life.run.clone(), node, at: now });
-        if !self.masters.get(&life.run).is_some_and(|master| master.is_still(&life)) {
-            self.masters.insert(life.run, Master { former: life.former, since: now });
+        match self.masters.get_mut(&life.run) {
+            Some(master) if master.is_still(&life) => master.seen = now,
+            _ => {
+                let master = Master { former: life.former, since: now, seen: now };
+                self.masters.insert(life.run, master);
+            }
         }
+        // Each start of a server makes a new process.
+        let ticks = &self.ticks;
+        let has_partition = |run: &String| ticks.values().any(|tick| tick.run == *run);
+        self.masters.retain(|run, master| now - master.seen < MEMORY || has_partition(run));
     }
 
     /// Notes that the session's master answered a tick.
@@ -229,6 +242,23 @@ mod tests {
         assert!(stayed(NEVER, 7));
         assert!(!stayed(NEVER, 6), "it may have been started a moment after the tick");
         assert!(!stayed("old", 7), "nobody knows when it was promoted");
+    }
+
+    #[test]
+    fn a_process_that_has_no_partition_is_forgotten_in_the_end() {
+        let began = Instant::now();
+        let mut evidence = Evidence::default();
+        let mut begins = |slot, run, seconds| {
+            let life = life(run, "x", NEVER, 0);
+            evidence.begins(slot, "node".to_owned(), life, began + Duration::from_secs(seconds));
+            let mut known: Vec<String> = evidence.masters.keys().cloned().collect();
+            known.sort();
+            known.join(" ")
+        };
+        begins(0, "a", 0);
+        assert_eq!(begins(1, "b", 0), "a b");
+        assert_eq!(begins(1, "c", 3_599), "a b c", "it may get a partition again");
+        assert_eq!(begins(2, "c", 3_600), "a c", "one has a partition, one had none for an hour");
     }
 
     #[test]
