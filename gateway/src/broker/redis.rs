@@ -18,6 +18,7 @@ pub mod operator;
 pub(crate) mod outage;
 pub mod partition;
 pub mod place;
+pub(crate) mod preparation;
 pub(crate) mod publish;
 pub(crate) mod publish_thread;
 pub mod repartition;

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::Targets;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The targets of this program's own lines: the modules that log, and two kinds of line that have a
 /// target of their own, `publishing` and `streams`.
-const OWN: [&str; 32] = [
+const OWN: [&str; 33] = [
     "sse_gateway",
     "sse_gateway::access::admission",
     "sse_gateway::access::cluster_streams",
@@ -27,6 +27,7 @@ const OWN: [&str; 32] = [
     "sse_gateway::broker::redis::ingest",
     "sse_gateway::broker::redis::library",
     "sse_gateway::broker::redis::outage",
+    "sse_gateway::broker::redis::preparation",
     "sse_gateway::broker::redis::publish",
     "sse_gateway::broker::redis::publish_thread",
     "sse_gateway::broker::redis::sentinel",

@@ -5,43 +5,39 @@
 //! comes from a read that was sent after the request was made, and so after the connection had
 //! attached. Cached pages are older; they bring a connection forward but never make it live.
 
+mod answer;
+mod cache;
+mod pace;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use redis::{RedisError, Value};
+use redis::RedisError;
 use sse_contract::{Channel, EventId, Part};
 use tokio::sync::mpsc;
 
 use crate::broker::redis::backoff::delays;
+use crate::broker::redis::history::answer::extent;
+pub use crate::broker::redis::history::answer::snapshot;
+use crate::broker::redis::history::cache::Cache;
+use crate::broker::redis::history::pace::Pace;
 use crate::broker::redis::partition::Partition;
-use crate::feed::frame::Frame;
 use crate::feed::inbox::{Inbox, ReadToken, ToHub};
 use crate::feed::read::ReadRequest;
 use crate::feed::snapshot::{Extent, Range, Snapshot};
 
 /// Ranges in one read at most. The channels of one connection may exceed it.
 const RANGES: usize = 256;
-/// A read of so many ranges has no room for a further stream of many channels.
-const FULL: usize = RANGES / 2;
+/// A read of so many ranges is a large one: it may have had no room for the channels of the next
+/// request.
+const LARGE: usize = RANGES / 2;
 /// Different positions of one channel in one read at most.
 const POSITIONS: usize = 4;
 
 /// The error code of Redis when its ACL refuses a command or a key.
 const NO_PERMISSION: &str = "NOPERM";
-
-/// How long a page is cached for later requests.
-const CACHE_TIME: Duration = Duration::from_secs(1);
-/// Bytes of events in the caches of all partitions together at most, while a partition's share is
-/// not below `LEAST_CACHE_BYTES`.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
-const LEAST_CACHE_BYTES: usize = 1024 * 1024;
-/// The rate of reads while `history.page_bytes` is `PAGE_BYTES` or more: at most `BURST` without a
-/// pause, `READS_PER_SECOND` on average. Smaller pages raise the average, up to 16-fold.
-const BURST: f64 = 16.0;
-const READS_PER_SECOND: f64 = 50.0;
-const PAGE_BYTES: usize = 64 * 1024;
 
 /// A message to the history thread.
 #[derive(Debug)]
@@ -60,25 +56,6 @@ struct Waiting {
     order: VecDeque<(u16, u64)>,
 }
 
-/// Pages read a moment ago. They serve connections that are as far behind, except for the last
-/// read, which makes a connection live.
-#[derive(Debug)]
-struct Cache {
-    snapshots: VecDeque<(Instant, usize, Arc<Snapshot>)>,
-    bytes: usize,
-    /// How many bytes it may have.
-    most: usize,
-}
-
-/// Limits the rate of reads. Requests come in bursts, when a gateway starts or Redis returns, and
-/// one read serves everybody who waits, so it pays to let requests gather, until a read is full.
-#[derive(Debug)]
-struct Pace {
-    per_second: f64,
-    allowance: f64,
-    since: Instant,
-}
-
 /// The waiting requests and the cached pages. No I/O.
 #[derive(Debug)]
 pub struct Reads {
@@ -89,9 +66,9 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Creates the reads of a partition. Nobody waits.
-    pub fn new(partition: u16) -> Self {
-        let (waiting, cache) = (Waiting::default(), Cache::new(CACHE_BYTES));
+    /// Creates the reads of one of so many partitions. Nobody waits.
+    pub fn new(partition: u16, partitions: u16) -> Self {
+        let (waiting, cache) = (Waiting::default(), Cache::shared_by(partitions));
         Reads { partition, workers: Vec::new(), waiting, cache }
     }
 
@@ -144,9 +121,7 @@ pub async fn run(
     partition: Arc<Partition>,
     mut requests: mpsc::UnboundedReceiver<HistoryRequest>,
 ) -> Infallible {
-    let mut reads = Reads::new(partition.number);
-    let partitions = usize::from(partition.keys.partitions());
-    reads.cache.most = (CACHE_BYTES / partitions).max(LEAST_CACHE_BYTES);
+    let mut reads = Reads::new(partition.number, partition.keys.partitions());
     let mut pace = Pace::new(partition.config.page_bytes);
     let longest = partition.config.reconnect_max;
     let mut delay = delays(longest);
@@ -173,8 +148,8 @@ pub async fn run(
         match read(&partition, &plan).await {
             Ok(snapshot) => {
                 delay = delays(longest);
-                if plan.len() >= FULL {
-                    pace.was_full(began.elapsed());
+                if plan.len() >= LARGE {
+                    pace.was_large(began.elapsed());
                 }
                 reads.answered(snapshot, Instant::now());
             }
@@ -251,11 +226,6 @@ fn serves(snapshot: &Snapshot, request: &ReadRequest, cached: bool) -> bool {
     !(cached && request.after == snapshot.clock) && request.parts().all(covered)
 }
 
-/// Which part of a history a part of a read is.
-fn extent(part: &Part) -> Extent {
-    if part.newest { Extent::Newest } else { Extent::All }
-}
-
 /// Reads these parts in one call. An unreadable history becomes an unreadable range; the others are
 /// read all the same.
 pub async fn read(partition: &Partition, plan: &[Part]) -> Result<Snapshot, RedisError> {
@@ -319,156 +289,6 @@ async fn read_together(partition: &Partition, plan: &[Part]) -> Result<Snapshot,
     snapshot.ok_or_else(|| {
         RedisError::from((redis::ErrorKind::UnexpectedReturnType, "sse_read answered otherwise"))
     })
-}
-
-/// Parses the answer of `sse_read`. Returns `None` if the answer as a whole has the wrong form.
-/// Calls `unreadable` for each history that cannot be read, with the reason.
-pub fn snapshot(
-    plan: &[Part],
-    value: Value,
-    mut unreadable: impl FnMut(&Channel, &str),
-) -> Option<Snapshot> {
-    let Value::Array(answer) = value else { return None };
-    let mut answer = answer.into_iter();
-    let clock = text(&answer.next()?)?.parse().ok()?;
-    let (now_ms, max_len, ttl_ms) =
-        (number(&answer.next()?)?, number(&answer.next()?)?, number(&answer.next()?)?);
-    let mut ranges: HashMap<Channel, Vec<Range>> = HashMap::with_capacity(plan.len());
-    for part in plan {
-        let (after, extent) = (part.after, extent(part));
-        let range = range(&part.channel, after, extent, answer.next()?).unwrap_or_else(|why| {
-            unreadable(&part.channel, &why);
-            Range::unreadable(after, extent)
-        });
-        ranges.entry(part.channel.clone()).or_default().push(range);
-    }
-    Some(Snapshot { clock, now_ms, history: max_len > 0, ttl_ms, ranges })
-}
-
-/// Parses one range of a channel. The error says why the history cannot be read.
-fn range(channel: &Channel, after: EventId, extent: Extent, value: Value) -> Result<Range, String> {
-    let odd = || "sse_read answered a range otherwise".to_owned();
-    let Value::Array(fields) = value else { return Err(odd()) };
-    if let [why] = &fields[..] {
-        return Err(text(why).ok_or_else(odd)?.to_owned());
-    }
-    let [last, oldest, added, length, more, entries] =
-        <[Value; 6]>::try_from(fields).map_err(|_| odd())?;
-    let Value::Array(entries) = entries else { return Err(odd()) };
-    let mut frames = Vec::with_capacity(entries.len() / 3);
-    for entry in entries.chunks_exact(3) {
-        let id = text(&entry[0]).ok_or_else(odd)?;
-        let id = id.parse().map_err(|_| format!("it holds {id}, which is no event's id"))?;
-        let (event, data) = (lossy(&entry[2]).ok_or_else(odd)?, lossy(&entry[1]).ok_or_else(odd)?);
-        frames.push(Frame::event(channel, id, &event, &data));
-    }
-    let number = |value| number(value).ok_or_else(odd);
-    let upto = match number(&more)? {
-        0 => None,
-        _ => Some(frames.last().and_then(|frame| frame.id).unwrap_or(after)),
-    };
-    let id = |value| text(value).and_then(|text| text.parse().ok());
-    Ok(Range {
-        after,
-        upto,
-        last: id(&last),
-        oldest: id(&oldest),
-        length: number(&length)?,
-        untrimmed: number(&added)? == number(&length)?,
-        frames: frames.into(),
-        extent,
-        readable: true,
-    })
-}
-
-impl Cache {
-    fn new(most: usize) -> Self {
-        Cache { snapshots: VecDeque::new(), bytes: 0, most }
-    }
-
-    /// Caches a snapshot. The first one of another epoch makes all earlier ones useless.
-    fn add(&mut self, snapshot: Arc<Snapshot>, now: Instant) {
-        let epoch = snapshot.clock.epoch();
-        if self.snapshots.back().is_some_and(|(.., last)| last.clock.epoch() != epoch) {
-            *self = Cache::new(self.most);
-        }
-        let frames = snapshot.ranges.values().flatten().flat_map(|range| range.frames.iter());
-        let bytes: usize = frames.map(|frame| frame.size()).sum();
-        if bytes == 0 {
-            return;
-        }
-        self.bytes += bytes;
-        self.snapshots.push_back((now, bytes, snapshot));
-        while self.bytes > self.most {
-            self.drop_oldest();
-        }
-    }
-
-    /// The snapshots younger than `CACHE_TIME`, oldest first.
-    fn young(&mut self, now: Instant) -> Vec<Arc<Snapshot>> {
-        while self.snapshots.front().is_some_and(|(read, ..)| now - *read > CACHE_TIME) {
-            self.drop_oldest();
-        }
-        self.snapshots.iter().map(|(.., snapshot)| snapshot.clone()).collect()
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some((_, bytes, _)) = self.snapshots.pop_front() {
-            self.bytes -= bytes;
-        }
-    }
-}
-
-impl Pace {
-    fn new(page_bytes: usize) -> Self {
-        let per_second =
-            READS_PER_SECOND * (PAGE_BYTES as f64 / page_bytes as f64).clamp(1.0, 16.0);
-        Pace { per_second, allowance: BURST, since: Instant::now() }
-    }
-
-    /// How long to wait until the next read is sent.
-    fn turn(&mut self, now: Instant) -> Duration {
-        let earned = (now - self.since).as_secs_f64() * self.per_second;
-        self.allowance = (self.allowance + earned).min(BURST);
-        self.since = now;
-        let wait = (1.0 - self.allowance).max(0.0) / self.per_second;
-        // What is earned meanwhile is counted at the next turn.
-        self.allowance -= 1.0;
-        Duration::from_secs_f64(wait)
-    }
-
-    /// Notes that the read, which took this long, had all the ranges that a read may have. To wait
-    /// would not let more requests gather. So the next one is only as far away as this one was long,
-    /// and Redis has half of the time for others.
-    fn was_full(&mut self, took: Duration) {
-        // Half of this is earned while the read is under way.
-        let cost = 2.0 * took.as_secs_f64() * self.per_second;
-        self.allowance += 1.0 - cost.min(1.0);
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-/// Invalid UTF-8 becomes U+FFFD, as it would in a browser.
-fn lossy(value: &Value) -> Option<std::borrow::Cow<'_, str>> {
-    match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes)),
-        Value::SimpleString(text) => Some(text.into()),
-        _ => None,
-    }
-}
-
-fn number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Int(n) => u64::try_from(*n).ok(),
-        other => text(other)?.parse().ok(),
-    }
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ impl Gateway {
             dispatch: partition.dispatch(),
             partition,
             works,
-            reads: Reads::new(0),
+            reads: Reads::new(0, 1),
             prepared: None,
             link: None,
             sessions: 0,

@@ -1,6 +1,9 @@
-//! Who shares which read, and what is made of Redis' answer, without a Redis.
+//! Who shares which read, without a Redis.
+
+use std::time::Duration;
 
 use super::*;
+use crate::feed::frame::Frame;
 use crate::feed::inbox::ReadToken;
 use crate::feed::snapshot::Extent;
 
@@ -32,7 +35,7 @@ fn request(after: u64) -> HistoryRequest {
 
 /// Reads of a gateway with one worker, and the worker's inbox.
 fn reads() -> (Reads, Arc<Inbox>) {
-    let (mut reads, inbox) = (Reads::new(0), Inbox::new(1000));
+    let (mut reads, inbox) = (Reads::new(0, 1), Inbox::new(1000));
     reads.hear(HistoryRequest::Register(inbox.clone()));
     (reads, inbox)
 }
@@ -124,11 +127,11 @@ fn a_cached_page_serves_nobody_of_another_epoch_or_who_has_seen_a_younger_one() 
     assert_eq!(answered(&inbox), [(5, true)]);
     // A page is cached for a while only.
     reads.hear(HistoryRequest::Read(of(6, 10)));
-    reads.serve_cached(now + CACHE_TIME + Duration::from_millis(1));
+    reads.serve_cached(now + cache::KEPT + Duration::from_millis(1));
     assert_eq!(answered(&inbox), []);
     // The first page of another epoch makes all before useless.
     reads.answered(Snapshot { clock: EventId::new(60, 8, 0), ..page(10, 60) }, now);
-    assert_eq!(reads.cache.snapshots.len(), 1);
+    assert_eq!(reads.cache.young(now).len(), 1);
 }
 
 #[test]
@@ -160,112 +163,11 @@ fn one_read_is_bounded_but_serves_the_oldest_request_whole() {
             ..of(connection, 1)
         })
     };
-    let mut reads = Reads::new(0);
+    let mut reads = Reads::new(0, 1);
     reads.hear(wide(1, RANGES + 10));
     reads.hear(wide(2, 1));
     assert_eq!(reads.plan().len(), RANGES + 10);
-    let mut reads = Reads::new(0);
+    let mut reads = Reads::new(0, 1);
     (0..3).for_each(|n| reads.hear(wide(n, RANGES / 2)));
     assert_eq!(reads.plan().len(), RANGES);
-}
-
-#[test]
-fn the_cache_is_bounded_in_bytes() {
-    let mut cache = Cache::new(CACHE_BYTES);
-    let now = Instant::now();
-    let frames: Arc<[_]> =
-        [Frame::event(&channel(), id(5), "", &"x".repeat(CACHE_BYTES / 3))].into();
-    for _ in 0..5 {
-        let mut page = page(1, 50);
-        page.ranges.values_mut().flatten().for_each(|range| range.frames = frames.clone());
-        cache.add(Arc::new(page), now);
-    }
-    assert_eq!(cache.young(now).len(), 2);
-    assert!(cache.bytes <= CACHE_BYTES);
-    cache.add(Arc::new(Snapshot { ranges: HashMap::new(), ..page(1, 50) }), now);
-    assert_eq!(cache.young(now).len(), 2, "an empty page is of no use to anybody");
-    assert_eq!(cache.young(now + CACHE_TIME * 2).len(), 0);
-    assert_eq!(cache.bytes, 0);
-}
-
-/// One channel's trouble is not the others'.
-#[test]
-fn a_range_that_cannot_be_read_is_told_and_the_others_are_there() {
-    let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-    let entries = |id: &str| Value::Array(vec![text(id), text("data"), text("")]);
-    let range = |entries| {
-        let numbers = [text("60-458752"), text("50-458752"), Value::Int(2), Value::Int(1)];
-        Value::Array([&numbers[..], &[Value::Int(0), entries]].concat())
-    };
-    let parts: Vec<Part> = ["good", "refused", "odd", "foreign"]
-        .map(|name| Part { channel: name.parse().unwrap(), after: id(1), newest: false })
-        .into();
-    let answer = Value::Array(vec![
-        text("70-458752"),
-        Value::Int(70),
-        Value::Int(1000),
-        Value::Int(5000),
-        range(entries("60-458752")),
-        Value::Array(vec![text("WRONGTYPE")]),
-        Value::Int(5),
-        range(entries("x")),
-    ]);
-    let mut told = Vec::new();
-    let read = snapshot(&parts, answer.clone(), |channel, why| {
-        told.push(format!("{channel}: {why}"));
-    });
-    let read = read.unwrap();
-    let (clock, history, ttl) = (read.clock, read.history, read.ttl_ms);
-    assert_eq!((clock, history, ttl), (EventId::new(70, 7, 0), true, 5000));
-    let readable = |part: &Part| read.ranges[&part.channel][0].readable;
-    assert_eq!(parts.iter().map(readable).collect::<Vec<_>>(), [true, false, false, false]);
-    let good = &read.ranges[&parts[0].channel][0];
-    assert_eq!((good.frames.len(), good.untrimmed, good.upto), (1, false, None));
-    assert_eq!(
-        told,
-        [
-            "refused: WRONGTYPE",
-            "odd: sse_read answered a range otherwise",
-            "foreign: it holds x, which is no event's id"
-        ]
-    );
-    // Without its head, or with too few ranges, the whole answer is of no use.
-    let Value::Array(whole) = answer else { unreachable!() };
-    for short in [&whole[..3], &whole[..6]] {
-        assert!(snapshot(&parts, Value::Array(short.to_vec()), |_, _| {}).is_none());
-    }
-    assert!(snapshot(&parts, Value::Nil, |_, _| {}).is_none());
-}
-
-/// Waits as the pace says before each of so many reads, which take this long. Returns the time spent
-/// waiting.
-fn waited(pace: &mut Pace, reads: u32, took: Duration, full: bool) -> Duration {
-    let (mut now, mut waited) = (pace.since, Duration::ZERO);
-    for _ in 0..reads {
-        let wait = pace.turn(now);
-        waited += wait;
-        now += wait + took;
-        if full {
-            pace.was_full(took);
-        }
-    }
-    waited
-}
-
-#[test]
-fn reads_are_paced_unless_they_are_full() {
-    let pace = || Pace::new(PAGE_BYTES);
-    let ms = Duration::from_millis;
-    assert_eq!(waited(&mut pace(), 16, ms(1), false), Duration::ZERO);
-    let long = waited(&mut pace(), 116, ms(1), false);
-    assert!((ms(1_850)..ms(2_000)).contains(&long), "{long:?}");
-    // Each waits as long as the one before took.
-    let mut spent = pace();
-    waited(&mut spent, 16, ms(0), false);
-    let long = waited(&mut spent, 100, ms(1), true);
-    assert!((ms(90)..ms(125)).contains(&long), "{long:?}");
-    // A read that takes long is paced as others.
-    let mut spent = pace();
-    waited(&mut spent, 16, ms(0), false);
-    assert!(waited(&mut spent, 100, ms(15), true) >= ms(450));
 }
