@@ -4,6 +4,7 @@
 //! can become another field or another event: data is split at every line end that a parser knows
 //! (CR, LF, CRLF), and each value follows a colon and one space.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use sse_contract::{Channel, Cursor, EventId};
@@ -111,21 +112,27 @@ struct Annotation {
 // The longest annotation fits.
 const _: () = assert!(Chunk::HEAD + DATA.len() + Channel::MAX_LEN < 256);
 
-/// The beginning of a line of data.
+/// The beginnings of lines.
 const DATA: &[u8] = b"data: ";
+const EVENT: &[u8] = b"event: ";
 
 impl Chunk {
     /// Room for the size line: as many hexadecimal digits as a `usize` has, and CRLF.
     const HEAD: usize = 2 * size_of::<usize>() + 2;
 
-    /// Makes a chunk of the content that `write` appends. An event's chunk has a channel.
-    fn of(channel: Option<&Channel>, capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+    /// Makes a chunk of the content that `write` appends, which has `expected` bytes: with another
+    /// number the buffer is allocated twice. An event's chunk has a channel.
+    fn of(channel: Option<&Channel>, expected: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut head = [0; Self::HEAD];
         let line = channel.map_or(0, |channel| DATA.len() + channel.as_str().len() + 1);
-        let mut bytes = Vec::with_capacity(2 * Self::HEAD + capacity + 2 + line);
+        let annotation = match line {
+            0 => 0,
+            line => Self::HEAD - size_line(expected + line, &mut head) + line,
+        };
+        let mut bytes = Vec::with_capacity(Self::HEAD + expected + 2 + annotation);
         bytes.resize(Self::HEAD, 0);
         write(&mut bytes);
         let size = bytes.len() - Self::HEAD;
-        let mut head = [0; Self::HEAD];
         let start = size_line(size, &mut head);
         bytes[start..Self::HEAD].copy_from_slice(&head[start..]);
         bytes.extend_from_slice(b"\r\n");
@@ -336,16 +343,24 @@ pub fn retry(retry_ms: u64) -> Box<[u8]> {
 pub const COMMENT: &[u8] = b":\n";
 
 fn block(channel: Option<&Channel>, cursor: Option<&Cursor>, event: &str, data: &str) -> Chunk {
-    let capacity = data.len() + event.len() + 64;
-    Chunk::of(channel, capacity, |out| write_block(out, cursor, event, data))
+    let mut end = String::with_capacity(64);
+    if let Some(cursor) = cursor {
+        let _ = writeln!(end, "id: {cursor}");
+    }
+    end.push('\n');
+    let kind = if event.is_empty() { 0 } else { EVENT.len() + event.len() + 1 };
+    // CR and LF together make one line, so this may be too much.
+    let lines = 1 + memchr::memchr2_iter(b'\r', b'\n', data.as_bytes()).count();
+    let expected = kind + lines * DATA.len() + data.len() + 1 + end.len();
+    Chunk::of(channel, expected, |out| write_block(out, event, data, &end))
 }
 
 /// The id is the block's last line, because some clients move the cursor when they read it. A
 /// client that is cut off after an earlier id line, inside a large event, would skip that event
 /// when it resumes.
-fn write_block(out: &mut Vec<u8>, cursor: Option<&Cursor>, event: &str, data: &str) {
+fn write_block(out: &mut Vec<u8>, event: &str, data: &str, end: &str) {
     if !event.is_empty() {
-        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(EVENT);
         out.extend_from_slice(event.as_bytes());
         out.push(b'\n');
     }
@@ -362,10 +377,7 @@ fn write_block(out: &mut Vec<u8>, cursor: Option<&Cursor>, event: &str, data: &s
         let line_end = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
         rest = &rest[end + line_end..];
     }
-    if let Some(cursor) = cursor {
-        out.extend_from_slice(format!("id: {cursor}\n").as_bytes());
-    }
-    out.push(b'\n');
+    out.extend_from_slice(end.as_bytes());
 }
 
 #[cfg(test)]
