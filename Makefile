@@ -1,7 +1,7 @@
 # `make` lists the targets. Each is a single command, which also works without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check compose-check-sentinel compose-check-cluster chaos chaos-quick chaos-sentinel chaos-cluster chaos-can-fail rules-can-fail microbench valkey instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
+.PHONY: help build run test test-fallback pictures browsers clients clients-quick examples fmt lint doc ci compose-check compose-check-sentinel compose-check-cluster chaos chaos-quick chaos-sentinel chaos-cluster chaos-can-fail rules-can-fail microbench redis-versions instructions contract-cost bench openapi docs-commands alerts dashboard kubernetes workflows release package-check fuzz fuzz-quick deny sbom
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## */\t/' | expand -t 24
@@ -125,5 +125,5 @@ contract-cost: ## Time publishing inside Redis: single events, batches, idempote
 bench: ## Compare servers for a quarter of an hour and write bench/RESULTS.md; QUICK=1 takes three minutes; SCALE=1 measures larger sizes, for docs/scale.md
 	$(if $(SCALE),scripts/scale,scripts/bench --results bench/RESULTS.md) $(if $(QUICK),--quick)
 
-valkey: ## Run the tests of the contract and of the brokers on Valkey
-	scripts/valkey
+redis-versions: ## Run the tests of the contract and of the brokers on Redis 8, Valkey 8 and Valkey 9; SERVERS=... chooses
+	scripts/redis-versions $(SERVERS)

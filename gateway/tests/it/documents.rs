@@ -378,6 +378,30 @@ fn every_call_is_documented_and_answered() {
 
 /// Every test that docs/security.md names must exist: in gateway/tests/it, or as a unit test of the
 /// gateway, the contract or the token crate.
+/// Where each master of a Redis Cluster has an equal part of the slots.
+#[test]
+fn how_many_partitions_the_busiest_master_has_is_as_documented() {
+    let text = read("docs/operations.md");
+    let table = text.split_once("**How many partitions.**").expect("it is there").1;
+    let table = &table[..table.find("\n\nEach partition").expect("the table ends")];
+    let documented = rows(table);
+    assert_eq!(documented.len(), 4, "{table}");
+    for row in documented {
+        let partitions: u16 = row[0].parse().expect("a number");
+        let keys = sse_contract::Keys::new("sse", partitions);
+        for (masters, told) in [3, 5, 6, 8].into_iter().zip(&row[1..]) {
+            let mut shares = vec![0; masters];
+            for partition in 0..partitions {
+                shares[usize::from(keys.slot(partition)) * masters / 16_384] += 1;
+            }
+            let most = shares.iter().max().expect("masters").to_string();
+            let without = shares.iter().filter(|share| **share == 0).count();
+            assert!(without == 0 || (without == 4 && told.contains("four masters have none")));
+            assert_eq!(told.split(',').next(), Some(&*most), "{partitions} of {masters}");
+        }
+    }
+}
+
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
     let text = read("docs/security.md");

@@ -1,5 +1,7 @@
 //! The command `partitions`: shows the number of partitions that Redis holds, and changes it.
 
+use std::sync::Arc;
+
 use sse_gateway::Config;
 use sse_gateway::broker::redis::partition::named;
 use sse_gateway::broker::redis::repartition::{Repartition, Revocations, started};
@@ -37,6 +39,10 @@ pub async fn run(
     let Some(to) = to else {
         let survey = redis.telling().await?;
         show(&survey);
+        let held = survey.telling().first().and_then(|state| state.number);
+        if let Some(shares) = redis.shares(held.unwrap_or(settings.partitions)).await? {
+            show_shares(&shares);
+        }
         let place = match &places.get("redis.partitions").place {
             Place::Default => "the default".to_owned(),
             place => place.to_string(),
@@ -80,6 +86,24 @@ fn show(survey: &Survey) {
     }
     if telling.is_empty() {
         say(format_args!("in Redis: none, because no state tells one"));
+    }
+}
+
+/// Prints which partitions each master of a Redis Cluster has.
+fn show_shares(shares: &[(Arc<str>, Vec<u16>)]) {
+    for (addr, partitions) in shares {
+        match &partitions[..] {
+            [] => say(format_args!("{addr} has none")),
+            some => say(format_args!("{addr} has {}: {}", some.len(), named(some))),
+        }
+    }
+    let counts = shares.iter().map(|(_, partitions)| partitions.len());
+    let (least, most) = (counts.clone().min().unwrap_or(0), counts.max().unwrap_or(0));
+    if least * 2 < most {
+        say(format_args!(
+            "that is uneven: the master of {most} is busy first. More partitions (--to) are more \
+             even, and a slot can be moved to another master"
+        ));
     }
 }
 

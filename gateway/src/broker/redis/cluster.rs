@@ -72,23 +72,49 @@ impl Cluster {
         if let Some((host, port)) = self.known().gone.remove(&slot) {
             return Ok(self.seeds[0].at(&host, port));
         }
+        let found = self.told(|slots| match slots.owner(slot) {
+            Some(node) => Ok(self.seeds[0].at(&node.host, node.port)),
+            None => Err(format!("no node owns slot {slot}")),
+        });
+        found.await.map_err(|why| {
+            let text = format!("the cluster does not tell where slot {slot} is: {why}");
+            SessionError::Refused(text)
+        })
+    }
+
+    /// The masters that own slots, by address, each with those of these slots that it owns. The error
+    /// says of each node why it did not tell.
+    pub(crate) async fn shares(&self, of: &[u16]) -> Result<Vec<(Server, Vec<u16>)>, SessionError> {
+        let mut masters = self.told(|slots| Ok(slots.masters())).await.map_err(|why| {
+            SessionError::Refused(format!("the cluster does not tell its masters: {why}"))
+        })?;
+        masters.sort_by(|(a, _), (b, _)| (&a.host, a.port).cmp(&(&b.host, b.port)));
+        let owned = |ranges: &[(u16, u16)]| {
+            let owns =
+                |slot: &&u16| ranges.iter().any(|(first, last)| (first..=last).contains(slot));
+            of.iter().filter(owns).copied().collect()
+        };
+        let at = |node: &Node| self.seeds[0].at(&node.host, node.port);
+        Ok(masters.iter().map(|(node, ranges)| (at(node), owned(ranges))).collect())
+    }
+
+    /// What the first node tells that has an answer. The error says of each why it has none.
+    async fn told<T>(&self, read: impl Fn(&Slots) -> Result<T, String>) -> Result<T, String> {
         let mut failures = Vec::new();
         for server in self.candidates() {
-            match self.slots(&server).await {
+            let told = match self.slots(&server).await {
                 Ok(slots) => {
                     self.known().nodes.clone_from(&slots.nodes);
-                    match slots.owner(slot) {
-                        Some(node) => return Ok(self.seeds[0].at(&node.host, node.port)),
-                        None => {
-                            failures.push(format!("{}: no node owns slot {slot}", server.addr()))
-                        }
-                    }
+                    read(&slots)
                 }
-                Err(error) => failures.push(format!("{}: {error}", server.addr())),
+                Err(error) => Err(error.to_string()),
+            };
+            match told {
+                Ok(told) => return Ok(told),
+                Err(why) => failures.push(format!("{}: {why}", server.addr())),
             }
         }
-        let why = failures.join("; ");
-        Err(SessionError::Refused(format!("the cluster does not tell where slot {slot} is: {why}")))
+        Err(failures.join("; "))
     }
 
     /// Notes an error that says where a slot has gone: `MOVED <slot> <host>:<port>`.
@@ -282,6 +308,18 @@ impl Slots {
         slots.nodes.sort();
         slots.nodes.dedup();
         Ok(slots)
+    }
+
+    /// The nodes that own slots, each with its ranges.
+    fn masters(&self) -> Vec<(Node, Vec<(u16, u16)>)> {
+        let mut masters: Vec<(Node, Vec<(u16, u16)>)> = Vec::new();
+        for (first, last, node) in &self.ranges {
+            match masters.iter_mut().find(|(known, _)| known.id == node.id) {
+                Some((_, ranges)) => ranges.push((*first, *last)),
+                None => masters.push((node.clone(), vec![(*first, *last)])),
+            }
+        }
+        masters
     }
 
     fn owner(&self, slot: u16) -> Option<&Node> {

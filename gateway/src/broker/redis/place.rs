@@ -83,6 +83,17 @@ impl Place {
         }
     }
 
+    /// The masters of a Redis Cluster, each with those of these slots that it owns. `None` elsewhere.
+    pub(crate) async fn shares(
+        &self,
+        slots: &[u16],
+    ) -> Result<Option<Vec<(Server, Vec<u16>)>>, SessionError> {
+        match self {
+            Place::Cluster { cluster, .. } => cluster.shares(slots).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Waits until the master is known to be another one than `server`, and returns its address.
     /// Waits for ever where nobody tells.
     pub(crate) async fn other_than(&self, server: &Server) -> String {

@@ -79,6 +79,26 @@ impl Repartition {
         self.read(MOST, Some(to)).await
     }
 
+    /// The addresses of a Redis Cluster's masters, each with its share of so many partitions. `None`
+    /// if there is one master.
+    pub async fn shares(
+        &self,
+        partitions: u16,
+    ) -> Result<Option<Vec<(Arc<str>, Vec<u16>)>>, String> {
+        let keys = Keys::new(&*self.settings.prefix, partitions);
+        let slots: Vec<u16> = (0..partitions).map(|partition| keys.slot(partition)).collect();
+        let timeout = self.settings.connect_timeout;
+        let told = tokio::time::timeout(timeout, self.place.shares(&slots)).await;
+        let told = told.unwrap_or(Err(SessionError::Timeout(timeout)));
+        let told = told.map_err(|error| format!("Redis at {}: {error}", self.place.addr()))?;
+        let partitions = |owned: Vec<u16>| {
+            (0..partitions).filter(|p| owned.contains(&slots[usize::from(*p)])).collect()
+        };
+        let share =
+            |(server, owned): (Server, Vec<u16>)| (server.addr().clone(), partitions(owned));
+        Ok(told.map(|masters| masters.into_iter().map(share).collect()))
+    }
+
     async fn read(&mut self, most: u16, to: Option<u16>) -> Result<Survey, String> {
         let plain = (!self.is_cluster()).then_some(Name { tagged: false, partition: 0 });
         let tagged = (0..most).map(|partition| Name { tagged: true, partition });

@@ -274,6 +274,29 @@ fn the_number_is_shown_and_the_same_one_changes_nothing() {
 }
 
 #[test]
+fn in_a_cluster_each_masters_share_is_shown() {
+    let cluster = RedisCluster::start(3, false);
+    for (number, uneven) in [(16, false), (2, true)] {
+        let configured = format!("redis.partitions={number}");
+        let output = run(&cluster.url(), &["--set", &configured, "partitions"]);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            let owns = |p: &u16| {
+                let slot = cluster.slot(&format!("sse:{{{p}}}:state"));
+                cluster.owner_by(slot, 0) == n
+            };
+            let share = match (0..number).filter(owns).count() {
+                0 => "none\n".to_owned(),
+                count => format!("{count}: partition"),
+            };
+            assert!(text.contains(&format!("{} has {share}", node.addr)), "{share}: {text}");
+        }
+        assert_eq!(text.contains("that is uneven"), uneven, "{text}");
+    }
+}
+
+#[test]
 fn numbers_that_cannot_be_are_refused_and_so_is_the_memory_broker() {
     let redis = Redis::start();
     for number in ["0", "257", "-1", "four"] {
