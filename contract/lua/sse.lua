@@ -1,7 +1,7 @@
 #!lua name=sse
 -- The part of the gateway that runs inside Redis. Every write and every consistent read is one of these functions,
 -- so a client in any language publishes exactly as a gateway does. docs/redis-contract.md describes them for other
--- clients; change it together with LIBRARY_VERSION.
+-- clients; change it together with these versions.
 --
 -- Where Redis refuses FUNCTION, the same text runs by EVALSHA, without its first line and with a call appended.
 --
@@ -9,7 +9,10 @@
 -- write that failed half-way and then answers with an error code of its own; after an error without such a code,
 -- nobody knows whether the event was published. No command that can fail follows a PUBLISH.
 
-local LIBRARY_VERSION = 2
+-- Of this text. A gateway replaces only an older one.
+local LIBRARY_VERSION = 3
+-- Of keys, ids and frames.
+local CONTRACT_VERSION = 2
 local MAX_BATCH = 64
 
 -- The limits of a publish that runs before any gateway has written them.
@@ -61,22 +64,29 @@ local function denied(cmd, key)
   return 'SSEDENIED this user may not ' .. cmd .. ' ' .. key
 end
 
+-- What stands behind the key in the shortest call of a command. Since Redis 8.2.9 a server does not judge shorter calls.
+local BEHIND = {
+  HSET = { '', '' }, HINCRBY = { '', '' }, HMGET = { '' }, HGET = { '' }, XADD = { '', '', '' }, XDEL = { '' },
+  PEXPIREAT = { '' }, SET = { '' }, PUBLISH = { '' }, SPUBLISH = { '' }, GET = {}, UNLINK = {}, INFO = {},
+}
+
+-- Whether the user may run a command on a key.
+local function allowed(cmd, key)
+  if cmd == 'TIME' then return redis.acl_check_cmd('TIME') end
+  if cmd == 'XINFO' then return redis.acl_check_cmd('XINFO', 'STREAM', key) end
+  return redis.acl_check_cmd(cmd, key, unpack(BEHIND[cmd]))
+end
+
 -- Takes commands and keys in turn. Returns an error if the user may not run one of the commands on its key.
 local function check(wanted)
   for i = 1, #wanted, 2 do
-    local cmd, key, allowed = wanted[i], wanted[i + 1], nil
-    if cmd == 'XINFO' then
-      allowed = redis.acl_check_cmd('XINFO', 'STREAM', key)
-    else
-      allowed = redis.acl_check_cmd(cmd, key)
-    end
-    if not allowed then return denied(cmd, key) end
+    if not allowed(wanted[i], wanted[i + 1]) then return denied(wanted[i], wanted[i + 1]) end
   end
 end
 
 -- Returns the error for a command that Redis refused before anything was written.
 local function refused(err, cmd, key)
-  if redis.acl_check_cmd(cmd, key) then return 'SSEUNDONE ' .. err end
+  if allowed(cmd, key) then return 'SSEUNDONE ' .. err end
   return denied(cmd, key)
 end
 
@@ -164,7 +174,7 @@ local function set_limits(text)
   if text and text == limits then return true end
   local version, len, ttl, data, idem, known, known_until =
     match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
-  if version ~= tostring(LIBRARY_VERSION) then return false end
+  if version ~= tostring(CONTRACT_VERSION) then return false end
   limits, expiry_second = nil, nil
   max_len, keeps = len, len ~= '0'
   lives = tonumber(ttl) + EXPIRY_SLACK_MS
@@ -176,7 +186,7 @@ local function set_limits(text)
 end
 
 local function limits_text(s)
-  return format('%d %.0f %.0f %.0f %.0f %.0f %.0f', LIBRARY_VERSION, s.max_len, s.ttl, s.max_data,
+  return format('%d %.0f %.0f %.0f %.0f %.0f %.0f', CONTRACT_VERSION, s.max_len, s.ttl, s.max_data,
     math.max(s.idem_ttl, 1), s.known, s.known_until)
 end
 
@@ -247,8 +257,8 @@ end
 
 -- Returns an error if the state is of another version. A state of version 1 or without a version is converted later.
 local function foreign(s)
-  if s.version and s.version ~= LIBRARY_VERSION and s.version ~= 1 then
-    return 'SSEMISMATCH version: Redis holds contract version ' .. s.version .. ', this library speaks ' .. LIBRARY_VERSION
+  if s.version and s.version ~= CONTRACT_VERSION and s.version ~= 1 then
+    return 'SSEMISMATCH version: Redis holds contract version ' .. s.version .. ', this library speaks ' .. CONTRACT_VERSION
   end
 end
 
@@ -351,13 +361,13 @@ local function begin(wanted_epoch)
     problem = prepare()
     if problem then return problem end
   end
-  if not may('HSET', state) then return denied('HSET', state) end
+  if not may('HSET', state, '', '') then return denied('HSET', state) end
   if not keeps then return nil end
-  if not may('HSET', witness) then return denied('HSET', witness) end
+  if not may('HSET', witness, '', '') then return denied('HSET', witness) end
   -- Redis Cluster moves a partition key by key. The witness is not among the call's keys, so Redis does not notice
   -- if it has not come yet; and a new one in its place would stop the move.
   if publish == 'SPUBLISH' then
-    if not may('HGET', witness) then return denied('HGET', witness) end
+    if not may('HGET', witness, '') then return denied('HGET', witness) end
     local mark = run('HGET', witness, MARK)
     if failed(mark) then return 'SSEUNDONE ' .. mark.err end
     if not mark then return 'SSEUNDONE the partition has no witness here: it is being moved, or a gateway must repair it' end
@@ -393,10 +403,10 @@ local function locate(history)
   end
   if #channel > 200 then return nil, 'SSEINVALID channel: at most 200 bytes' end
   local live = live_head .. channel
-  if keeps and not (may('XADD', history) and may('XDEL', history) and may('PEXPIREAT', history)) then
+  if keeps and not (may('XADD', history, '', '', '') and may('XDEL', history, '') and may('PEXPIREAT', history, '')) then
     return nil, check { 'XADD', history, 'XDEL', history, 'PEXPIREAT', history }
   end
-  if not may(publish, live) then return nil, denied(publish, live) end
+  if not may(publish, live, '') then return nil, denied(publish, live) end
   return channel, live
 end
 
@@ -413,7 +423,7 @@ local function objection(channel, idem, data, event)
       return 'SSEINVALID keys: the key behind this history must be ' .. head .. '<idempotency key>'
     end
     if #idem > #head + 200 then return 'SSEINVALID idempotency_key: at most 200 bytes' end
-    if not (may('GET', idem) and may('SET', idem) and may('UNLINK', idem)) then
+    if not (may('GET', idem) and may('SET', idem, '') and may('UNLINK', idem)) then
       return check { 'GET', idem, 'SET', idem, 'UNLINK', idem }
     end
   end
@@ -696,8 +706,8 @@ local LIMITS = { 'max_len', 'ttl', 'max_data', 'idem_ttl', 'durable' }
 
 -- Returns the nine arguments that every call of a gateway begins with, or nil and an error.
 local function caller_of(args)
-  if args[9] ~= tostring(LIBRARY_VERSION) then
-    return nil, 'SSEMISMATCH version: the library in Redis speaks contract version ' .. LIBRARY_VERSION .. ', this gateway another'
+  if args[9] ~= tostring(CONTRACT_VERSION) then
+    return nil, 'SSEMISMATCH version: the library in Redis speaks contract version ' .. CONTRACT_VERSION .. ', this gateway another'
   end
   local g = { beat = number(args[2]), partitions = number(args[8]) }
   g.seen_ms, g.seen_seq = parse_id(args[1])
@@ -737,7 +747,7 @@ end
 -- Whether Redis may have lost acknowledged writes since the state was written. `moved` says that Redis Cluster moved
 -- the partition here from the process that wrote the state: that moves every key as it is.
 local function is_lost(s, g, life, marked, moved, highest_ms, highest_seq)
-  if not s.clock or not s.run or not s.ttl or not s.beat or s.version ~= LIBRARY_VERSION then return true end
+  if not s.clock or not s.run or not s.ttl or not s.beat or s.version ~= CONTRACT_VERSION then return true end
   if moved then
     -- This server was promoted out of a replica of the one that it is said to have been moved from.
     if s.replid == life.former then return true end
@@ -819,7 +829,7 @@ local function settle(args, lasts, channels, from)
       put(field, decimal(s[field]))
     end
   end
-  if s.version ~= LIBRARY_VERSION then put('version', tostring(LIBRARY_VERSION)) end
+  if s.version ~= CONTRACT_VERSION then put('version', tostring(CONTRACT_VERSION)) end
   if not s.partitions then put('partitions', decimal(g.partitions)) end
   local err
   if lost then

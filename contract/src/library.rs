@@ -1,7 +1,7 @@
 //! The source of the Redis function library `sse`, also in the form for `EVALSHA`.
 
 /// The version inside `sse.lua`. A gateway replaces only an older library.
-pub const LIBRARY_VERSION: u32 = 2;
+pub const LIBRARY_VERSION: u32 = 3;
 /// The version of names, ids and frames. A gateway of another version refuses to start on this
 /// Redis.
 pub const CONTRACT_VERSION: u32 = 2;
@@ -80,6 +80,7 @@ mod tests {
     #[test]
     fn the_text_has_this_version_and_these_functions() {
         assert!(SOURCE.contains(&format!("local LIBRARY_VERSION = {LIBRARY_VERSION}\n")));
+        assert!(SOURCE.contains(&format!("local CONTRACT_VERSION = {CONTRACT_VERSION}\n")));
         for function in Function::ALL {
             assert!(SOURCE.contains(&format!("local function {}(", function.name())));
         }

@@ -2,6 +2,7 @@
 //! the right.
 
 use sse_contract::{Call, Meaning, Publish};
+use sse_lab::redis_server::RedisServer;
 
 use super::{Answer, Caller, Connection, DEBUG, Library, Listener, Meant, NEW, event, name};
 
@@ -268,4 +269,30 @@ fn a_gateway_without_one_right_changes_nothing_and_is_told() {
             assert_eq!(library.digest(), before, "without {command}");
         }
     });
+}
+
+/// Redis 8.2.9 and newer judge no call that is too short. Older servers do, so all are asked how long
+/// a call must be.
+#[test]
+fn rights_are_asked_for_with_calls_that_are_long_enough() {
+    let redis = RedisServer::start();
+    let source = sse_contract::library_source();
+    let (_, table) = source.split_once("local BEHIND = {").expect("it is there");
+    let (table, rest) = table.split_once("\n}").expect("it ends");
+    let listed = table.split("},").filter_map(|entry| entry.split_once(" = {"));
+    let mut calls: Vec<(String, usize)> = listed
+        .map(|(cmd, behind)| (cmd.trim().to_lowercase(), 2 + behind.matches("''").count()))
+        .collect();
+    for call in rest.split("may(").skip(1) {
+        let arguments = call.split_once(')').expect("it ends").0;
+        let cmd = arguments.split(',').next().expect("a command").trim_matches('\'');
+        calls.push((cmd.to_lowercase(), arguments.split(',').count()));
+    }
+    assert!(calls.len() > 20, "{calls:?}");
+    for (cmd, words) in calls {
+        let answer = redis.command(&["COMMAND", "INFO", &cmd]);
+        let arity: isize = answer.lines().nth(1).expect("it is known").parse().expect("a number");
+        let long_enough = words >= arity.unsigned_abs() && (arity < 0 || words as isize == arity);
+        assert!(long_enough, "{cmd}: {words} words, but its arity is {arity}");
+    }
 }
