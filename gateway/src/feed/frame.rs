@@ -343,22 +343,22 @@ pub fn retry(retry_ms: u64) -> Box<[u8]> {
 pub const COMMENT: &[u8] = b":\n";
 
 fn block(channel: Option<&Channel>, cursor: Option<&Cursor>, event: &str, data: &str) -> Chunk {
-    let mut end = String::with_capacity(64);
+    let mut tail = String::with_capacity(64);
     if let Some(cursor) = cursor {
-        let _ = writeln!(end, "id: {cursor}");
+        let _ = writeln!(tail, "id: {cursor}");
     }
-    end.push('\n');
+    tail.push('\n');
     let kind = if event.is_empty() { 0 } else { EVENT.len() + event.len() + 1 };
     // CR and LF together make one line, so this may be too much.
     let lines = 1 + memchr::memchr2_iter(b'\r', b'\n', data.as_bytes()).count();
-    let expected = kind + lines * DATA.len() + data.len() + 1 + end.len();
-    Chunk::of(channel, expected, |out| write_block(out, event, data, &end))
+    let expected = kind + lines * DATA.len() + data.len() + 1 + tail.len();
+    Chunk::of(channel, expected, |out| write_block(out, event, data, &tail))
 }
 
 /// The id is the block's last line, because some clients move the cursor when they read it. A
 /// client that is cut off after an earlier id line, inside a large event, would skip that event
 /// when it resumes.
-fn write_block(out: &mut Vec<u8>, event: &str, data: &str, end: &str) {
+fn write_block(out: &mut Vec<u8>, event: &str, data: &str, tail: &str) {
     if !event.is_empty() {
         out.extend_from_slice(EVENT);
         out.extend_from_slice(event.as_bytes());
@@ -377,7 +377,7 @@ fn write_block(out: &mut Vec<u8>, event: &str, data: &str, end: &str) {
         let line_end = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
         rest = &rest[end + line_end..];
     }
-    out.extend_from_slice(end.as_bytes());
+    out.extend_from_slice(tail.as_bytes());
 }
 
 #[cfg(test)]

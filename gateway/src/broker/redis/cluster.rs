@@ -3,6 +3,8 @@
 //!
 //! Source: redis.io, "Redis cluster specification".
 
+mod topology;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use crate::broker::redis::cluster::topology::{Node, Slots, addresses, moves_to, node_id, nodes};
 use crate::broker::redis::connector::{self, Connection, SessionError};
 use crate::broker::redis::moved::{Evidence, Given, Life, Verdict};
 use crate::broker::redis::place::Server;
@@ -38,20 +41,6 @@ struct Known {
     evidence: Evidence,
     /// The server of each slot's last session.
     servers: HashMap<u16, Server>,
-}
-
-/// One answer to `CLUSTER SLOTS`: each range of slots with its owner, and all nodes.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Slots {
-    ranges: Vec<(u16, u16, Node)>,
-    nodes: Vec<(String, u16)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Node {
-    host: String,
-    port: u16,
-    id: String,
 }
 
 impl Cluster {
@@ -270,64 +259,6 @@ impl Cluster {
     }
 }
 
-impl Slots {
-    async fn of(connection: &mut Connection, server: &Server) -> Result<Self, SessionError> {
-        let cmd = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
-        let host = server.host().unwrap_or_default();
-        connection.call(&cmd, |value| Slots::read(value, host)).await?
-    }
-
-    /// Reads an answer of the node at `host`, which may leave out its own.
-    fn read(value: &Value<'_>, host: &str) -> Result<Self, SessionError> {
-        if let Value::Error(error) = value {
-            let error = String::from_utf8_lossy(error);
-            return Err(SessionError::Refused(match error.contains("cluster support disabled") {
-                true => "it is not a node of a Redis Cluster".to_owned(),
-                false => error.into_owned(),
-            }));
-        }
-        let node = |value: &Value<'_>| {
-            let [named, port, id, ..] = value.elements() else { return None };
-            let named = named.text().filter(|host| !matches!(*host, "" | "?")).unwrap_or(host);
-            let port = u16::try_from(port.integer()?).ok()?;
-            Some(Node { host: named.to_owned(), port, id: id.text()?.to_owned() })
-        };
-        let mut slots = Slots::default();
-        for range in value.elements() {
-            let odd = || SessionError::Refused(format!("CLUSTER SLOTS answered {value:?}"));
-            let [first, last, nodes @ ..] = range.elements() else { return Err(odd()) };
-            let slot = |value: &Value<'_>| u16::try_from(value.integer()?).ok();
-            let nodes: Vec<Node> = nodes.iter().filter_map(node).collect();
-            let (Some(first), Some(last), Some(owner)) = (slot(first), slot(last), nodes.first())
-            else {
-                return Err(odd());
-            };
-            slots.ranges.push((first, last, owner.clone()));
-            slots.nodes.extend(nodes.into_iter().map(|node| (node.host, node.port)));
-        }
-        slots.nodes.sort();
-        slots.nodes.dedup();
-        Ok(slots)
-    }
-
-    /// The nodes that own slots, each with its ranges.
-    fn masters(&self) -> Vec<(Node, Vec<(u16, u16)>)> {
-        let mut masters: Vec<(Node, Vec<(u16, u16)>)> = Vec::new();
-        for (first, last, node) in &self.ranges {
-            match masters.iter_mut().find(|(known, _)| known.id == node.id) {
-                Some((_, ranges)) => ranges.push((*first, *last)),
-                None => masters.push((node.clone(), vec![(*first, *last)])),
-            }
-        }
-        masters
-    }
-
-    fn owner(&self, slot: u16) -> Option<&Node> {
-        let of = |(first, last, _): &&(u16, u16, Node)| (*first..=*last).contains(&slot);
-        self.ranges.iter().find(of).map(|(_, _, node)| node)
-    }
-}
-
 /// Asks a server who has a slot that it had, and waits while it moves the slot away. `None` if it
 /// still has the slot.
 async fn given(server: &Server, slot: u16) -> Result<Option<Given>, SessionError> {
@@ -358,37 +289,6 @@ async fn life(connection: &mut Connection) -> Result<Life, SessionError> {
     let read = |value: &Value<'_>| value.text().and_then(Life::read);
     let life = connection.call(&cmd, read).await?;
     life.ok_or_else(|| SessionError::Refused("INFO does not tell which process it is".into()))
-}
-
-/// Reads an answer to CLUSTER NODES.
-async fn nodes<T>(
-    connection: &mut Connection,
-    read: impl Fn(&str) -> T,
-) -> Result<T, SessionError> {
-    let cmd = redis::cmd("CLUSTER").arg("NODES").to_owned();
-    connection.call(&cmd, |value| read(value.text().unwrap_or_default())).await
-}
-
-/// The addresses of all nodes that this one knows: the second words of the lines,
-/// `<ip>:<port>@<port of the bus>[,<name>]`.
-fn addresses(nodes: &str) -> Vec<(String, u16)> {
-    let address = |line: &str| {
-        let (host, port) = line.split(' ').nth(1)?.split('@').next()?.rsplit_once(':')?;
-        Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
-    };
-    nodes.lines().filter_map(address).collect()
-}
-
-/// The id of the node to which this one moves a slot: `[<slot>->-<id>]` in its own line.
-fn moves_to(nodes: &str, slot: u16) -> Option<String> {
-    let (_, rest) = nodes.split_once(&format!("[{slot}->-"))?;
-    Some(rest.split_once(']')?.0.to_owned())
-}
-
-async fn node_id(connection: &mut Connection) -> Result<String, SessionError> {
-    let cmd = redis::cmd("CLUSTER").arg("MYID").to_owned();
-    let id = connection.call(&cmd, |value| value.text().map(str::to_owned)).await?;
-    id.ok_or_else(|| SessionError::Refused("CLUSTER MYID does not tell".into()))
 }
 
 #[cfg(test)]

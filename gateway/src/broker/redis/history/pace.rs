@@ -36,7 +36,7 @@ impl Pace {
         Duration::from_secs_f64(wait)
     }
 
-    /// Notes that the read, which took this long, had hundreds of ranges. To wait would hardly let more
+    /// Notes that the read, which took this long, was a large one. To wait would hardly let more
     /// requests gather in the next one. So that is only as far away as this one was long, and Redis has
     /// half of the time for others.
     pub(super) fn was_large(&mut self, took: Duration) {
