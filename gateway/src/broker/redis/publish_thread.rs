@@ -245,8 +245,9 @@ impl Open {
     /// Returns the connection if it belongs to this session and is not closed. After a silence, a
     /// PING must be answered within `patience`.
     async fn checked(mut self, session: &Session, patience: Duration) -> Option<Open> {
-        // Lets the connection's task run, so that a disconnection that has already arrived sets
-        // `gone`.
+        // A disconnection that has already arrived must set `gone`. The runtime looks for it at the
+        // first yield, and runs the connection's task at the second: this future comes before tasks.
+        tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         if self.session != session.number() || self.gone.load(Ordering::Relaxed) {
             return None;
