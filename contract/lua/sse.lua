@@ -10,7 +10,7 @@
 -- nobody knows whether the event was published. No command that can fail follows a PUBLISH.
 
 -- Of this text. A gateway replaces only an older one.
-local LIBRARY_VERSION = 3
+local LIBRARY_VERSION = 4
 -- Of keys, ids and frames.
 local CONTRACT_VERSION = 2
 local MAX_BATCH = 64
@@ -301,7 +301,8 @@ end
 -- The witness, a hash of each channel's last event id, detects histories that vanished. If Redis' time jumps forward
 -- by more than their ttl, Redis deletes histories; an absent history and a young position then look complete. There
 -- are two generations, and each lasts longer than any history. A hash without the mark was deleted and is incomplete;
--- no channel name begins with a colon.
+-- no channel name begins with a colon. Redis keeps a small hash as a list, and searches up to 512 fields for each event.
+-- A mark longer than 64 bytes makes it a hash table from the start.
 local MARK = ':since'
 
 local function known_name(generation)
@@ -313,7 +314,7 @@ local function begin_generation(s)
   s.known = (s.known or 0) + 1
   s.known_until = math.max(now, clock_ms) + s.ttl + EXPIRY_SLACK_MS
   return failed(run('UNLINK', known_name(s.known - 2), known_name(s.known)))
-    or failed(run('HSET', known_name(s.known), MARK, now_text))
+    or failed(run('HSET', known_name(s.known), MARK, format('%-80s', now_text)))
     or failed(run('HSET', state, 'known', decimal(s.known), 'known_until', decimal(s.known_until)))
 end
 

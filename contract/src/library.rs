@@ -1,7 +1,7 @@
 //! The source of the Redis function library `sse`, also in the form for `EVALSHA`.
 
 /// The version inside `sse.lua`. A gateway replaces only an older library.
-pub const LIBRARY_VERSION: u32 = 3;
+pub const LIBRARY_VERSION: u32 = 4;
 /// The version of names, ids and frames. A gateway of another version refuses to start on this
 /// Redis.
 pub const CONTRACT_VERSION: u32 = 2;

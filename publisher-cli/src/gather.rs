@@ -12,10 +12,9 @@ use crate::input::{Chunk, Line};
 use crate::item::{Event, ItemReader, Place};
 use crate::pace::Pace;
 
-/// A batch is full with this many events. Even if all its answers are errors, they fit into the
-/// socket's buffers. So a gateway that answers while it reads never waits for a client that is
-/// still writing.
-pub const BATCH_EVENTS: usize = 256;
+/// A batch is full with this many events: what a gateway hands to Redis at once, so that each of
+/// several partitions gets many in one call.
+pub const BATCH_EVENTS: usize = 512;
 /// A batch is full with this many bytes. The limit is below the request limits of gateways and of
 /// common proxies.
 pub const BATCH_BYTES: usize = 512 * 1024;

@@ -43,6 +43,7 @@ use crate::broker::redis::ingest::Ingest;
 use crate::broker::redis::outage::Outages;
 use crate::broker::redis::partition::{Common, Partition, Works, named};
 use crate::broker::redis::place::Place;
+use crate::broker::redis::publish::together;
 use crate::broker::redis::settings::{BadRedis, RedisSettings};
 use crate::broker::redis::threads::{Threads, together};
 use crate::feed::inbox::{ChannelKey, Inbox};
@@ -220,8 +221,8 @@ impl RedisBroker {
     }
 
     /// Publishes and returns the results in the same order. Events of one partition are published
-    /// in order, and all partitions at the same time. An event that is its partition's only one goes
-    /// by the partition's publish thread, several go by a connection of its pool.
+    /// in order, and all partitions at the same time. A single event goes by its partition's publish
+    /// thread, several go by a connection of a pool: one for each server.
     pub async fn publish(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
         match self.only_partition_of(items) {
             Some(partition) => publish::publish(partition, items).await,
@@ -240,17 +241,20 @@ impl RedisBroker {
     }
 
     async fn publish_apart(&self, items: &[Publication]) -> Vec<Result<EventId, PublishError>> {
-        let mut places: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        let mut places: BTreeMap<u16, (Vec<usize>, Vec<Publication>)> = BTreeMap::new();
         for (at, item) in items.iter().enumerate() {
-            places.entry(self.keys.partition(item.channel.as_str())).or_default().push(at);
+            let (places, own) =
+                places.entry(self.keys.partition(item.channel.as_str())).or_default();
+            places.push(at);
+            own.push(item.clone());
         }
-        let publishing = places.into_iter().map(|(partition, places)| async move {
-            let own: Vec<Publication> = places.iter().map(|&at| items[at].clone()).collect();
-            (publish::publish(self.in_charge(partition), &own).await, places)
-        });
+        let (places, parts): (Vec<_>, Vec<_>) = places
+            .into_iter()
+            .map(|(partition, (places, own))| (places, (self.in_charge(partition), own)))
+            .unzip();
         let mut results: Vec<_> = items.iter().map(|_| None).collect();
-        for (own, places) in join_all(publishing).await {
-            for (result, at) in own.into_iter().zip(places) {
+        for (places, own) in places.into_iter().zip(together::publish(&parts).await) {
+            for (at, result) in places.into_iter().zip(own) {
                 results[at] = Some(result);
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_lab::respond::NdJson;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 use sse_contract::Channel;
 use tokio::time::timeout_at;
@@ -32,6 +32,8 @@ use crate::http::trace::Trace;
 const MOST_ASKED: usize = 100;
 /// Publications that are handed to the broker at once.
 const BATCH: usize = 512;
+/// Bytes of an NDJSON body after which no more lines are gathered before they are published.
+const GATHERED_BYTES: usize = 512 * 1024;
 /// The longest pause that is imposed on an NDJSON stream above its rate. If a longer one is needed,
 /// the rest of the request is refused.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -237,13 +239,20 @@ async fn lines<'a>(
     app: &App,
     mut results: Results<'a>,
 ) -> Results<'a> {
-    let PublishConfig { max_body_bytes: longest, max_batch, max_lines, idle_timeout, .. } =
-        app.config.publish;
+    let PublishConfig { max_body_bytes: longest, max_lines, idle_timeout, .. } = app.config.publish;
     let mut lines = Lines::new(longest);
     let mut heard = Instant::now();
+    let (mut entries, mut bytes, mut before) = (Vec::new(), 0, lines.number());
+    // A piece that had arrived when the lines before it were read.
+    let mut arrived = None;
     loop {
-        let ended = match timeout_at((heard + idle_timeout).into(), body.next()).await {
+        let piece = match arrived.take() {
+            Some(piece) => Ok(piece),
+            None => timeout_at((heard + idle_timeout).into(), body.next()).await,
+        };
+        let ended = match piece {
             Ok(Some(Ok(piece))) => {
+                bytes += piece.len();
                 lines.add(&piece);
                 false
             }
@@ -259,36 +268,52 @@ async fn lines<'a>(
                 return results.and_fail(lines.number() + 1, problem);
             }
         };
-        let (mut entries, before) = (Vec::new(), lines.number());
-        while let Some(line) = lines.next(ended) {
-            match line {
-                Line::Nothing => {}
-                Line::TooLong(number) => {
-                    let detail = format!("the line has more than {longest} bytes");
-                    entries.push(Entry::failed(number, Problem::new(Kind::TooLarge, detail)));
-                }
-                Line::Text(number, text) => {
-                    publish_item::read_item(number, &text, max_batch, &mut entries);
-                }
+        read_lines(&mut lines, ended, &app.config.publish, &mut entries);
+        let too_many = lines.number() > max_lines;
+        if !ended && !too_many && entries.len() < BATCH && bytes < GATHERED_BYTES {
+            // What has arrived as well goes in the same batch. The connection may read it now, into
+            // the space that the piece has left.
+            tokio::task::yield_now().await;
+            arrived = body.next().now_or_never();
+            if matches!(arrived, Some(None | Some(Ok(_)))) {
+                continue;
             }
         }
         for entries in entries.chunks(BATCH) {
             pace(client, app, entries.len(), &mut results).await;
             results.publish(app, entries).await;
         }
+        entries.clear();
+        bytes = 0;
         if lines.number() > before {
             // The time that publishing took must not count as the client's pause.
-            heard = Instant::now();
+            (heard, before) = (Instant::now(), lines.number());
         }
         if ended {
             return results;
         }
-        if lines.number() > max_lines {
+        if too_many {
             let detail = format!(
                 "one request publishes at most {max_lines} lines; \
                                   from this one on nothing was published"
             );
             return results.and_fail(lines.number() + 1, Problem::new(Kind::TooLarge, detail));
+        }
+    }
+}
+
+/// Reads the lines that have come whole. Adds their entries, and an error for each bad line.
+fn read_lines(lines: &mut Lines, ended: bool, limits: &PublishConfig, entries: &mut Vec<Entry>) {
+    while let Some(line) = lines.next(ended) {
+        match line {
+            Line::Nothing => {}
+            Line::TooLong(number) => {
+                let detail = format!("the line has more than {} bytes", limits.max_body_bytes);
+                entries.push(Entry::failed(number, Problem::new(Kind::TooLarge, detail)));
+            }
+            Line::Text(number, text) => {
+                publish_item::read_item(number, &text, limits.max_batch, entries);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
+use redis::{Pipeline, RedisError, Value};
 use sse_contract::{EventId, Meaning, Publish, batch_answer, batch_len};
 
 use crate::broker::redis::backoff::delays;
@@ -32,41 +32,66 @@ pub(crate) async fn publish(
     partition: &Partition,
     items: &[Publication],
 ) -> Vec<Result<EventId, PublishError>> {
-    let end = Instant::now() + partition.config.request_timeout;
-    let mut session = partition.sessions.number();
-    let mut results = attempt_until(end, partition, items.iter()).await;
-    for (attempts, delay) in (1..).zip(delays(LONGEST_DELAY)) {
-        let again: Vec<usize> =
-            (0..items.len()).filter(|&n| repeatable(&items[n], &results[n], attempts)).collect();
-        if again.is_empty() || Instant::now() + delay >= end {
-            break;
-        }
-        let moving = again.iter().any(|&n| is_elsewhere(&results[n]));
-        if moving {
-            // The tick ends a session whose server does not serve the partition any more.
-            partition.tell(IngestRequest::Tick);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = partition.sessions.after(session) => {}
-        }
-        session = partition.sessions.number();
-        if moving && session.is_none() {
-            // An attempt that waits for a session until the time is over could not say that nothing
-            // was sent.
-            continue;
-        }
-        let repeated = attempt_until(end, partition, again.iter().map(|&n| &items[n])).await;
-        for (n, result) in again.into_iter().zip(repeated) {
-            results[n] = later(&results[n], result);
-        }
+    let begun = Begun::now(partition);
+    let results = attempt_until(begun.end, partition, items.iter()).await;
+    begun.finish(partition, items, results).await
+}
+
+/// When publishing began, and in which session.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    end: Instant,
+    session: Option<u64>,
+}
+
+impl Begun {
+    fn now(partition: &Partition) -> Self {
+        let end = Instant::now() + partition.config.request_timeout;
+        Begun { end, session: partition.sessions.number() }
     }
-    let count = |result: Outcome| {
-        let result = result.map_err(|failure| failure.error);
-        partition.metrics.count_publish(&result);
-        result
-    };
-    results.into_iter().map(count).collect()
+
+    /// Repeats what failed in the first attempt, where that is safe.
+    async fn finish(
+        self,
+        partition: &Partition,
+        items: &[Publication],
+        mut results: Vec<Outcome>,
+    ) -> Vec<Result<EventId, PublishError>> {
+        let Begun { end, mut session } = self;
+        for (attempts, delay) in (1..).zip(delays(LONGEST_DELAY)) {
+            let again: Vec<usize> = (0..items.len())
+                .filter(|&n| repeatable(&items[n], &results[n], attempts))
+                .collect();
+            if again.is_empty() || Instant::now() + delay >= end {
+                break;
+            }
+            let moving = again.iter().any(|&n| is_elsewhere(&results[n]));
+            if moving {
+                // The tick ends a session whose server does not serve the partition any more.
+                partition.tell(IngestRequest::Tick);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = partition.sessions.after(session) => {}
+            }
+            session = partition.sessions.number();
+            if moving && session.is_none() {
+                // An attempt that waits for a session until the time is over could not say that
+                // nothing was sent.
+                continue;
+            }
+            let repeated = attempt_until(end, partition, again.iter().map(|&n| &items[n])).await;
+            for (n, result) in again.into_iter().zip(repeated) {
+                results[n] = later(&results[n], result);
+            }
+        }
+        let count = |result: Outcome| {
+            let result = result.map_err(|failure| failure.error);
+            partition.metrics.count_publish(&result);
+            result
+        };
+        results.into_iter().map(count).collect()
+    }
 }
 
 /// Whether a publication may be sent again after so many attempts.
@@ -107,10 +132,14 @@ async fn attempt_until<'a>(
 ) -> Vec<Outcome> {
     let count = items.clone().count();
     let attempt = attempt(partition, items);
-    tokio::time::timeout_at(end.into(), attempt).await.unwrap_or_else(|_| {
-        let why = format!("Redis: no answer within {:?}", partition.config.request_timeout);
-        alike(count, &Failure { error: PublishError::OutcomeUnknown(why), again: Again::Never })
-    })
+    let late = |_| alike(count, &late(partition));
+    tokio::time::timeout_at(end.into(), attempt).await.unwrap_or_else(late)
+}
+
+/// The failure of an attempt that took until the end.
+fn late(partition: &Partition) -> Failure {
+    let why = format!("Redis: no answer within {:?}", partition.config.request_timeout);
+    Failure { error: PublishError::OutcomeUnknown(why), again: Again::Never }
 }
 
 async fn attempt<'a>(
@@ -163,79 +192,124 @@ pub(crate) async fn send(
     connection: &mut MultiplexedConnection,
     items: &[Publish<'_>],
 ) -> Sent {
-    let epoch = session.epoch();
-    let mut answers = pipeline(partition, connection, items, epoch).await;
-    if answers.iter().any(is_missing) {
-        // A missing function did not run. So these publications are sent again, with or without a
-        // key.
-        if let Err(error) = partition.ensure_library(connection).await {
-            tracing::debug!(
-                partition = partition.label(), %error, "the function library cannot be put back"
-            );
-        }
-        let missing: Vec<usize> = (0..items.len()).filter(|&n| is_missing(&answers[n])).collect();
-        let again: Vec<Publish<'_>> = missing.iter().map(|&n| items[n]).collect();
-        let repeated = pipeline(partition, connection, &again, epoch).await;
-        for (n, answer) in missing.into_iter().zip(repeated) {
-            answers[n] = answer;
-        }
-    }
-    let usable = !answers.iter().any(|answer| matches!(answer, Err(NoId::Lost(_))));
-    let mut outcomes: Vec<Outcome> =
-        answers.into_iter().map(|answer| answer.map_err(Failure::from)).collect();
-    if outcomes.iter().any(Result::is_ok) && !partition.sessions.confirms(session).await {
-        // The answers may come from a master that was deposed. It loses what it acknowledged once
-        // it becomes a replica.
-        let failure = Failure::from(NoId::Lost("the session with Redis ended meanwhile".into()));
-        outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(failure.clone()));
-        return Sent { outcomes, usable: false };
-    }
-    if outcomes.iter().any(|o| matches!(o, Err(failure) if failure.again == Again::InNewEpoch)) {
-        // Either the ingest has not heard of the new epoch yet, or its server is no longer the
-        // master.
-        partition.tell(IngestRequest::Tick);
-        session.other_epoch(epoch).await;
-    }
-    Sent { outcomes, usable }
+    let sending = Sending { partition, session, items, epoch: session.epoch() };
+    let answers = sending.ask(connection, items).await;
+    sending.judge(connection, answers).await
 }
 
-fn is_missing(answer: &Result<EventId, NoId>) -> bool {
+/// Publications of one partition that are sent together.
+struct Sending<'a> {
+    partition: &'a Partition,
+    session: &'a Arc<Session>,
+    items: &'a [Publish<'a>],
+    /// The epoch that the publications are for.
+    epoch: u64,
+}
+
+type Answer = Result<EventId, NoId>;
+
+impl Sending<'_> {
+    /// Adds the calls for these publications to a pipeline. Returns how many each call carries.
+    fn add(&self, pipeline: &mut Pipeline, items: &[Publish<'_>]) -> Vec<usize> {
+        let (mut lengths, mut rest) = (Vec::new(), items);
+        while !rest.is_empty() {
+            let length = batch_len(rest.iter().map(|item| item.data.len()));
+            let (batch, others) = rest.split_at(length);
+            pipeline.add_command(self.partition.calls.publish(batch, self.epoch));
+            lengths.push(length);
+            rest = others;
+        }
+        lengths
+    }
+
+    /// Sends some of the publications in a pipeline of their own.
+    async fn ask(
+        &self,
+        connection: &mut MultiplexedConnection,
+        items: &[Publish<'_>],
+    ) -> Vec<Answer> {
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        let lengths = self.add(&mut pipeline, items);
+        match answers(&pipeline, connection).await {
+            Ok(answers) => read_all(lengths, answers),
+            Err(error) => lost(items.len(), &error),
+        }
+    }
+
+    /// Decides what the answers mean. What a missing library did not run is sent again.
+    async fn judge(
+        &self,
+        connection: &mut MultiplexedConnection,
+        mut answers: Vec<Answer>,
+    ) -> Sent {
+        let &Sending { partition, session, items, epoch } = self;
+        if answers.iter().any(is_missing) {
+            // A missing function did not run. So these publications are sent again, with or without
+            // a key.
+            if let Err(error) = partition.ensure_library(connection).await {
+                tracing::debug!(
+                    partition = partition.label(), %error,
+                    "the function library cannot be put back"
+                );
+            }
+            let missing: Vec<usize> =
+                (0..items.len()).filter(|&n| is_missing(&answers[n])).collect();
+            let again: Vec<Publish<'_>> = missing.iter().map(|&n| items[n]).collect();
+            let repeated = self.ask(connection, &again).await;
+            for (n, answer) in missing.into_iter().zip(repeated) {
+                answers[n] = answer;
+            }
+        }
+        let usable = !answers.iter().any(|answer| matches!(answer, Err(NoId::Lost(_))));
+        let mut outcomes: Vec<Outcome> =
+            answers.into_iter().map(|answer| answer.map_err(Failure::from)).collect();
+        if outcomes.iter().any(Result::is_ok) && !partition.sessions.confirms(session).await {
+            // The answers may come from a master that was deposed. It loses what it acknowledged
+            // once it becomes a replica.
+            let failure =
+                Failure::from(NoId::Lost("the session with Redis ended meanwhile".into()));
+            outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(failure.clone()));
+            return Sent { outcomes, usable: false };
+        }
+        if outcomes.iter().any(|o| matches!(o, Err(failure) if failure.again == Again::InNewEpoch))
+        {
+            // Either the ingest has not heard of the new epoch yet, or its server is no longer the
+            // master.
+            partition.tell(IngestRequest::Tick);
+            session.other_epoch(epoch).await;
+        }
+        Sent { outcomes, usable }
+    }
+}
+
+fn is_missing(answer: &Answer) -> bool {
     matches!(answer, Err(NoId::Answered(Meaning::Missing, _)))
 }
 
-async fn pipeline(
-    partition: &Partition,
+/// Sends a pipeline. Each call has an answer of its own.
+async fn answers(
+    pipeline: &Pipeline,
     connection: &mut MultiplexedConnection,
-    items: &[Publish<'_>],
-    epoch: u64,
-) -> Vec<Result<EventId, NoId>> {
-    let mut pipeline = redis::pipe();
-    let mut lengths = Vec::new();
-    let mut rest = items;
-    while !rest.is_empty() {
-        let length = batch_len(rest.iter().map(|item| item.data.len()));
-        let (batch, others) = rest.split_at(length);
-        pipeline.add_command(partition.calls.publish(batch, epoch));
-        lengths.push(length);
-        rest = others;
-    }
-    let answers: Result<Vec<Result<Value, RedisError>>, RedisError> =
-        pipeline.ignore_errors().query_async(connection).await;
-    match answers {
-        Ok(answers) => lengths
-            .into_iter()
-            .zip(answers)
-            .flat_map(|(length, answer)| read(length, answer))
-            .collect(),
-        Err(error) => {
-            let lost = |_| Err(NoId::Lost(error.to_string()));
-            items.iter().map(lost).collect()
-        }
-    }
+) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
+    pipeline.query_async(connection).await
+}
+
+fn lost(count: usize, error: &RedisError) -> Vec<Answer> {
+    vec![Err(NoId::Lost(error.to_string())); count]
+}
+
+/// Reads the answers to calls that carried so many publications each.
+fn read_all(
+    lengths: Vec<usize>,
+    answers: impl IntoIterator<Item = Result<Value, RedisError>>,
+) -> Vec<Answer> {
+    let answers = lengths.into_iter().zip(answers);
+    answers.flat_map(|(length, answer)| read(length, answer)).collect()
 }
 
 /// Reads the answer to one call of `length` publications.
-fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Result<EventId, NoId>> {
+fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Answer> {
     let odd = |answer: &dyn std::fmt::Debug| {
         Err(NoId::Answered(Meaning::Unknown, format!("the library answered {answer:?}")))
     };
@@ -253,6 +327,8 @@ fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Result<EventId,
         Err(error) => (0..length).map(|_| Err(refusal(&error))).collect(),
     }
 }
+
+pub(crate) mod together;
 
 #[cfg(test)]
 mod tests {

@@ -123,11 +123,15 @@ impl Sessions {
         self.current.send_replace(None);
     }
 
+    /// The current session, if there is one.
+    pub(crate) fn current(&self) -> Option<Arc<Session>> {
+        self.current.borrow().clone()
+    }
+
     /// Returns the current session, or the next one if it begins within a second. Fails with an I/O
     /// error otherwise: without a session nothing is sent.
     pub async fn get(&self) -> Result<Arc<Session>, RedisError> {
-        let known = self.current.borrow().clone();
-        if let Some(session) = known {
+        if let Some(session) = self.current() {
             return Ok(session);
         }
         let mut current = self.current.subscribe();

@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use sse_contract::{Channel, EventId, Keys};
+use sse_lab::resp::Connection;
 
 use super::{id, reset};
 use crate::access::{JWT, bearer, token};
@@ -120,6 +121,50 @@ fn a_batch_over_all_partitions_is_answered_in_its_order_and_published_in_that_of
                 assert_eq!((block.id, block.data), published);
             }
         }
+    }
+    drop(subscribers);
+    gateway.settled();
+}
+
+/// Publishes events of all partitions in one request, two of each. Fails if one is not published.
+fn publish_everywhere(gateway: &TestGateway) {
+    let channels = channels();
+    let item = |n: usize| json!({ "channel": channels[n % channels.len()].as_str(), "data": "x" });
+    let items: Vec<Value> = (0..2 * channels.len()).map(item).collect();
+    let json = [("Content-Type", "application/json")];
+    let answer = gateway.post("/publish", &json, Value::from(items).to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[test]
+fn a_batch_over_all_partitions_goes_to_their_server_on_one_connection() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[PARTITIONS]);
+    let mut monitor = Connection::to(redis.addr);
+    monitor.ask([&b"MONITOR"[..]]);
+    (0..3).for_each(|_| publish_everywhere(&gateway));
+    // Each line holds the address of the connection: `<time> [<db> <addr>] "FCALL" …`.
+    let mut from: Vec<String> = Vec::new();
+    while from.len() < 3 * usize::from(P) {
+        let line = monitor.read().text().to_owned();
+        if line.contains(" \"FCALL\" \"sse_publish_batch\"") {
+            from.extend(line.split([' ', ']']).nth(2).map(str::to_owned));
+        }
+    }
+    let mut batches = from.chunks(P.into());
+    assert!(batches.all(|calls| calls.iter().all(|addr| *addr == calls[0])), "{from:?}");
+}
+
+#[test]
+fn a_batch_over_all_partitions_brings_back_a_library_that_is_gone() {
+    let redis = Redis::start();
+    let gateway = TestGateway::redis(&redis, &[PARTITIONS]);
+    let mut subscribers: Vec<Subscriber> =
+        channels().iter().map(|channel| gateway.live(&query(channel))).collect();
+    redis.command(&["FUNCTION", "FLUSH"]);
+    publish_everywhere(&gateway);
+    for subscriber in &mut subscribers {
+        assert_eq!([subscriber.event().data, subscriber.event().data], ["x", "x"]);
     }
     drop(subscribers);
     gateway.settled();

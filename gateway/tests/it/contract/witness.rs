@@ -47,6 +47,16 @@ fn a_deleted_history_is_missed_and_what_is_published_after_it_does_not_hide_that
     });
 }
 
+/// A small hash is a list otherwise, in which every event searches for its channel.
+#[test]
+fn a_witness_is_a_hash_table_from_its_first_event() {
+    Library::both(&[], |library| {
+        library.publish("a", "x").id();
+        let witness = library.redis.command(&["KEYS", "sse:known:*"]);
+        assert_eq!(library.redis.command(&["OBJECT", "ENCODING", &witness]), "hashtable");
+    });
+}
+
 #[test]
 fn a_batch_that_begins_a_history_anew_does_not_hide_the_old_one() {
     Library::both(&[], |library| {
