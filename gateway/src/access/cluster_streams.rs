@@ -97,9 +97,9 @@ impl ClusterStreams {
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let subject: Arc<str> = subject.into();
-        self.books().held.entry(subject.clone()).or_default().insert(number);
         // Created before the call: if the call fails or its caller is dropped, dropping the lease
-        // removes what Redis may have counted.
+        // removes what Redis may have counted. Held only after it: a renewal before the call would
+        // add the stream to the set, where it would take its own place.
         let lease = ClusterLease { of: self.clone(), subject, number };
         let call = self.call(&lease.subject, limit, [number]);
         let taken = timeout(PATIENCE, async {
@@ -108,11 +108,11 @@ impl ClusterStreams {
         });
         match taken.await {
             Ok(Ok(0)) => Err(Refused { over: Over::ClusterStreams, limit, after: None }),
-            Ok(Ok(_)) => Ok(Some(lease)),
+            Ok(Ok(_)) => Ok(Some(lease.held())),
             failed => {
                 self.metrics.uncounted_streams.inc();
                 tracing::debug!(?failed, "a stream of a subject could not be counted in Redis");
-                Ok(Some(lease))
+                Ok(Some(lease.held()))
             }
         }
     }
@@ -194,6 +194,14 @@ impl ClusterStreams {
     }
 }
 
+impl ClusterLease {
+    /// Has the lease renewed from now on.
+    fn held(self) -> Self {
+        self.of.books().held.entry(self.subject.clone()).or_default().insert(self.number);
+        self
+    }
+}
+
 impl Drop for ClusterLease {
     fn drop(&mut self) {
         let mut books = self.of.books();
@@ -206,5 +214,31 @@ impl Drop for ClusterLease {
         books.ended.push((self.subject.clone(), self.number));
         drop(books);
         self.of.some_ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::broker::redis::settings::RedisSettings;
+    use crate::config::Config;
+
+    /// The renewal would add the stream to the set, and the set could be full because of that.
+    #[tokio::test]
+    async fn a_stream_that_is_not_counted_yet_is_not_renewed() {
+        let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+        let settings = RedisSettings::of(&config);
+        let (broker, _works) = RedisBroker::without_threads(settings, Metrics::default()).unwrap();
+        let streams = ClusterStreams::new(broker, Metrics::default(), 1, LIFE);
+        let mut taking = Box::pin(streams.take("ann", None));
+        assert!(taking.as_mut().now_or_never().is_none(), "there is no session yet");
+        assert_eq!(streams.renewals().len(), 0);
+        // Without an answer the stream is let in, and the next renewal adds it.
+        let lease = taking.await.unwrap();
+        assert_eq!(streams.renewals().len(), 1);
+        drop(lease);
+        assert_eq!(streams.renewals().len(), 0);
     }
 }
