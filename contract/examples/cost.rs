@@ -17,7 +17,7 @@ const DATA: [u8; 200] = [b'x'; 200];
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
-    for channels in [10, 8000] {
+    for channels in [10, 300, 8000] {
         let mut costs: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
         let mut redis = Redis::start();
         let mut load = Load::new(channels)?;
