@@ -173,6 +173,10 @@ fn node() -> RedisServer {
         BUS,
         "--cluster-node-timeout",
         "2000",
+        // By default a replica gives up after half a minute, and on a busy machine several elections
+        // may fail.
+        "--cluster-replica-validity-factor",
+        "0",
         "--repl-diskless-sync-delay",
         "0",
         "--protected-mode",

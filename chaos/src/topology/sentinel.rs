@@ -1,6 +1,7 @@
 //! A master, two replicas and three Sentinels, and what happens to them.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use sse_lab::sentinels::{NAME, Sentinels};
 
@@ -19,6 +20,9 @@ pub const FAULTS: [(&str, &str); 6] = [
     ("pause-master", "the master stands still for a moment"),
     ("freeze-sentinel", "one Sentinel stands still; often the master is killed meanwhile"),
 ];
+
+/// How long a failover takes at most, unless the Sentinels have given it up.
+const GIVEN_UP: Duration = Duration::from_secs(20);
 
 /// The only partition.
 const ALL: [u16; 1] = [0];
@@ -62,6 +66,22 @@ impl SentinelSide {
         let named = named.ok_or("no master is named")?;
         lane.shared.say(&format!("  the master is {} now", self.all.servers[named].addr));
         Ok(named)
+    }
+
+    /// Has a Sentinel fail over from this master, until another one is named.
+    fn fail_over(&self, lane: &mut Lane, master: usize) -> Result<(), String> {
+        let sentinel = self.all.sentinels[lane.rng.usize(..3)].addr;
+        // It is refused for a while after another one.
+        let fail_over = || ask(sentinel, &["SENTINEL", "FAILOVER", NAME]).is_ok();
+        until(&lane.shared, "a failover is begun", fail_over)?;
+        // One that was begun is given up if the replica does not answer in time.
+        let mut begun = Instant::now();
+        until(&lane.shared, "the Sentinels name another master", || {
+            if begun.elapsed() > GIVEN_UP && fail_over() {
+                begun = Instant::now();
+            }
+            self.named().is_some_and(|named| named != master)
+        })
     }
 
     /// Whether everybody follows the master that the Sentinels name, and they see all of them.
@@ -143,10 +163,7 @@ impl Side for SentinelSide {
             }
             "sentinel-failover" => {
                 ends(true);
-                let sentinel = self.all.sentinels[lane.rng.usize(..3)].addr;
-                // It is refused for a while after another one.
-                let words = ["SENTINEL", "FAILOVER", NAME];
-                until(&lane.shared, "a failover is begun", || ask(sentinel, &words).is_ok())?;
+                self.fail_over(lane, master)?;
                 self.other_named(lane, master)?;
             }
             "freeze-master" => {
