@@ -245,6 +245,7 @@ async fn lines<'a>(
     let (mut entries, mut bytes, mut before) = (Vec::new(), 0, lines.number());
     // A piece that had arrived when the lines before it were read.
     let mut arrived = None;
+    let gathers = gathers(app, &results.grant);
     loop {
         let piece = match arrived.take() {
             Some(piece) => Ok(piece),
@@ -270,7 +271,7 @@ async fn lines<'a>(
         };
         read_lines(&mut lines, ended, &app.config.publish, &mut entries);
         let too_many = lines.number() > max_lines;
-        if !ended && !too_many && entries.len() < BATCH && bytes < GATHERED_BYTES {
+        if gathers && !ended && !too_many && entries.len() < BATCH && bytes < GATHERED_BYTES {
             // What has arrived as well goes in the same batch. The connection may read it now, into
             // the space that the piece has left.
             tokio::task::yield_now().await;
@@ -300,6 +301,12 @@ async fn lines<'a>(
             return results.and_fail(lines.number() + 1, Problem::new(Kind::TooLarge, detail));
         }
     }
+}
+
+/// Whether lines gather while more have arrived. A larger batch would make a client above its rate
+/// pause longer, perhaps for too long.
+fn gathers(app: &App, grant: &Grant) -> bool {
+    grant.limits.publish_rate.unwrap_or(app.config.limits.publish_rate) == 0
 }
 
 /// Reads the lines that have come whole. Adds their entries, and an error for each bad line.

@@ -6,6 +6,8 @@
 //! that cannot publish it twice: no answer came and it carries an idempotency key, or it is certain
 //! that nothing was written.
 
+pub(crate) mod together;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -327,8 +329,6 @@ fn read(length: usize, answer: Result<Value, RedisError>) -> Vec<Answer> {
         Err(error) => (0..length).map(|_| Err(refusal(&error))).collect(),
     }
 }
-
-pub(crate) mod together;
 
 #[cfg(test)]
 mod tests {
